@@ -1,0 +1,72 @@
+# `make demo` and `make test` build .venv by themselves; they need python3 >= 3.11 with venv, git,
+# make and a package index.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.synced
+PACKAGES := daam_diffusers hf_cudagraph_asr weaklabel
+SOURCES  := $(PACKAGES:%=%/src)
+MANIFESTS := pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+LINTED := $(SOURCES) tests docs conftest.py
+
+# The environment that make was called from must not leak into ours; CAPTION goes through it, so
+# that the shell does not read what a caption says.
+export CAPTION
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+
+.PHONY: demo test venv lint format bench bench-peers gpu docs lock tinyworld clean
+.DEFAULT_GOAL := test
+
+demo: $(STAMP)
+	$(BIN)/python docs/examples/tinyworld/demo.py --out out/demo $(if $(CAPTION),--caption "$$CAPTION")
+
+test: $(STAMP)
+	$(BIN)/pytest -m "not gpu"
+
+venv: $(STAMP)
+
+# A stamp instead of a check: a second run is one comparison of times. The environment is kept in
+# step with the lock (`sync` removes what the lock does not name), hence --no-deps for our own.
+$(STAMP): requirements.lock $(MANIFESTS)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
+	touch $@
+
+lint: $(STAMP)
+	$(BIN)/ruff check $(LINTED)
+	$(BIN)/ruff format --check $(LINTED)
+	$(BIN)/mypy --strict $(SOURCES)
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix $(LINTED)
+	$(BIN)/ruff format $(LINTED)
+
+# The examples of the documents alone.
+docs: $(STAMP)
+	$(BIN)/pytest README.md CONTRIBUTING.md docs $(PACKAGES:%=%/README.md)
+
+bench: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_tracing.py
+
+bench-peers: $(STAMP)
+	$(BIN)/python tests/benchmarks/bench_peers.py
+
+gpu: $(STAMP)
+	$(BIN)/pytest -m gpu tests/gpu
+
+# Trains the demo's model anew.
+tinyworld: $(STAMP)
+	$(BIN)/python docs/examples/tinyworld/train.py
+
+# Without download addresses, so that the lock serves any index.
+lock:
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --upgrade --group dev --all-extras \
+	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock
+
+clean:
+	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

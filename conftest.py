@@ -1,0 +1,75 @@
+"""Fixtures of every test, and Sybil: each example in a document or docstring is a test too."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import chdir
+from doctest import ELLIPSIS
+from pathlib import Path
+from typing import Any
+
+# Before a host is imported: no test loads from a hub.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import PythonCodeBlockParser
+from sybil.parsers.rest import DocTestParser
+from sybil.sybil import SybilCollection
+
+ROOT = Path(__file__).parent
+MODEL = ROOT / "docs/examples/tinyworld/model"
+
+Require = Callable[[object, str], None]
+
+
+@pytest.fixture(scope="session")
+def require() -> Require:
+    """`require(condition, reason)` skips a test, or fails it where REQUIRE_ALL=1 (as in CI)."""
+
+    def check(condition: object, reason: str) -> None:
+        if not condition:
+            outcome = pytest.fail if os.environ.get("REQUIRE_ALL") == "1" else pytest.skip
+            outcome(reason)
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def tinyworld_pipe(require: Require) -> Any:
+    """The pipeline of docs/examples/tinyworld."""
+    require(MODEL.is_dir(), f"{MODEL.relative_to(ROOT)} is missing: make tinyworld")
+    from diffusers import DiffusionPipeline
+
+    pipe = DiffusionPipeline.from_pretrained(MODEL)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+@pytest.fixture
+def pipe(request: pytest.FixtureRequest) -> Any:
+    """`pipe` in the examples; a document without that word does not wait for the model."""
+    if "pipe" in request.node.example.document.text:
+        return request.getfixturevalue("tinyworld_pipe")
+    return None
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder a document's examples run in; `docs/...` can be read there as from the root."""
+    folder = tmp_path_factory.mktemp("examples")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    with chdir(folder):
+        yield folder
+
+
+FIXTURES = ["scratch", "pipe"]
+
+pytest_collect_file = SybilCollection(
+    [
+        Sybil(
+            [PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)], pattern="*.md", fixtures=FIXTURES
+        ),
+        Sybil([DocTestParser(ELLIPSIS)], pattern="*.py", exclude="test_*.py", fixtures=FIXTURES),
+    ]
+).pytest()

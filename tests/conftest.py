@@ -1,0 +1,21 @@
+"""Hypothesis profiles, and the marker `gpu`."""
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# Deadlines fail on a busy machine and say nothing about the code.
+settings.register_profile("dev", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile(
+    os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("REQUIRE_ALL") == "1" else "dev")
+)
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest) -> None:
+    if request.node.get_closest_marker("gpu"):
+        import torch
+
+        request.getfixturevalue("require")(torch.cuda.is_available(), "no CUDA device")

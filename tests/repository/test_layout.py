@@ -1,0 +1,124 @@
+"""Rules of the tree that no single package can check."""
+
+import ast
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import yaml
+
+
+def modules_imported(source: Path) -> set[str]:
+    """Top-level names of all absolute imports in a file, also those inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(source.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            names.add((node.module or "").partition(".")[0])
+    return names
+
+
+def test_a_package_is_never_found_as_an_empty_namespace(package):
+    spec = find_spec(package.name)
+    assert spec is None or spec.origin is not None
+
+
+def test_a_package_is_imported_from_its_src_folder(package):
+    assert Path(find_spec(package.name).origin) == package.source / "__init__.py"
+
+
+def test_tests_are_no_packages(root):
+    assert not list((root / "tests").rglob("__init__.py"))
+
+
+def test_no_package_imports_a_sibling(package):
+    imported = {name: modules_imported(name) for name in package.source.rglob("*.py")}
+    offenders = [file for file, names in imported.items() if names & set(package.siblings)]
+    assert imported
+    assert not offenders
+
+
+def test_no_package_requires_a_sibling(package):
+    declared = [*package.project["dependencies"]]
+    for extra in package.project["optional-dependencies"].values():
+        declared += extra
+    assert not [
+        requirement
+        for requirement in declared
+        if re.match(r"[\w.-]+", requirement)[0].replace("-", "_") in package.siblings
+    ]
+
+
+@pytest.mark.parametrize("file", ["pyproject.toml", "README.md", "LICENSE"])
+def test_a_package_is_complete(package, file):
+    assert (package.folder / file).read_text().strip()
+
+
+def test_a_package_carries_the_repositorys_license(package, root):
+    assert (package.folder / "LICENSE").read_bytes() == (root / "LICENSE").read_bytes()
+
+
+def test_a_package_is_typed_and_documented(package):
+    assert (package.source / "py.typed").is_file()
+    assert ast.get_docstring(ast.parse((package.source / "__init__.py").read_text()))
+
+
+def test_the_version_is_the_distributions_and_is_looked_up_late(package):
+    code = (
+        f"import {package.name}, sys\n"
+        f"late = '__version__' not in vars({package.name})\n"
+        f"print(late, {package.name}.__version__)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["True", package.project["version"]]
+
+
+@pytest.mark.parametrize("name", ["hf_cudagraph_asr", "weaklabel"])
+def test_a_package_in_preparation_offers_nothing_but_its_version(name, root):
+    source = root / name / "src" / name
+    assert [file.name for file in source.rglob("*.py")] == ["__init__.py"]
+    code = f"import {name}; print(*{name}.__all__)"
+    run = subprocess.run(
+        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
+    )
+    assert run.stdout.split() == ["__version__"]
+    assert "in preparation" in (root / name / "README.md").read_text().lower()
+
+
+def test_every_target_that_a_document_names_is_in_the_makefile(root):
+    makefile = (root / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))
+    for document in ("README.md", "CONTRIBUTING.md", ".ci/run"):
+        named = set(re.findall(r"(?:^|`)make ([a-z][\w-]*)", (root / document).read_text(), re.M))
+        assert named, document
+        assert named <= targets, document
+
+
+def test_ci_runs_the_readmes_commands(root):
+    readme = (root / "README.md").read_text()
+    assert set(re.findall(r"^make (\w+)", readme, re.MULTILINE)) == {"demo", "test"}
+    script = (root / ".ci/run").read_text().splitlines()
+    assert [line for line in script if line.startswith("make ")] == [
+        "make lint",
+        "make test",
+        "make demo",
+    ]
+
+
+def test_the_citation_names_both_papers_and_every_package(root):
+    citation = yaml.safe_load((root / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
+    identifiers = [i["value"] for r in citation["references"] for i in r["identifiers"]]
+    assert {"arXiv:2210.04885", "arXiv:2211.11740"} <= set(identifiers)
+
+
+def test_package_versions_agree_with_the_citation_and_the_changelog(package, root):
+    version = package.project["version"]
+    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == version
+    assert f"## [{version}]" in (root / "CHANGELOG.md").read_text()

@@ -14,6 +14,13 @@ LINTED := $(SOURCES) tests docs conftest.py
 export CAPTION
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 
+# uv is the one tool that the lock cannot bring.
+define BOOTSTRAP
+test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 >= 3.11 is needed: make PYTHON=...")'
+test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+endef
+
 .PHONY: demo test venv lint format bench bench-peers gpu docs lock tinyworld clean
 .DEFAULT_GOAL := test
 
@@ -28,8 +35,7 @@ venv: $(STAMP)
 # A stamp instead of a check: a second run is one comparison of times. The environment is kept in
 # step with the lock (`sync` removes what the lock does not name), hence --no-deps for our own.
 $(STAMP): requirements.lock $(MANIFESTS)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BOOTSTRAP)
 	$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
 	touch $@
@@ -60,10 +66,9 @@ gpu: $(STAMP)
 tinyworld: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/train.py
 
-# Without download addresses, so that the lock serves any index.
+# Universal, and without download addresses, so that the lock serves any platform and index.
 lock:
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BOOTSTRAP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --upgrade --group dev --all-extras \
 	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock

@@ -91,6 +91,18 @@ def test_a_package_in_preparation_offers_nothing_but_its_version(name, root):
     assert "in preparation" in (root / name / "README.md").read_text().lower()
 
 
+def test_relative_links_lead_somewhere(root):
+    documents = [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]
+    links = {
+        (document.relative_to(root), target)
+        for document in documents
+        for target in re.findall(r"\]\(([^)#\s]+)", document.read_text())
+        if ":" not in target
+    }
+    assert links
+    assert not [link for link in links if not (root / link[0]).parent.joinpath(link[1]).exists()]
+
+
 def test_every_target_that_a_document_names_is_in_the_makefile(root):
     makefile = (root / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))

@@ -84,7 +84,9 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
     except SafetensorError as error:
         raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
     if "daam_diffusers" not in metadata:
-        raise ValueError(f"{os.fspath(path)} holds no heat maps: it was not written by HeatMaps.save")
+        raise ValueError(
+            f"{os.fspath(path)} holds no heat maps: it was not written by HeatMaps.save"
+        )
     described = json.loads(metadata["daam_diffusers"])
     if described["format"] > _FORMAT:
         raise ValueError(

@@ -48,7 +48,8 @@ class LayerRecord:
         else:
             assert self.total is not None  # a record exists once a call was added
             values = self.total[sample] / self.calls  # ([H,] C, N)
-        return values.movedim(-2, 0).unflatten(-1, self.info.grid).float().cpu().contiguous()
+        values = values.movedim(-2, 0)
+        return values.reshape(*values.shape[:-1], *self.info.grid).float().cpu()
 
     def bytes(self) -> int:
         tensors = self.steps or ([] if self.total is None else [self.total])

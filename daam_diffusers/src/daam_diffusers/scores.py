@@ -95,7 +95,7 @@ def _kept(probabilities: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
     """(..., K, N) → (..., C + 1, N): the columns, then the sum of all others."""
     keys = probabilities.shape[-2]
     if list(columns) == list(range(len(columns))):
-        own, rest = probabilities.split([len(columns), keys - len(columns)], dim=-2)
+        own, rest = probabilities[..., : len(columns), :], probabilities[..., len(columns) :, :]
     else:
         # Both index lists are made on the host: a boolean mask would make a GPU wait.
         others = sorted(set(range(keys)) - set(columns))

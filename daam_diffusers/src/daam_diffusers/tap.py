@@ -124,7 +124,8 @@ class ProjectionTap:
 
 
 def _split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
-    return projected.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, H·d) → (B, H, N, d)
+    batch, length, _ = projected.shape
+    return projected.view(batch, length, heads, -1).transpose(1, 2)  # (B, N, H·d) → (B, H, N, d)
 
 
 _SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")

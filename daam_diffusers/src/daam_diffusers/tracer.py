@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import logging
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from typing import Any
 
 import torch
 from diffusers.models.attention_processor import Attention
 
+from daam_diffusers import host
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import LayerInfo, denoiser_of, family_of
 from daam_diffusers.maps import Clamp, HeatMaps
@@ -96,7 +94,7 @@ class Tracer:
         """
         self._install()
         wrapped = {f"{name}.processor": self._wrapped(name) for name in self._attention}
-        present = dict(self._denoiser.attn_processors)
+        present: Any = self._denoiser.attn_processors
         return {key: wrapped.get(key, processor) for key, processor in present.items()}
 
     def remove(self) -> None:
@@ -133,8 +131,10 @@ class Tracer:
                 _weak_method(self._before_denoiser), with_kwargs=True
             )
             stack.callback(handle.remove)
-            stack.enter_context(_observed_encode_prompt(self._pipe, _weak_method(self._encoded)))
-            if _is_compiled(self._pipe, self._denoiser):
+            stack.enter_context(
+                host.observed_encode_prompt(self._pipe, _weak_method(self._encoded))
+            )
+            if host.is_compiled(self._pipe, self._denoiser):
                 logger.warning(
                     "%s is compiled; while it is traced it runs eagerly.",
                     type(self._denoiser).__name__,
@@ -150,17 +150,20 @@ class Tracer:
 
     def _wrap_all(self) -> None:
         if any(not is_tracing(attn.processor) for attn in self._attention.values()):
-            self._denoiser.set_attn_processor(self.processors())
+            denoiser: Any = self._denoiser
+            denoiser.set_attn_processor(self.processors())
 
     # Watching a run
 
     def _encoded(self, arguments: dict[str, Any], result: Any) -> None:
         """A pipeline encoded its prompt: a new run begins."""
         embeds, negative_embeds = result[0], result[1]
-        texts = _texts(self._pipe, arguments.get("prompt"), embeds)
+        texts = host.texts_of(self._pipe, arguments.get("prompt"), embeds)
         branches = {"prompt": self._branch(texts, embeds)}
         if self._negative and negative_embeds is not None:
-            texts = _texts(self._pipe, arguments.get("negative_prompt") or "", negative_embeds)
+            texts = host.texts_of(
+                self._pipe, arguments.get("negative_prompt") or "", negative_embeds
+            )
             if arguments.get("negative_prompt_embeds") is not None:
                 texts = None
             branches["negative"] = self._branch(texts, negative_embeds)
@@ -250,9 +253,9 @@ class Tracer:
             columns=branch.columns,
             axes=self._keep,
             size=run.latent,
-            image_size=self._image_size(run.latent),
+            image_size=host.image_size(self._pipe, run.latent),
             clamp=clamp,
-            provenance=self._provenance(branch, records[0].calls),
+            provenance=host.provenance(self._pipe, branch.calls),
         )
 
     def record_bytes(self) -> int:
@@ -320,26 +323,10 @@ class Tracer:
         return known
 
     def _tokenizer(self) -> Any:
-        tokenizer = _tokenizer_of(self._pipe)
+        tokenizer = host.tokenizer_of(self._pipe)
         if tokenizer is None:
             raise TraceError(f"{type(self._pipe).__name__} has no tokenizer to place words with.")
         return tokenizer
-
-    def _image_size(self, latent: tuple[int, int]) -> tuple[int, int]:
-        factor = int(getattr(self._pipe, "vae_scale_factor", 1))
-        return latent[0] * factor, latent[1] * factor
-
-    def _provenance(self, branch: Branch, steps: int) -> dict[str, str]:
-        return {
-            "model": str(getattr(self._pipe, "name_or_path", "") or "unnamed"),
-            "pipeline": type(self._pipe).__name__,
-            "steps": str(steps),
-            "guidance_scale": str(getattr(self._pipe, "guidance_scale", "unknown")),
-            "daam_diffusers": version("daam-diffusers"),
-            "diffusers": version("diffusers"),
-            "transformers": version("transformers"),
-            "torch": torch.__version__,
-        }
 
 
 @contextmanager
@@ -365,59 +352,6 @@ def trace(
         yield tracer
     finally:
         tracer.remove()
-
-
-@contextmanager
-def _observed_encode_prompt(
-    pipe: Any, callback: Callable[[dict[str, Any], Any], None]
-) -> Iterator[None]:
-    """Replace `encode_prompt` on the instance by itself plus a callback; put it back after."""
-    original = pipe.encode_prompt
-    signature = inspect.signature(original)
-    before = pipe.__dict__.get("encode_prompt")
-
-    @functools.wraps(original)
-    def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        callback(dict(signature.bind(*args, **kwargs).arguments), result)
-        return result
-
-    pipe.encode_prompt = encode_prompt
-    try:
-        yield
-    finally:
-        if before is None:
-            del pipe.__dict__["encode_prompt"]
-        else:
-            pipe.encode_prompt = before
-
-
-def _texts(pipe: Any, prompt: str | Sequence[str] | None, embeds: torch.Tensor) -> tuple[str, ...] | None:
-    """The prompt of each row of the embeddings, as the tokenizer reads it."""
-    if prompt is None:
-        return None
-    convert = getattr(pipe, "maybe_convert_prompt", None)  # multi-vector textual inversion
-    tokenizer = _tokenizer_of(pipe)
-    if convert is not None and tokenizer is not None:
-        prompt = convert(prompt, tokenizer)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    images, rest = divmod(embeds.shape[0], len(prompts))
-    if rest:
-        raise TraceError(
-            f"{len(prompts)} prompts made {embeds.shape[0]} rows of embeddings, not a multiple"
-        )
-    return tuple(text for text in prompts for _ in range(images))
-
-
-def _tokenizer_of(pipe: Any) -> Any:
-    return getattr(pipe, "tokenizer", None) or getattr(pipe, "tokenizer_2", None)
-
-
-def _is_compiled(pipe: Any, denoiser: torch.nn.Module) -> bool:
-    wrapped = getattr(pipe, "unet", None) is not denoiser and getattr(pipe, "transformer", None) is not denoiser
-    return wrapped or any(
-        module._compiled_call_impl is not None for module in denoiser.modules()
-    )
 
 
 def _weak_method(method: Callable[..., None]) -> Callable[..., None]:

@@ -60,21 +60,23 @@ def constraints(lock, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def alone(package, wheel, constraints) -> Iterator[Path]:
+def alone(wheel, constraints, root) -> Iterator[Path]:
     """The Python of a fresh environment that holds one wheel and what it requires."""
-    with TemporaryDirectory(prefix="alone-") as name:
-        folder = Path(name).resolve()
-        run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=folder)
-        python = folder / ("Scripts" if sys.platform == "win32" else "bin") / "python"
+    # Not under /tmp: where that is memory, gigabytes would be copied there instead of linked.
+    build = root / "build"
+    build.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="alone-", dir=build) as folder:
+        run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=wheel.parent)
+        python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
         install(python, wheel, constraints)
         yield python
 
 
-def install(python: Path, wheel: Path | str, constraints: Path) -> None:
+def install(python: Path, wheel: Path, constraints: Path, extra: str = "") -> None:
     run(
         *(UV, "pip", "install", "--quiet", "--python", python),
-        *("--constraint", constraints, wheel),
-        cwd=python.parent,
+        *("--constraint", constraints, f"{wheel}{extra}"),
+        cwd=wheel.parent,  # outside the checkout, whose pyproject.toml uv would heed
     )
 
 
@@ -95,9 +97,9 @@ def test_a_wheel_holds_the_sources_the_license_and_nothing_else(package, wheel):
 
 
 @pytest.mark.slow
-def test_a_wheel_installed_alone_imports(package, alone):
+def test_a_wheel_installed_alone_imports(package, wheel, alone):
     probe = (package.name, package.project["name"], *package.siblings)
-    seen = json.loads(run(alone, "-I", "-c", PROBE, *probe, cwd=alone.parent))
+    seen = json.loads(run(alone, "-I", "-c", PROBE, *probe, cwd=wheel.parent))
     assert Path(seen.pop("file")).is_relative_to(alone.parents[1])
     version = package.project["version"]
     assert seen == {"version": version, "metadata": version, "missing": [], "siblings": []}
@@ -107,7 +109,7 @@ def test_a_wheel_installed_alone_imports(package, alone):
 def test_the_extra_test_is_all_that_a_packages_tests_import(
     package, alone, wheel, constraints, root
 ):
-    install(alone, f"{wheel}[test]", constraints)
+    install(alone, wheel, constraints, "[test]")
     places = [folder for folder in [root / "tests" / package.name] if folder.is_dir()]
     places.append(package.folder / "README.md")
     run(

@@ -284,7 +284,7 @@ def variant(request: pytest.FixtureRequest) -> Variant:
     return VARIANTS[request.param]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build() -> dict[str, Callable[..., Any]]:
     """Builders, for tests that need something out of the ordinary."""
     return {

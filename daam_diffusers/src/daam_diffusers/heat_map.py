@@ -97,7 +97,7 @@ class HeatMap:
         Raises:
             ValueError: the mask is not two-dimensional.
         """
-        true = torch.as_tensor(np.asarray(mask)) if not isinstance(mask, torch.Tensor) else mask
+        true = mask if isinstance(mask, torch.Tensor) else torch.from_numpy(np.array(mask))
         if true.ndim != 2:
             raise ValueError(f"mask must be (H, W), got shape {tuple(true.shape)}")
         return iou(self.mask(threshold, (true.shape[0], true.shape[1])), true != 0)

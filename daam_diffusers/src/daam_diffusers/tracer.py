@@ -64,12 +64,12 @@ class Tracer:
         self._pipe = pipe
         self._denoiser = denoiser_of(pipe)
         self._family = family_of(self._denoiser)
-        self._attention = self._family.layers(self._denoiser)
         if not callable(getattr(pipe, "encode_prompt", None)):
             raise TraceError(
                 f"{type(pipe).__name__} encodes no prompt (it has no `encode_prompt`): its "
                 f"{type(self._denoiser).__name__} attends to no words that could be traced."
             )
+        self._attention = self._family.layers(self._denoiser)
         if not self._attention:
             raise TraceError(
                 f"this {type(self._denoiser).__name__} has no cross-attention layer: "

@@ -7,9 +7,10 @@ import weakref
 
 import pytest
 import torch
-from daam_diffusers import TraceError, Tracer, trace
 from diffusers import KandinskyV22Pipeline, UNet2DConditionModel, VQModel
 from diffusers.models.attention_processor import AttnProcessor2_0
+
+from daam_diffusers import TraceError, Tracer, trace
 
 
 def test_no_call_inside_the_context(sd):
@@ -53,7 +54,7 @@ def test_an_unknown_denoiser_names_the_known_ones(sd):
     class Pipe:
         unet = Other()
 
-    with pytest.raises(TraceError, match="Other is not supported.*UNet2DConditionModel"):
+    with pytest.raises(TraceError, match=r"Other is not supported.*UNet2DConditionModel"):
         Tracer(Pipe())
     with pytest.raises(TraceError, match="neither `unet` nor `transformer`"):
         Tracer(object())
@@ -100,7 +101,7 @@ def test_processors_exchanged_after_the_drop_in_are_noticed(sd, build):
     sd.unet.set_attn_processor(tracer.processors())
     sd.unet.set_attn_processor(AttnProcessor2_0())
     build["variant"]("sd").run(sd)
-    with pytest.raises(TraceError, match="exchanged after Tracer.processors"):
+    with pytest.raises(TraceError, match=r"exchanged after Tracer.processors"):
         tracer.heat_maps()
     tracer.remove()
 
@@ -111,7 +112,7 @@ def test_embeddings_changed_between_encoding_and_denoising_are_noticed(sd, build
         sd.encode_prompt("a dog", torch.device("cpu"), 1, True)
         latents = torch.randn(1, 4, 8, 8)
         sd.unet(latents, 500, encoder_hidden_states=embeds[0] + 1)
-    with pytest.raises(TraceError, match="called 1 time.*never with the embeddings"):
+    with pytest.raises(TraceError, match=r"called 1 time.*never with the embeddings"):
         tracer.heat_maps()
 
 

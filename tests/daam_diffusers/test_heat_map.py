@@ -8,13 +8,13 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
-from daam_diffusers import HeatMap, HeatMaps, trace
-from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 from hypothesis import given
-from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 from safetensors.torch import save_file
+
+from daam_diffusers import HeatMap, HeatMaps, trace
+from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 
 masks = arrays.arrays(bool, (5, 7))
 
@@ -160,7 +160,7 @@ def test_a_write_that_fails_leaves_the_old_file(maps, tmp_path, monkeypatch):
         maps.save(path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["maps.safetensors"]
-    with pytest.raises(FileNotFoundError, match="the folder .* does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"the folder .* does not exist"):
         maps.save(tmp_path / "nowhere" / "maps.safetensors")
 
 

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from daam_diffusers import TraceError, Tracer, trace
 from diffusers.models.attention_processor import AttnProcessor2_0, IPAdapterAttnProcessor2_0
+
+from daam_diffusers import TraceError, Tracer, trace
 
 
 def state(pipe: Any) -> dict[str, Any]:

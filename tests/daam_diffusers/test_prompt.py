@@ -8,10 +8,11 @@ import warnings
 
 import pytest
 import torch
-from daam_diffusers import Prompt, TraceError, trace
-from daam_diffusers.prompt import find_spans, kept_columns, tokenize, word_spans
 from hypothesis import given
 from hypothesis import strategies as st
+
+from daam_diffusers import Prompt, TraceError, trace
+from daam_diffusers.prompt import find_spans, kept_columns, tokenize, word_spans
 
 PIECES = [
     "red",

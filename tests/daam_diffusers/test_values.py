@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from daam_diffusers import TraceError, trace
 from diffusers import DDIMScheduler, StableDiffusionPipeline
 from diffusers.models.attention_processor import AttnProcessor2_0
+
+from daam_diffusers import TraceError, trace
 
 
 class Slow(AttnProcessor2_0):

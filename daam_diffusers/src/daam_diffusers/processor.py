@@ -50,6 +50,7 @@ class TracingProcessor:
         own("__call__", call)
 
     def __call__(self, attn: Attention, *args: Any, **kwargs: Any) -> Any:
+        """Run the wrapped processor with these arguments, look on, return what it returns."""
         fields = object.__getattribute__(self, "__dict__")
         inner, layer, observer = fields["inner"], fields["_layer"], fields["_observer"]
         call_args = (attn, *args)

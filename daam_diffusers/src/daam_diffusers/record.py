@@ -33,6 +33,7 @@ class LayerRecord:
     steps: list[torch.Tensor] = field(default_factory=list)
 
     def add(self, probabilities: torch.Tensor, *, keep_step: bool) -> None:
+        """Add one call's probabilities, (B, [H,] C, N)."""
         self.calls += 1
         if keep_step:
             self.steps.append(probabilities)
@@ -52,6 +53,7 @@ class LayerRecord:
         return values.reshape(*values.shape[:-1], *self.info.grid).float().cpu()
 
     def bytes(self) -> int:
+        """Size of what is held."""
         tensors = self.steps or ([] if self.total is None else [self.total])
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -97,6 +99,7 @@ class Branch:
         rows: slice,
         keep: Sequence[Axis],
     ) -> None:
+        """Add one attention call of one layer."""
         probabilities = text_probabilities(
             call, rows=rows, columns=self.columns, keep_heads="head" in keep
         )
@@ -104,6 +107,7 @@ class Branch:
         record.add(probabilities, keep_step="step" in keep)
 
     def bytes(self) -> int:
+        """Size of what is held of all layers."""
         return sum(record.bytes() for record in self.layers.values())
 
 

@@ -109,6 +109,7 @@ class ProjectionTap:
         return hook
 
     def call(self, attn: Attention, mask: torch.Tensor | None, keys: int) -> AttentionCall | None:
+        """See `Tap`."""
         query, key = self._seen.get("to_q"), self._seen.get("to_k")
         if key is None and "to_kv" in self._seen:
             key = self._seen["to_kv"].chunk(2, dim=-1)[0]
@@ -145,12 +146,14 @@ class DispatchTap(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
+        """Called by torch for each function; keeps the arguments of the one in question."""
         kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
             self._calls.append({**dict(zip(_SDPA_ARGUMENTS, args, strict=False)), **kwargs})
         return func(*args, **kwargs)
 
     def call(self, attn: Attention, mask: torch.Tensor | None, keys: int) -> AttentionCall | None:
+        """See `Tap`."""
         over_text = [call for call in self._calls if call["key"].shape[-2] == keys]
         if not over_text:
             return None

@@ -120,6 +120,7 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "unknown word": ([*generate, "--model", str(model), "--words", "cat"], "'cat'"),
         "bad device": ([*generate, "--model", str(model), "--device", "tpu9"], "tpu9"),
         "bad dtype": ([*generate, "--model", str(model), "--dtype", "int8"], "int8"),
+        "half a size": ([*generate, "--model", str(model), "--height", "32"], "--width"),
         "out is a file": ([*generate[:-1], str(tmp / "text.png"), "--model", str(model)], "text"),
         "no maps": (["report", str(tmp / "no.safetensors"), str(tmp / "text.png")], "no.safet"),
         "no evaluation": (["evaluate", str(tmp / "nowhere")], "nowhere"),
@@ -128,7 +129,7 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
 
 
 MISTAKES = [
-    "unknown flag", "no prompt", "unknown command", "bad number", "missing folder", "no pipeline",
+    "unknown flag", "no prompt", "half a size", "unknown command", "bad number", "missing folder", "no pipeline",
     "hub id offline", "unknown word", "bad device", "bad dtype", "out is a file",
     "no maps", "no evaluation", "nothing to evaluate",
 ]  # fmt: skip
@@ -145,6 +146,12 @@ def test_a_mistake_is_one_line_and_exit_code_2(model, tmp_path, capsys, mistake)
     assert lines[0].startswith("daam-diffusers: error: ")
     assert "Traceback" not in captured.err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_size_that_the_pipeline_refuses_is_its_own_words_in_one_line(model, tmp_path, capsys):
+    assert run(model, "--out", str(tmp_path / "out"), "--height", "33") == 2
+    assert "divisible by 8 but are 33 and 48" in capsys.readouterr().err
+    assert not list((tmp_path / "out").rglob("*.*"))
 
 
 def test_a_picture_that_is_none_and_a_mask_of_a_word_that_is_not_there(generated, capsys):

@@ -91,6 +91,8 @@ def generate(
     ] = None,
 ) -> None:
     """Generate an image and write it with its overlays, heat maps and report."""
+    if (height is None) != (width is None):  # pipelines would ignore the one that is given
+        raise InputError("--height and --width go together")
     place = _device(device)
     pipe = _load(model, dtype or (Dtype.float32 if place.type == "cpu" else Dtype.float16), place)
     chosen = _check_words(pipe, prompt, words)

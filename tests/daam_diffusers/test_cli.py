@@ -129,7 +129,8 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
 
 
 MISTAKES = [
-    "unknown flag", "no prompt", "half a size", "unknown command", "bad number", "missing folder", "no pipeline",
+    "unknown flag", "no prompt", "half a size", "unknown command", "bad number",
+    "missing folder", "no pipeline",
     "hub id offline", "unknown word", "bad device", "bad dtype", "out is a file",
     "no maps", "no evaluation", "nothing to evaluate",
 ]  # fmt: skip

@@ -144,6 +144,18 @@ def test_words_beyond_the_window_are_named_in_a_warning_and_have_no_map(build):
         prompt.find("dog")
 
 
+def test_a_pipeline_call_with_too_long_a_prompt_warns_once(sd, build):
+    text = " ".join(["red"] * 74 + ["car", "dog"])
+    with trace(sd) as tracer:
+        with pytest.warns(UserWarning, match="never saw: 'dog'") as caught:
+            build["variant"]("sd").run(sd, text, num_images_per_prompt=2)
+        assert len(caught) == 1
+    maps = tracer.heat_maps(1)
+    assert maps["car"].values.max() > 0
+    with pytest.raises(KeyError, match="beyond the text encoder's window"):
+        maps["dog"]
+
+
 def test_a_prompt_that_just_fits_warns_of_nothing(build):
     with warnings.catch_warnings():
         warnings.simplefilter("error")

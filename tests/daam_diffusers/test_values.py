@@ -91,6 +91,44 @@ def test_maps_equal_the_slow_mean_in_any_shape_with_and_without_guidance(
         )
 
 
+PLAIN = ["img2img", "inpaint", "sdxl", "controlnet", "sliced", "default processor", "fused qkv"]
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_maps_of_other_pipelines_and_processors_equal_the_slow_mean(build, name):
+    variant = build["variant"](name)
+    pipe = variant.make()
+    slow = all_probabilities(pipe, variant.run)
+    with trace(pipe) as tracer:
+        variant.run(pipe)
+    maps = tracer.heat_maps()
+    # Sliced attention rounds otherwise than the fused kernel, and so do the latents that follow.
+    for word, column in (("red", 2), ("dog", 7)):
+        torch.testing.assert_close(
+            maps[word].values, expected(slow, 1, column, (16, 24)), rtol=1e-3, atol=1e-5
+        )
+
+
+def test_image_prompts_of_an_ip_adapter_do_not_enter_the_maps_of_words(build):
+    """With the adapter's scale at 0 the pipeline is the plain one, and so are its maps."""
+    variant = build["variant"]("ip-adapter")
+    pipe = variant.make()
+    pipe.set_ip_adapter_scale(0.0)
+    with trace(pipe) as tracer:
+        variant.run(pipe)
+    silent = tracer.heat_maps()["dog"].values
+    plain = build["sd"]()
+    slow = all_probabilities(plain, build["variant"]("sd").run)
+    torch.testing.assert_close(silent, expected(slow, 1, 7, (16, 24)), rtol=1e-4, atol=1e-6)
+    pipe.set_ip_adapter_scale(1.0)
+    with trace(pipe) as tracer:
+        variant.run(pipe)
+    maps = tracer.heat_maps()
+    assert not torch.allclose(maps["dog"].values, silent)  # the image does change the run
+    for layer in maps.layers:
+        assert maps.probabilities[layer.name].shape[0] == 7 + 2 + 1  # text columns only
+
+
 def test_sizes_that_are_odd_in_latent_cells(sd, build):
     # 2 pixels a cell, and the pipeline wants multiples of 8: latents given directly may be odd.
     latents = torch.randn(1, 4, 13, 9, generator=torch.Generator().manual_seed(1))

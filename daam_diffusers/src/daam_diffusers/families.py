@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -48,12 +49,15 @@ class Family:
     Attributes:
         layers: the attention modules that read the prompt, by path, in forward order.
         inputs: from the denoiser's own call, the latents and the text embeddings.
+        encoded: from what `encode_prompt` returned, the text embeddings of the prompt and of the
+            negative prompt, (B, K, D) each; None for the latter without guidance.
         layer_info: a `LayerInfo` from path, module, index, latent size (h, w) and cell count.
         default_layers: the selection of the reference implementation.
     """
 
     layers: Callable[[nn.Module], dict[str, Attention]]
     inputs: Callable[[tuple[Any, ...], Mapping[str, Any]], tuple[torch.Tensor, torch.Tensor]]
+    encoded: Callable[[Any], tuple[torch.Tensor, torch.Tensor | None]]
     layer_info: Callable[[nn.Module, str, Attention, int, tuple[int, int], int], LayerInfo]
     default_layers: Callable[[LayerInfo], bool]
 
@@ -116,6 +120,7 @@ FAMILIES: Mapping[str, Family] = {
     "UNet2DConditionModel": Family(
         layers=_unet_layers,
         inputs=_unet_inputs,
+        encoded=itemgetter(0, 1),
         layer_info=_unet_layer_info,
         default_layers=_reference_unet_layers,
     ),

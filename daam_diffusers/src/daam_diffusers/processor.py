@@ -9,7 +9,7 @@ import torch
 from diffusers.models.attention_processor import Attention
 
 from daam_diffusers.scores import AttentionCall
-from daam_diffusers.tap import argument, tap_for
+from daam_diffusers.tap import tap_for
 
 
 class Observer(Protocol):
@@ -53,9 +53,11 @@ class TracingProcessor:
         """Run the wrapped processor with these arguments, look on, return what it returns."""
         fields = object.__getattribute__(self, "__dict__")
         inner, layer, observer = fields["inner"], fields["_layer"], fields["_observer"]
-        call_args = (attn, *args)
-        text = argument(inner, "encoder_hidden_states", call_args, kwargs)
-        pixels = argument(inner, "hidden_states", call_args, kwargs)
+        # Every host passes these three first, in this order, by position or by name.
+        pixels, text, mask = (
+            args[i] if i < len(args) else kwargs.get(name)
+            for i, name in enumerate(("hidden_states", "encoder_hidden_states", "attention_mask"))
+        )
         if isinstance(text, tuple):  # IP-Adapter: the text, and the image prompts
             text = text[0]
         if text is None or pixels is None:
@@ -66,7 +68,6 @@ class TracingProcessor:
             return inner(attn, *args, **kwargs)
         with tap_for(inner, attn) as tap:
             output = inner(attn, *args, **kwargs)
-        mask = argument(inner, "attention_mask", call_args, kwargs)
         seen = tap.call(attn, mask, keys)
         if seen is not None:
             with torch.no_grad():

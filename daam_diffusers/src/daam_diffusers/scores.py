@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -54,24 +55,30 @@ def text_probabilities(
     keys = key.shape[2]
     if heads != key.shape[1]:  # grouped-query attention: several query heads share a key head
         key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    mask = None if call.mask is None else _rows_of(call.mask, rows, query.shape[0])
+    mask = None if call.mask is None else _rows_of(call.mask, rows)
     chunk = _heads_at_once(query.device, batch * cells * keys * 4)
-    out = query.new_zeros(
-        (batch, *([heads] if keep_heads else []), len(columns) + 1, cells), dtype=torch.float32
-    )
-    with torch.autocast(query.device.type, enabled=False):
+    kept: list[torch.Tensor] = []
+    total: torch.Tensor | None = None
+    with _without_autocast(query.device):
         for start in range(0, heads, chunk):
             part = slice(start, start + chunk)
             # Keys lead: the softmax then runs over the slower axis, and a column is contiguous.
-            scores = key[:, part].float() @ query[:, part].float().mul(call.scale).mT
+            scores = key[:, part].float().mul(call.scale) @ query[:, part].float().mT
             if mask is not None:
                 scores = _masked(scores, mask if mask.shape[1] == 1 else mask[:, part])
             probabilities = scores.softmax(dim=2)  # (B', heads, K, N)
             if keep_heads:
-                out[:, part] = _kept(probabilities, columns)
+                kept.append(_kept(probabilities, columns))
             else:
-                out += _kept(probabilities.sum(dim=1), columns)
-    return out if keep_heads else out.div_(heads)
+                summed = probabilities.sum(dim=1)
+                total = summed if total is None else total.add_(summed)
+    return torch.cat(kept, dim=1) if total is None else _kept(total.div_(heads), columns)
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
 
 
 def _heads_at_once(device: torch.device, bytes_per_head: int) -> int:
@@ -79,7 +86,7 @@ def _heads_at_once(device: torch.device, bytes_per_head: int) -> int:
     return max(1, budget // bytes_per_head)
 
 
-def _rows_of(mask: torch.Tensor, rows: slice, batch: int) -> torch.Tensor:
+def _rows_of(mask: torch.Tensor, rows: slice) -> torch.Tensor:
     mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
     return mask if mask.shape[0] == 1 else mask[rows]
 

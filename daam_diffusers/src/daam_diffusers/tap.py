@@ -11,7 +11,6 @@ Two ways of looking, chosen by the kind of processor:
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from types import TracebackType
@@ -170,14 +169,3 @@ class DispatchTap(TorchFunctionMode):
             seen.get("attn_mask"),
             seen["query"].shape[-1] ** -0.5 if scale is None else scale,
         )
-
-
-def argument(processor: Any, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-    """One of the arguments a processor was called with, however it was passed."""
-    if name in kwargs:
-        return kwargs[name]
-    try:
-        bound = inspect.signature(processor.__call__).bind_partial(*args, **kwargs)
-    except TypeError:
-        return None  # the processor itself will say what is wrong with the call
-    return bound.arguments.get(name)

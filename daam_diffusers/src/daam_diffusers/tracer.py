@@ -157,7 +157,7 @@ class Tracer:
 
     def _encoded(self, arguments: dict[str, Any], result: Any) -> None:
         """A pipeline encoded its prompt: a new run begins."""
-        embeds, negative_embeds = result[0], result[1]
+        embeds, negative_embeds = self._family.encoded(result)
         texts = host.texts_of(self._pipe, arguments.get("prompt"), embeds)
         branches = {"prompt": self._branch(texts, embeds)}
         if self._negative and negative_embeds is not None:

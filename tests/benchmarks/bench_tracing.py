@@ -1,0 +1,187 @@
+"""What tracing costs: time and memory, traced and untraced generations alternating in one run.
+
+    python tests/benchmarks/bench_tracing.py
+    python tests/benchmarks/bench_tracing.py --device cuda --geometry sd15 sdxl --dtype bfloat16
+
+The denoisers have the published geometry and random weights: what they compute takes as long as
+with trained ones. A generation is guided, of one image, and ends with its latents; making maps of
+the record afterwards is not part of it.
+
+On a CPU the bound is judged by processor time: other processes stretch the clock's time of a
+traced and an untraced run by different amounts, and hardly change the processor's time. On a GPU
+the clock is judged, from the first kernel to the last, for there the cost to fear is the host
+falling behind the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import pipelines
+import torch
+from rich.console import Console
+from rich.table import Table
+from timing import Comparison, compare
+
+from daam_diffusers import Tracer, trace
+
+BOUND = {"cpu": 1.03, "cuda": 1.05}
+JUDGED = {"cpu": "cpu", "cuda": "wall"}
+RECORD_BOUND = 8 * 2**20
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that are recorded of one generation with a prompt of `tokens` tokens, by steps."""
+
+    tokens: int
+    by_steps: dict[int, int]
+
+
+def bench_time(
+    name: str, *, device: str, dtype: torch.dtype, steps: int, pairs: int
+) -> tuple[Comparison, Memory]:
+    """Traced against untraced generations of one geometry, and the size of the record."""
+    pipe = pipelines.build(name, device=device, dtype=dtype)
+    recorded: list[Tracer] = []
+
+    def plain() -> None:
+        pipelines.generate(pipe, name, prompt=pipelines.PROMPT_20, steps=steps)
+
+    def traced() -> None:
+        with trace(pipe) as tracer:
+            plain()
+        recorded[:] = [tracer]
+
+    plain(), traced()  # warm up
+    comparison = compare(plain, traced, pairs=pairs, device=device)
+    return comparison, _memory(recorded[0], steps)
+
+
+def bench_memory(steps: tuple[int, ...] = (2, 4, 50)) -> Memory:
+    """The record of Stable Diffusion 1.5 at 512², for several numbers of steps.
+
+    Its size depends on grids, layers and tokens alone, so a denoiser with a tenth of the channels
+    shows it, in seconds a step fewer; `bench_time` adds that the full one's has the same size.
+    """
+    pipe = pipelines.build("sd15-narrow")
+    found: dict[int, int] = {}
+    tokens = 0
+    for count in steps:
+        with trace(pipe) as tracer:
+            pipelines.generate(pipe, "sd15-narrow", prompt=pipelines.PROMPT_20, steps=count)
+        memory = _memory(tracer, count)
+        found |= memory.by_steps
+        tokens = memory.tokens
+    return Memory(tokens, found)
+
+
+def _memory(tracer: Tracer, steps: int) -> Memory:
+    return Memory(len(tracer.heat_maps().tokens), {steps: tracer.record_bytes()})
+
+
+def main() -> None:
+    arguments = _arguments()
+    device: str = arguments.device
+    torch.set_num_threads(arguments.threads)
+    diffusers.utils.logging.set_verbosity_error()
+    judged = JUDGED[device]
+    settings = {
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "dtype": arguments.dtype,
+        "threads": arguments.threads,
+        "torch": torch.__version__,
+        "diffusers": diffusers.__version__,
+        "steps": arguments.steps,
+        "pairs": arguments.pairs,
+        "judged": judged,
+        "bound": BOUND[device],
+    }
+    table = Table(
+        "geometry", "clock", "untraced s", "traced s", "traced / untraced", "record", "bound",
+        title="Cost of tracing",
+        caption=", ".join(f"{key} {value}" for key, value in settings.items()),
+    )  # fmt: skip
+    results: dict[str, Any] = {}
+    for name in arguments.geometry:
+        comparison, memory = bench_time(
+            name,
+            device=device,
+            dtype=getattr(torch, arguments.dtype),
+            steps=arguments.steps,
+            pairs=arguments.pairs,
+        )
+        for clock in ("wall", "cpu"):
+            ratio, (plain, traced) = comparison.ratio(clock), comparison.median(clock)
+            verdict = _verdict(ratio.median <= BOUND[device], f"≤ {BOUND[device]}")
+            table.add_row(
+                name, clock, f"{plain:.3f}", f"{traced:.3f}", str(ratio), "",
+                verdict if clock == judged else "not judged",
+            )  # fmt: skip
+        results[name] = {
+            **asdict(comparison),
+            "wall_ratio": asdict(comparison.ratio("wall")),
+            "cpu_ratio": asdict(comparison.ratio("cpu")),
+            "within_bound": comparison.ratio(judged).median <= BOUND[device],
+            "memory": asdict(memory),
+        }
+        for steps, size in memory.by_steps.items():
+            table.add_row(
+                f"{name}, {steps} steps, {memory.tokens} tokens", "", "", "", "", _mib(size), ""
+            )
+    if arguments.memory:
+        memory = bench_memory()
+        for steps, size in memory.by_steps.items():
+            table.add_row(
+                f"sd15-narrow, {steps} steps, {memory.tokens} tokens", "", "", "", "", _mib(size),
+                _verdict(size <= RECORD_BOUND, _mib(RECORD_BOUND)),
+            )  # fmt: skip
+        results["memory"] = asdict(memory)
+    Console(width=120).print(table)
+    path: Path = arguments.json
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.2f} MiB"
+
+
+def _verdict(met: bool, bound: str) -> str:
+    return f"{bound}: {'met' if met else 'MISSED'}"
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if cuda else "cpu")
+    parser.add_argument("--dtype", help="default: float32 on the CPU, bfloat16 on a GPU")
+    parser.add_argument(
+        "--geometry",
+        nargs="+",
+        choices=tuple(pipelines.GEOMETRIES),
+        help="default: sd15, and on a GPU sdxl too",
+    )
+    parser.add_argument("--steps", type=int, help="default: 1 on the CPU, 20 on a GPU")
+    parser.add_argument("--pairs", type=int, help="default: 5 on the CPU, 10 on a GPU")
+    parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
+    parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--json", type=Path, default=Path("out/bench/tracing.json"))
+    arguments = parser.parse_args()
+    on_gpu = arguments.device == "cuda"
+    arguments.dtype = arguments.dtype or ("bfloat16" if on_gpu else "float32")
+    arguments.geometry = arguments.geometry or (["sd15", "sdxl"] if on_gpu else ["sd15"])
+    arguments.steps = arguments.steps or (20 if on_gpu else 1)
+    arguments.pairs = arguments.pairs or (10 if on_gpu else 5)
+    return arguments
+
+
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import daam_diffusers
 from daam_diffusers import HeatMaps
 from daam_diffusers.cli import main
 from daam_diffusers.folder import read_mask
@@ -173,6 +174,23 @@ def test_the_installed_script_fails_without_a_traceback(tmp_path):
     assert done.stderr.splitlines() == [
         f"daam-diffusers: error: no such folder: {tmp_path / 'nowhere'}"
     ]
+
+
+def test_the_package_and_its_help_import_neither_torch_nor_diffusers():
+    code = (
+        "import sys, daam_diffusers, daam_diffusers.cli as cli; assert cli.main(['--help']) == 0;"
+        "heavy = {'torch', 'diffusers', 'transformers', 'matplotlib', 'jinja2'} & set(sys.modules);"
+        "sys.exit(f'imported: {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_public_name_is_there():
+    assert all(getattr(daam_diffusers, name) is not None for name in daam_diffusers.__all__)
+    assert set(daam_diffusers.__all__) < set(dir(daam_diffusers))
+    with pytest.raises(AttributeError, match="no attribute 'tracr'"):
+        daam_diffusers.tracr  # noqa: B018
 
 
 def test_help_names_the_commands(capsys):

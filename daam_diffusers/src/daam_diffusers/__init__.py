@@ -9,31 +9,48 @@ of a prompt's words, averaged over denoising steps, layers and heads. Processors
 re-implemented: the traced output equals the untraced one bit for bit.
 """
 
-from daam_diffusers.errors import TraceError
-from daam_diffusers.families import LayerInfo
-from daam_diffusers.heat_map import HeatMap
-from daam_diffusers.maps import HeatMaps
-from daam_diffusers.processor import TracingProcessor
-from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.tracer import Tracer, trace
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-__all__ = [
-    "HeatMap",
-    "HeatMaps",
-    "LayerInfo",
-    "Prompt",
-    "Token",
-    "TraceError",
-    "Tracer",
-    "TracingProcessor",
-    "Word",
-    "trace",
-]
+if TYPE_CHECKING:
+    from daam_diffusers.errors import TraceError as TraceError
+    from daam_diffusers.families import LayerInfo as LayerInfo
+    from daam_diffusers.heat_map import HeatMap as HeatMap
+    from daam_diffusers.maps import HeatMaps as HeatMaps
+    from daam_diffusers.processor import TracingProcessor as TracingProcessor
+    from daam_diffusers.prompt import Prompt as Prompt
+    from daam_diffusers.prompt import Token as Token
+    from daam_diffusers.prompt import Word as Word
+    from daam_diffusers.tracer import Tracer as Tracer
+    from daam_diffusers.tracer import trace as trace
+
+    __version__: str
+
+# Imported at first use: torch and diffusers take seconds, and `--help` needs neither.
+_HOME = {
+    "HeatMap": "heat_map",
+    "HeatMaps": "maps",
+    "LayerInfo": "families",
+    "Prompt": "prompt",
+    "Token": "prompt",
+    "TraceError": "errors",
+    "Tracer": "tracer",
+    "TracingProcessor": "processor",
+    "Word": "prompt",
+    "trace": "tracer",
+}
+__all__ = [*_HOME]
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("daam-diffusers")
+    if name in _HOME:
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, "__version__"])

@@ -1,4 +1,8 @@
-"""The commands behind `daam-diffusers`: generate, report, evaluate."""
+"""The commands behind `daam-diffusers`: generate, report, evaluate.
+
+What imports torch is imported inside the command that needs it: `--help` and a mistyped flag are
+answered at once.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +10,19 @@ import json
 import re
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
 from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
-from daam_diffusers import folder as folders
 from daam_diffusers.errors import TraceError
-from daam_diffusers.files import written_beside
-from daam_diffusers.host import tokenizer_of
-from daam_diffusers.maps import HeatMaps
-from daam_diffusers.prompt import tokenize
-from daam_diffusers.tracer import trace
+
+if TYPE_CHECKING:
+    import torch
+
+    from daam_diffusers.maps import HeatMaps
 
 app = typer.Typer(
     help="Which words drew which pixels: DAAM heat maps for diffusers pipelines.",
@@ -91,6 +93,11 @@ def generate(
     ] = None,
 ) -> None:
     """Generate an image and write it with its overlays, heat maps and report."""
+    import torch
+
+    from daam_diffusers.files import written_beside
+    from daam_diffusers.tracer import trace
+
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
         raise InputError("--height and --width go together")
     place = _device(device)
@@ -160,6 +167,9 @@ def evaluate(
     """Judge heat maps by segmentation: mean IoU with true masks, beside the plain baselines."""
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
+    from daam_diffusers import folder as folders
+    from daam_diffusers.files import written_beside
+
     try:
         scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)), seed=seed)
     except (OSError, ValueError, KeyError) as error:
@@ -179,6 +189,8 @@ def evaluate(
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -191,13 +203,14 @@ def _device(name: str) -> torch.device:
 
 
 def _load(model: str, dtype: Dtype, device: torch.device) -> Any:
-    from diffusers import DiffusionPipeline
-
     is_folder = Path(model).is_dir()
     if is_folder and not (Path(model) / "model_index.json").is_file():
         raise InputError(f"{model} is no pipeline: it has no model_index.json")
     if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise InputError(f"no such folder, and not an id such as 'owner/name': {model}")
+    import torch
+    from diffusers import DiffusionPipeline
+
     try:
         pipe = DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype.value))
     except (OSError, ValueError) as error:
@@ -207,6 +220,9 @@ def _load(model: str, dtype: Dtype, device: torch.device) -> Any:
 
 def _check_words(pipe: Any, prompt: str, words: list[str] | None) -> list[str]:
     """Unknown words are told before the image is made, not after."""
+    from daam_diffusers.host import tokenizer_of
+    from daam_diffusers.prompt import tokenize
+
     tokenizer = tokenizer_of(pipe)
     if not words or tokenizer is None:
         return []
@@ -218,6 +234,8 @@ def _check_words(pipe: Any, prompt: str, words: list[str] | None) -> list[str]:
 
 
 def _maps(path: Path) -> HeatMaps:
+    from daam_diffusers.maps import HeatMaps
+
     try:
         return HeatMaps.load(path)
     except (OSError, ValueError) as error:

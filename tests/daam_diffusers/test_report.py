@@ -19,7 +19,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
-from daam_diffusers.report import OPACITY, RAMP, ReportWord, render, write
+from daam_diffusers.colours import RAMP
+from daam_diffusers.report import OPACITY, ReportWord, render, write
 
 Floats = npt.NDArray[np.float32]
 

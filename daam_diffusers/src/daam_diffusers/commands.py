@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
+from daam_diffusers.atomic import written_beside
 from daam_diffusers.errors import TraceError
 
 if TYPE_CHECKING:
@@ -95,7 +96,6 @@ def generate(
     """Generate an image and write it with its overlays, heat maps and report."""
     import torch
 
-    from daam_diffusers.files import written_beside
     from daam_diffusers.tracer import trace
 
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
@@ -168,7 +168,6 @@ def evaluate(
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
     from daam_diffusers import folder as folders
-    from daam_diffusers.files import written_beside
 
     try:
         scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)), seed=seed)

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.prompt import Prompt, Token
 
@@ -22,34 +20,6 @@ if TYPE_CHECKING:
     from daam_diffusers.maps import HeatMaps
 
 _FORMAT = 1
-
-
-@contextmanager
-def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A temporary file in the same folder that takes the name `path` once all went well.
-
-    Raises:
-        FileNotFoundError: the folder does not exist.
-    """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"cannot write {target.name}: the folder {target.parent} does not exist"
-        )
-    with NamedTemporaryFile(dir=target.parent, prefix=f".{target.name}.", delete=False) as file:
-        temporary = Path(file.name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())  # temporary files are private; results are not
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:

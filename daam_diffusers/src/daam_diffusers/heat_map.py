@@ -10,15 +10,11 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from daam_diffusers.colours import blend
 from daam_diffusers.evaluation import iou
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-
-# Anchors of the overlay's colours from cold to hot, of steadily growing lightness.
-_COLOURS = np.array(
-    [(24, 8, 58), (110, 20, 110), (200, 50, 80), (247, 140, 40), (252, 240, 130)], dtype=np.float32
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +115,7 @@ class HeatMap:
             raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
         size = (image.height, image.width)
         heat = self.mean().upscale(size).normalized().values.numpy()
-        alpha = opacity * heat[..., None]  # (H, W, 1)
-        anchors = np.linspace(0, 1, len(_COLOURS))
-        colours = np.stack([np.interp(heat, anchors, channel) for channel in _COLOURS.T], axis=-1)
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32)
-        blended = pixels * (1 - alpha) + colours * alpha
-        return Image.fromarray(blended.round().clip(0, 255).astype(np.uint8))
+        return Image.fromarray(blend(np.asarray(image.convert("RGB")), heat, opacity))
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the map with a colour bar of its probabilities; needs `daam-diffusers[plot]`.

@@ -8,7 +8,6 @@ import base64
 import hashlib
 import io
 import os
-import secrets
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,17 +19,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-# Anchors at equal distances on the min-max scale, from cold to hot. CIE lightness rises from each
-# to the next, so that the order of values survives a grey print and colour blindness.
-RAMP: tuple[tuple[int, int, int], ...] = (
-    (29, 14, 72),
-    (92, 24, 128),
-    (165, 36, 136),
-    (222, 73, 104),
-    (250, 136, 60),
-    (253, 196, 66),
-    (252, 250, 148),
-)
+from daam_diffusers.atomic import written_beside
+from daam_diffusers.colours import RAMP, blend
+
 OPACITY = 0.8  # of the hottest cell: the slider's default, and the thumbnails'
 SHORT_IMAGE = 512  # CSS pixels: an image whose longer side is shorter is shown enlarged to this
 THUMBNAIL = 176  # pixels, longer side
@@ -131,20 +122,10 @@ def write(path: str | os.PathLike[str], html: str) -> Path:
         FileNotFoundError: The folder does not exist; it is not created.
         IsADirectoryError: `path` is a folder.
     """
-    path = Path(path)
-    if not path.parent.is_dir():
-        raise FileNotFoundError(f"no folder {path.parent} to write {path.name} in: create it first")
-    if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder: give the path of a file, as in report.html")
-    # Not tempfile: its files are readable by their owner alone, and the rename would keep that.
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with written_beside(path) as beside:
         # Bytes: translated line ends would no longer match the hashes of the policy.
         beside.write_bytes(html.encode("utf-8"))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def _checked_values(word: ReportWord) -> npt.NDArray[np.float32]:
@@ -221,13 +202,10 @@ def _thumbnails(
     scale = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))  # (W, H)
     picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
-    at = np.linspace(0, 1, len(RAMP))
     for values in maps:
         resized = Image.fromarray(_min_max(values)).resize(size, Image.Resampling.BICUBIC)
-        heat = np.clip(np.asarray(resized), 0, 1)[..., None]  # (H, W, 1); bicubic overshoots
-        colours = np.concatenate([np.interp(heat, at, band) for band in np.transpose(RAMP)], -1)
-        blended = picture * (1 - OPACITY * heat) + colours * OPACITY * heat  # (H, W, 3)
-        yield Image.fromarray(np.rint(blended).astype(np.uint8))
+        heat = np.clip(np.asarray(resized), 0, 1)  # bicubic overshoots
+        yield Image.fromarray(blend(picture, heat, OPACITY))
 
 
 def _min_max(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -100,12 +100,26 @@ def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 def _kept(probabilities: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
     """(..., K, N) → (..., C + 1, N): the columns, then the sum of all others."""
-    keys = probabilities.shape[-2]
-    if list(columns) == list(range(len(columns))):
-        own, rest = probabilities[..., : len(columns), :], probabilities[..., len(columns) :, :]
-    else:
-        # Both index lists are made on the host: a boolean mask would make a GPU wait.
-        others = sorted(set(range(keys)) - set(columns))
-        own = probabilities[..., list(columns), :]
-        rest = probabilities[..., others, :]
-    return torch.cat([own, rest.sum(dim=-2, keepdim=True)], dim=-2)
+    own: list[torch.Tensor] = []
+    others: list[torch.Tensor] = []
+    seen = 0
+    # Runs of columns are slices: a list of indices would be copied to a GPU, and the host wait.
+    for start, stop in _runs(columns):
+        others.append(probabilities[..., seen:start, :])
+        own.append(probabilities[..., start:stop, :])
+        seen = stop
+    others.append(probabilities[..., seen:, :])
+    rest = [part.sum(dim=-2, keepdim=True) for part in others if part.shape[-2]]
+    total = sum(rest[1:], start=rest[0]) if rest else torch.zeros_like(probabilities[..., :1, :])
+    return torch.cat([*own, total], dim=-2)
+
+
+def _runs(columns: Sequence[int]) -> list[tuple[int, int]]:
+    """Increasing columns as half-open runs of neighbours."""
+    runs: list[tuple[int, int]] = []
+    for column in columns:
+        if runs and runs[-1][1] == column:
+            runs[-1] = (runs[-1][0], column + 1)
+        else:
+            runs.append((column, column + 1))
+    return runs

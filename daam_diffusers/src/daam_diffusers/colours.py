@@ -1,0 +1,37 @@
+"""The colours of heat, on the page and in pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+# Anchors at equal distances on the min-max scale, from cold to hot. CIE lightness rises from each
+# to the next, so that the order of values survives a grey print and colour blindness.
+RAMP: tuple[tuple[int, int, int], ...] = (
+    (29, 14, 72),
+    (92, 24, 128),
+    (165, 36, 136),
+    (222, 73, 104),
+    (250, 136, 60),
+    (253, 196, 66),
+    (252, 250, 148),
+)
+
+
+def blend(
+    picture: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], opacity: float
+) -> npt.NDArray[np.uint8]:
+    """A picture under a map: the hotter a pixel, the more of the ramp's colour it takes.
+
+    Args:
+        picture: (H, W, 3) uint8 RGB.
+        heat: (H, W) in [0, 1].
+        opacity: of the hottest pixel, in [0, 1].
+
+    Returns:
+        (H, W, 3) uint8 RGB.
+    """
+    at = np.linspace(0, 1, len(RAMP))
+    colours = np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)
+    alpha = opacity * heat[..., None].astype(np.float64)  # (H, W, 1)
+    return np.rint(picture * (1 - alpha) + colours * alpha).astype(np.uint8)

@@ -83,7 +83,8 @@ def _patches(mask: Mask) -> list[Mask]:
 def _nearest(image: Image, palette: list[scenes.RGB]) -> NDArray[np.int64]:
     """(H, W) index of each pixel's nearest palette colour."""
     offsets = image[:, :, None, :].astype(np.int64) - np.asarray(palette)[None, None]
-    return (offsets**2).sum(-1).argmin(-1)
+    nearest: NDArray[np.int64] = (offsets**2).sum(-1).argmin(-1)
+    return nearest
 
 
 def _body(nearest: Mask, count: int) -> Mask:
@@ -97,7 +98,8 @@ def _body(nearest: Mask, count: int) -> Mask:
     if not patches:
         return nearest
     floor = _STRAY * patches[0].sum()
-    return np.logical_or.reduce([patch for patch in patches if patch.sum() >= floor])
+    body: Mask = np.logical_or.reduce([patch for patch in patches if patch.sum() >= floor])
+    return body
 
 
 def _label(image: Image, caption: scenes.Caption) -> tuple[NDArray[np.int64], list[str]]:
@@ -163,7 +165,8 @@ def _template(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     fine = np.arange(4 * _GRID) * side // (4 * _GRID)  # four samples a cell and axis
     resized = square[fine][:, fine]
     parts = np.stack([resized == label for label in (nouns.BODY, nouns.INK, nouns.PAPER)], -1)
-    return parts.reshape(_GRID, 4, _GRID, 4, 3).mean((1, 3))
+    shares: NDArray[np.float64] = parts.reshape(_GRID, 4, _GRID, 4, 3).mean((1, 3))
+    return shares
 
 
 @cache

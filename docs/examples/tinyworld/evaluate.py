@@ -1,0 +1,382 @@
+"""Judge tinyworld: are both objects there, and do DAAM's word maps lie on them?
+
+    python docs/examples/tinyworld/evaluate.py --captions 200
+
+Captions come from the held-out split, whose pairs of coloured nouns no training scene shows, and
+true masks from the generated image's own colours (see masks.py). An image counts as showing both
+objects if both have the caption's colour and are recognised as the caption's noun. Maps are judged
+on the objects that are there: a colour word is held against the mask of the whole object it
+describes, and so is its noun.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL, StableDiffusionPipeline
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from tqdm.auto import tqdm
+
+import card
+import masks
+import scenes
+from daam_diffusers import HeatMaps, trace
+from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
+
+HERE = Path(__file__).resolve().parent
+GUIDANCE = 3.0
+STEPS = 25
+THRESHOLDS = (0.3, 0.4, 0.5)
+SEED = 1_000_000
+"""Of the captions; training starts from small seeds. Image i starts from the noise of seed i."""
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Generated:
+    """One generated image, what it was asked to show and what it shows."""
+
+    caption: scenes.Caption
+    image: Image
+    maps: HeatMaps
+    objects: tuple[masks.Found, masks.Found]
+
+    @property
+    def colored(self) -> bool:
+        """Whether both objects are there, by colour and area."""
+        return all(found.present for found in self.objects)
+
+    @property
+    def right(self) -> bool:
+        """Whether both objects are there and are the caption's nouns."""
+        return all(
+            found.noun == phrase.noun
+            for found, phrase in zip(self.objects, self.caption.phrases, strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class WordScore:
+    """Mean IoU of one class of words at one threshold, beside what costs nothing to reach.
+
+    Attributes:
+        kind: "noun" or "colour".
+        threshold: on the min-max normalised map.
+        words: how many words were judged.
+        daam: mean IoU of the thresholded map with the word's object.
+        swapped: of the same map with the other object.
+        whole: of the whole image with the word's object.
+        random: of a random half of the pixels with the word's object.
+    """
+
+    kind: str
+    threshold: float
+    words: int
+    daam: float
+    swapped: float
+    whole: float
+    random: float
+
+
+@dataclass(frozen=True)
+class RuleScore:
+    """How well the rule for masks does where the truth is known: on drawn scenes.
+
+    Attributes:
+        scenes: how many were judged.
+        drawn_iou, decoded_iou: mean IoU with the exact masks, on the scene and after the scene
+            went through the autoencoder.
+        drawn_noun, decoded_noun: share of objects whose noun is recognised, likewise.
+    """
+
+    scenes: int
+    drawn_iou: float
+    decoded_iou: float
+    drawn_noun: float
+    decoded_noun: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `evaluate` measures.
+
+    Attributes:
+        captions, steps, guidance: how the images were made.
+        both: share of images that show both objects, colour and noun right.
+        both_colored: share of images that show both colours, whatever the silhouettes.
+        pointing: by kind of word, how often the map's highest pixel lies on the object.
+        words: one entry a kind and threshold.
+        rule: how far the masks can be trusted.
+    """
+
+    captions: int
+    steps: int
+    guidance: float
+    both: float
+    both_colored: float
+    pointing: dict[str, float]
+    words: tuple[WordScore, ...]
+    rule: RuleScore
+
+
+def held_out(count: int, seed: int = SEED) -> list[scenes.Caption]:
+    """Captions of the held-out split, all different."""
+    rng = np.random.default_rng(seed)
+    captions: dict[str, scenes.Caption] = {}
+    while len(captions) < count:
+        caption = scenes.sample_caption(rng, "held_out")
+        captions[str(caption)] = caption
+    return list(captions.values())
+
+
+def generate(
+    pipe: StableDiffusionPipeline,
+    captions: list[scenes.Caption],
+    *,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = 25,
+) -> Iterator[Generated]:
+    """Generate one image a caption, traced; image i starts from the noise of seed i."""
+    with tqdm(total=len(captions), desc="images") as bar:
+        for start in range(0, len(captions), batch):
+            chunk = captions[start : start + batch]
+            with trace(pipe) as tracer:
+                images = pipe(
+                    [str(caption) for caption in chunk],
+                    guidance_scale=guidance,
+                    num_inference_steps=steps,
+                    generator=[torch.Generator().manual_seed(start + i) for i in range(len(chunk))],
+                    output_type="np",
+                ).images
+            for index, (caption, values) in enumerate(zip(chunk, images, strict=True)):
+                image = (values * 255).round().astype(np.uint8)
+                maps = tracer.heat_maps(image=index)
+                yield Generated(caption, image, maps, masks.find(image, caption))
+            bar.update(len(chunk))
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """A word's map with its object's mask and the other's."""
+
+    kind: str
+    word: str
+    maps: HeatMaps
+    own: Mask
+    other: Mask
+
+    def mask(self, threshold: float) -> Mask:
+        found: Mask = self.maps[self.word].mask(threshold, self.own.shape).numpy()
+        return found
+
+    def points(self) -> bool:
+        """Whether the map's highest pixel lies on the object."""
+        values = self.maps[self.word].upscale(self.own.shape).values
+        return bool(self.own.flat[int(values.argmax())])
+
+
+def _judged(images: list[Generated]) -> list[_Judged]:
+    """The nouns and colour words of all images that show both objects."""
+    judged = []
+    for made in images:
+        if not made.right:
+            continue
+        for which in (0, 1):
+            noun = made.caption.noun_index(which)
+            own, other = made.objects[which].mask, made.objects[1 - which].mask
+            for kind, index in (("noun", noun), ("colour", noun - 1)):
+                judged.append(_Judged(kind, made.caption.words[index], made.maps, own, other))
+    return judged
+
+
+def _word_score(judged: list[_Judged], kind: str, threshold: float) -> WordScore:
+    of_kind = [word for word in judged if word.kind == kind]
+    shape = of_kind[0].own.shape
+    rng = np.random.default_rng(SEED)
+    found = [word.mask(threshold) for word in of_kind]
+    return WordScore(
+        kind=kind,
+        threshold=threshold,
+        words=len(of_kind),
+        daam=mean_iou((mask, word.own) for mask, word in zip(found, of_kind, strict=True)),
+        swapped=mean_iou((mask, word.other) for mask, word in zip(found, of_kind, strict=True)),
+        whole=mean_iou((whole_image(shape), word.own) for word in of_kind),
+        random=mean_iou((random_half(shape, rng), word.own) for word in of_kind),
+    )
+
+
+def rule_accuracy(vae: AutoencoderKL, count: int = 200) -> RuleScore:
+    """Judge masks.py on held-out scenes, as drawn and as the autoencoder returns them."""
+    drawn = list(islice(scenes.stream(SEED, "held_out"), count))
+    pixels = torch.from_numpy(np.stack([scene.image for scene in drawn])).permute(0, 3, 1, 2)
+    with torch.no_grad():
+        latents = vae.encode(pixels.to(vae.dtype) / 127.5 - 1).latent_dist.mean
+        decoded = vae.decode(latents).sample.float().clamp(-1, 1)
+    returned = ((decoded + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    scores = []
+    for images in ([scene.image for scene in drawn], list(returned)):
+        ious, nouns = [], []
+        for image, scene in zip(images, drawn, strict=True):
+            found = masks.find(image, scene.caption)
+            for one, mask, phrase in zip(
+                found, scene.object_masks, scene.caption.phrases, strict=True
+            ):
+                ious.append(iou(one.mask, mask))
+                nouns.append(one.noun == phrase.noun)
+        scores.append((float(np.mean(ious)), float(np.mean(nouns))))
+    return RuleScore(count, scores[0][0], scores[1][0], scores[0][1], scores[1][1])
+
+
+def evaluate(
+    pipe: StableDiffusionPipeline,
+    *,
+    captions: int = 200,
+    guidance: float = GUIDANCE,
+    steps: int = STEPS,
+    batch: int = 25,
+) -> Report:
+    """Generate, segment and judge.
+
+    Raises:
+        ValueError: if no image shows both objects, so that there is nothing to judge maps on.
+    """
+    made = list(generate(pipe, held_out(captions), guidance=guidance, steps=steps, batch=batch))
+    judged = _judged(made)
+    if not judged:
+        raise ValueError(
+            f"none of {captions} images shows both objects: no map can be judged. Is the model "
+            "trained? Look at some of its images."
+        )
+    kinds = ("noun", "colour")
+    return Report(
+        captions=captions,
+        steps=steps,
+        guidance=guidance,
+        both=float(np.mean([image.right for image in made])),
+        both_colored=float(np.mean([image.colored for image in made])),
+        pointing={
+            kind: float(np.mean([word.points() for word in judged if word.kind == kind]))
+            for kind in kinds
+        },
+        words=tuple(
+            _word_score(judged, kind, threshold) for kind in kinds for threshold in THRESHOLDS
+        ),
+        rule=rule_accuracy(pipe.vae),
+    )
+
+
+_COLUMNS = ("words", "threshold", "DAAM", "whole image", "random half", "swapped")
+
+
+def _rows(report: Report) -> list[tuple[str, ...]]:
+    """Cells of the table of scores, in the order of `_COLUMNS`."""
+    return [
+        (
+            f"{score.kind} ({score.words})",
+            f"{score.threshold}",
+            f"{score.daam:.3f}",
+            f"{score.whole:.3f}",
+            f"{score.random:.3f}",
+            f"{score.swapped:.3f}",
+        )
+        for score in report.words
+    ]
+
+
+def _sentences(report: Report) -> list[str]:
+    """What the table does not say."""
+    rule, pointing = report.rule, report.pointing
+    accuracy = (
+        f"The rule for true masks, on {rule.scenes} drawn scenes: mean IoU {rule.drawn_iou:.3f}, "
+        f"noun recognised {rule.drawn_noun:.1%}; on what the autoencoder makes of them "
+        f"{rule.decoded_iou:.3f} and {rule.decoded_noun:.1%}."
+    )
+    points = (
+        f"Highest pixel of a map on its object: noun {pointing['noun']:.1%}, "
+        f"colour {pointing['colour']:.1%}."
+    )
+    return [
+        f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
+        f"Both objects present, with the right colours and nouns: {report.both:.1%} of the images.",
+        f"Both colours present, whatever the nouns: {report.both_colored:.1%} of the images.",
+        points,
+        accuracy,
+    ]
+
+
+def to_markdown(report: Report) -> str:
+    """The report as the model card shows it."""
+    lines = [f"- {sentence}" for sentence in _sentences(report)]
+    lines += ["", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
+    lines += [f"| {' | '.join(row)} |" for row in _rows(report)]
+    return "\n".join(lines)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Show the report on a terminal."""
+    table = Table(*_COLUMNS, title="mean IoU with the word's object")
+    for row in _rows(report):
+        table.add_row(*row)
+    for sentence in _sentences(report):
+        console.print(sentence)
+    console.print(table)
+
+
+def load(model: Path) -> StableDiffusionPipeline:
+    """The pipeline in single precision, silent.
+
+    Raises:
+        FileNotFoundError: if the folder holds no pipeline.
+    """
+    if not (model / "model_index.json").exists():
+        raise FileNotFoundError(f"{model} holds no model_index.json; train one with train.py.")
+    pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Evaluate a model folder from the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", type=Path, default=HERE / "model")
+    parser.add_argument("--captions", type=int, default=200)
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--batch", type=int, default=25)
+    parser.add_argument("--json", type=Path, help="write the report here")
+    parser.add_argument("--card", action="store_true", help="put the scores into the model's card")
+    options = parser.parse_args(arguments)
+    report = evaluate(
+        load(options.model),
+        captions=options.captions,
+        guidance=options.guidance,
+        steps=options.steps,
+        batch=options.batch,
+    )
+    print_report(report, Console())
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(dataclasses.asdict(report), indent=2) + "\n")
+    if options.card:
+        card.write_scores(options.model, to_markdown(report))
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    main()

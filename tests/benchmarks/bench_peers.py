@@ -171,7 +171,8 @@ def _table(
     arguments: argparse.Namespace, results: dict[str, Any], failures: dict[str, str]
 ) -> Table:
     table = Table(
-        "tool", "with", "untraced", "traced / untraced", "by the clock", "maps", "peak MiB", "output",
+        "tool", "with", "untraced", "traced / untraced", "by the clock", "maps", "peak MiB",
+        "output",
         title=f"{arguments.geometry}, {arguments.steps} step(s), guided, float32, CPU, "
         f"{arguments.threads} thread(s); medians of {arguments.pairs} pairs (lowest to highest)",
         caption="untraced, traced / untraced, maps (made after the generation): processor time; "

@@ -189,6 +189,8 @@ class HostReads(TorchDispatchMode):
         torch.ops.aten.masked_select.default,
         torch.ops.aten.is_nonzero.default,
         torch.ops.aten.repeat_interleave.Tensor,
+        # Indices in a list become a tensor of the host's, which is copied to the device.
+        torch.ops.aten.index.Tensor,
     )
 
     def __torch_dispatch__(

@@ -18,7 +18,7 @@ from typing import Any, Protocol, Self
 
 import torch
 import torch.nn.functional as F
-from diffusers.models import attention_processor as host
+from diffusers.models import attention_processor
 from diffusers.models.attention_processor import Attention
 from torch.overrides import TorchFunctionMode
 
@@ -61,7 +61,9 @@ _LAYER_SCALE = (
 
 
 def _classes(names: Iterable[str]) -> frozenset[type]:
-    return frozenset(getattr(host, name) for name in names if hasattr(host, name))
+    return frozenset(
+        getattr(attention_processor, name) for name in names if hasattr(attention_processor, name)
+    )
 
 
 _SCALED_BY_KERNEL = _classes(_FUSED_KERNEL)

@@ -77,8 +77,9 @@ def environment(name: str, folder: Path) -> Path:
         return Path(sys.executable)
     wanted, root = ENVIRONMENTS[name], folder / f"env-{name}"
     python = root / "bin" / "python"
-    done = root / "installed"  # an environment whose installation failed half-way is made anew
-    if not done.exists():
+    # Written last: an environment that failed half-way, or is another one's, is made anew.
+    done, contents = root / "installed", f"{wanted} torch {torch.__version__}"
+    if not done.exists() or done.read_text(encoding="utf-8") != contents:
         uv = (sys.executable, "-m", "uv", "--quiet")
         install = (*uv, "pip", "install", "--python", str(python))
         _run((*uv, "venv", "--clear", "--python", sys.executable, str(root)), folder)
@@ -86,7 +87,7 @@ def environment(name: str, folder: Path) -> Path:
         _run((*install, f"torch=={torch_version}", *wanted.needs), folder)
         if wanted.bare:
             _run((*install, "--no-deps", *wanted.bare), folder)
-        done.touch()
+        done.write_text(contents, encoding="utf-8")
     return python
 
 

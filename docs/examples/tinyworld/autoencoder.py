@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from accelerate import Accelerator
 from diffusers import AutoencoderKL
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -42,7 +43,9 @@ def train(config: Config, accelerator: Accelerator, images: Tensor) -> Autoencod
     """
     folder = config.work / "vae"
     if folder.exists():
-        return AutoencoderKL.from_pretrained(folder).to(accelerator.device).eval()
+        vae = AutoencoderKL.from_pretrained(folder)
+        vae.register_to_config(_name_or_path="")  # this machine's path is no part of the model
+        return vae.to(accelerator.device).eval()
     torch.manual_seed(config.seed)
     vae = parts.build_vae(config.sizes)
     with torch.no_grad():
@@ -84,6 +87,24 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 100) -> Tensor:
         for chunk in images.split(batch)
     ]
     return torch.cat(chunks)
+
+
+def latents_of(
+    config: Config, accelerator: Accelerator, vae: AutoencoderKL, images: Tensor
+) -> Tensor:
+    """`encode`, once a run: a resumed one reads the latents from `config.work`."""
+    path = config.work / "latents.safetensors"
+    if not path.exists():
+        if accelerator.is_main_process:
+            save_file({"latents": encode(vae, images)}, path)
+        accelerator.wait_for_everyone()
+    latents = load_file(path)["latents"]
+    if len(latents) != len(images):
+        raise ValueError(
+            f"{path} holds {len(latents)} latents and this run has {len(images)} scenes; delete "
+            "the file, or give the run another --work folder."
+        )
+    return latents
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def run(config: Config) -> None:
     logger.info("drawing %d scenes", config.scenes)
     images, captions = draw_dataset(config.scenes, config.seed)
     vae = autoencoder.train(config, accelerator, images)
-    latents = autoencoder.encode(vae, images)
+    latents = autoencoder.latents_of(config, accelerator, vae, images)
     prepared = time.monotonic() - began
     tokenizer = parts.build_tokenizer(scenes.vocabulary(), config.sizes.tokens)
     tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0]

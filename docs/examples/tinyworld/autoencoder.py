@@ -84,7 +84,7 @@ def encode(vae: AutoencoderKL, images: Tensor, batch: int = 100) -> Tensor:
     device = next(vae.parameters()).device
     chunks = [
         vae.encode(to_signal(chunk.to(device))).latent_dist.mean.float().cpu()
-        for chunk in images.split(batch)
+        for chunk in torch.split(images, batch)
     ]
     return torch.cat(chunks)
 

@@ -40,7 +40,7 @@ class Sizes:
     unet_channels: tuple[int, ...] = (64, 128)
     unet_heads: tuple[int, ...] = (2, 4)
     text_width: int = 96
-    text_layers: int = 1
+    text_layers: int = 0
     tokens: int = 20
 
 

@@ -1,6 +1,10 @@
 """Tinyworld's scenes: two objects on a background, a caption in plain English, exact masks.
 
-    >>> scene = sample(np.random.default_rng(0))
+    >>> import numpy as np
+    >>> import scenes
+    >>> scene = scenes.sample(np.random.default_rng(0))
+    >>> str(scene.caption)
+    'a purple cloud below one orange flower at night'
     >>> scene.image.shape, scene.image.dtype
     ((64, 64, 3), dtype('uint8'))
 

@@ -43,7 +43,7 @@ class Config:
     vae_batch: int = 8
     vae_rate: float = 1e-3
     kl: float = 2e-6
-    steps: int = 5500
+    steps: int = 4500
     batch: int = 32
     rate: float = 1.2e-3
     warmup: float = 0.02

@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         image = np.asarray(picture)
     maps = HeatMaps.load(options.out / "heat_maps.safetensors")
     console = Console()
-    table = Table("noun", "IoU", "drawn as", title=f"{caption}: maps at {THRESHOLD}, true masks")
+    table = Table("noun", f"IoU at threshold {THRESHOLD}", "drawn as")
     for which, found in enumerate(masks.find(image, caption)):
         noun = caption.words[caption.noun_index(which)]
         if found.present:

@@ -60,16 +60,11 @@ def test_word_masks_belong_to_nouns_and_colours_only(seed: int, split: scenes.Sp
 @given(seeds)
 def test_objects_stand_as_the_relation_says(seed: int) -> None:
     scene = scene_of(seed, "train")
-    (y1, x1), (y2, x2) = (np.argwhere(mask).mean(0) for mask in scene.object_masks)
-    holds = {
-        "left of": x1 < x2,
-        "right of": x1 > x2,
-        "above": y1 < y2,
-        "below": y1 > y2,
-        "beside": abs(x1 - x2) > abs(y1 - y2),
-        "and": abs(x1 - x2) > abs(y1 - y2),
-    }
-    assert holds[scene.caption.relation]
+    first, second = scene.object_masks
+    assert masks.stand_as_told(scene.caption.relation, first, second)
+    opposite = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+    wrong = opposite.get(scene.caption.relation, "above")
+    assert not masks.stand_as_told(wrong, first, second)
 
 
 @given(seeds, splits)

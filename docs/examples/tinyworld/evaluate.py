@@ -67,6 +67,12 @@ class Generated:
             for found, phrase in zip(self.objects, self.caption.phrases, strict=True)
         )
 
+    @property
+    def as_told(self) -> bool:
+        """Whether, besides, they lie to each other as the caption says."""
+        first, second = (found.mask for found in self.objects)
+        return self.right and masks.stand_as_told(self.caption.relation, first, second)
+
 
 @dataclass(frozen=True)
 class WordScore:
@@ -117,6 +123,7 @@ class Report:
         captions, steps, guidance: how the images were made.
         both: share of images that show both objects, colour and noun right.
         both_colored: share of images that show both colours, whatever the silhouettes.
+        as_told: share of images that show both objects, and in the caption's relation.
         pointing: by kind of word, how often the map's highest pixel lies on the object.
         words: one entry a kind and threshold.
         rule: how far the masks can be trusted.
@@ -127,6 +134,7 @@ class Report:
     guidance: float
     both: float
     both_colored: float
+    as_told: float
     pointing: dict[str, float]
     words: tuple[WordScore, ...]
     rule: RuleScore
@@ -268,6 +276,7 @@ def evaluate(
         guidance=guidance,
         both=float(np.mean([image.right for image in made])),
         both_colored=float(np.mean([image.colored for image in made])),
+        as_told=float(np.mean([image.as_told for image in made])),
         pointing={
             kind: float(np.mean([word.points() for word in judged if word.kind == kind]))
             for kind in kinds
@@ -312,6 +321,7 @@ def _sentences(report: Report) -> list[str]:
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
         f"Both objects present, with the right colours and nouns: {report.both:.1%} of the images.",
+        f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
         f"Both colours present, whatever the nouns: {report.both_colored:.1%} of the images.",
         points,
         accuracy,

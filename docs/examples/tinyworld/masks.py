@@ -148,6 +148,27 @@ def _identify(mask: Mask, body: Mask, labels: NDArray[np.uint8], count: int) -> 
     return Found(mask, classify(np.where(one, labels, nouns.NOTHING).astype(np.uint8)))
 
 
+def stand_as_told(relation: str, first: Mask, second: Mask) -> bool:
+    """Whether two objects lie to each other as a relation says, by their centres.
+
+    "beside" and "and" ask for no order: the objects have to lie side by side.
+
+    Args:
+        relation: one of scenes.RELATIONS.
+        first: (H, W) bool, not empty: the object named first.
+        second: likewise, the other.
+    """
+    (y1, x1), (y2, x2) = (np.argwhere(mask).mean(0) for mask in (first, second))
+    across, down = x2 - x1, y2 - y1
+    holds = {
+        "left of": across > abs(down),
+        "right of": -across > abs(down),
+        "above": down > abs(across),
+        "below": -down > abs(across),
+    }
+    return bool(holds.get(relation, abs(across) > abs(down)))
+
+
 def _template(labels: NDArray[np.uint8]) -> NDArray[np.float64]:
     """Shares of body, ink and paper in each cell of a square around an object.
 

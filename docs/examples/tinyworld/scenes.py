@@ -64,7 +64,9 @@ RELATIONS: tuple[str, ...] = ("left of", "right of", "above", "below", "beside",
 DETERMINERS: tuple[str, ...] = ("a", "the", "one", "two")
 
 _PAIR_RADIUS = 7.5  # of each of "two ..." objects, which share one object's place
-_RELATION_ODDS = (0.22, 0.22, 0.2, 0.2, 0.08, 0.08)
+# Captions mostly name objects in reading order. When every relation was equally likely, the
+# denoiser did not learn within 3,000 steps which phrase belongs to which place.
+_RELATION_ODDS = (0.32, 0.05, 0.32, 0.05, 0.13, 0.13)
 _DETERMINER_ODDS = (0.62, 0.25, 0.1, 0.03)
 _SIZE_ODDS = (0.06, 0.88, 0.06)
 _PLACE_ODDS = (0.46, 0.18, 0.18, 0.18)
@@ -188,9 +190,7 @@ def _centers(
     """Where the two objects go, (x, y) each, in the caption's order."""
     relation = caption.relation
     upright = relation in ("above", "below")
-    if relation in ("beside", "and"):  # side by side in either order
-        relation = str(rng.choice(("left of", "right of")))
-    first_comes_first = relation in ("left of", "above")
+    first_comes_first = relation not in ("right of", "below")
     centers = []
     for which, phrase in enumerate(caption.phrases):
         radius = RADII[phrase.size]

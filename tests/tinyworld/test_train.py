@@ -16,7 +16,7 @@ import autoencoder
 import checkpoints
 import scenes
 import train
-from parts import Sizes, build_tokenizer, build_vae
+from parts import Sizes, build_text_encoder, build_tokenizer, build_vae
 from settings import Config, parse, peak_share
 
 TINY = Sizes(
@@ -139,3 +139,17 @@ def test_every_setting_is_an_option() -> None:
     assert (config.steps, config.precision, config.cpu) == (7, "no", True)
     assert config.sizes.unet_channels == (8, 16)
     assert parse([]) == Config()
+
+
+def test_the_text_encoder_begins_with_the_two_phrases_apart() -> None:
+    tokenizer = build_tokenizer(scenes.vocabulary(), Sizes().tokens)
+    torch.manual_seed(0)
+    encoder = build_text_encoder(tokenizer, Sizes())
+    rows = encoder.embeddings.position_embedding.weight.detach()
+    rows = rows / rows.norm(dim=1, keepdim=True)
+    likeness = rows @ rows.T
+    # "a red house left of a green tree": the nouns are tokens 3 and 8, the colours 2 and 7
+    assert likeness[3, 8] < 0.4
+    assert likeness[2, 7] < 0.4
+    assert likeness[2, 3] > 0.6
+    assert likeness[7, 8] > 0.6

@@ -96,6 +96,25 @@ def test_a_processor_that_hides_its_attention_is_named(sd, build):
         tracer.heat_maps()
 
 
+def test_a_processor_that_hides_its_attention_at_some_steps_only_is_named_too(sd, build):
+    """The mean would be over the other steps, and nobody would know."""
+
+    class Sometimes(AttnProcessor2_0):
+        calls = 0
+
+        def __call__(self, attn, hidden_states, encoder_hidden_states=None, **kwargs):  # type: ignore[no-untyped-def]
+            Sometimes.calls += 1
+            if Sometimes.calls > 20:
+                return hidden_states
+            return super().__call__(attn, hidden_states, encoder_hidden_states, **kwargs)
+
+    sd.unet.set_attn_processor(Sometimes())
+    with trace(sd) as tracer:
+        build["variant"]("sd").run(sd)
+    with pytest.raises(TraceError, match=r"was not seen, first .* with Sometimes"):
+        tracer.heat_maps()
+
+
 def test_processors_exchanged_after_the_drop_in_are_noticed(sd, build):
     tracer = Tracer(sd)
     sd.unet.set_attn_processor(tracer.processors())

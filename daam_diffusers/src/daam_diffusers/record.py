@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, get_args
@@ -68,6 +69,7 @@ class Branch:
         columns: embedding columns that are kept apart.
         layers: the layers seen so far, by path.
         calls: denoiser calls that carried this branch.
+        asked: how many calls of each layer should have been seen.
     """
 
     prompts: tuple[Prompt, ...] | None
@@ -75,6 +77,12 @@ class Branch:
     columns: tuple[int, ...]
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     calls: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+
+    def hidden(self) -> list[str]:
+        """Layers that were called more often than their attention was seen."""
+        seen = {name: record.calls for name, record in self.layers.items()}
+        return [name for name, calls in self.asked.items() if seen.get(name, 0) < calls]
 
     def rows_in(self, text: torch.Tensor) -> slice | None:
         """Where in a denoiser's batch of text embeddings this branch stands, by value.

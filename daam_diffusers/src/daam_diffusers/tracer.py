@@ -161,11 +161,9 @@ class Tracer:
         texts = host.texts_of(self._pipe, arguments.get("prompt"), embeds)
         branches = {"prompt": self._branch(texts, embeds)}
         if self._negative and negative_embeds is not None:
-            texts = host.texts_of(
-                self._pipe, arguments.get("negative_prompt") or "", negative_embeds
-            )
-            if arguments.get("negative_prompt_embeds") is not None:
-                texts = None
+            given = arguments.get("negative_prompt_embeds") is not None
+            text = None if given else arguments.get("negative_prompt") or ""
+            texts = host.texts_of(self._pipe, text, negative_embeds)
             branches["negative"] = self._branch(texts, negative_embeds)
         self._run = Run(branches)
 
@@ -196,7 +194,11 @@ class Tracer:
             ),
             self._choose,
         )
-        return info is not None
+        if info is None:
+            return False
+        for name in run.rows:
+            run.branches[name].asked[layer] += 1
+        return True
 
     def observe(self, layer: str, attn: Attention, call: AttentionCall) -> None:
         """See `Observer`."""
@@ -288,12 +290,11 @@ class Tracer:
         return run, branch
 
     def _check_complete(self, run: Run, branch: Branch) -> None:
-        unseen = [n for n, i in run.infos.items() if i is not None and n not in branch.layers]
-        unseen += [n for n in self._attention if n not in run.infos]
+        unseen = branch.hidden() or [name for name in self._attention if name not in run.infos]
         if unseen:
             processor = self._attention[unseen[0]].processor
             raise TraceError(
-                f"the attention of {len(unseen)} layer(s) was never seen, first {unseen[0]} with "
+                f"the attention of {len(unseen)} layer(s) was not seen, first {unseen[0]} with "
                 f"{processor.__class__.__name__}. Either its processor hides it, then choose one "
                 "that does not, e.g. pipe.unet.set_attn_processor(AttnProcessor2_0()); or the "
                 "processors were exchanged after Tracer.processors(), then set them again."

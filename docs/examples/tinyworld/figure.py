@@ -42,15 +42,15 @@ def main() -> None:
             (small.width * _SCALE, small.height * _SCALE), Image.Resampling.BICUBIC
         )
     words = words_to_show(maps)
-    figure, axes = plt.subplots(1, 1 + len(words), figsize=(1.7 * (1 + len(words)), 1.95))
+    columns = 1 + len(words)
+    figure, axes = plt.subplots(1, columns, figsize=(1.7 * columns, 2.0), layout="constrained")
     pictures = [("image", image), *((word, maps[word].overlay(image)) for word in words)]
     for ax, (title, picture) in zip(axes, pictures, strict=True):
         ax.imshow(picture)
         ax.set_title(title, fontsize=11)
         ax.set_axis_off()
-    figure.tight_layout(pad=0.3)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.figure, dpi=120)
+    figure.savefig(options.figure, dpi=120, bbox_inches="tight", pad_inches=0.05)
 
 
 if __name__ == "__main__":

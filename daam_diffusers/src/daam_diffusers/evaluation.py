@@ -1,6 +1,6 @@
 """How well masks agree: intersection over union, its mean, and the plain baselines.
 
-DAAM is judged by segmentation (arXiv 2210.04885, section 3): a word's map, thresholded, against
+DAAM is judged by segmentation (arXiv 2210.04885): a word's map, thresholded, against
 the object's true mask. A score means little without what it costs nothing to reach, so the
 baselines stand beside it: the whole image, and half of the pixels at random.
 """

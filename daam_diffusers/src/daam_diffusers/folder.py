@@ -1,8 +1,8 @@
 """The paper's protocol over a folder: heat maps beside hand-drawn masks, mean IoU.
 
-DAAM's COCO-Gen and Unreal-Gen sets keep, for each generated image, a mask `{word}.gt.png` a word,
-whose alpha channel is the object (arXiv 2210.04885, section 3.1; notes of its code). Here each
-image is a folder with `heat_maps.safetensors` as `HeatMaps.save` writes it and such masks.
+DAAM's COCO-Gen and Unreal-Gen sets (arXiv 2210.04885) keep, for each generated image, a mask
+`{word}.gt.png` a word, whose alpha channel is the object. Here each image is a folder with such
+masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 # Scores of as many heads at once as fit this many bytes. A processor's caches want few, a GPU
-# wants few launches; measured with tests/benchmarks/bench_scores.py.
+# wants few launches. The former is measured by tests/benchmarks/bench_scores.py, the latter is not.
 _CHUNK_BYTES = {"cpu": 2 << 20}
 _CHUNK_BYTES_ACCELERATOR = 128 << 20
 

@@ -26,7 +26,7 @@ from evaluate import GUIDANCE, STEPS
 
 MODEL = Path(__file__).with_name("model")
 CAPTION = "a red house left of a green tree at night"
-THRESHOLD = 0.475  # as in the model's card; the paper's is 0.4
+THRESHOLD = 0.475  # as in the model's card
 
 _SINGULAR = {plural: noun for noun, plural in nouns.PLURALS.items()}
 _PHRASE = (

@@ -197,11 +197,11 @@ class _Judged:
         return bool(self.own.flat[int(values.argmax())])
 
 
-def _judged(images: list[Generated]) -> list[_Judged]:
-    """The nouns and colour words of all images that show both objects."""
+def _judged(images: list[Generated], *, any_noun: bool = False) -> list[_Judged]:
+    """The nouns and colour words of the images that show both objects, or both colours at least."""
     judged = []
     for made in images:
-        if not made.right:
+        if not (made.colored if any_noun else made.right):
             continue
         for which in (0, 1):
             noun = made.caption.noun_index(which)
@@ -257,15 +257,19 @@ def evaluate(
     steps: int = STEPS,
     batch: int = 25,
     seed: int = SEED,
+    any_noun: bool = False,
 ) -> Report:
     """Generate, segment and judge.
+
+    With `any_noun`, maps are also judged on images whose objects have the right colours but not
+    the right nouns: there a noun is held against what was drawn in its place.
 
     Raises:
         ValueError: if no image shows both objects, so that there is nothing to judge maps on.
     """
     chosen = held_out(captions, seed)
     made = list(generate(pipe, chosen, guidance=guidance, steps=steps, batch=batch))
-    judged = _judged(made)
+    judged = _judged(made, any_noun=any_noun)
     if not judged:
         raise ValueError(
             f"none of {captions} images shows both objects: no map can be judged. Is the model "
@@ -372,6 +376,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--seed", type=int, default=SEED, help="of the captions")
+    parser.add_argument(
+        "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"
+    )
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--card", action="store_true", help="put the scores into the model's card")
     options = parser.parse_args(arguments)
@@ -382,6 +389,7 @@ def main(arguments: list[str] | None = None) -> None:
         steps=options.steps,
         batch=options.batch,
         seed=options.seed,
+        any_noun=options.any_noun,
     )
     print_report(report, Console())
     if options.json:

@@ -79,8 +79,8 @@ def build_text_encoder(tokenizer: CLIPTokenizer, sizes: Sizes) -> CLIPTextModel:
     """A small causal CLIP text encoder for the tokenizer.
 
     Its position embeddings start as sinusoids of about a trained token's length. From CLIP's own
-    start, a tenth of that, they stayed so small that both nouns of a caption looked alike to the
-    denoiser, which then drew them at each other's place.
+    start, a tenth of that, they stayed small in a run whose denoiser drew a caption's two nouns at
+    each other's place; with sinusoids added it soon no longer did.
     """
     encoder = CLIPTextModel(
         CLIPTextConfig(

@@ -1,0 +1,341 @@
+"""The decorator that makes a labeling function, and what it makes.
+
+    @labeling_function(requires=["session_id", "timestamp"], family="session")
+    def rapid_repetition(within=timedelta(seconds=10)):
+        return reject_if(next_in_session("timestamp") - nw.col("timestamp") < within)
+
+A labeling function is an expression over columns of the query log, so that one function runs on
+Polars, DuckDB and a Spark cluster. Its arguments are its parameters: each has a default, and can be
+set from a command line or a TOML file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import re
+import string
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Literal, TypeAlias, overload
+
+import narwhals as nw_main
+import narwhals.stable.v2 as nw
+
+from weaklabel.errors import WeakLabelError
+from weaklabel.votes import PREFIX
+
+Parameter: TypeAlias = bool | int | float | str | timedelta | tuple[str, ...]
+Scope: TypeAlias = Literal["session", "log"]
+
+_NAME = re.compile(r"[A-Za-z_][\w.-]*")
+_DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|h|d)?")
+_SECONDS = {"ms": 0.001, None: 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
+
+
+@dataclass(frozen=True)
+class LabelingFunction:
+    """A named rule that votes on whether a query's transcript is right.
+
+    Args:
+        function: what was decorated; calling the labeling function calls it.
+        name: its name; its votes are the Int8 column `lf:<name>`.
+        requires: columns it reads. `{parameter}` in one stands for a parameter's value.
+        family: functions of one family look at the same thing, and a label model lets them share
+            their evidence instead of multiplying it.
+        rowwise: it takes one row, a mapping, and returns a vote: the slow kind.
+        inputs: for a row-wise function, further entries of its row, by name, as expressions.
+        scope: "session" where a query's vote depends on its own session alone; "log" where it
+            depends on the whole log, which then cannot be cut in parts.
+        optional: applied only where asked for by name.
+        parameters: the values its arguments take.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    requires: tuple[str, ...] = ()
+    family: str | None = None
+    rowwise: bool = False
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+    scope: Scope = "session"
+    optional: bool = False
+    parameters: Mapping[str, Parameter] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the decorated function, with its own defaults."""
+        return self.function(*args, **kwargs)
+
+    @property
+    def column(self) -> str:
+        """The column of its votes."""
+        return f"{PREFIX}{self.name}"
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns it reads, parameters filled in."""
+        return tuple(column.format_map(self.parameters) for column in self.requires)
+
+    @property
+    def description(self) -> str:
+        """The first paragraph of its docstring, on one line."""
+        text = inspect.getdoc(self.function) or ""
+        return " ".join(text.partition("\n\n")[0].split())
+
+    @property
+    def source_hash(self) -> str:
+        """SHA-256 of its source text and parameters, the first 12 hexadecimal digits.
+
+        What it calls elsewhere is not in it. Without a source (a function made in a shell), its
+        byte code and constants stand for it.
+        """
+        try:
+            source = textwrap.dedent(inspect.getsource(self.function))
+        except (OSError, TypeError):
+            code = self.function.__code__
+            source = f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}"
+        text = f"{source}\n{sorted(self.parameters.items())!r}"
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def with_parameters(self, **values: Any) -> LabelingFunction:
+        """The same function with some parameters set.
+
+        Values may be of the parameter's type, or the text or number that a command line or a TOML
+        file holds: durations are seconds, or `"10s"`, `"250ms"`, `"5min"`, `"2h"`, `"1d"`; several
+        words are a list, or a text with commas.
+
+        Raises:
+            WeakLabelError: there is no such parameter, or the value is not of its type.
+        """
+        changed = dict(self.parameters)
+        for name, value in values.items():
+            if name not in self.parameters:
+                known = ", ".join(self.parameters) or "it has none"
+                raise WeakLabelError(
+                    f"labeling function {self.name!r} has no parameter {name!r}"
+                    f" (its parameters: {known})"
+                )
+            try:
+                changed[name] = _like(self.parameters[name], value)
+            except ValueError as error:
+                raise WeakLabelError(
+                    f"parameter {self.name}.{name}: {value!r} given, expected {error}"
+                ) from None
+        return replace(self, parameters=changed)
+
+    def expression(self) -> nw.Expr:
+        """The votes as an expression over the query log.
+
+        Raises:
+            WeakLabelError: the function raised, or did not return an expression.
+            TypeError: it is row-wise and has no expression.
+        """
+        if self.rowwise:
+            raise TypeError(f"labeling function {self.name!r} is row-wise: it has no expression")
+        try:
+            made = self.function(**self.parameters)
+        except Exception as error:
+            raise WeakLabelError(f"labeling function {self.name!r} raised {error!r}") from error
+        # Expressions of the main namespace work as well where versions agree.
+        if not isinstance(made, nw_main.Expr):
+            raise WeakLabelError(
+                f"labeling function {self.name!r} returned {type(made).__name__}, expected a"
+                " narwhals expression (import narwhals.stable.v2 as nw), or declare it with"
+                " rowwise=True"
+            )
+        return made  # type: ignore[return-value]
+
+    def vote(self, row: Mapping[str, Any]) -> Any:
+        """The vote of a row-wise function on one row, unchecked.
+
+        Raises:
+            WeakLabelError: the function raised; the query is named.
+            TypeError: it is not row-wise.
+        """
+        if not self.rowwise:
+            raise TypeError(f"labeling function {self.name!r} is an expression, not row-wise")
+        try:
+            return self.function(row, **self.parameters)
+        except Exception as error:
+            raise WeakLabelError(
+                f"labeling function {self.name!r} raised {error!r}"
+                f" on query_id {row.get('query_id')!r}"
+            ) from error
+
+
+@overload
+def labeling_function(function: Callable[..., Any], /) -> LabelingFunction: ...
+
+
+@overload
+def labeling_function(
+    *,
+    name: str | None = ...,
+    requires: Sequence[str] = ...,
+    family: str | None = ...,
+    rowwise: bool = ...,
+    inputs: Mapping[str, nw.Expr] | None = ...,
+    scope: Scope = ...,
+    optional: bool = ...,
+) -> Callable[[Callable[..., Any]], LabelingFunction]: ...
+
+
+def labeling_function(
+    function: Callable[..., Any] | None = None,
+    /,
+    *,
+    name: str | None = None,
+    requires: Sequence[str] = (),
+    family: str | None = None,
+    rowwise: bool = False,
+    inputs: Mapping[str, nw.Expr] | None = None,
+    scope: Scope = "session",
+    optional: bool = False,
+) -> LabelingFunction | Callable[[Callable[..., Any]], LabelingFunction]:
+    """Make a labeling function of a function that returns a narwhals expression.
+
+    The function's arguments are its parameters and have defaults: a number, a text, a bool, a
+    `timedelta` or a tuple of texts. With `rowwise=True` the first argument is the row, a mapping of
+    the required columns, `query_id` and `inputs`, and a vote is returned (None: ABSTAIN).
+
+    Args:
+        name: by default the function's.
+        requires: columns it reads; `"{other}"` is the value of the parameter `other`.
+        family: see `LabelingFunction`.
+        rowwise: see `LabelingFunction`.
+        inputs: row-wise only: further entries of the row, such as
+            `{"following": next_in_session("transcript")}`.
+        scope: see `LabelingFunction`.
+        optional: see `LabelingFunction`.
+
+    Raises:
+        TypeError: the declaration contradicts itself; the message says where.
+    """
+
+    def declare(function: Callable[..., Any]) -> LabelingFunction:
+        title = function.__name__ if name is None else name
+        signature = f"{title}{inspect.signature(function)}"
+        if not _NAME.fullmatch(title):
+            raise TypeError(
+                f"labeling function {title!r}: a name is letters, digits, '_', '.' and '-',"
+                " beginning with a letter"
+            )
+        if isinstance(requires, str):
+            raise TypeError(f"{signature}: requires= takes a list of columns: [{requires!r}]")
+        if inputs and not rowwise:
+            raise TypeError(f"{signature}: inputs= belongs to rowwise=True")
+        if scope not in ("session", "log"):
+            raise TypeError(f"{signature}: scope= is 'session' or 'log', not {scope!r}")
+        parameters = _parameters(function, signature, rowwise)
+        placeholders = {
+            part
+            for column in requires
+            for _, part, _, _ in string.Formatter().parse(column)
+            if part
+        }
+        if unknown := placeholders - set(parameters):
+            raise TypeError(f"{signature}: requires= names no parameter: {sorted(unknown)}")
+        return LabelingFunction(
+            function=function,
+            name=title,
+            requires=tuple(requires),
+            family=family,
+            rowwise=rowwise,
+            inputs=dict(inputs or {}),
+            scope=scope,
+            optional=optional,
+            parameters=parameters,
+        )
+
+    return declare if function is None else declare(function)
+
+
+def _parameters(
+    function: Callable[..., Any], signature: str, rowwise: bool
+) -> dict[str, Parameter]:
+    arguments = list(inspect.signature(function).parameters.values())
+    if rowwise:
+        if not arguments or arguments[0].default is not inspect.Parameter.empty:
+            raise TypeError(f"{signature}: a row-wise function takes the row first")
+        arguments = arguments[1:]
+    parameters: dict[str, Parameter] = {}
+    for argument in arguments:
+        if argument.kind in (
+            argument.VAR_POSITIONAL,
+            argument.VAR_KEYWORD,
+            argument.POSITIONAL_ONLY,
+        ):
+            raise TypeError(f"{signature}: parameters are passed by name: {argument} cannot be")
+        value = argument.default
+        if value is argument.empty:
+            raise TypeError(
+                f"{signature}: parameter {argument.name!r} needs a default"
+                + ("" if rowwise else " (a function of a row is declared with rowwise=True)")
+            )
+        if isinstance(value, list):
+            value = tuple(value)
+        words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+        if not (words or isinstance(value, bool | int | float | str | timedelta)):
+            raise TypeError(
+                f"{signature}: the default of {argument.name!r} is a number, a text, a bool, a"
+                f" timedelta or a tuple of texts, not {value!r}"
+            )
+        parameters[argument.name] = value
+    return parameters
+
+
+def _like(default: Parameter, value: Any) -> Parameter:
+    """`value` as the type of `default`; a ValueError's text is what was expected."""
+    if isinstance(default, bool):
+        return _boolean(value)
+    if isinstance(default, timedelta):
+        return _duration(value)
+    if isinstance(default, int | float):
+        return _number(default, value)
+    if isinstance(default, str):
+        if not isinstance(value, str):
+            raise ValueError("a text")
+        return value
+    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
+        raise ValueError("a list of texts")
+    return tuple(words)
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "1", "0"):
+        return value.lower() in ("true", "yes", "1")
+    if isinstance(value, bool):
+        return value
+    raise ValueError("true or false")
+
+
+def _number(default: int | float, value: Any) -> int | float:
+    whole = isinstance(default, int)
+    wanted = "a whole number" if whole else "a finite number"
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(wanted)
+    try:
+        number = int(value) if whole else float(value)
+    except (ValueError, OverflowError):
+        raise ValueError(wanted) from None
+    if not math.isfinite(number) or (isinstance(value, float) and number != value):
+        raise ValueError(wanted)
+    return number
+
+
+def _duration(value: Any) -> timedelta:
+    wanted = "a duration: seconds, or a number with ms, s, min, h or d"
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError(wanted)
+    found = _DURATION.fullmatch(str(value).strip())
+    if found is None:
+        raise ValueError(wanted)
+    try:
+        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+    except OverflowError:
+        raise ValueError(wanted) from None

@@ -1,0 +1,126 @@
+"""Votes and the expressions that cast them.
+
+A vote is `ACCEPT` (the transcript is right), `REJECT` (it is wrong) or `ABSTAIN`. What a function
+looks at in a session is said with windows: expressions that are computed the same on every engine,
+because their order is total (`timestamp`, ties by `query_id`) and their nulls are settled here.
+
+A query whose `session_id` or `timestamp` is null has no place in a session: every window is null
+for it, and it is nobody's neighbour.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal, TypeAlias
+
+import narwhals as nw_main
+import narwhals.stable.v2 as nw
+
+Vote: TypeAlias = Literal[-1, 0, 1]
+
+ACCEPT: Final = 1
+ABSTAIN: Final = 0
+REJECT: Final = -1
+
+# The columns of votes are told from those of the log by this.
+PREFIX: Final = "lf:"
+
+SESSION: Final = "session_id"
+ORDER: Final = ("timestamp", "query_id")
+
+#: What a labeling function that uses a session window requires.
+SESSION_COLUMNS: Final = (SESSION, "timestamp")
+
+
+def vote(*, accept: Any = None, reject: Any = None) -> nw.Expr:
+    """ACCEPT where one condition holds, REJECT where the other does, else ABSTAIN.
+
+    Args:
+        accept: boolean expression; null counts as false.
+        reject: boolean expression; null counts as false.
+
+    Where both hold the evidence contradicts itself: ABSTAIN.
+
+    Raises:
+        TypeError: neither is given, or one is not an expression.
+    """
+    if accept is None and reject is None:
+        raise TypeError("vote() needs accept=, reject=, or both")
+    yes = nw.lit(False) if accept is None else _holds("accept", accept)
+    no = nw.lit(False) if reject is None else _holds("reject", reject)
+    return (
+        nw.when(yes & ~no)
+        .then(ACCEPT)
+        .otherwise(nw.when(no & ~yes).then(REJECT).otherwise(ABSTAIN))
+        .cast(nw.Int8)
+    )
+
+
+def accept_if(condition: nw.Expr) -> nw.Expr:
+    """ACCEPT where the boolean expression holds, else ABSTAIN (null: ABSTAIN)."""
+    return vote(accept=condition)
+
+
+def reject_if(condition: nw.Expr) -> nw.Expr:
+    """REJECT where the boolean expression holds, else ABSTAIN (null: ABSTAIN)."""
+    return vote(reject=condition)
+
+
+def next_in_session(column: str) -> nw.Expr:
+    """The column's value at the session's next query; null at the last one."""
+    return nw.when(_placed()).then(_shifted(column, -1))
+
+
+def previous_in_session(column: str) -> nw.Expr:
+    """The column's value at the session's query before; null at the first one."""
+    # Queries without a timestamp sort before the others: the first real one must not see them.
+    return nw.when(_placed() & ~_shifted("timestamp", 1).is_null()).then(_shifted(column, 1))
+
+
+def position_in_session() -> nw.Expr:
+    """1 for the session's first query, 2 for its second, and so on."""
+    counted = nw.col("timestamp").cum_count().over(SESSION, order_by=ORDER)
+    return nw.when(_placed()).then(counted)
+
+
+def session_length() -> nw.Expr:
+    """How many queries the session has."""
+    return nw.when(_placed()).then(nw.col("timestamp").count().over(SESSION))
+
+
+def occurrences(column: str) -> nw.Expr:
+    """How often the row's value of a column occurs in the whole log; null for null.
+
+    A function that uses this looks beyond the session: declare it with `scope="log"`.
+    """
+    return nw.when(~nw.col(column).is_null()).then(nw.len().over(column))
+
+
+def normalized(column: str | nw.Expr) -> nw.Expr:
+    """Lower case, runs of punctuation, symbols and space as one space, none at the ends.
+
+    The nearest that every engine can say to the normaliser "basic" (see `weaklabel.text`).
+    """
+    text = nw.col(column) if isinstance(column, str) else column
+    # Engines lower-case two letters differently: final sigma, and the Turkish dotted capital I.
+    lowered = text.str.to_lowercase().str.replace_all("ς", "σ", literal=True)
+    lowered = lowered.str.replace_all("i\u0307", "i", literal=True)
+    lowered = lowered.str.replace_all("[’ʼ]", "'")
+    return lowered.str.replace_all(r"[^\p{L}\p{M}\p{N}']+", " ").str.strip_chars(" ")
+
+
+def _placed() -> nw.Expr:
+    return ~(nw.col(SESSION).is_null() | nw.col("timestamp").is_null())
+
+
+def _shifted(column: str, by: int) -> nw.Expr:
+    return nw.col(column).shift(by).over(SESSION, order_by=ORDER)
+
+
+def _holds(side: str, condition: Any) -> Any:
+    # Expressions of narwhals' main namespace work in frames of the stable one as well.
+    if not isinstance(condition, nw_main.Expr):
+        raise TypeError(
+            f"{side}= takes a boolean narwhals expression such as"
+            f" nw.col('confidence') > 0.9, not {condition!r}"
+        )
+    return condition.fill_null(False)

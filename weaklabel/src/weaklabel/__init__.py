@@ -1,17 +1,96 @@
-"""From a query log to weighted transcripts, by plugins. In preparation: nothing works yet."""
+"""From a query log to weighted transcripts, with labeling functions as plugins.
 
+    @labeling_function(requires=["session_id", "timestamp"], family="session")
+    def rapid_repetition(within=timedelta(seconds=10)):
+        return reject_if(next_in_session("timestamp") - nw.col("timestamp") < within)
+
+    votes = apply(load_labeling_functions(columns=queries.columns), queries)
+    labels = LabelModel().fit(votes).label(votes)   # + weight = P(the transcript is right)
+
+The idea is the weak supervision of SpeechNet (Tang et al., arXiv 2211.11740): what users did next
+says whether a recognised query was understood, and no human labels anything.
+"""
+
+from importlib import import_module
 from typing import TYPE_CHECKING
 
-__all__ = ["__version__"]
+if TYPE_CHECKING:
+    from weaklabel.apply import apply as apply
+    from weaklabel.errors import WeakLabelError as WeakLabelError
+    from weaklabel.export import Exporter as Exporter
+    from weaklabel.hookspecs import hookimpl as hookimpl
+    from weaklabel.label_model import LabelModel as LabelModel
+    from weaklabel.labeling import LabelingFunction as LabelingFunction
+    from weaklabel.labeling import labeling_function as labeling_function
+    from weaklabel.models import MajorityVote as MajorityVote
+    from weaklabel.models import ModelKind as ModelKind
+    from weaklabel.models import load_model as load_model
+    from weaklabel.patterns import Patterns as Patterns
+    from weaklabel.plugins import load_labeling_functions as load_labeling_functions
+    from weaklabel.plugins import load_registry as load_registry
+    from weaklabel.registry import Registry as Registry
+    from weaklabel.transcripts import combine as combine
+    from weaklabel.votes import ABSTAIN as ABSTAIN
+    from weaklabel.votes import ACCEPT as ACCEPT
+    from weaklabel.votes import REJECT as REJECT
+    from weaklabel.votes import accept_if as accept_if
+    from weaklabel.votes import next_in_session as next_in_session
+    from weaklabel.votes import normalized as normalized
+    from weaklabel.votes import occurrences as occurrences
+    from weaklabel.votes import position_in_session as position_in_session
+    from weaklabel.votes import previous_in_session as previous_in_session
+    from weaklabel.votes import reject_if as reject_if
+    from weaklabel.votes import session_length as session_length
+    from weaklabel.votes import vote as vote
 
-__version__: str
+    __version__: str
 
-# Hidden from type checkers, which would take it for an answer to any name.
-if not TYPE_CHECKING:
+# Imported at first use: a plugin needs the decorator, not the label model.
+_HOME = {
+    "ABSTAIN": "votes",
+    "ACCEPT": "votes",
+    "Exporter": "export",
+    "LabelModel": "label_model",
+    "LabelingFunction": "labeling",
+    "MajorityVote": "models",
+    "ModelKind": "models",
+    "Patterns": "patterns",
+    "REJECT": "votes",
+    "Registry": "registry",
+    "WeakLabelError": "errors",
+    "accept_if": "votes",
+    "apply": "apply",
+    "combine": "transcripts",
+    "hookimpl": "hookspecs",
+    "labeling_function": "labeling",
+    "load_labeling_functions": "plugins",
+    "load_model": "models",
+    "load_registry": "plugins",
+    "next_in_session": "votes",
+    "normalized": "votes",
+    "occurrences": "votes",
+    "position_in_session": "votes",
+    "previous_in_session": "votes",
+    "reject_if": "votes",
+    "session_length": "votes",
+    "vote": "votes",
+}
+__all__ = [*_HOME]
 
-    def __getattr__(name: str) -> str:
-        if name == "__version__":
-            from importlib.metadata import version
 
-            return version("weaklabel")
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+def __getattr__(name: str) -> object:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("weaklabel")
+    if name in _HOME:
+        # Written into the module: where a function is called like its module (`apply`), importing
+        # the module would put that in its place.
+        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME, "__version__"])

@@ -1,0 +1,366 @@
+"""Plugins are found by entry points, one by one; a broken one is named and disturbs nobody."""
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weaklabel import functions
+from weaklabel.errors import WeakLabelError
+from weaklabel.plugins import load_labeling_functions, load_registry
+
+BUILTIN = [
+    "session_position",
+    "asr_confidence",
+    "rapid_repetition",
+    "dwell",
+    "follow_up_action",
+    "rephrasing",
+    "rephrasing_edit_distance",
+    "rarity",
+    "second_asr_agreement",
+    "second_asr_wer",
+]
+
+GOOD = """
+import narwhals.stable.v2 as nw
+import weaklabel
+from weaklabel import accept_if, labeling_function
+
+@labeling_function(requires=["transcript"], name="{name}")
+def anything(least: int = 3):
+    '''Accept transcripts of some length.'''
+    return accept_if(nw.col("transcript").str.len_chars() >= least)
+
+@weaklabel.hookimpl
+def weaklabel_labeling_functions(register):
+    register(anything)
+"""
+
+AGAIN = """
+    from dataclasses import replace
+    register(replace(anything, name="own"))
+"""
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Make an installed distribution of one module, as `importlib.metadata` finds them."""
+    monkeypatch.delenv("WEAKLABEL_PLUGINS", raising=False)
+    monkeypatch.delenv("WEAKLABEL_STRICT", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    modules = []
+
+    def make(distribution, source, *, module=None, entry_point="main", version="1.2"):
+        module = module or f"plugin_{distribution.replace('-', '_')}"
+        modules.append(module)
+        (tmp_path / f"{module}.py").write_text(textwrap.dedent(source))
+        info = tmp_path / f"{distribution}-{version}.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n"
+        )
+        (info / "entry_points.txt").write_text(f"[weaklabel]\n{entry_point} = {module}\n")
+
+    yield make
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def test_the_built_in_functions_come_through_the_hook(install):
+    registry = load_registry()
+    assert list(registry.labeling_functions) == BUILTIN
+    assert not registry.faults
+    (plugin,) = registry.plugins
+    assert (str(plugin), plugin.location) == ("weaklabel:builtin", "weaklabel.functions")
+
+
+def test_an_installed_plugin_is_listed_after_the_built_in_ones(install):
+    install("acme-lfs", GOOD.format(name="long_enough"))
+    registry = load_registry()
+    assert list(registry.labeling_functions) == [*BUILTIN, "long_enough"]
+    function = registry.labeling_functions["long_enough"]
+    assert registry.identity(function) == f"acme-lfs:long_enough@1.2#{function.source_hash}"
+
+
+def test_the_identity_follows_source_and_parameters(install):
+    install("acme-lfs", GOOD.format(name="long_enough"))
+    registry = load_registry()
+    function = registry.labeling_functions["long_enough"]
+    stricter = function.with_parameters(least=9)
+    assert registry.identity(function) != registry.identity(stricter)
+    assert registry.identity(function.with_parameters(least=3)) == registry.identity(function)
+
+
+@pytest.mark.parametrize(
+    ("source", "stage", "message"),
+    [
+        ("import no_such_module_anywhere", "import", "no_such_module_anywhere"),
+        ("raise SystemExit('leaving')", "import", "leaving"),
+        ("x = (", "import", "SyntaxError"),
+        (
+            """
+            import weaklabel
+            @weaklabel.hookimpl
+            def weaklabel_labeling_functions(register):
+                raise KeyError("gone")
+            """,
+            "registration",
+            "KeyError: 'gone'",
+        ),
+        (
+            """
+            import weaklabel
+            @weaklabel.hookimpl
+            def weaklabel_labelling_functions(register): pass
+            """,
+            "hooks",
+            "did you mean 'weaklabel_labeling_functions'?",
+        ),
+        (
+            """
+            import weaklabel
+            @weaklabel.hookimpl
+            def weaklabel_labeling_functions(registry): pass
+            """,
+            "hooks",
+            "registry",
+        ),
+        (
+            """
+            import weaklabel
+            @weaklabel.hookimpl(wrapper=True)
+            def weaklabel_labeling_functions(register): yield
+            """,
+            "hooks",
+            "cannot be wrapped",
+        ),
+        ("def weaklabel_labeling_functions(register): pass", "hooks", "@weaklabel.hookimpl"),
+        (
+            """
+            import weaklabel
+            def plain(): pass
+            @weaklabel.hookimpl
+            def weaklabel_labeling_functions(register): register(plain)
+            """,
+            "name",
+            "@labeling_function",
+        ),
+        (
+            """
+            import weaklabel
+            @weaklabel.hookimpl
+            def weaklabel_labeling_functions(register): return [1]
+            """,
+            "registration",
+            "call register(...)",
+        ),
+        (GOOD.format(name="dwell"), "name", "'dwell' is taken by weaklabel:builtin"),
+    ],
+    ids=[
+        "import",
+        "exit",
+        "syntax",
+        "raises",
+        "misspelt",
+        "signature",
+        "wrapper",
+        "unmarked",
+        "plain function",
+        "returns",
+        "name taken",
+    ],
+)
+def test_a_fault_is_reported_and_the_others_work_on(install, caplog, source, stage, message):
+    install("broken", source)
+    install("zz-good", GOOD.format(name="long_enough"))
+    registry = load_registry()
+    assert list(registry.labeling_functions) == [*BUILTIN, "long_enough"]
+    (fault,) = registry.faults
+    assert fault.stage == stage
+    assert message in fault.message
+    assert "\n" not in fault.message
+    assert (fault.plugin.distribution, fault.plugin.version) == ("broken", "1.2")
+    assert "broken 1.2" in caplog.text
+    assert registry.labeling_functions["dwell"] is functions.dwell
+    if stage == "import":
+        assert "Traceback" in fault.details
+    with pytest.raises(WeakLabelError, match=r"broken 1\.2"):
+        load_registry(strict=True)
+
+
+def test_nothing_of_a_hook_that_raised_is_used(install):
+    install("halfway", GOOD.format(name="first") + "    raise ValueError('then this')\n")
+    registry = load_registry()
+    assert "first" not in registry.labeling_functions
+    assert "then this" in registry.faults[0].details
+
+
+def test_a_refused_name_leaves_the_plugins_other_functions(install):
+    install("acme", GOOD.format(name="dwell") + AGAIN)
+    registry = load_registry()
+    assert [fault.stage for fault in registry.faults] == ["name"]
+    assert list(registry.labeling_functions) == [*BUILTIN, "own"]
+
+
+def test_the_variable_makes_faults_errors(install, monkeypatch):
+    install("broken", "1 / 0")
+    monkeypatch.setenv("WEAKLABEL_STRICT", "1")
+    with pytest.raises(WeakLabelError, match="ZeroDivisionError"):
+        load_registry()
+    assert load_registry(strict=False).faults
+
+
+@pytest.mark.parametrize(
+    ("allowed", "expected"),
+    [
+        (None, ["weaklabel:builtin", "acme:main", "other:main"]),
+        ("", []),
+        ("acme", ["acme:main"]),
+        ("builtin, other", ["weaklabel:builtin", "other:main"]),
+        ("other:main", ["other:main"]),
+    ],
+)
+def test_the_variable_limits_what_is_loaded(install, monkeypatch, allowed, expected):
+    install("acme", GOOD.format(name="one"))
+    install("other", GOOD.format(name="two"))
+    if allowed is not None:
+        monkeypatch.setenv("WEAKLABEL_PLUGINS", allowed)
+    assert [str(plugin) for plugin in load_registry().plugins] == expected
+
+
+def test_what_is_not_allowed_is_not_even_imported(install, monkeypatch):
+    install("acme", "raise AssertionError('imported')")
+    assert not load_registry(allowed=["builtin"]).faults
+    assert not load_registry(blocked=["acme"]).faults
+    assert load_registry(blocked=["builtin"]).faults
+
+
+def test_a_name_that_is_nothing_installed_is_an_error(install):
+    install("acme", GOOD.format(name="one"))
+    with pytest.raises(WeakLabelError, match="did you mean 'acme'"):
+        load_registry(blocked=["acmee"])
+
+
+def test_hooks_may_ask_to_come_first(install):
+    hurried = GOOD.replace("@weaklabel.hookimpl", "@weaklabel.hookimpl(tryfirst=True)")
+    install("hurried", hurried.format(name="early"))
+    assert list(load_registry().labeling_functions) == ["early", *BUILTIN]
+
+
+def test_a_file_of_functions_needs_no_hook(install, tmp_path):
+    file = tmp_path / "weaklabel_lfs.py"
+    file.write_text(
+        "import narwhals.stable.v2 as nw\n"
+        "from weaklabel import labeling_function, reject_if\n"
+        "from weaklabel.functions import dwell\n"  # is not registered a second time
+        "@labeling_function(requires=['transcript'])\n"
+        "def swears():\n"
+        "    return reject_if(nw.col('transcript').str.contains('damn', literal=True))\n"
+    )
+    registry = load_registry(file=file)
+    assert not registry.faults
+    assert list(registry.labeling_functions) == [*BUILTIN, "swears"]
+    identity = registry.identity(registry.labeling_functions["swears"])
+    assert identity.startswith("weaklabel_lfs.py:swears@")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("absent.py", None, "No such file"),
+        ("broken.py", "1 / 0", "ZeroDivisionError"),
+        ("functions.txt", "x = 1", "not a Python file"),
+    ],
+)
+def test_a_file_that_does_not_load_is_an_error(install, tmp_path, name, text, message):
+    file = tmp_path / name
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(WeakLabelError, match=message):
+        load_registry(file=file)
+
+
+def test_functions_are_chosen_by_the_columns_that_are_there(install):
+    chosen = load_labeling_functions(columns=["transcript", "confidence", "second_transcript"])
+    assert [function.name for function in chosen] == [
+        "asr_confidence",
+        "rarity",
+        "second_asr_agreement",
+    ]
+
+
+def test_functions_are_chosen_by_name_in_the_order_given(install):
+    chosen = load_labeling_functions(["dwell", "second_asr_wer", "dwell"])
+    assert [function.name for function in chosen] == ["dwell", "second_asr_wer"]
+    with pytest.raises(WeakLabelError, match="did you mean 'dwell'"):
+        load_labeling_functions(["dwel"])
+
+
+def test_parameters_are_set_by_function_and_name(install):
+    registry = load_registry()
+    chosen = registry.select(
+        ["second_asr_agreement"], parameters={"second_asr_agreement": {"other": "hyp"}}
+    )
+    assert chosen[0].columns == ("transcript", "hyp")
+    assert registry.labeling_functions["second_asr_agreement"].columns[1] == "second_transcript"
+    with pytest.raises(WeakLabelError, match="no labeling function 'dwel'"):
+        registry.select(parameters={"dwel": {}})
+
+
+@given(st.permutations(["a", "b", "c"]), st.integers(0, 2))
+def test_a_raising_plugin_never_changes_anothers_votes(order, broken):
+    """Whatever raises, and wherever it stands among the plugins."""
+    from weaklabel.apply import apply
+    from weaklabel.plugins import Loader
+    from weaklabel.registry import Plugin
+
+    queries = pl.DataFrame({"query_id": [1, 2], "transcript": ["a", "abc"]})
+
+    class Bad:
+        @staticmethod
+        def weaklabel_labeling_functions(register):
+            raise RuntimeError("boom")
+
+    def good(name):
+        scope = {}
+        exec(compile(GOOD.format(name=name), name, "exec"), scope)
+        return type("Good", (), {"weaklabel_labeling_functions": staticmethod(scope.popitem()[1])})
+
+    from weaklabel import hookimpl
+
+    hookimpl(Bad.weaklabel_labeling_functions)
+    loader = Loader()
+    for place, name in enumerate(order):
+        if place == broken:
+            loader.register(Plugin("bad", "bad", "1", "bad"), Bad)
+        loader.register(Plugin(name, name, "1", name), good(name))
+    registry = loader.collect()
+    assert len(registry.faults) == 1
+    votes = apply(registry.select(), queries)
+    for name in order:
+        assert votes[f"lf:{name}"].to_list() == [0, 1]
+
+
+def test_loading_plugins_imports_no_engine():
+    """`weaklabel --help` and the list of plugins are answered at once."""
+    probe = (
+        "import sys; from weaklabel.plugins import load_registry; load_registry();"
+        "print([m for m in ('torch','duckdb','pyspark','sklearn','matplotlib','jinja2','pandas')"
+        " if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", probe],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=Path(__file__).parent,
+        env={**os.environ, "WEAKLABEL_PLUGINS": "builtin"},
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,303 @@
+"""Discovery of plugins through pluggy and entry points.
+
+Plugins are found by the entry-point group `weaklabel` and loaded one by one, so that a broken one
+is named with its distribution and the others work on. The order is: distribution (this one first),
+entry point, registration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import logging
+import os
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Final
+
+from pluggy import HookImpl, PluginManager, PluginValidationError
+
+from weaklabel import hookspecs
+from weaklabel.errors import WeakLabelError
+from weaklabel.hookspecs import PROJECT
+from weaklabel.labeling import LabelingFunction
+from weaklabel.registry import FUNCTIONS, Fault, Plugin, Registry, Stage, did_you_mean
+
+logger = logging.getLogger(__name__)
+
+ALLOWED: Final = "WEAKLABEL_PLUGINS"
+STRICT: Final = "WEAKLABEL_STRICT"
+
+
+def load_labeling_functions(
+    names: Iterable[str] | None = None, *, columns: Iterable[str] | None = None
+) -> tuple[LabelingFunction, ...]:
+    """The functions of all installed plugins: `load_registry().select(...)`.
+
+    >>> [function.name for function in load_labeling_functions(columns=["confidence", "dwell"])]
+    ['asr_confidence', 'dwell']
+    """
+    return load_registry().select(names, columns=columns)
+
+
+def load_registry(
+    *,
+    allowed: Sequence[str] | None = None,
+    blocked: Sequence[str] = (),
+    file: str | os.PathLike[str] | None = None,
+    strict: bool | None = None,
+) -> Registry:
+    """Load the plugins that are installed.
+
+    Args:
+        allowed: names of entry points or distributions; nothing else is loaded. By default what
+            the variable WEAKLABEL_PLUGINS lists (an empty one: nothing), or everything where it is
+            not set. The built-in functions are the entry point `builtin`.
+        blocked: names of entry points or distributions that are not loaded.
+        file: a Python file with labeling functions, `weaklabel_lfs.py` say. Its functions are
+            registered as they stand, unless it has hooks.
+        strict: faults are an error. By default where the variable WEAKLABEL_STRICT is 1.
+
+    Faults are logged as warnings, with their traceback at level DEBUG.
+
+    Raises:
+        WeakLabelError: strict, and there are faults; or `file` does not load; or a name in
+            `allowed` or `blocked` is nothing installed.
+    """
+    if allowed is None and ALLOWED in os.environ:
+        allowed = [name for part in os.environ[ALLOWED].split(",") if (name := part.strip())]
+    if strict is None:
+        strict = os.environ.get(STRICT, "") not in ("", "0")
+    loader = Loader()
+    found = _installed()
+    _check_names([*(allowed or ()), *blocked], found)
+    for plugin, entry_point in found:
+        names = {plugin.name, plugin.distribution, str(plugin)}
+        if names.isdisjoint(blocked) and (allowed is None or not names.isdisjoint(allowed)):
+            loader.load(plugin, entry_point)
+    if file is not None:
+        loader.load_file(Path(file))
+    registry = loader.collect()
+    for fault in registry.faults:
+        logger.warning("%s", fault)
+        logger.debug("%s", fault.details)
+    if strict and registry.faults:
+        raise WeakLabelError("; ".join(map(str, registry.faults)))
+    return registry
+
+
+def _installed() -> list[tuple[Plugin, EntryPoint]]:
+    found = []
+    for entry_point in entry_points(group=PROJECT):
+        # `dist` is None only for entry points made by hand.
+        name, version = "unknown", "0"
+        if entry_point.dist is not None:
+            name, version = entry_point.dist.name, entry_point.dist.version
+        found.append((Plugin(entry_point.name, name, version, entry_point.value), entry_point))
+    # An editable install can be found twice on the path: once is enough.
+    unique = {(plugin.distribution, plugin.name): (plugin, entry) for plugin, entry in found}
+    return sorted(
+        unique.values(),
+        key=lambda pair: (pair[0].distribution != PROJECT, pair[0].distribution, pair[0].name),
+    )
+
+
+def _check_names(names: Sequence[str], found: Sequence[tuple[Plugin, EntryPoint]]) -> None:
+    known = {word for plugin, _ in found for word in (plugin.name, plugin.distribution)}
+    known |= {str(plugin) for plugin, _ in found}
+    for name in names:
+        if name not in known:
+            plugins = ", ".join(str(plugin) for plugin, _ in found) or "none"
+            raise WeakLabelError(
+                f"no plugin {name!r} is installed{did_you_mean(name, known)}: there are {plugins}"
+            )
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """A hook, and what its `register` takes."""
+
+    name: str
+    what: str
+    key: Callable[[Any], str]
+    accepts: Callable[[Any], bool]
+
+
+def _is_exporter(item: Any) -> bool:
+    from weaklabel.export import Exporter
+
+    return isinstance(item, Exporter)
+
+
+def _is_model(item: Any) -> bool:
+    from weaklabel.models import ModelKind
+
+    return isinstance(item, ModelKind)
+
+
+HOOKS: Final = (
+    _Hook(
+        FUNCTIONS,
+        "a function decorated with @labeling_function",
+        lambda item: item.name,
+        lambda item: isinstance(item, LabelingFunction),
+    ),
+    _Hook("weaklabel_label_models", "a weaklabel.ModelKind", lambda item: item.kind, _is_model),
+    _Hook("weaklabel_exporters", "a weaklabel.Exporter", lambda item: item.name, _is_exporter),
+)
+
+
+class Loader:
+    """Loads plugins one after the other, then collects what they register, in a `Registry`."""
+
+    def __init__(self) -> None:
+        self.manager = PluginManager(PROJECT)
+        self.manager.add_hookspecs(hookspecs)
+        self.plugins: dict[str, Plugin] = {}
+        self.faults: list[Fault] = []
+
+    def fault(self, plugin: Plugin, stage: Stage, message: str, cause: object = None) -> None:
+        details = ""
+        if isinstance(cause, BaseException):
+            details = "".join(traceback.format_exception(cause))
+        self.faults.append(Fault(plugin, stage, " ".join(message.split()), details))
+
+    def load(self, plugin: Plugin, entry_point: EntryPoint) -> None:
+        try:
+            module = entry_point.load()
+        # A plugin may raise anything while it is imported, even SystemExit; it is reported.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            self.fault(plugin, "import", f"{type(error).__name__}: {error}", error)
+            return
+        self.register(plugin, module)
+
+    def load_file(self, path: Path) -> None:
+        try:
+            source = path.read_bytes()
+        except OSError as error:
+            raise WeakLabelError(
+                f"cannot read the labeling functions in {path}: {error.strerror}"
+            ) from error
+        digest = hashlib.sha256(source).hexdigest()[:12]
+        plugin = Plugin(path.stem, path.name, digest, str(path))
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        if spec is None or spec.loader is None:
+            raise WeakLabelError(f"{path} is not a Python file: give one that ends in .py")
+        module = importlib.util.module_from_spec(spec)
+        try:
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:
+            raise WeakLabelError(
+                f"{path} does not load: {type(error).__name__}: {error}"
+            ) from error
+        if not any(self.manager.parse_hookimpl_opts(module, name) for name in dir(module)):
+            _give_hook(module)
+        self.register(plugin, module)
+
+    def register(self, plugin: Plugin, module: object) -> None:
+        name = str(plugin)
+        try:
+            self.manager.register(module, name=name)
+        except PluginValidationError as error:
+            # pluggy keeps a plugin whose hooks it refused.
+            self.manager.unregister(name=name)
+            self.fault(plugin, "hooks", str(error), error)
+            return
+        except ValueError as error:  # the same object under two names
+            self.fault(plugin, "hooks", f"{error}", error)
+            return
+        self.plugins[name] = plugin
+        specified = [hook.name for hook in HOOKS]
+        callers = self.manager.get_hookcallers(module) or []
+        if not callers:
+            self.fault(
+                plugin,
+                "hooks",
+                f"{plugin.location} has no hook: mark a function {' or '.join(specified)} with"
+                " @weaklabel.hookimpl",
+            )
+        for caller in callers:
+            implemented = [impl for impl in caller.get_hookimpls() if impl.plugin is module]
+            if not caller.has_spec() and not all(impl.optionalhook for impl in implemented):
+                self.fault(
+                    plugin,
+                    "hooks",
+                    f"there is no hook {caller.name!r}{did_you_mean(caller.name, specified)}",
+                )
+
+    def collect(self) -> Registry:
+        kinds: dict[str, dict[str, Any]] = {}
+        origins: dict[tuple[str, str], Plugin] = {}
+        for hook in HOOKS:
+            items = kinds[hook.name] = {}
+            for implementation in self.implementations(hook.name):
+                plugin = self.plugins[implementation.plugin_name]
+                for item in self.registered(hook, implementation, plugin):
+                    name = hook.key(item)
+                    if name in items:
+                        taken = origins[hook.name, name]
+                        self.fault(plugin, "name", f"{name!r} is taken by {taken}: rename it")
+                        continue
+                    items[name] = item
+                    origins[hook.name, name] = plugin
+        functions, models, exporters = (kinds[hook.name] for hook in HOOKS)
+        return Registry(
+            plugins=tuple(self.plugins.values()),
+            labeling_functions=functions,
+            label_models=models,
+            exporters=exporters,
+            origins=origins,
+            faults=tuple(self.faults),
+        )
+
+    def implementations(self, hook: str) -> list[HookImpl]:
+        """In the order of registration, after those marked `tryfirst`, before `trylast`."""
+        found = getattr(self.manager.hook, hook).get_hookimpls()
+        return sorted(found, key=lambda impl: (not impl.tryfirst, impl.trylast))
+
+    def registered(self, hook: _Hook, implementation: HookImpl, plugin: Plugin) -> list[Any]:
+        """What one implementation registers: called alone, so that it cannot disturb others."""
+        if implementation.wrapper or implementation.hookwrapper:
+            self.fault(plugin, "hooks", f"{hook.name} only collects: it cannot be wrapped")
+            return []
+        items: list[Any] = []
+        try:
+            known = {"register": items.append}
+            returned = implementation.function(*(known[name] for name in implementation.argnames))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
+            self.fault(
+                plugin, "registration", f"{hook.name}: {type(error).__name__}: {error}", error
+            )
+            return []
+        if returned is not None:
+            self.fault(
+                plugin,
+                "registration",
+                f"{hook.name} returned {type(returned).__name__}, which is not used: call"
+                " register(...) with each item",
+            )
+        for item in items:
+            if not hook.accepts(item):
+                self.fault(plugin, "name", f"{hook.name}: {item!r} is not {hook.what}")
+        return [item for item in items if hook.accepts(item)]
+
+
+def _give_hook(module: ModuleType) -> None:
+    """Make a plain file of labeling functions a plugin that registers what it defines."""
+    # Not those that it imported from elsewhere.
+    own = [
+        value
+        for value in vars(module).values()
+        if isinstance(value, LabelingFunction) and value.function.__module__ == module.__name__
+    ]
+
+    @hookspecs.hookimpl
+    def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -> None:
+        for function in own:
+            register(function)
+
+    vars(module)["weaklabel_labeling_functions"] = weaklabel_labeling_functions

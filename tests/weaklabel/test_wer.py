@@ -1,11 +1,21 @@
 """Word error rates: against jiwer, hand-worked cases and a plain bootstrap."""
 
+import io
+import json
+import re
+from pathlib import Path
+
 import jiwer
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
+from weaklabel.comparison import Comparison, compare
+from weaklabel.comparison_files import compare_files
+from weaklabel.comparison_table import print_comparison
 from weaklabel.errors import WeakLabelError
 from weaklabel.wer import corpus_wer, mean_utterance_wer, utterance_errors, wer_interval
 
@@ -150,3 +160,229 @@ def test_a_missing_transcript_is_refused_by_its_number() -> None:
         WeakLabelError, match="hypothesis of utterance 1 must be a string, got None"
     ):
         corpus_wer(["a", "b"], ["a", None])
+
+
+def test_comparison_equals_jiwer_on_everything_both_count() -> None:
+    references = ["turn on the tv", "", "what's on now", "mute"]
+    hypotheses = ["turn the the tv please", "hm", "what is on", ""]
+    found = compare(references, hypotheses, "none")
+    words = jiwer.process_words(references, hypotheses, split, split)
+    characters = jiwer.process_characters(references, hypotheses)
+    assert found.corpus_wer.point == words.wer
+    assert found.corpus_cer == characters.cer
+    assert found.hits == words.hits
+    # jiwer aligns the whole list; ties between alignments fall alike
+    assert (found.substitutions, found.deletions, found.insertions) == (
+        words.substitutions,
+        words.deletions,
+        words.insertions,
+    )
+    assert found.words == 8
+    assert found.empty_references == 1
+
+
+@given(corpora())
+def test_comparison_equals_the_plain_rates(corpus: tuple[list[str], list[str]]) -> None:
+    references, hypotheses = corpus
+    found = compare(references, hypotheses, resamples=5)
+    errors, words = utterance_errors(references, hypotheses)
+    assert found.corpus_wer == wer_interval(errors, words, resamples=5)
+    assert found.mean_utterance_wer == mean_utterance_wer(references, hypotheses)
+    assert found.corpus_cer == jiwer.process_characters(references, hypotheses).cer
+    assert found.substitutions + found.deletions + found.insertions == errors.sum()
+    assert found.hits + found.substitutions + found.deletions == found.words == words.sum()
+    assert len(found.worst) == min(10, np.count_nonzero(errors))
+    assert [one.errors for one in found.worst] == sorted(errors[errors > 0], reverse=True)[:10]
+
+
+def test_alignment_by_hand() -> None:
+    (alignment,) = compare(["turn on the tv"], ["turn the tv off"], ids=["q7"]).worst
+    assert (alignment.id, alignment.errors, alignment.words) == ("q7", 2, 4)
+    assert [(pair.operation, pair.reference, pair.hypothesis) for pair in alignment.pairs] == [
+        ("hit", "turn", "turn"),
+        ("deletion", "on", ""),
+        ("hit", "the", "the"),
+        ("hit", "tv", "tv"),
+        ("insertion", "", "off"),
+    ]
+
+
+def test_confusions_are_counted_over_the_corpus() -> None:
+    found = compare(["tv on", "tv off", "mute"], ["tea on", "tea off", ""], confusions=1)
+    assert [(c.reference, c.hypothesis, c.count) for c in found.confusions] == [("tv", "tea", 2)]
+
+
+def test_comparison_goes_through_json() -> None:
+    found = compare(["turn it on"], ["turn on"])
+    read = json.loads(json.dumps(found.to_dict()))
+    assert read["normalizer"] == "basic"
+    assert read["corpus_wer"]["point"] == pytest.approx(1 / 3)
+    assert read["worst"][0]["pairs"][1] == {
+        "operation": "deletion",
+        "reference": "it",
+        "hypothesis": "",
+    }
+
+
+def test_nothing_to_compare_is_refused() -> None:
+    with pytest.raises(WeakLabelError, match="no utterances"):
+        compare([], [])
+
+
+def show(comparison: Comparison, width: int = 80) -> str:
+    console = Console(width=width, file=io.StringIO(), color_system=None)
+    print_comparison(comparison, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_every_printed_rate_says_which_it_is() -> None:
+    shown = show(compare(["one two three four", "five"], ["one two three", "six"]))
+    assert re.search(r"corpus WER\W+40\.00%", shown)
+    assert re.search(r"mean utterance WER\W+62\.50%", shown)
+    assert re.search(r"corpus CER\W", shown)
+    assert "normaliser 'basic'" in shown
+
+
+def test_columns_of_wide_words_stay_aligned() -> None:
+    shown = show(compare(["日本 放送 を 見る"], ["日本 を 聞 見る"]))
+    lines = shown.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("REF:"))
+    assert lines[start : start + 3] == [
+        "REF: 日本 放送 を 見る",
+        "HYP: 日本 を   聞 見る",
+        "          S    S",
+    ]
+
+
+def test_alignments_wrap_at_words() -> None:
+    reference = " ".join("abcdefghijklmnopqrstuvwxyz")
+    shown = show(compare([reference], ["a"]), width=50)
+    aligned = [line for line in shown.splitlines() if line.startswith(("REF:", "HYP:"))]
+    assert len(aligned) == 4
+    assert max(map(len, aligned)) <= 50
+    assert "".join(line[5:] for line in aligned[::2]).replace(" ", "") == reference.replace(" ", "")
+
+
+def test_transcripts_are_neither_markup_nor_terminal_commands() -> None:
+    shown = show(
+        compare(["[bold]a[/bold] \x1b[31mred \u202eevil", "x" * 10**6], ["b", "y"], "none")
+    )
+    assert "[bold]a[/bold]" in shown
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+    assert len(shown) < 10_000
+
+
+def write(folder: Path, name: str, rows: list[tuple[object, object]]) -> Path:
+    path = folder / name
+    frame = pl.DataFrame(rows, schema=["query_id", "transcript"], orient="row")
+    writers = {
+        ".parquet": frame.write_parquet,
+        ".csv": frame.write_csv,
+        ".jsonl": frame.write_ndjson,
+    }
+    writers[path.suffix](path)
+    return path
+
+
+ROWS: list[tuple[object, object]] = [("007", "turn it on"), ("8", ""), ("9", 'say "hi", now')]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("other", ["parquet", "csv", "jsonl"])
+def test_tables_are_joined_on_query_id(tmp_path: Path, kind: str, other: str) -> None:
+    references = write(tmp_path, f"ref.{kind}", ROWS)
+    hypotheses = write(tmp_path, f"hyp.{other}", [*ROWS[1:], ("007", "turn on")])
+    found = compare_files(references, hypotheses)
+    assert (found.utterances, found.words, found.deletions, found.empty_references) == (3, 6, 1, 1)
+    assert found.worst[0].id == "007"
+
+
+def test_integer_ids_meet_those_read_from_csv(tmp_path: Path) -> None:
+    references = write(tmp_path, "ref.parquet", [(1, "a"), (2, "b")])
+    hypotheses = write(tmp_path, "hyp.csv", [(2, "b"), (1, "a")])
+    assert compare_files(references, hypotheses).corpus_wer.point == 0
+
+
+def test_lines_are_compared_in_order(tmp_path: Path) -> None:
+    references, hypotheses = tmp_path / "ref.txt", tmp_path / "hyp.txt"
+    # A line separator of Unicode's is no line's end, a missing last newline no missing line.
+    references.write_bytes("\ufeffturn it\u2028on\r\n\r\nmute\r\n".encode())
+    hypotheses.write_bytes(b"turn it on\n\nmuted")
+    found = compare_files(references, hypotheses)
+    assert (found.utterances, found.words, found.substitutions) == (3, 4, 1)
+    assert found.worst[0].id == 3
+
+
+def test_kaldi_texts_are_joined_on_their_ids(tmp_path: Path) -> None:
+    references, hypotheses = tmp_path / "text", tmp_path / "hyp"
+    references.write_text("u1 turn it on\nu2\n")
+    hypotheses.write_text("u2 hm\nu1 turn it on\n")
+    found = compare_files(references, hypotheses, kaldi=True)
+    assert (found.hits, found.insertions) == (3, 1)
+
+
+def test_missing_hypotheses_are_an_error_or_all_deleted(tmp_path: Path) -> None:
+    references = write(tmp_path, "ref.csv", [(n, "turn it on") for n in range(9)])
+    hypotheses = write(tmp_path, "hyp.csv", [(0, "turn it on")])
+    with pytest.raises(
+        WeakLabelError, match=r"8 of 9 references have no hypothesis .* '1', '2', '3', '4', '5', …"
+    ):
+        compare_files(references, hypotheses)
+    found = compare_files(references, hypotheses, missing="empty")
+    assert (found.missing, found.deletions) == (8, 24)
+    assert "missing hypotheses, counted as empty" in show(found)
+
+
+def test_hypotheses_without_a_reference_are_an_error_or_left_out(tmp_path: Path) -> None:
+    references = write(tmp_path, "ref.csv", [(0, "a")])
+    hypotheses = write(tmp_path, "hyp.csv", [(0, "a"), (1, "b")])
+    with pytest.raises(WeakLabelError, match=r"1 of 2 hypotheses have no reference .*'1'"):
+        compare_files(references, hypotheses)
+    found = compare_files(references, hypotheses, extra="ignore")
+    assert (found.utterances, found.extra, found.corpus_wer.point) == (1, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([("a", "x"), ("a", "y")], "query_id must be unique, 1 are not: 'a'"),
+        ([(None, "x"), ("a", "y")], "1 rows have no query_id"),
+        ([("a", None), ("b", "y")], "1 of 2 rows have no transcript .*: 'a'"),
+        ([(0.5, "x")], "query_id must be strings or integers, got Float64"),
+        ([("a", 1)], "transcript must be strings, got Int64"),
+    ],
+)
+def test_broken_tables_are_refused(
+    tmp_path: Path, rows: list[tuple[object, object]], message: str
+) -> None:
+    path = write(tmp_path, "ref.parquet", rows)
+    with pytest.raises(WeakLabelError, match=message):
+        compare_files(path, path)
+
+
+def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    table = write(tmp_path, "ref.parquet", ROWS)
+    lines, more, latin = tmp_path / "a.txt", tmp_path / "b.txt", tmp_path / "c.txt"
+    lines.write_text("a\n")
+    more.write_text("a\nb\n")
+    latin.write_bytes(b"\xe9\n")
+    broken = tmp_path / "broken.parquet"
+    broken.write_bytes(table.read_bytes()[:-9])
+    other = tmp_path / "other.csv"
+    other.write_text("id,text\n1,a\n")
+    for pair, message in (
+        ((table, lines), "is lines of text and .* has ids"),
+        ((lines, more), "has 1 lines and .* 2"),
+        ((latin, lines), "not UTF-8"),
+        ((broken, table), "cannot read .*broken.parquet"),
+        ((other, table), "query_id, transcript missing among id, text"),
+    ):
+        with pytest.raises(WeakLabelError, match=message):
+            compare_files(*pair)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        compare_files(tmp_path / "nowhere.csv", table)
+    more.write_text("u a\n\n")
+    with pytest.raises(WeakLabelError, match="line 2 is empty"):
+        compare_files(more, more, kaldi=True)

@@ -49,7 +49,7 @@ def utterance_errors(
     """
     from rapidfuzz.distance import Levenshtein
 
-    pairs = list(_pairs(references, hypotheses, normalizer))
+    pairs = list(normalized_pairs(references, hypotheses, normalizer))
     errors = [Levenshtein.distance(a.split(), b.split()) for a, b in pairs]
     words = [len(reference.split()) for reference, _ in pairs]
     return np.asarray(errors, dtype=np.int64), np.asarray(words, dtype=np.int64)
@@ -67,8 +67,8 @@ def corpus_wer(
         WeakLabelError: as `utterance_errors`, or there are no utterances.
     """
     errors, words = utterance_errors(references, hypotheses, normalizer)
-    _at_least_one(len(errors))
-    return _rate(int(errors.sum()), int(words.sum()))
+    at_least_one(len(errors))
+    return rate(int(errors.sum()), int(words.sum()))
 
 
 def mean_utterance_wer(
@@ -83,7 +83,7 @@ def mean_utterance_wer(
         WeakLabelError: as `corpus_wer`.
     """
     errors, words = utterance_errors(references, hypotheses, normalizer)
-    _at_least_one(len(errors))
+    at_least_one(len(errors))
     return float(np.mean(errors / np.maximum(words, 1)))
 
 
@@ -116,7 +116,7 @@ def wer_interval(
     errors, words = _counts(errors, "errors"), _counts(words, "words")
     if errors.shape != words.shape:
         raise WeakLabelError(f"{len(errors)} counts of errors for {len(words)} of words: give both")
-    _at_least_one(len(errors))
+    at_least_one(len(errors))
     if not 0 < level < 1:
         raise WeakLabelError(f"the level must lie between 0 and 1, got {level}")
     if resamples < 1:
@@ -126,16 +126,18 @@ def wer_interval(
     rates = np.empty(resamples)
     for resample in range(resamples):
         drawn = rng.multinomial(len(errors), counts / len(errors))
-        rates[resample] = _rate(*(drawn @ pairs))
+        rates[resample] = rate(*(drawn @ pairs))
     low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(_rate(int(errors.sum()), int(words.sum())), float(low), float(high))
+    return Interval(rate(int(errors.sum()), int(words.sum())), float(low), float(high))
 
 
-def _rate(errors: int, words: int) -> float:
+def rate(errors: int, words: int) -> float:
+    """Errors over words, or over one where there are no words."""
     return float(errors / max(words, 1))
 
 
-def _at_least_one(utterances: int) -> None:
+def at_least_one(utterances: int) -> None:
+    """Refuse an empty corpus."""
     if not utterances:
         raise WeakLabelError("there are no utterances: their WER does not exist")
 
@@ -151,10 +153,14 @@ def _counts(values: npt.ArrayLike, name: str) -> Counts:
     return array.astype(np.int64)
 
 
-def _pairs(
+def normalized_pairs(
     references: Sequence[str], hypotheses: Sequence[str], normalizer: str
 ) -> Iterator[tuple[str, str]]:
-    """Reference and hypothesis of each utterance, both normalised."""
+    """Reference and hypothesis of each utterance, both normalised.
+
+    Raises:
+        WeakLabelError: the lengths differ, a transcript is no string, or no such normaliser.
+    """
     rule = find_normalizer(normalizer)
     if len(references) != len(hypotheses):
         raise WeakLabelError(

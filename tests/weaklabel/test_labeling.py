@@ -1,0 +1,235 @@
+"""What a declaration must hold, and parameters typed by their defaults."""
+
+from dataclasses import FrozenInstanceError
+from datetime import timedelta
+
+import narwhals as nw_main
+import narwhals.stable.v2 as nw
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weaklabel import ABSTAIN, WeakLabelError, accept_if, labeling_function, vote
+from weaklabel.functions import rapid_repetition, second_asr_agreement
+
+
+@labeling_function(requires=["confidence", "{other}"], family="asr")
+def sure(
+    least: float = 0.5,
+    times: int = 2,
+    other: str = "dwell",
+    strict: bool = False,
+    within: timedelta = timedelta(seconds=1),
+    words: tuple[str, ...] = ("a", "b"),
+):
+    """Accept what is
+    sure.
+
+    And more.
+    """
+    return accept_if(nw.col("confidence") > least)
+
+
+def test_a_declaration_holds_what_was_declared():
+    assert (sure.name, sure.family, sure.column) == ("sure", "asr", "lf:sure")
+    assert sure.columns == ("confidence", "dwell")
+    assert sure.with_parameters(other="x").columns == ("confidence", "x")
+    assert sure.description == "Accept what is sure."
+    assert list(sure.parameters) == ["least", "times", "other", "strict", "within", "words"]
+    with pytest.raises(FrozenInstanceError):
+        sure.name = "other"
+
+
+def test_the_decorator_works_bare_and_the_function_stays_callable():
+    @labeling_function
+    def plain():
+        return accept_if(nw.col("x") > 0)
+
+    assert plain.name == "plain"
+    frame = nw.from_native(pl.DataFrame({"x": [1, -1, None]}))
+    assert frame.select(v=plain())["v"].to_list() == [1, 0, 0]
+
+
+def test_parameters_reach_the_expression():
+    frame = nw.from_native(pl.DataFrame({"confidence": [0.4, 0.6]}))
+    loose = sure.with_parameters(least="0.3")
+    assert frame.select(v=sure.expression())["v"].to_list() == [0, 1]
+    assert frame.select(v=loose.expression())["v"].to_list() == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("name", "given_", "expected"),
+    [
+        ("least", "0.25", 0.25),
+        ("least", 1, 1.0),
+        ("times", "3", 3),
+        ("times", 3.0, 3),
+        ("strict", "true", True),
+        ("strict", "No", False),
+        ("strict", True, True),
+        ("within", 90, timedelta(seconds=90)),
+        ("within", "250ms", timedelta(milliseconds=250)),
+        ("within", "1.5 min", timedelta(seconds=90)),
+        ("within", "2h", timedelta(hours=2)),
+        ("within", timedelta(days=1), timedelta(days=1)),
+        ("words", "x, y", ("x", "y")),
+        ("words", ["x"], ("x",)),
+        ("other", "", ""),
+    ],
+)
+def test_a_value_is_read_as_the_type_of_the_default(name, given_, expected):
+    value = sure.with_parameters(**{name: given_}).parameters[name]
+    assert value == expected
+    assert type(value) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "given_", "expected"),
+    [
+        ("least", "much", "a finite number"),
+        ("least", "nan", "a finite number"),
+        ("least", True, "a finite number"),
+        ("times", 1.5, "a whole number"),
+        ("times", float("inf"), "a whole number"),
+        ("strict", 1, "true or false"),
+        ("within", "10 parsecs", "a duration"),
+        ("within", "-3s", "a duration"),
+        ("within", "9" * 30, "a duration"),
+        ("words", [1], "a list of texts"),
+        ("words", 1, "a list of texts"),
+        ("other", 3, "a text"),
+    ],
+)
+def test_a_value_that_does_not_fit_names_function_parameter_and_type(name, given_, expected):
+    with pytest.raises(WeakLabelError, match=rf"parameter sure\.{name}: .* expected {expected}"):
+        sure.with_parameters(**{name: given_})
+
+
+def test_an_unknown_parameter_names_those_there_are():
+    with pytest.raises(WeakLabelError, match=r"no parameter 'lest'.*least, times"):
+        sure.with_parameters(lest=1)
+
+
+@given(st.timedeltas(min_value=timedelta(0), max_value=timedelta(days=9999)))
+def test_durations_in_seconds_read_back_to_the_microsecond(duration):
+    set_ = rapid_repetition.with_parameters(within=f"{duration.total_seconds():.6f}s")
+    assert abs(set_.parameters["within"] - duration) <= timedelta(microseconds=1)
+
+
+def no_default(x):
+    return x
+
+
+def positional(x=1, /):
+    return x
+
+
+def any_(**x):
+    return x
+
+
+def complex_(x=1j):
+    return x
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "message"),
+    [
+        (no_default, {}, "'x' needs a default .*rowwise=True"),
+        (positional, {}, "passed by name"),
+        (any_, {}, "passed by name"),
+        (complex_, {}, "the default of 'x'"),
+        (no_default, {"name": "a b"}, "a name is letters"),
+        (no_default, {"name": "lf:x"}, "a name is letters"),
+        (no_default, {"requires": "timestamp"}, r"takes a list of columns: \['timestamp'\]"),
+        (no_default, {"inputs": {"a": nw.col("a")}}, "inputs= belongs to rowwise=True"),
+        (no_default, {"scope": "world"}, "scope= is"),
+        (lambda: 1, {"name": "f", "requires": ["{y}"]}, "names no parameter"),
+        (lambda: 1, {"name": "f", "rowwise": True}, "takes the row first"),
+    ],
+)
+def test_a_declaration_that_contradicts_itself_is_refused(function, options, message):
+    with pytest.raises(TypeError, match=message):
+        labeling_function(**options)(function)
+
+
+def test_a_function_that_raises_or_returns_no_expression_is_named():
+    @labeling_function
+    def raises():
+        return 1 // 0
+
+    @labeling_function
+    def returns():
+        return 1
+
+    with pytest.raises(WeakLabelError, match="'raises' raised ZeroDivisionError"):
+        raises.expression()
+    with pytest.raises(WeakLabelError, match="'returns' returned int"):
+        returns.expression()
+
+
+def test_a_rowwise_function_votes_on_rows_and_names_the_query_it_fails_on():
+    @labeling_function(rowwise=True, requires=["transcript"])
+    def long(row, letters: int = 3):
+        return 1 if len(row["transcript"]) > letters else ABSTAIN
+
+    assert long.vote({"transcript": "abcd"}) == 1
+    assert long.with_parameters(letters=9).vote({"transcript": "abcd"}) == 0
+    with pytest.raises(WeakLabelError, match=r"'long' raised TypeError.* on query_id 7"):
+        long.vote({"query_id": 7, "transcript": None})
+    with pytest.raises(TypeError, match="row-wise"):
+        long.expression()
+    with pytest.raises(TypeError, match="not row-wise"):
+        sure.vote({})
+
+
+def test_the_source_hash_changes_with_the_source_and_not_with_the_name():
+    def made(body):
+        scope = {}
+        exec(compile(f"def f():\n    return {body}", "<made>", "exec"), scope)
+        return labeling_function(scope["f"])
+
+    assert made("1").source_hash == made("1").source_hash != made("2").source_hash
+    assert len(sure.source_hash) == 12
+
+
+def test_expressions_of_either_narwhals_namespace_are_taken():
+    @labeling_function
+    def main():
+        return accept_if(nw_main.col("x") > 0)
+
+    frame = nw.from_native(pl.DataFrame({"x": [1, -1]}))
+    assert frame.select(v=main.expression())["v"].to_list() == [1, 0]
+
+
+def test_contradicting_evidence_and_nulls_abstain():
+    frame = nw.from_native(
+        pl.DataFrame(
+            {
+                "a": [True, True, False, False, None, None],
+                "r": [True, False, True, None, True, None],
+            }
+        )
+    )
+    both = frame.select(v=vote(accept=nw.col("a"), reject=nw.col("r")))
+    assert both["v"].to_list() == [0, 1, -1, 0, -1, 0]
+    assert both.schema["v"] == nw.Int8
+
+
+def test_a_vote_needs_conditions():
+    with pytest.raises(TypeError, match="accept=, reject="):
+        vote()
+    with pytest.raises(TypeError, match="boolean narwhals expression"):
+        accept_if(True)
+
+
+def test_doubtful_agreement_can_be_told_not_to_reject():
+    frame = nw.from_native(
+        pl.DataFrame(
+            {"transcript": ["Play It!", "a", None], "second_transcript": ["play it", "b", "c"]}
+        )
+    )
+    only = second_asr_agreement.with_parameters(reject="false")
+    assert frame.select(v=second_asr_agreement.expression())["v"].to_list() == [1, -1, 0]
+    assert frame.select(v=only.expression())["v"].to_list() == [1, 0, 0]

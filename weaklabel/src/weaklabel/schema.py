@@ -1,0 +1,113 @@
+"""The columns of the tables: their types, their meaning and what a value must not be.
+
+One description, used by readers (how a CSV's text becomes values), by the validation and its
+messages, and by the documentation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+import polars as pl
+
+Kind: TypeAlias = Literal["id", "text", "time", "share", "seconds"]
+
+#: Of every kind: its values in words, and how Polars converts what is something else.
+KINDS: Final[dict[Kind, tuple[str, str]]] = {
+    "id": ("text or integers", 'pl.col("{name}").cast(pl.String)'),
+    "text": ("text (String)", 'pl.col("{name}").cast(pl.String)'),
+    "time": (
+        "a Datetime with a time zone",
+        'pl.col("{name}").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z") for text with an offset',
+    ),
+    "share": ("numbers within [0, 1] (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
+    "seconds": ("numbers of seconds (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Attributes:
+        name: as it stands in the file.
+        kind: what its values are, a key of `KINDS`.
+        meaning: what it says, in a sentence.
+        required: the table is none without it, and it has no nulls.
+    """
+
+    name: str
+    kind: Kind
+    meaning: str
+    required: bool = False
+
+    @property
+    def wanted(self) -> str:
+        """Its type in words."""
+        return KINDS[self.kind][0]
+
+    def conversion(self, found: pl.DataType) -> str:
+        """How Polars makes the type out of another one."""
+        name = self.name
+        if self.kind == "time":
+            if isinstance(found, pl.Datetime):
+                return (
+                    f'name the zone the clock was in: pl.col("{name}").dt.replace_time_zone("UTC"),'
+                    ' or dt.replace_time_zone("Europe/Berlin").dt.convert_time_zone("UTC")'
+                )
+            if found.is_numeric():
+                return (
+                    f'pl.from_epoch("{name}", time_unit="s").dt.replace_time_zone("UTC") for'
+                    ' seconds since 1970 (time_unit="ms" for milliseconds)'
+                )
+        return f"convert it: {KINDS[self.kind][1].format(name=name)}"
+
+    def holds(self, found: pl.DataType) -> bool:
+        """Whether values of a type are what is wanted."""
+        match self.kind:
+            case "id":
+                return found == pl.String or found.is_integer()
+            case "text":
+                return found == pl.String
+            case "time":
+                return isinstance(found, pl.Datetime) and found.time_zone is not None
+            case "share" | "seconds":
+                return found.is_float() or found.is_integer()
+
+
+#: The query log: one row a query. Further columns are kept as they are.
+COLUMNS: Final = (
+    Column("query_id", "id", "names the query; no two rows share it", required=True),
+    Column("transcript", "text", "what the third-party ASR understood", required=True),
+    Column("session_id", "id", "the session, or the household's sitting, the query belongs to"),
+    Column("timestamp", "time", "when the query was said"),
+    Column("confidence", "share", "the ASR's own, between 0 and 1"),
+    Column("duration", "seconds", "length of the audio"),
+    Column("audio", "text", "path or URL of the recording"),
+    Column("action", "text", "what the user did next"),
+    Column("dwell", "seconds", "how long the user stayed with what came"),
+)
+
+#: Several hypotheses a query: one row for each of its sources.
+HYPOTHESIS_COLUMNS: Final = (
+    Column("query_id", "id", "the query, as in the query log", required=True),
+    Column("source", "text", "who wrote it: an ASR, a person", required=True),
+    Column("text", "text", "the hypothesis", required=True),
+    Column("confidence", "share", "the source's own, between 0 and 1"),
+)
+
+#: A column of the query log that holds the transcript of one more source starts with this.
+SOURCE_PREFIX: Final = "transcript:"
+
+_KINDS_BY_NAME: Final = {
+    **{column.name: column.kind for column in HYPOTHESIS_COLUMNS},
+    **{column.name: column.kind for column in COLUMNS},
+}
+
+
+def kind_of(name: str) -> Kind | None:
+    """The kind of a column by its name; None for one that no table knows."""
+    if name.startswith(SOURCE_PREFIX) or name.endswith("_transcript"):
+        return "text"
+    return _KINDS_BY_NAME.get(name)

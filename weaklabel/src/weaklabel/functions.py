@@ -107,15 +107,16 @@ def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
         within: the time to the next query's timestamp, exclusive.
     """
     following = next_in_session("timestamp") - nw.col("timestamp") < within
-    text = normalized("transcript")
-    # A window over a normalised column would be another sort: normalise what the window found.
-    after = normalized(next_in_session("transcript"))
-    said = (nw.col("transcript").str.len_chars() > 0) & (text != "") & (after != "")
+    # Normalising is the dear part: only where the next query is near enough, and after the window,
+    # since a window over a normalised column would be another sort.
+    text = normalized(nw.when(following).then(nw.col("transcript")))
+    after = normalized(nw.when(following).then(next_in_session("transcript")))
+    said = (text != "") & (after != "")
     space = nw.lit(" ")
     this = nw.concat_str([space, text, space])
     that = nw.concat_str([space, after, space])
     repeats = that.str.contains(this, literal=True) | this.str.contains(that, literal=True)
-    return reject_if(following & said & repeats)
+    return reject_if(said & repeats)
 
 
 @labeling_function(
@@ -170,7 +171,12 @@ def second_asr_agreement(other: str = "second_transcript", reject: bool = True) 
         other: the column of the second ASR's transcript.
         reject: reject where it wrote something else.
     """
-    same = normalized("transcript") == normalized(other)
+    first, second = nw.col("transcript"), nw.col(other)
+    # Most pairs are equal as they stand: only the others are normalised.
+    differ = first != second
+    same = ~differ | (
+        normalized(nw.when(differ).then(first)) == normalized(nw.when(differ).then(second))
+    )
     return vote(accept=same, reject=~same) if reject else accept_if(same)
 
 

@@ -45,8 +45,11 @@ def vote(*, accept: Any = None, reject: Any = None) -> nw.Expr:
     """
     if accept is None and reject is None:
         raise TypeError("vote() needs accept=, reject=, or both")
-    yes = nw.lit(False) if accept is None else _holds("accept", accept)
-    no = nw.lit(False) if reject is None else _holds("reject", reject)
+    if reject is None:
+        return nw.when(_holds("accept", accept)).then(ACCEPT).otherwise(ABSTAIN).cast(nw.Int8)
+    if accept is None:
+        return nw.when(_holds("reject", reject)).then(REJECT).otherwise(ABSTAIN).cast(nw.Int8)
+    yes, no = _holds("accept", accept), _holds("reject", reject)
     return (
         nw.when(yes & ~no)
         .then(ACCEPT)
@@ -104,7 +107,9 @@ def normalized(column: str | nw.Expr) -> nw.Expr:
     # Engines lower-case two letters differently: final sigma, and the Turkish dotted capital I.
     lowered = text.str.to_lowercase().str.replace_all("ς", "σ", literal=True)
     lowered = lowered.str.replace_all("i\u0307", "i", literal=True)
-    lowered = lowered.str.replace_all("[’ʼ]", "'")
+    # One by one: a literal is found sooner than a class of letters.
+    lowered = lowered.str.replace_all("’", "'", literal=True)
+    lowered = lowered.str.replace_all("ʼ", "'", literal=True)
     return lowered.str.replace_all(r"[^\p{L}\p{M}\p{N}']+", " ").str.strip_chars(" ")
 
 

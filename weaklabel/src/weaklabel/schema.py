@@ -19,7 +19,8 @@ KINDS: Final[dict[Kind, tuple[str, str]]] = {
     "text": ("text (String)", 'pl.col("{name}").cast(pl.String)'),
     "time": (
         "a Datetime with a time zone",
-        'pl.col("{name}").str.to_datetime("%Y-%m-%dT%H:%M:%S%.f%#z") for text with an offset',
+        'pl.col("{name}").str.to_datetime(time_zone="UTC") where the clock was UTC, or write the'
+        ' offset into the text, "2026-01-01T00:00:00+02:00"',
     ),
     "share": ("numbers within [0, 1] (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
     "seconds": ("numbers of seconds (Float64)", 'pl.col("{name}").cast(pl.Float64)'),

@@ -285,7 +285,7 @@ def _fetched(url: str) -> str:
 
 def _scan_parquet(files: _Files) -> pl.LazyFrame:
     if not files.local:
-        return _settled(pl.scan_parquet(files.given))
+        return settled(pl.scan_parquet(files.given))
     schemas = {}
     for file in files.paths:
         try:
@@ -315,7 +315,7 @@ def _scan_parquet(files: _Files) -> pl.LazyFrame:
             [part.select(parts[0].collect_schema().names()) for part in parts],
             how="vertical_relaxed",
         )
-    return _settled(frame)
+    return settled(frame)
 
 
 def _same_columns(first: str, wanted: list[str], file: str, held: list[str]) -> None:
@@ -336,7 +336,7 @@ def _compatible(one: Any, other: Any) -> bool:
     return bool(one.is_float() and other.is_float())
 
 
-def _settled(frame: pl.LazyFrame) -> pl.LazyFrame:
+def settled(frame: pl.LazyFrame) -> pl.LazyFrame:
     """Known columns that are all null have the type they would have with a value."""
     types: dict[Kind, pl.DataType] = {
         "id": pl.String(),
@@ -421,11 +421,8 @@ def _typed(raw: pl.LazyFrame) -> pl.LazyFrame:
     ]
     counts = [pl.col(name).count().alias(f"{index}") for index, name in enumerate(names)]
     blank = pl.all_horizontal(pl.all().is_null())
-    found = (
-        raw.select(*checks, *counts, blank.sum().alias("blank"))
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
+    aggregated = raw.select(*checks, *counts, blank.sum().alias("blank"))
+    found = aggregated.collect(engine="streaming").row(0, named=True)
     casts = []
     for index, name in enumerate(names):
         kinds = [kind for kind in candidates[name] if found[f"{index} {kind}"]]
@@ -466,7 +463,7 @@ def _is(kind: str, name: str) -> pl.Expr:
             return text.is_in(["true", "false"])
         case _:
             return text.is_null() | (
-                text.str.contains(_TIME_PATTERN) & _as_time(name).is_not_null()
+                text.str.contains(_TIME_PATTERN) & time_from_text(name).is_not_null()
             )
 
 
@@ -481,14 +478,15 @@ def _as(kind: str, name: str) -> pl.Expr:
         case "boolean":
             return pl.col(name) == "true"
         case _:
-            return _as_time(name)
+            return time_from_text(name)
 
 
 def _as_number(name: str) -> pl.Expr:
     return pl.col(name).str.strip_chars().cast(pl.Float64, strict=False)
 
 
-def _as_time(name: str) -> pl.Expr:
+def time_from_text(name: str) -> pl.Expr:
+    """The column's texts in ISO 8601 with an offset as UTC, to the microsecond; others null."""
     # One spelling for chrono: "T" between, seconds present, no blank before the offset.
     text = pl.col(name).str.replace(r"^(\S{10}) ", "${1}T").str.replace(" ", "", literal=True)
     text = text.str.replace(r"^(\S{10}T\d\d:\d\d)([zZ+-])", "${1}:00${2}")
@@ -525,7 +523,7 @@ def _scan_lines(files: _Files) -> pl.LazyFrame:
         if dtype == pl.String and kind_of(name) in (None, "time")
     ]
     times = [name for name in texts if _all_times(frame, name)]
-    return _settled(frame.with_columns(_as_time(name) for name in times))
+    return settled(frame.with_columns(time_from_text(name) for name in times))
 
 
 def _all_times(frame: pl.LazyFrame, name: str) -> bool:
@@ -665,9 +663,8 @@ def _diagnose_fields(files: _Files) -> None:
     Raises:
         WeakLabelError: there is such a row.
     """
-    csv.field_size_limit(2**31 - 1)  # a transcript may be long; the default is 128 KiB
     for file in files.paths:
-        with _opened(file) as binary:
+        with _opened(file) as binary, _long_fields():
             rows = csv.reader((line.decode("utf-8") for line in binary), strict=True)
             begins, wide = 1, 0
             try:
@@ -684,6 +681,16 @@ def _diagnose_fields(files: _Files) -> None:
                     f"{file}, line {begins}: {error}; a quote within a quoted text is written"
                     ' twice, "say ""hello"""'
                 ) from error
+
+
+@contextmanager
+def _long_fields() -> Iterator[None]:
+    """Transcripts of more than the csv module's 128 KiB."""
+    before = csv.field_size_limit(2**31 - 1)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(before)
 
 
 def _opened(file: str) -> IO[bytes]:

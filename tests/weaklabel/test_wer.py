@@ -327,7 +327,7 @@ def test_missing_hypotheses_are_an_error_or_all_deleted(tmp_path: Path) -> None:
     references = write(tmp_path, "ref.csv", [(n, "turn it on") for n in range(9)])
     hypotheses = write(tmp_path, "hyp.csv", [(0, "turn it on")])
     with pytest.raises(
-        WeakLabelError, match=r"8 of 9 references have no hypothesis .* '1', '2', '3', '4', '5', …"
+        WeakLabelError, match=r"8 of 9 references have no hypothesis .* 1, 2, 3, 4, 5, …"
     ):
         compare_files(references, hypotheses)
     found = compare_files(references, hypotheses, missing="empty")
@@ -338,7 +338,7 @@ def test_missing_hypotheses_are_an_error_or_all_deleted(tmp_path: Path) -> None:
 def test_hypotheses_without_a_reference_are_an_error_or_left_out(tmp_path: Path) -> None:
     references = write(tmp_path, "ref.csv", [(0, "a")])
     hypotheses = write(tmp_path, "hyp.csv", [(0, "a"), (1, "b")])
-    with pytest.raises(WeakLabelError, match=r"1 of 2 hypotheses have no reference .*'1'"):
+    with pytest.raises(WeakLabelError, match=r"1 of 2 hypotheses have no reference .*: 1;"):
         compare_files(references, hypotheses)
     found = compare_files(references, hypotheses, extra="ignore")
     assert (found.utterances, found.extra, found.corpus_wer.point) == (1, 1, 0)
@@ -376,7 +376,7 @@ def test_files_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ((table, lines), "is lines of text and .* has ids"),
         ((lines, more), "has 1 lines and .* 2"),
         ((latin, lines), "not UTF-8"),
-        ((broken, table), "cannot read .*broken.parquet"),
+        ((broken, table), "broken.parquet is no Parquet file"),
         ((other, table), "query_id, transcript missing among id, text"),
     ):
         with pytest.raises(WeakLabelError, match=message):

@@ -8,17 +8,10 @@ from typing import Literal
 
 import polars as pl
 
+from weaklabel import tables
+from weaklabel.checks import refuse_rows, require_columns, require_ids, same_ids, shown
 from weaklabel.comparison import Comparison, compare
 from weaklabel.errors import WeakLabelError
-from weaklabel.tables import (
-    is_table,
-    read_table,
-    refuse_rows,
-    require_columns,
-    require_ids,
-    same_ids,
-    shown,
-)
 
 FilePath = str | os.PathLike[str]
 
@@ -112,10 +105,12 @@ def compare_files(
 
 def _read(path: FilePath, kaldi: bool) -> pl.DataFrame:
     """`transcript`, and `query_id` unless the file is lines without ids."""
-    if is_table(path):
-        table = read_table(path)
+    if _is_table(path):
+        table = tables.read(path)
         require_columns(table, ("query_id", "transcript"), str(path))
         table = table.select("query_id", "transcript")
+        if ".csv" in Path(path).suffixes:  # CSV has no null: an empty cell is no words
+            table = table.with_columns(pl.col("transcript").fill_null(""))
     else:
         lines = _lines(Path(path))
         if not kaldi:
@@ -141,6 +136,12 @@ def _read(path: FilePath, kaldi: bool) -> pl.DataFrame:
         'have no transcript (where nothing was said, write "")',
     )
     return table
+
+
+def _is_table(path: FilePath) -> bool:
+    name = Path(path)
+    suffix = name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix
+    return suffix in tables.FORMATS or name.is_dir() or "://" in os.fspath(path)
 
 
 def _lines(path: Path) -> list[str]:

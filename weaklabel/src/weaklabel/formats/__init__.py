@@ -1,0 +1,1 @@
+"""What each training framework wants to find in a folder; see `weaklabel.export`."""

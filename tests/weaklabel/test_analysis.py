@@ -1,0 +1,444 @@
+"""What functions and models did, against plain loops over the rows, and by hand."""
+
+import json
+import warnings
+from dataclasses import asdict
+from typing import Any
+
+import duckdb
+import jiwer
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weaklabel.analysis import Analysis, analyse
+from weaklabel.dependence import dependences
+from weaklabel.errors import WeakLabelError
+from weaklabel.label_model import LabelModel
+from weaklabel.logistic import FittedLogistic
+from weaklabel.majority import FittedMajority
+from weaklabel.models import FittedModel
+from weaklabel.patterns import Patterns
+from weaklabel.scores import share
+from weaklabel.text import normalizer
+
+NAMES = ("a", "b", "c")
+# Its weights: 1 / (1 + exp(-x)) with x the sum of the votes' evidence.
+MODEL = FittedLogistic(NAMES, 0.5, (-2.0, -0.3, 0.4), (1.0, 2.0, -0.5))
+ROWS = st.lists(st.tuples(*[st.sampled_from([-1, 0, 1])] * 3), min_size=1, max_size=30)
+WORDS = st.lists(st.sampled_from(["turn", "it", "on", "Off!"]), max_size=3).map(" ".join)
+
+
+def table(rows: list[tuple[int, ...]], names: tuple[str, ...] = NAMES) -> pl.DataFrame:
+    columns = {f"lf:{name}": [row[i] for row in rows] for i, name in enumerate(names)}
+    schema = dict.fromkeys(columns, pl.Int8)
+    return pl.DataFrame({"query_id": range(len(rows)), **columns}, schema_overrides=schema)
+
+
+def transcripts(texts: list[str], ids: list[Any] | None = None) -> pl.DataFrame:
+    ids = list(range(len(texts))) if ids is None else ids
+    return pl.DataFrame(
+        {"query_id": ids, "transcript": texts}, schema_overrides={"transcript": pl.String}
+    )
+
+
+def weight(row: tuple[int, ...], model: FittedModel = MODEL) -> float:
+    return float(model.weights(np.array([row], dtype=np.int8))[0])
+
+
+# Without gold
+
+
+@given(ROWS)
+def test_functions_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]]) -> None:
+    found = analyse(table(rows), MODEL)
+    total = len(rows)
+    assert (found.rows, found.patterns) == (total, len(set(rows)))
+    assert found.silent == sum(not any(row) for row in rows)
+    for index, function in enumerate(found.functions):
+        others = [[v for i, v in enumerate(row) if i != index] for row in rows]
+        own = [row[index] for row in rows]
+        pairs = list(zip(own, others, strict=True))
+        accepts, rejects = own.count(1), own.count(-1)
+        assert function.name == NAMES[index]
+        assert (function.accepts, function.rejects) == (accepts, rejects)
+        assert function.coverage == pytest.approx((accepts + rejects) / total)
+        assert function.overlaps == pytest.approx(sum(v != 0 and any(o) for v, o in pairs) / total)
+        assert function.conflicts == pytest.approx(
+            sum(v != 0 and -v in o for v, o in pairs) / total
+        )
+        assert function.polarity == tuple(vote for vote in (-1, 1) if vote in own)
+        for vote, learned in ((1, function.learned_accept), (-1, function.learned_reject)):
+            sure = [
+                weight(row) if vote == 1 else 1 - weight(row) for row in rows if row[index] == vote
+            ]
+            assert (learned is None) == (not sure)
+            if learned is not None:
+                assert learned.point == pytest.approx(sum(sure) / len(sure))
+                assert learned.low <= learned.point <= learned.high
+        for other in range(3):
+            both = [(row[index], row[other]) for row in rows if row[index] and row[other]]
+            expected = sum(x == y for x, y in both) / len(both) if both else None
+            assert found.agreement[index][other] == (
+                expected if expected is None else pytest.approx(expected)
+            )
+
+
+@given(ROWS, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
+def test_weights_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]], threshold: float) -> None:
+    found = analyse(table(rows), MODEL, threshold=threshold)
+    weights = [weight(row) for row in rows]
+    assert found.accepted == sum(w >= threshold for w in weights)
+    assert found.mean_weight == pytest.approx(sum(weights) / len(rows))
+    assert list(found.histogram) == [
+        sum(min(int(w * 20), 19) == number for w in weights) for number in range(20)
+    ]
+    frequent = {pattern.votes: pattern for pattern in found.frequent}
+    assert len(frequent) == min(len(set(rows)), 20)
+    assert [p.rows for p in found.frequent] == sorted(
+        (p.rows for p in found.frequent), reverse=True
+    )
+    for votes, pattern in frequent.items():
+        assert pattern.rows == rows.count(votes)
+        assert pattern.weight == pytest.approx(weight(votes))
+
+
+def test_a_table_by_hand() -> None:
+    rows = [(1, 1, 0)] * 6 + [(1, -1, 0)] * 2 + [(0, -1, 0)] + [(0, 0, 0)]
+    patterns = Patterns.count(table(rows), {"a": "session", "b": "session"}, {"a": "us:a@1"})
+    found = analyse(patterns, FittedMajority(NAMES, 0.5))
+    a, b, c = found.functions
+    assert (a.coverage, a.overlaps, a.conflicts, a.polarity) == (0.8, 0.8, 0.2, (1,))
+    assert (b.coverage, b.overlaps, b.conflicts, b.polarity) == (0.9, 0.8, 0.2, (-1, 1))
+    assert (c.coverage, c.overlaps, c.conflicts, c.polarity) == (0, 0, 0, ())
+    assert (a.family, a.identity, c.family, c.identity) == ("session", "us:a@1", None, None)
+    # Majority weights: (accepts + ½) / (votes + 1)
+    assert a.learned_accept is not None
+    assert a.learned_accept.point == pytest.approx((6 * 2.5 / 3 + 2 * 1.5 / 3) / 8)
+    assert b.learned_reject is not None
+    assert b.learned_reject.point == pytest.approx((2 * 0.5 + 0.75) / 3)
+    assert (a.learned_reject, c.learned_accept, c.learned_reject) == (None, None, None)
+    assert found.agreement[0] == (1.0, 0.75, None)
+    assert found.agreement[2] == (None, None, None)
+    assert found.silent == 1
+    assert found.accepted == 9  # a weight of exactly the threshold is accepted
+    assert found.gold is None
+    assert found.model.kind == "majority"
+    assert (found.model.log_likelihood, found.model.families) == (None, ())
+
+
+@given(ROWS)
+@settings(max_examples=20)
+def test_dependence_is_the_label_models_own_statistic(rows: list[tuple[int, ...]]) -> None:
+    patterns = Patterns.count(table(rows))
+    found = analyse(patterns, MODEL)
+    pairs = dependences(patterns, MODEL.weights(patterns.votes))
+    assert sorted(found.dependences, key=str) == sorted(pairs, key=str)
+    assert [p.strength for p in found.dependences] == sorted(
+        (p.strength for p in pairs), reverse=True
+    )
+    for function in found.functions:
+        assert function.dependence is not None
+        assert function.dependence.strength == max(
+            p.strength for p in pairs if function.name in (p.first, p.second)
+        )
+
+
+def test_a_copy_is_found_to_depend_on_its_original() -> None:
+    rng = np.random.default_rng(5)
+    right = rng.random(2000) < 0.8
+    votes = np.where(rng.random((2000, 4)) < 0.75, np.where(right, 1, -1)[:, None], 0)
+    votes[:, 3] = np.where(rng.random(2000) < 0.95, votes[:, 1], 0)
+    patterns = Patterns.of(["a", "b", "c", "copy"], votes)
+    found = analyse(patterns, FittedMajority(("a", "b", "c", "copy"), 0.8))
+    strongest = found.dependences[0]
+    assert (strongest.first, strongest.second, strongest.significant) == ("b", "copy", True)
+    assert found.functions[3].dependence == strongest
+    assert found.functions[1].dependence == strongest
+
+
+def test_one_function_alone_depends_on_none() -> None:
+    found = analyse(table([(1,), (0,)], ("a",)), FittedMajority(("a",), 0.5))
+    assert found.functions[0].dependence is None
+    assert found.dependences == ()
+
+
+def test_nobody_votes_and_nothing_warns() -> None:
+    rows = [(0, 0, 0)] * 5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = analyse(
+            table(rows), MODEL, gold=transcripts(["on"] * 5), queries=transcripts(["on"] * 5)
+        )
+    assert found.silent == found.rows == 5
+    assert {function.coverage for function in found.functions} == {0}
+    assert all(f.learned_accept is f.gold_accept is None for f in found.functions)
+    assert found.gold is not None
+    assert found.gold.auc is None
+
+
+@given(ROWS, st.permutations(range(3)))
+def test_the_order_of_rows_and_columns_changes_nothing(
+    rows: list[tuple[int, ...]], order: list[int]
+) -> None:
+    frame = table(rows)
+    other = frame.select("query_id", *(f"lf:{NAMES[i]}" for i in order)).reverse()
+    assert analyse(other, MODEL) == analyse(frame, MODEL)
+
+
+def test_shards_that_are_merged_say_the_same_as_all_rows() -> None:
+    rng = np.random.default_rng(3)
+    frame = table([tuple(row) for row in rng.integers(-1, 2, (500, 3)).tolist()])
+    shards = Patterns.merge([Patterns.count(frame[:200]), Patterns.count(frame[200:])])
+    assert analyse(shards, MODEL) == analyse(frame, MODEL)
+
+
+def test_a_fitted_label_model_is_summed_up() -> None:
+    rng = np.random.default_rng(4)
+    right = rng.random(3000) < 0.8
+    vote = np.where(right, 1, -1)[:, None] * np.where(rng.random((3000, 4)) < 0.85, 1, -1)
+    votes = np.where(rng.random((3000, 4)) < 0.6, vote, 0)
+    patterns = Patterns.of("abcd", votes, families={"a": "ab", "b": "ab"})
+    model = LabelModel().fit(patterns)
+    found = analyse(patterns, model)
+    assert found.model.kind == "label-model"
+    assert found.model.prior == model.prior
+    assert found.model.log_likelihood == model.log_likelihoods[-1]
+    assert found.model.steps == len(model.log_likelihoods)
+    assert found.model.families == (("a", "b"),)
+    assert found.model.warnings == tuple(model.warnings)
+    for index, function in enumerate(found.functions):
+        assert function.learned_accept is not None
+        truth = right[votes[:, index] == 1].mean()
+        assert function.learned_accept.point == pytest.approx(truth, abs=0.03)
+
+
+# With gold
+
+
+@st.composite
+def checked_logs(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[str], dict[int, str]]:
+    rows = draw(ROWS)
+    heard = [draw(WORDS) for _ in rows]
+    ids = draw(st.lists(st.integers(0, len(rows) - 1), unique=True, min_size=1))
+    return rows, heard, {i: draw(st.just(heard[i]) | WORDS) for i in ids}
+
+
+@given(checked_logs(), st.sampled_from([0.0, 0.5]), st.sampled_from(["none", "basic"]))
+@settings(max_examples=60)
+def test_gold_is_scored_as_query_by_query(
+    log: tuple[list[tuple[int, ...]], list[str], dict[int, str]], wer_threshold: float, rule: str
+) -> None:
+    rows, heard, truth = log
+    found = analyse(
+        table(rows),
+        MODEL,
+        gold=transcripts(list(truth.values()), list(truth)),
+        queries=transcripts(heard),
+        wer_threshold=wer_threshold,
+        normalizer=rule,
+        resamples=20,
+    )
+    gold = found.gold
+    assert gold is not None
+    same = normalizer(rule)
+    pairs = {i: (same(text), same(heard[i])) for i, text in truth.items()}
+    right = {i: jiwer.wer(said, written) <= wer_threshold for i, (said, written) in pairs.items()}
+    assert (gold.queries, gold.missing, gold.right) == (len(truth), 0, sum(right.values()))
+    assert gold.normalizer == rule
+
+    def check(group: Any, ids: list[int]) -> None:
+        assert group.queries == len(ids)
+        if not ids:
+            assert group.corpus_wer is group.mean_utterance_wer is group.exact is None
+            return
+        rates = [jiwer.wer(*pairs[i]) for i in ids]
+        words = [len(pairs[i][0].split()) for i in ids]
+        errors = sum(rate * max(n, 1) for rate, n in zip(rates, words, strict=True))
+        assert group.corpus_wer.point == pytest.approx(errors / max(sum(words), 1))
+        assert group.corpus_wer.low <= group.corpus_wer.high
+        assert group.mean_utterance_wer == pytest.approx(sum(rates) / len(ids))
+        assert group.exact.point == pytest.approx(sum(rate == 0 for rate in rates) / len(ids))
+
+    accepted = [i for i in truth if weight(rows[i]) >= 0.5]
+    check(gold.everything, list(truth))
+    check(gold.accepted, accepted)
+    check(gold.rejected, [i for i in truth if i not in accepted])
+    assert gold.label_accuracy == share(sum((i in accepted) == right[i] for i in truth), len(truth))
+    # Deciles: the middle of all queries of one weight, among all queries of the log.
+    everything = sorted(round(weight(row), 12) for row in rows)
+    tenths = {}
+    for i in truth:
+        places = [n for n, w in enumerate(everything) if w == round(weight(rows[i]), 12)]
+        tenths[i] = min(int(10 * (places[0] + places[-1] + 1) / 2 / len(rows) + 1e-9), 9)
+    for number, group in enumerate(gold.deciles):
+        check(group, [i for i in truth if tenths[i] == number])
+        assert (group.weights is None) == (group.rows == 0)
+    assert sum(group.rows or 0 for group in gold.deciles) == len(rows)
+    for index, function in enumerate(found.functions):
+        accepts = [i for i in truth if rows[i][index] == 1]
+        rejects = [i for i in truth if rows[i][index] == -1]
+        assert function.gold_accept == share(sum(right[i] for i in accepts), len(accepts))
+        assert function.gold_reject == share(sum(not right[i] for i in rejects), len(rejects))
+    wrongly = {example.query_id for example in gold.wrongly_accepted}
+    assert wrongly <= {str(i) for i in accepted if not right[i]}
+    assert len(wrongly) == min(10, sum(not right[i] for i in accepted))
+
+
+def small_log() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    votes = table([(1, 1, 0), (1, 1, 0), (-1, 0, 0), (-1, -1, 0), (0, 0, 0)])
+    heard = transcripts(["play you two", "stop", "lights of", "volume up", "next"])
+    gold = transcripts(["play U2", "Stop!", "lights off", "volume up"], [0, 1, 2, 3])
+    return votes, heard, gold
+
+
+def test_gold_by_hand() -> None:
+    votes, heard, gold = small_log()
+    found = analyse(votes, MODEL, gold=gold, queries=heard).gold
+    assert found is not None
+    # "play you two" has 2 errors in the 2 words of "play u2"; "lights of" 1 in 2.
+    assert found.accepted.corpus_wer is not None
+    assert found.accepted.corpus_wer.point == pytest.approx(2 / 3)
+    assert found.accepted.mean_utterance_wer == pytest.approx(1 / 2)
+    assert found.rejected.corpus_wer is not None
+    assert found.rejected.corpus_wer.point == pytest.approx(1 / 4)
+    assert found.rejected.mean_utterance_wer == pytest.approx(1 / 4)
+    assert (found.queries, found.right) == (4, 2)
+    (accepted,) = found.wrongly_accepted
+    assert (accepted.query_id, accepted.transcript, accepted.correct) == (
+        "0",
+        "play you two",
+        "play U2",
+    )
+    assert (accepted.errors, accepted.words, accepted.accepting) == (2, 2, ("a", "b"))
+    (rejected,) = found.wrongly_rejected
+    assert (rejected.query_id, rejected.rejecting) == ("3", ("a", "b"))
+    # Weights of 0 and 1 are equal, that of 2 is above that of 3: ½ + 1 and 0 + 0 of 4 pairs.
+    assert found.auc == pytest.approx((0.5 + 1 + 0 + 0) / 4)
+
+
+def test_the_votes_own_transcripts_serve_without_a_log() -> None:
+    votes, heard, gold = small_log()
+    joined = votes.join(heard, on="query_id")
+    assert analyse(joined, MODEL, gold=gold) == analyse(votes, MODEL, gold=gold, queries=heard)
+
+
+@pytest.mark.parametrize("frame", ["lazy", "duckdb", "pandas", "text ids"])
+def test_every_frame_and_either_type_of_id_gives_the_same(frame: str) -> None:
+    votes, heard, gold = small_log()
+    expected = analyse(votes, MODEL, gold=gold, queries=heard)
+    if frame == "lazy":
+        found = analyse(votes.lazy(), MODEL, gold=gold.lazy(), queries=heard.lazy())
+    elif frame == "duckdb":
+        found = analyse(
+            duckdb.sql("select * from votes"),
+            MODEL,
+            gold=gold,
+            queries=duckdb.sql("select * from heard"),
+        )
+    elif frame == "pandas":
+        found = analyse(votes.to_pandas(), MODEL, gold=gold.to_pandas(), queries=heard.to_pandas())
+    else:
+        found = analyse(
+            votes,
+            MODEL,
+            gold=gold.cast({"query_id": pl.String}),
+            queries=heard.cast({"query_id": pl.String}),
+        )
+    assert found == expected
+
+
+def test_patterns_give_families_where_the_table_gives_the_rows() -> None:
+    votes, heard, gold = small_log()
+    patterns = Patterns.count(votes, {"a": "x"})
+    found = analyse((votes, patterns), MODEL, gold=gold, queries=heard)
+    assert found.functions[0].family == "x"
+    assert found.gold == analyse(votes, MODEL, gold=gold, queries=heard).gold
+
+
+def test_gold_of_other_days_is_left_out_and_counted() -> None:
+    votes, heard, gold = small_log()
+    more = pl.concat([gold, transcripts(["hello"], [77])])
+    found = analyse(votes, MODEL, gold=more, queries=heard)
+    expected = analyse(votes, MODEL, gold=gold, queries=heard)
+    assert found.gold is not None
+    assert expected.gold is not None
+    assert (found.gold.missing, expected.gold.missing) == (1, 0)
+    assert asdict(found.gold) | {"missing": 0} == asdict(expected.gold)
+
+
+@pytest.mark.parametrize("text", ["right", "wrong"])
+def test_a_single_class_has_no_auc_and_the_other_group_no_wer(text: str) -> None:
+    votes = table([(1, 1, 0)] * 3)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = analyse(
+            votes, MODEL, gold=transcripts([text] * 3), queries=transcripts(["right"] * 3)
+        ).gold
+    assert found is not None
+    assert found.auc is None
+    assert found.brier is not None
+    assert found.accepted.queries == 3
+    assert (found.rejected.queries, found.rejected.weights, found.rejected.corpus_wer) == (
+        0,
+        None,
+        None,
+    )
+    assert [group.queries for group in found.deciles] == [0] * 5 + [3] + [0] * 4
+
+
+def test_the_bootstrap_is_the_seeds() -> None:
+    rng = np.random.default_rng(1)
+    rows = [tuple(row) for row in rng.integers(-1, 2, (200, 3)).tolist()]
+    heard = transcripts([" ".join(rng.choice(["a", "b"], 5)) for _ in rows])
+    gold = transcripts(["a b a b a"] * 200)
+    same, again, other = (
+        analyse(table(rows), MODEL, gold=gold, queries=heard, seed=seed).gold for seed in (0, 0, 1)
+    )
+    assert same == again != other
+
+
+def test_everything_is_plain_data_that_json_can_hold() -> None:
+    votes, heard, gold = small_log()
+    found = analyse(votes, MODEL, gold=gold, queries=heard, provenance=[("votes", "v.parquet")])
+    assert isinstance(found, Analysis)
+    assert json.loads(json.dumps(asdict(found), allow_nan=False))["provenance"] == [
+        ["votes", "v.parquet"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"votes": Patterns.of(NAMES, [[1, 0, 0]])}, "patterns have no query_id"),
+        ({"votes": table([])}, "no rows of votes"),
+        ({"votes": table([(1, 1)], ("a", "b"))}, r"the votes lack: \['c'\]"),
+        ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
+        ({"queries": None}, "give the log, too"),
+        ({"gold": transcripts(["x"], [99])}, "none of the 1 gold queries"),
+        ({"gold": transcripts(["x", "y"], [1, 1])}, "gold: query_id must be unique, 1 are not: 1"),
+        (
+            {"gold": pl.DataFrame({"query_id": [1]})},
+            "gold must have the columns query_id, transcript",
+        ),
+        ({"gold": pl.DataFrame({"transcript": ["x"]})}, "gold must have the columns query_id"),
+        (
+            {"gold": pl.DataFrame({"query_id": [1], "transcript": [None]})},
+            "gold: 1 of 1 rows have no transcript",
+        ),
+        (
+            {"gold": pl.DataFrame({"query_id": [1], "transcript": [7]})},
+            "must be strings, got Int64",
+        ),
+        ({"queries": pl.DataFrame({"text": ["x"]})}, "queries must have the column query_id"),
+        ({"normalizer": "best"}, "no normaliser 'best'"),
+    ],
+    ids=lambda value: None if isinstance(value, str) else next(iter(value)),
+)
+def test_what_cannot_be_analysed_is_named(options: dict[str, Any], message: str) -> None:
+    votes, heard, gold = small_log()
+    given = {"votes": votes, "gold": gold, "queries": heard} | options
+    with pytest.raises(WeakLabelError, match=message):
+        analyse(given.pop("votes"), MODEL, **given)

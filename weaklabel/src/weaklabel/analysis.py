@@ -1,0 +1,309 @@
+"""What labeling functions and a label model did: coverage, conflicts, learned and true accuracy.
+
+All that needs no gold comes from counts of vote patterns, so that it costs the same for a thousand
+queries and for a billion. What needs gold (see `weaklabel.gold_analysis`) comes from the queries
+that were checked, which are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weaklabel.dependence import Dependence, dependences
+from weaklabel.errors import WeakLabelError
+from weaklabel.gold_analysis import GoldAnalysis, analyse_gold
+from weaklabel.models import FittedModel, as_patterns, check_functions
+from weaklabel.patterns import Patterns
+from weaklabel.scores import Deciles, Proportion, guessed_share
+from weaklabel.votes import PREFIX
+
+HISTOGRAM = 20  # bins of weights, of equal width
+FREQUENT = 20  # patterns listed
+
+
+@dataclass(frozen=True)
+class FunctionSummary:
+    """One labeling function. Shares are of all queries unless they say otherwise.
+
+    Attributes:
+        name: as in the votes' column `lf:<name>`.
+        family: the family it was declared in, or None.
+        identity: its provenance, or None where it is not known.
+        accepts: queries it accepts.
+        rejects: queries it rejects.
+        coverage: share it votes on.
+        overlaps: share it votes on together with another function.
+        conflicts: share where another function votes the opposite.
+        polarity: the votes it ever casts: (), (-1,), (1,) or (-1, 1).
+        learned_accept: P(right | it accepts) by the model, with a 95% interval whose limits are
+            described in `weaklabel.scores.guessed_share`; None if it never accepts.
+        learned_reject: P(wrong | it rejects), likewise.
+        gold_accept: share right of the gold queries it accepts, with a 95% Wilson interval; None
+            without gold, or if it accepts none of it.
+        gold_reject: share wrong of those it rejects, likewise.
+        dependence: on the function that it depends on most, given the transcript's class; None if
+            it is the only function.
+    """
+
+    name: str
+    family: str | None
+    identity: str | None
+    accepts: int
+    rejects: int
+    coverage: float
+    overlaps: float
+    conflicts: float
+    polarity: tuple[int, ...]
+    learned_accept: Proportion | None
+    learned_reject: Proportion | None
+    gold_accept: Proportion | None = None
+    gold_reject: Proportion | None = None
+    dependence: Dependence | None = None
+
+
+@dataclass(frozen=True)
+class PatternSummary:
+    """One pattern of votes.
+
+    Attributes:
+        votes: -1, 0 or 1 for every function.
+        rows: queries that show it.
+        weight: P(right) the model gives them.
+    """
+
+    votes: tuple[int, ...]
+    rows: int
+    weight: float
+
+
+@dataclass(frozen=True)
+class ModelSummary:
+    """The fitted model; what its kind does not have is None or empty.
+
+    Attributes:
+        kind: the kind of model, such as "label-model".
+        prior: P(right) over all queries.
+        log_likelihood: (penalised) log-likelihood at the end of the fit.
+        steps: of the fit.
+        families: functions that share their evidence.
+        warnings: reasons not to trust it.
+    """
+
+    kind: str
+    prior: float | None
+    log_likelihood: float | None
+    steps: int | None
+    families: tuple[tuple[str, ...], ...]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything a report shows.
+
+    Attributes:
+        rows: queries.
+        patterns: distinct patterns of votes among them.
+        silent: queries on which no function votes.
+        threshold: queries whose weight reaches it are accepted, the others rejected.
+        accepted: how many are accepted.
+        mean_weight: over all queries: the share of right transcripts by the model.
+        histogram: queries by weight, in `HISTOGRAM` bins of equal width from 0 to 1.
+        functions: every function, in the model's order.
+        agreement: (F, F): of the queries on which both vote, the share on which they vote the same;
+            None where there are none, and for a function with itself if it never votes.
+        dependences: every pair of functions, the strongest first: what they have in common once
+            the model has said which transcripts are right.
+        frequent: the most frequent patterns, the first ones first.
+        model: the model itself.
+        gold: what the checked queries say, or None without them.
+        provenance: what the analysis was made of, as names and values.
+    """
+
+    rows: int
+    patterns: int
+    silent: int
+    threshold: float
+    accepted: int
+    mean_weight: float
+    histogram: tuple[int, ...]
+    functions: tuple[FunctionSummary, ...]
+    agreement: tuple[tuple[float | None, ...], ...]
+    dependences: tuple[Dependence, ...]
+    frequent: tuple[PatternSummary, ...]
+    model: ModelSummary
+    gold: GoldAnalysis | None = None
+    provenance: tuple[tuple[str, str], ...] = ()
+
+
+def analyse(
+    votes: Any,
+    fitted: FittedModel,
+    *,
+    gold: Any = None,
+    queries: Any = None,
+    threshold: float = 0.5,
+    wer_threshold: float = 0.0,
+    normalizer: str = "basic",
+    resamples: int = 1000,
+    seed: int = 0,
+    examples: int = 10,
+    provenance: Iterable[tuple[str, str]] = (),
+) -> Analysis:
+    """Analyse votes and the model fitted to them.
+
+    Args:
+        votes: a table of votes (any frame narwhals knows), or its `Patterns`; families and
+            identities are known to `Patterns` only. With gold a table with `query_id` is needed,
+            or a pair of both: `(table, patterns)`.
+        fitted: a model of these functions.
+        gold: `query_id`, `transcript`: the correct transcripts of some queries.
+        queries: `query_id`, `transcript`: the log's transcripts; by default those that the table
+            of votes carries.
+        threshold: of the weight, from which on a query is accepted.
+        wer_threshold: a transcript is right when its word errors over the words of the correct one
+            are at most this.
+        normalizer: the rule by which words are the same, see `weaklabel.text`.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        examples: how many wrongly accepted, and wrongly rejected, gold queries to keep.
+        provenance: what to say of where the votes and the model come from.
+
+    Raises:
+        WeakLabelError: there are no rows, the model is of other functions, or gold cannot be
+            joined with the votes.
+    """
+    if not 0 <= threshold <= 1:
+        raise WeakLabelError(f"threshold must lie in [0, 1], got {threshold!r}")
+    table, patterns = votes if isinstance(votes, tuple) else (votes, as_patterns(votes))
+    if gold is not None and isinstance(table, Patterns):
+        raise WeakLabelError(
+            "patterns have no query_id that gold could be joined by: give the table of votes, or"
+            " (table, patterns)"
+        )
+    if not patterns.rows:
+        raise WeakLabelError("no rows of votes: there is nothing to analyse")
+    check_functions(fitted.functions, [PREFIX + name for name in patterns.functions])
+    patterns = patterns.ordered(fitted.functions)
+    weights = np.clip(fitted.weights(patterns.votes), 0.0, 1.0)
+    counts = patterns.counts
+    pairs = tuple(sorted(dependences(patterns, weights), key=lambda pair: -pair.strength))
+    found = Analysis(
+        rows=patterns.rows,
+        patterns=len(patterns),
+        silent=int(counts @ ~patterns.votes.any(axis=1)),
+        threshold=threshold,
+        accepted=int(counts @ (weights >= threshold)),
+        mean_weight=float(counts @ weights) / patterns.rows,
+        histogram=_histogram(weights, counts),
+        functions=_functions(patterns, weights, pairs),
+        agreement=_agreement(patterns),
+        dependences=pairs,
+        frequent=_frequent(patterns, weights),
+        model=_model(fitted),
+        provenance=tuple(provenance),
+    )
+    if gold is None:
+        return found
+    checked = analyse_gold(
+        table,
+        fitted,
+        gold,
+        queries,
+        Deciles.of(weights, counts),
+        threshold=threshold,
+        wer_threshold=wer_threshold,
+        normalizer=normalizer,
+        resamples=resamples,
+        seed=seed,
+        examples=examples,
+    )
+    functions = tuple(
+        replace(function, gold_accept=accuracy.accept, gold_reject=accuracy.reject)
+        for function, accuracy in zip(found.functions, checked.functions, strict=True)
+    )
+    return replace(found, functions=functions, gold=checked)
+
+
+def _functions(
+    patterns: Patterns,
+    weights: npt.NDArray[np.float64],
+    pairs: tuple[Dependence, ...],
+) -> tuple[FunctionSummary, ...]:
+    counts, rows = patterns.counts, patterns.rows
+    accepted, rejected = patterns.votes == 1, patterns.votes == -1  # (P, F)
+    any_accepts, any_rejects = accepted.any(axis=1), rejected.any(axis=1)
+    many = np.count_nonzero(patterns.votes, axis=1) > 1
+    found = []
+    for index, name in enumerate(patterns.functions):
+        accepts, rejects = accepted[:, index], rejected[:, index]
+        conflicts = (accepts & any_rejects) | (rejects & any_accepts)
+        of_accepts, of_rejects = int(counts @ accepts), int(counts @ rejects)
+        own = (pair for pair in pairs if name in (pair.first, pair.second))
+        found.append(
+            FunctionSummary(
+                name,
+                patterns.families[index],
+                patterns.identities[index],
+                of_accepts,
+                of_rejects,
+                (of_accepts + of_rejects) / rows,
+                int(counts @ ((accepts | rejects) & many)) / rows,
+                int(counts @ conflicts) / rows,
+                ((-1,) if of_rejects else ()) + ((1,) if of_accepts else ()),
+                guessed_share(weights[accepts], counts[accepts]),
+                guessed_share(1 - weights[rejects], counts[rejects]),
+                dependence=next(own, None),
+            )
+        )
+    return tuple(found)
+
+
+def _agreement(patterns: Patterns) -> tuple[tuple[float | None, ...], ...]:
+    # As doubles, which BLAS multiplies; whole numbers below 2^53 are exact in them.
+    counts = patterns.counts.astype(np.float64)[:, None]
+    accepts = (patterns.votes == 1).astype(np.float64)  # (P, F)
+    rejects = (patterns.votes == -1).astype(np.float64)
+    cast = accepts + rejects
+    same = (counts * accepts).T @ accepts + (counts * rejects).T @ rejects  # (F, F)
+    both = (counts * cast).T @ cast
+    return tuple(
+        tuple(s / b if b else None for s, b in zip(*lines, strict=True))
+        for lines in zip(same.tolist(), both.tolist(), strict=True)
+    )
+
+
+def _histogram(weights: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> tuple[int, ...]:
+    bins = np.zeros(HISTOGRAM, np.int64)
+    np.add.at(bins, np.minimum((weights * HISTOGRAM).astype(np.int64), HISTOGRAM - 1), counts)
+    return tuple(bins.tolist())
+
+
+def _frequent(patterns: Patterns, weights: npt.NDArray[np.float64]) -> tuple[PatternSummary, ...]:
+    order = np.argsort(-patterns.counts, kind="stable")[:FREQUENT]
+    return tuple(
+        PatternSummary(
+            tuple(patterns.votes[index].tolist()),
+            int(patterns.counts[index]),
+            float(weights[index]),
+        )
+        for index in order
+    )
+
+
+def _model(fitted: FittedModel) -> ModelSummary:
+    """What a model offers beyond the protocol, which asks for none of it."""
+    likelihoods = getattr(fitted, "log_likelihoods", ())
+    return ModelSummary(
+        kind=getattr(fitted, "kind", type(fitted).__name__),
+        prior=getattr(fitted, "prior", None),
+        log_likelihood=likelihoods[-1] if likelihoods else None,
+        steps=len(likelihoods) or None,
+        families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
+        warnings=tuple(str(warning) for warning in getattr(fitted, "warnings", ())),
+    )

@@ -19,8 +19,10 @@ KINDS: Final[dict[Kind, tuple[str, str]]] = {
     "text": ("text (String)", 'pl.col("{name}").cast(pl.String)'),
     "time": (
         "a Datetime with a time zone",
-        'pl.col("{name}").str.to_datetime(time_zone="UTC") where the clock was UTC, or write the'
-        ' offset into the text, "2026-01-01T00:00:00+02:00"',
+        (
+            'pl.col("{name}").str.to_datetime(time_zone="UTC") where the clock was UTC, or write'
+            ' the offset into the text, "2026-01-01T00:00:00+02:00"'
+        ),
     ),
     "share": ("numbers within [0, 1] (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
     "seconds": ("numbers of seconds (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
@@ -51,11 +53,21 @@ class Column:
     def conversion(self, found: pl.DataType) -> str:
         """How Polars makes the type out of another one."""
         name = self.name
+        if self.kind == "id" and found.is_float():
+            return (
+                f'where all are whole numbers: pl.col("{name}").cast(pl.Int64); those beyond 64'
+                " bits are written as text"
+            )
         if self.kind == "time":
             if isinstance(found, pl.Datetime):
                 return (
                     f'name the zone the clock was in: pl.col("{name}").dt.replace_time_zone("UTC"),'
                     ' or dt.replace_time_zone("Europe/Berlin").dt.convert_time_zone("UTC")'
+                )
+            if found == pl.Date:
+                return (
+                    "a day alone orders no queries: bring the time of day; for midnight,"
+                    f' pl.col("{name}").cast(pl.Datetime).dt.replace_time_zone("UTC")'
                 )
             if found.is_numeric():
                 return (

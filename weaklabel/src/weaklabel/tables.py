@@ -407,15 +407,11 @@ def _typed(raw: pl.LazyFrame) -> pl.LazyFrame:
     sample = raw.head(1000).collect()
     # What the first rows rule out needs no look at the others.
     candidates = {
-        name: [
-            kind
-            for kind in _candidates(name)
-            if sample.select(_is(kind, name).fill_null(True).all()).item()
-        ]
+        name: [kind for kind in _candidates(name) if sample.select(_is(kind, name).all()).item()]
         for name in names
     }
     checks = [
-        _is(kind, name).fill_null(True).all().alias(f"{index} {kind}")
+        _is(kind, name).all().alias(f"{index} {kind}")
         for index, name in enumerate(names)
         for kind in candidates[name]
     ]
@@ -450,21 +446,21 @@ def _candidates(name: str) -> tuple[str, ...]:
 
 
 def _is(kind: str, name: str) -> pl.Expr:
+    """Whether a text is one of a kind; true for null."""
     text = pl.col(name)
     match kind:
         case "integer":
             whole = text.cast(pl.Int64, strict=False).is_not_null()
-            return text.str.contains(_INTEGER) & whole
+            holds = text.str.contains(_INTEGER) & whole
         case "number":
-            return text.str.contains(_NUMBER) & ~text.str.contains(_PADDED)
+            holds = text.str.contains(_NUMBER) & ~text.str.contains(_PADDED)
         case "known number":  # NaN and inf as well, for the validation to name
-            return text.is_null() | _as_number(name).is_not_null()
+            holds = _as_number(name).is_not_null()
         case "boolean":
-            return text.is_in(["true", "false"])
+            holds = text.is_in(["true", "false"])
         case _:
-            return text.is_null() | (
-                text.str.contains(_TIME_PATTERN) & time_from_text(name).is_not_null()
-            )
+            holds = text.str.contains(_TIME_PATTERN) & time_from_text(name).is_not_null()
+    return text.is_null() | holds
 
 
 def _as(kind: str, name: str) -> pl.Expr:
@@ -515,7 +511,8 @@ def _scan_lines(files: _Files) -> pl.LazyFrame:
         for index, (name, dtype) in enumerate(schema.items())
         if dtype != pl.Null
     ]
-    if odd and files.local and any(lines.select(odd).collect(engine="streaming").row(0)):
+    odd.append(pl.col("line").str.contains(r"^\s*[^{\s]").any().alias("no object"))
+    if files.local and any(lines.select(odd).collect(engine="streaming").row(0)):
         _diagnose_lines(files)
     texts = [
         name
@@ -523,7 +520,17 @@ def _scan_lines(files: _Files) -> pl.LazyFrame:
         if dtype == pl.String and kind_of(name) in (None, "time")
     ]
     times = [name for name in texts if _all_times(frame, name)]
-    return settled(frame.with_columns(time_from_text(name) for name in times))
+    numbers = [
+        name
+        for name, dtype in schema.items()
+        if dtype.is_integer() and kind_of(name) in ("share", "seconds")
+    ]
+    return settled(
+        frame.with_columns(
+            *(time_from_text(name) for name in times),
+            *(pl.col(name).cast(pl.Float64) for name in numbers),
+        )
+    )
 
 
 def _all_times(frame: pl.LazyFrame, name: str) -> bool:

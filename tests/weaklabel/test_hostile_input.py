@@ -1,0 +1,498 @@
+"""Broken, odd and enormous files: a right answer or an error that names the place; nothing lost."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import logging
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from weaklabel import queries
+from weaklabel.errors import WeakLabelError
+
+HEAD = "query_id,transcript\n"
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Callable[[str, str | bytes], Path]:
+    def save(name: str, content: str | bytes) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content.encode() if isinstance(content, str) else content)
+        return path
+
+    return save
+
+
+Saved = Callable[[str, str | bytes], Path]
+
+
+def _parquet(rows: int = 3) -> bytes:
+    buffer = io.BytesIO()
+    pl.select(pl.int_range(rows).alias("query_id"), transcript=pl.lit("x")).write_parquet(buffer)
+    return buffer.getvalue()
+
+
+# Nothing to read
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    for path in (tmp_path / "gone.csv", tmp_path / "*.parquet"):
+        with pytest.raises(FileNotFoundError, match=r"gone\.csv|\*\.parquet"):
+            queries.scan(path)
+    with pytest.raises(FileNotFoundError, match="no table in the folder"):
+        queries.scan(tmp_path)
+    with pytest.raises(FileNotFoundError, match="nothing at memory://"):
+        queries.scan("memory://nowhere/log.csv")
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_file_of_no_bytes_is_named(suffix: str, saved: Saved) -> None:
+    with pytest.raises(WeakLabelError, match=rf"log\.{suffix} is empty \(0 bytes\)"):
+        queries.scan(saved(f"log.{suffix}", ""))
+
+
+def test_a_header_alone_is_a_log_without_rows(saved: Saved) -> None:
+    path = saved("log.csv", "query_id,transcript,timestamp,confidence\n")
+    assert queries.read(path).schema["timestamp"] == pl.Datetime("us", "UTC")
+    with pytest.raises(WeakLabelError, match="has no rows"):
+        queries.check(path)
+
+
+def test_an_unknown_suffix_lists_the_known_ones(saved: Saved) -> None:
+    with pytest.raises(WeakLabelError, match=r"unknown format of .*log\.xlsx: give \.parquet"):
+        queries.scan(saved("log.xlsx", "x"))
+    with pytest.raises(WeakLabelError, match=r"ends in \.parquet, \.csv or \.jsonl"):
+        queries.write(pl.DataFrame({"query_id": [1]}), saved("log.xlsx", "x"))
+
+
+def test_mixed_formats_in_a_folder_are_an_error(saved: Saved) -> None:
+    path = saved("logs/a.csv", HEAD + "1,x\n")
+    saved("logs/b.parquet", _parquet())
+    with pytest.raises(WeakLabelError, match=r"CSV \(a\.csv\), Parquet \(b\.parquet\)"):
+        queries.scan(path.parent)
+    assert len(queries.read(path.parent / "*.csv")) == 1
+
+
+def test_files_of_a_folder_that_are_no_tables_are_reported(
+    saved: Saved, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = saved("logs/a.csv", HEAD + "1,x\n")
+    saved("logs/b.csv.bak", "lost?")
+    saved("logs/weaklabel_lfs.py", "")
+    assert len(queries.read(path.parent)) == 1
+    assert "b.csv.bak" in caplog.text
+    assert "weaklabel_lfs" not in caplog.text
+
+
+# Parquet
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        _parquet()[:-4],
+        _parquet()[:-8] + b"\0" * 8,
+        _parquet()[:-40] + b"\xff" * 32 + _parquet()[-8:],
+        _parquet()[:20],
+        b"PAR1",
+        b"query_id,transcript\n1,x\n",
+    ],
+    ids=["cut", "no magic", "footer", "start", "magic", "a CSV"],
+)
+def test_a_corrupt_parquet_footer_names_the_file(broken: bytes, saved: Saved) -> None:
+    saved("logs/a.parquet", _parquet())
+    path = saved("logs/b.parquet", broken)
+    for source in (path, path.parent):
+        with pytest.raises(WeakLabelError, match=r"b\.parquet is no Parquet file, or was cut"):
+            queries.scan(source)
+
+
+def test_a_corrupt_page_is_an_error_that_names_the_file(saved: Saved) -> None:
+    whole = _parquet(5000)
+    path = saved("log.parquet", whole[:4] + b"\xff" * 400 + whole[404:])
+    for reading in (queries.read, queries.check, queries.validate):
+        with pytest.raises(WeakLabelError, match=r"log\.parquet cannot be read"):
+            reading(path)
+
+
+def test_parquet_files_of_other_columns_or_types_are_told_apart(saved: Saved) -> None:
+    def parquet(frame: pl.DataFrame) -> bytes:
+        buffer = io.BytesIO()
+        frame.write_parquet(buffer)
+        return buffer.getvalue()
+
+    first = pl.DataFrame({"query_id": [1], "transcript": ["x"]})
+    folder = saved("logs/a.parquet", parquet(first)).parent
+    saved("logs/b.parquet", parquet(first.drop("transcript")))
+    with pytest.raises(WeakLabelError, match=r"b\.parquet lacks column 'transcript', which .*a"):
+        queries.scan(folder)
+    saved("logs/b.parquet", parquet(first.with_columns(extra=pl.lit(1))))
+    with pytest.raises(WeakLabelError, match=r"a\.parquet lacks column 'extra', which .*b"):
+        queries.scan(folder)
+    saved("logs/b.parquet", parquet(first.cast({"query_id": pl.String})))
+    with pytest.raises(WeakLabelError, match=r"'query_id' is Int64 in .* and String in"):
+        queries.scan(folder)
+    # Another order, a narrower integer, a column of nulls: nothing is lost, so they are read.
+    second = first.select(pl.lit(None).alias("transcript"), pl.lit(2, pl.Int32).alias("query_id"))
+    saved("logs/b.parquet", parquet(second))
+    assert queries.read(folder).rows() == [(1, "x"), (2, None)]
+
+
+def test_a_partitioned_folder_keeps_the_columns_in_its_path(tmp_path: Path) -> None:
+    for day in (1, 2):
+        folder = tmp_path / "logs" / f"day={day}"
+        folder.mkdir(parents=True)
+        (folder / "0.parquet").write_bytes(_parquet())
+    assert queries.read(tmp_path / "logs")["day"].to_list() == [1, 1, 1, 2, 2, 2]
+
+
+# CSV
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"query_id,transcript\n1,ok\n2,caf\xe9\n", "line 3 is not UTF-8: byte 0xe9"),
+        (b"query_id,trans\xe9\n1,ok\n", "line 1 is not UTF-8"),
+        (HEAD.encode("utf-16"), "line 1 is not UTF-8"),
+        (HEAD + "1,a\n2,b,c\n", "line 3 has 3 fields and the header 2"),
+        (HEAD + '1,"a\nb"\n2,b,c\n', "line 4 has 3 fields and the header 2"),
+        (HEAD + '1,a\n2,"open\n3,c\n', "line 3: "),
+        ("1,play jazz\n2,stop\n", "has no header: its first line is .'1', 'play jazz'"),
+        ("query_id;transcript\n1;stop\n", "';' stands in it"),
+        ("query_id\ttranscript\n1\tstop\n", "has no header"),
+        ("query_id,transcript,transcript\n1,a,b\n", "several columns 'transcript'"),
+    ],
+)
+def test_a_broken_csv_names_its_line(content: str | bytes, said: str, saved: Saved) -> None:
+    with pytest.raises(WeakLabelError, match=rf"log\.csv.*{said}"):
+        queries.read(saved("log.csv", content))
+
+
+@pytest.mark.parametrize("name", ["log.csv.gz", "log.jsonl.gz"])
+def test_a_gzip_file_is_read_and_a_truncated_one_is_named(name: str, saved: Saved) -> None:
+    lines = [
+        f"{number},play song {number * 7919}\n"
+        if "csv" in name
+        else json.dumps({"query_id": number, "transcript": f"play song {number * 7919}"}) + "\n"
+        for number in range(20_000)
+    ]
+    whole = gzip.compress(((HEAD if "csv" in name else "") + "".join(lines)).encode())
+    assert len(queries.read(saved(name, whole))) == 20_000
+    for cut in (12, len(whole) // 2, len(whole) - 5):
+        with pytest.raises(WeakLabelError, match=rf"{name} is no gzip file, or was cut short"):
+            queries.read(saved(name, whole[:cut]))
+    with pytest.raises(WeakLabelError, match=rf"{name}"):
+        queries.read(saved(name, b"\x1f\x8bnot gzip at all"))
+
+
+def test_formulas_and_markup_are_plain_text(saved: Saved) -> None:
+    said = [
+        '=HYPERLINK("http://x.y","z")',
+        "+1",
+        "@SUM(A1)",
+        "<b>hi</b>",
+        "a,b\r\nc",
+        "NULL",
+        "nan",
+    ]
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows([["query_id", "transcript"], *enumerate(said)])
+    path = saved("log.csv", buffer.getvalue())
+    assert queries.read(path)["transcript"].to_list() == said
+    queries.write(queries.read(path), path)
+    assert queries.read(path)["transcript"].to_list() == said
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "wanted"),
+    [
+        ("query_id", ["7", "8"], [7, 8]),
+        ("query_id", ["007", "8"], ["007", "8"]),
+        ("query_id", ["1", "12345678901234567890"], ["1", "12345678901234567890"]),
+        ("query_id", ["9223372036854775807", "-9223372036854775808"], [2**63 - 1, -(2**63)]),
+        ("query_id", ["1", "1.0"], ["1", "1.0"]),
+        ("query_id", ["+1", "-0"], ["+1", "-0"]),
+        ("session_id", ["", "0012"], [None, "0012"]),
+        ("transcript", ["1", "2"], ["1", "2"]),
+        ("second_transcript", ["1", "2"], ["1", "2"]),
+        ("action", ["true", "false"], ["true", "false"]),
+        ("confidence", ["1", "0"], [1.0, 0.0]),
+        ("confidence", [" 0.5", ""], [0.5, None]),
+        ("confidence", ["0,5", "1"], ["0,5", "1"]),
+        ("timestamp", ["2026-01-01 12:00", ""], ["2026-01-01 12:00", None]),
+        ("extra", ["1", "-2"], [1, -2]),
+        ("extra", ["1", "0.5"], [1.0, 0.5]),
+        ("extra", ["01", "2"], ["01", "2"]),
+        ("extra", ["1.10.2", "2"], ["1.10.2", "2"]),
+        ("extra", ["nan", "2"], ["nan", "2"]),
+        ("extra", ["true", "false"], [True, False]),
+        ("extra", ["2026-01-01T00:00:00Z", ""], [datetime(2026, 1, 1, tzinfo=UTC), None]),
+        ("extra", ["", ""], [None, None]),
+    ],
+)
+def test_values_of_a_csv_lose_nothing(
+    name: str, values: list[str], wanted: list[Any], saved: Saved
+) -> None:
+    buffer = io.StringIO()
+    rows = [["query_id" if name != "query_id" else "transcript", name]]
+    rows += [[f"x{index}", value] for index, value in enumerate(values)]
+    csv.writer(buffer).writerows(rows)
+    found = queries.read(saved("log.csv", buffer.getvalue()))[name].to_list()
+    assert found == wanted
+    assert list(map(type, found)) == list(map(type, wanted))
+
+
+def test_what_the_thousandth_row_hides_the_last_one_shows(saved: Saved) -> None:
+    rows = "".join(f"{number},0.5,1\n" for number in range(5000))
+    found = queries.read(saved("log.csv", f"query_id,confidence,extra\n{rows}007,high,x\n"))
+    assert found["query_id"].to_list()[-2:] == ["4999", "007"]
+    assert found["confidence"].to_list()[-2:] == ["0.5", "high"]
+    assert found["extra"].to_list()[-2:] == ["1", "x"]
+
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("written", "wanted"),
+    [
+        ("2026-01-01T12:00:00Z", NOON),
+        ("2026-01-01 12:00:00z", NOON),
+        ("2026-01-01T12:00Z", NOON),
+        ("2026-01-01T14:00:00+02:00", NOON),
+        ("2026-01-01 14:00:00+0200", NOON),
+        ("2026-01-01T14:00:00+02", NOON),
+        ("2026-01-01 06:30:00 -05:30", NOON),
+        ("2026-01-01T12:00:00.250000Z", NOON.replace(microsecond=250_000)),
+        ("2026-01-01T12:00:00.000001999Z", NOON.replace(microsecond=1)),
+        ("2026-01-01T12:00:00", None),
+        ("2026-01-01", None),
+        ("2026-13-01T12:00:00Z", None),
+        ("2026-01-01T25:00:00Z", None),
+        ("1767268800", None),
+        ("yesterday", None),
+    ],
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_timestamps_with_an_offset_become_utc_and_others_are_refused(
+    written: str, wanted: datetime | None, suffix: str, saved: Saved
+) -> None:
+    if suffix == "csv":
+        text = f"query_id,transcript,timestamp\n1,x,{written}\n2,y,2026-01-01T00:00:00Z\n"
+    else:
+        text = "".join(
+            json.dumps({"query_id": number, "transcript": "x", "timestamp": stamp}) + "\n"
+            for number, stamp in enumerate([written, "2026-01-01T00:00:00Z"])
+        )
+    path = saved(f"log.{suffix}", text)
+    if wanted is not None:
+        assert queries.check(path).collect()["timestamp"][0] == wanted
+        return
+    assert queries.read(path)["timestamp"][0] == written
+    with pytest.raises(WeakLabelError, match=r"timestamp.*is text.*in 1 row") as raised:
+        queries.check(path)
+    assert repr(written) in str(raised.value)
+
+
+def test_blank_lines_are_no_rows_and_are_reported(
+    saved: Saved, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = queries.read(saved("log.csv", HEAD + "1,x\n\n2,y\n\n"))
+    assert found.rows() == [(1, "x"), (2, "y")]
+    assert "2 blank lines" in caplog.text
+
+
+def test_a_byte_order_mark_is_no_part_of_the_name(saved: Saved) -> None:
+    assert queries.read(saved("log.csv", "\ufeff" + HEAD + "1,x\n")).columns[0] == "query_id"
+
+
+def test_csv_files_of_a_folder_have_their_types_settled_together(saved: Saved) -> None:
+    folder = saved("logs/a.csv", HEAD + "7,x\n").parent
+    saved("logs/b.csv", "transcript,query_id\ny,007\n")
+    assert queries.read(folder).rows() == [("7", "x"), ("007", "y")]
+    saved("logs/c.csv", "query_id\n1\n")
+    with pytest.raises(WeakLabelError, match=r"c\.csv lacks column 'transcript'"):
+        queries.scan(folder)
+
+
+# JSON lines
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"query_id": 1}\n{"query_id": "caf\xe9"}\n', "line 2 is not UTF-8"),
+        ('{"query_id": 1}\n{"query_id": 2, "tran', "line 2 is no JSON"),
+        ('{"query_id": 1}\nquery\n', "line 2 is no JSON"),
+        ('[{"query_id": 1}]\n', "line 1 is a list, expected an object"),
+        ('{"query_id": 1}\n7\n', "line 2 is a number, expected an object"),
+        ('{"confidence": NaN}\n', "line 1 is no JSON: NaN"),
+        ('{"query_id": 1}\n{"query_id": "2"}\n', "line 2: 'query_id' is text, \"2\", and a number"),
+        (
+            '{"confidence": 0.5}\n\n{"confidence": null}\n{"confidence": "high"}\n',
+            "line 4: 'confidence' is text, \"high\", and a number in .*line 1",
+        ),
+        ('{"x": true}\n{"x": 1}\n', "line 2: 'x' is a number, 1, and true or false"),
+        ('{"x": [1]}\n{"x": 1}\n', "line 2: 'x' is a number, 1, and a list"),
+        ('{"x": {"y": 1}}\n{"x": "z"}\n', "line 2: 'x' is text, \"z\", and an object"),
+    ],
+)
+def test_broken_json_lines_name_the_line(content: str | bytes, said: str, saved: Saved) -> None:
+    with pytest.raises(WeakLabelError, match=rf"log\.jsonl, {said}"):
+        queries.read(saved("log.jsonl", content))
+
+
+def test_missing_keys_are_null_and_late_ones_are_columns(saved: Saved) -> None:
+    rows = "".join(f'{{"query_id": "{number}"}}\n' for number in range(3000))
+    found = queries.read(saved("log.jsonl", rows + '{"query_id": "x", "confidence": 1}\n'))
+    assert found["confidence"].to_list() == [None] * 3000 + [1.0]
+    assert found["query_id"].to_list()[-2:] == ["2999", "x"]
+
+
+def test_keys_and_quotes_within_a_transcript_are_text(saved: Saved) -> None:
+    said = 'he said "query_id": 7, {"transcript": [1]} \\" and "confidence": "high"'
+    rows = [{"query_id": "a", "transcript": said, "confidence": 0.5, "x": {"query_id": 7}}] * 2
+    path = saved("log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    assert queries.read(path)["transcript"].to_list() == [said] * 2
+
+
+_JSON = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**53), 2**53),
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.text(max_size=6),
+)
+
+
+@given(
+    rows=st.lists(
+        st.fixed_dictionaries({"query_id": _JSON}, optional={"x": _JSON, 'a"b\\': _JSON}),
+        min_size=1,
+        max_size=6,
+    )
+)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.filter_too_much],
+    max_examples=200,
+)
+def test_json_of_mixed_types_is_refused_and_other_json_is_read_exactly(
+    rows: list[dict[str, Any]], saved: Saved
+) -> None:
+    path = saved("log.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+    def kinds(key: str) -> set[str]:
+        values = (row.get(key) for row in rows)
+        return {
+            "number"
+            if isinstance(value, int | float) and not isinstance(value, bool)
+            else type(value).__name__
+            for value in values
+            if value is not None
+        }
+
+    keys = ["query_id", "x", 'a"b\\']
+    if any(len(kinds(key)) > 1 for key in keys):
+        with pytest.raises(WeakLabelError, match=r"log\.jsonl, line \d+: "):
+            queries.read(path)
+        return
+    found = queries.read(path)
+    for key in keys:
+        if key in found.columns:
+            assert found[key].to_list() == [row.get(key) for row in rows]
+        else:
+            assert not any(key in row for row in rows)
+
+
+# Size and the machine
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_transcript_of_a_megabyte_is_read_back(suffix: str, tmp_path: Path) -> None:
+    long = ('say "😀", ' * 100_000 + "شغّل\u2028\n") + "x" * 100_000
+    log = pl.DataFrame({"query_id": ["a", "b", "c"], "transcript": [long, "", long]})
+    path = tmp_path / f"log.{suffix}"
+    queries.write(log, path)
+    assert_frame_equal(queries.check(path).collect(), log)
+
+
+def test_a_broken_row_behind_a_long_transcript_is_still_named(saved: Saved) -> None:
+    path = saved("log.csv", HEAD + f'1,"{"x" * 1_000_000}"\n2,a,b\n')
+    with pytest.raises(WeakLabelError, match="line 3 has 3 fields"):
+        queries.read(path)
+    assert csv.field_size_limit() == 131_072
+
+
+def test_metadata_is_stored_in_parquet_alone(tmp_path: Path) -> None:
+    log = pl.DataFrame({"query_id": [1]})
+    queries.write(log, tmp_path / "log.parquet", metadata={"weaklabel": "{}"})
+    assert pl.read_parquet_metadata(tmp_path / "log.parquet")["weaklabel"] == "{}"
+    with pytest.raises(WeakLabelError, match="have no metadata"):
+        queries.write(log, tmp_path / "log.csv", metadata={"weaklabel": "{}"})
+    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
+
+
+def test_a_csv_has_no_place_for_lists(tmp_path: Path) -> None:
+    with pytest.raises(WeakLabelError, match="cannot hold column 'x', List"):
+        queries.write(pl.DataFrame({"x": [[1]]}), tmp_path / "log.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_full_disk_leaves_no_part_of_a_reject_file(suffix: str, tmp_path: Path) -> None:
+    # Writing beyond a limit fails as it does on a full disk, in a process of its own.
+    script = f"""
+        import random, resource, signal
+        import polars as pl
+        from weaklabel import queries
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        letters = random.Random(0)
+        texts = [f"{{letters.getrandbits(256):x}}" for _ in range(20_000)]
+        log = pl.DataFrame({{"query_id": ["a"] * 20_000, "transcript": texts}})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+        queries.check(log, reject="refused.{suffix}")
+    """
+    kept = tmp_path / f"refused.{suffix}"
+    kept.write_text("of a run before")
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stderr
+    assert "File too large" in ended.stderr
+    assert [path.name for path in tmp_path.iterdir()] == [kept.name]
+    assert kept.read_text() == "of a run before"
+
+
+def test_other_urls_are_opened_by_fsspec(caplog: pytest.LogCaptureFixture) -> None:
+    fsspec = pytest.importorskip("fsspec")
+    system = fsspec.filesystem("memory")
+    for day in (1, 2):
+        system.pipe(f"/logs/{day}/part.csv", f"{HEAD}{day},x\n".encode())
+    with caplog.at_level(logging.WARNING):
+        assert queries.read("memory://logs/1/part.csv")["query_id"].to_list() == [1]
+        assert queries.read("memory://logs")["query_id"].to_list() == [1, 2]
+        assert queries.read("memory://logs/*/part.csv")["query_id"].to_list() == [1, 2]
+    assert not caplog.text
+    with pytest.raises(WeakLabelError, match="Protocol not known"):
+        queries.scan("teleport://logs/part.csv")

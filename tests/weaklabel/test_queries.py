@@ -1,0 +1,546 @@
+"""The query log's contract: what breaks it is named, and no row is lost."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import polars as pl
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from weaklabel import queries
+from weaklabel.errors import WeakLabelError
+
+START = datetime(2026, 1, 1, 18, tzinfo=UTC)
+
+SOUND = pl.DataFrame(
+    {
+        "query_id": ["a", "b", "c", "d"],
+        "transcript": ["play jazz", "", "😀", "شغّل"],
+        "session_id": ["s", "s", None, "t"],
+        "timestamp": [START, START, None, START],
+        "confidence": [0.0, 1.0, 0.5, None],
+        "duration": [1.5, 0.0, None, 2.0],
+        "audio": ["a.wav", None, None, None],
+        "action": ["play", None, "back", None],
+        "dwell": [30.0, 0.0, None, 1.0],
+        "device": ["tv", "tv", "box", None],
+    },
+    schema_overrides={"confidence": pl.Float64},
+)
+
+
+def _only(validation: queries.Validation) -> queries.Problem:
+    assert len(validation.problems) == 1, str(validation)
+    return validation.problems[0]
+
+
+def test_a_sound_log_passes_whole() -> None:
+    validation = queries.validate(SOUND, requires=["confidence", "device"])
+    assert validation.ok
+    assert (validation.rows, validation.refused) == (4, 0)
+    validation.raise_if_refused()
+    assert_frame_equal(queries.check(SOUND).collect(), SOUND)
+
+
+def _with(**columns: list[Any]) -> pl.DataFrame:
+    return SOUND.with_columns(pl.Series(name, values) for name, values in columns.items())
+
+
+@pytest.mark.parametrize(
+    ("log", "column", "problem", "examples", "remedy"),
+    [
+        (
+            _with(query_id=["a", "b", "a", "b"]),
+            "query_id",
+            "is not unique",
+            [(1, "a", "a"), (2, "b", "b"), (3, "a", "a"), (4, "b", "b")],
+            "leave one",
+        ),
+        (_with(query_id=[7, 8, 9, 7]), "query_id", "is not unique", [(1, 7, 7), (4, 7, 7)], ""),
+        (_with(query_id=["a", None, "c", None]), "query_id", "is null", [(2, None, None)], "give"),
+        (
+            _with(transcript=["x", None, "", "y"]),
+            "transcript",
+            "is null",
+            [(2, "b", None)],
+            'fill_null("")',
+        ),
+        (
+            _with(confidence=[0.5, 1.5, None, -0.1]),
+            "confidence",
+            "is not within [0, 1]",
+            [(2, "b", 1.5), (4, "d", -0.1)],
+            "/ 100",
+        ),
+        (
+            _with(confidence=[1, 0, 87, None]),
+            "confidence",
+            "is not within [0, 1]",
+            [(3, "c", 87)],
+            "/ 100",
+        ),
+        (
+            _with(duration=[1.0, -1.0, math.inf, None]),
+            "duration",
+            "is negative or infinite",
+            [(2, "b", -1.0), (3, "c", math.inf)],
+            "not negative",
+        ),
+        (_with(dwell=[1, 2, -3, None]), "dwell", "is negative or infinite", [(3, "c", -3)], ""),
+    ],
+)
+def test_a_faulty_row_is_named_with_its_value_and_a_remedy(
+    log: pl.DataFrame,
+    column: str,
+    problem: str,
+    examples: list[tuple[int, Any, Any]],
+    remedy: str,
+) -> None:
+    found = _only(queries.validate(log))
+    assert (found.column, found.problem, found.by_row) == (column, problem, True)
+    named = [(example.row, example.query_id, example.value) for example in found.examples]
+    assert named[: len(examples)] == examples
+    assert remedy in found.remedy
+    with pytest.raises(WeakLabelError, match="--reject") as raised:
+        queries.check(log)
+    message = str(raised.value)
+    assert repr(column) in message
+    assert f"row {examples[0][0]} (query_id {examples[0][1]!r}): {examples[0][2]!r}" in message
+    assert found.remedy in message
+
+
+@pytest.mark.parametrize("column", ["confidence", "duration", "dwell"])
+def test_nan_is_told_from_null(column: str) -> None:
+    found = _only(queries.validate(_with(**{column: [0.5, math.nan, None, 0.5]})))
+    assert (found.column, found.problem, found.rows) == (column, "is NaN", 1)
+    assert "fill_nan(None)" in found.remedy
+    assert found.examples[0].query_id == "b"
+
+
+@pytest.mark.parametrize(
+    ("log", "column", "said", "remedy"),
+    [
+        (
+            SOUND.with_columns(pl.col("timestamp").dt.replace_time_zone(None)),
+            "timestamp",
+            "is a Datetime without a time zone",
+            'dt.replace_time_zone("UTC")',
+        ),
+        (
+            _with(timestamp=["2026-01-01T00:00:00"] * 4),
+            "timestamp",
+            "is text (String), expected a Datetime with a time zone",
+            'str.to_datetime(time_zone="UTC")',
+        ),
+        (_with(timestamp=[1767225600] * 4), "timestamp", "is Int64", "pl.from_epoch"),
+        (SOUND.with_columns(pl.col("timestamp").dt.date()), "timestamp", "is Date", "cast"),
+        (
+            _with(confidence=["0.5", "0.6", "high", None]),
+            "confidence",
+            "expected numbers within [0, 1]",
+            'pl.col("confidence").cast(pl.Float64)',
+        ),
+        (_with(confidence=[True] * 4), "confidence", "is Boolean", "cast(pl.Float64)"),
+        (_with(transcript=[1, 2, 3, 4]), "transcript", "is Int64", "cast(pl.String)"),
+        (_with(query_id=[1.0, 2.0, 3.0, 4.0]), "query_id", "is Float64", "cast(pl.Int64)"),
+        (_with(session_id=[1.0, 2.0, 3.0, 4.0]), "session_id", "text or integers", "pl.Int64"),
+        (
+            SOUND.with_columns(pl.col("transcript").cast(pl.Categorical)),
+            "transcript",
+            "is Categorical",
+            "cast(pl.String)",
+        ),
+        (_with(second_transcript=[1, 2, 3, 4]), "second_transcript", "is Int64", "pl.String"),
+    ],
+)
+def test_a_column_of_another_type_is_an_error_even_with_a_file_to_reject_to(
+    log: pl.DataFrame, column: str, said: str, remedy: str, tmp_path: Path
+) -> None:
+    found = _only(queries.validate(log))
+    assert (found.column, found.by_row) == (column, False)
+    assert said in found.problem
+    assert remedy in found.remedy
+    assert found.examples
+    with pytest.raises(WeakLabelError, match=f"unusable table:\n  column '{column}'"):
+        queries.check(log, reject=tmp_path / "refused.parquet")
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_texts_those_that_are_no_numbers_are_shown() -> None:
+    found = _only(queries.validate(_with(confidence=["0.5", "0.6", "high", None])))
+    assert found.rows == 1
+    assert [(row.query_id, row.value) for row in found.examples] == [("c", "high")]
+
+
+def test_the_remedies_for_timestamps_work() -> None:
+    naive = SOUND.with_columns(pl.col("timestamp").dt.replace_time_zone(None))
+    mended = naive.with_columns(pl.col("timestamp").dt.replace_time_zone("UTC"))
+    assert queries.validate(mended).ok
+    text = _with(timestamp=["2026-01-01T00:00:00"] * 4)
+    mended = text.with_columns(pl.col("timestamp").str.to_datetime(time_zone="UTC"))
+    assert queries.validate(mended).ok
+    epoch = _with(timestamp=[1767225600] * 4)
+    mended = epoch.with_columns(
+        pl.from_epoch("timestamp", time_unit="s").dt.replace_time_zone("UTC")
+    )
+    assert queries.validate(mended).ok
+    assert mended["timestamp"][0] == datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("column", ["query_id", "transcript"])
+def test_a_missing_column_is_an_error(column: str) -> None:
+    found = _only(queries.validate(SOUND.drop(column)))
+    assert (found.column, found.by_row) == (column, False)
+    assert "every table has it" in found.problem
+
+
+def test_a_missing_column_that_a_function_needs_is_an_error_with_the_likely_name() -> None:
+    log = SOUND.rename({"session_id": "sessionId", "device": "gadget"})
+    validation = queries.validate(log, requires=["session_id", "colour", "confidence"])
+    assert [problem.column for problem in validation.problems] == ["session_id", "colour"]
+    session, colour = validation.problems
+    assert "a labeling function reads it" in session.problem
+    assert 'frame.rename({"sessionId": "session_id"})' in session.remedy
+    assert "'gadget'" in colour.remedy
+
+
+def test_an_empty_log_is_an_error() -> None:
+    found = _only(queries.validate(SOUND.clear()))
+    assert (found.column, found.problem) == (None, "has no rows")
+
+
+def test_at_most_five_rows_are_shown_and_the_others_counted() -> None:
+    log = pl.DataFrame({"query_id": range(100), "transcript": [None] * 90 + ["x"] * 10})
+    found = _only(queries.validate(log))
+    assert [example.row for example in found.examples] == [1, 2, 3, 4, 5]
+    assert found.rows == 90
+    assert "and 85 more" in str(found)
+
+
+def test_a_long_value_is_cut_in_the_message() -> None:
+    log = _with(confidence=["x" * 1_000_000] * 4)
+    assert len(str(queries.validate(log))) < 2000
+
+
+def test_all_null_columns_count_as_their_type() -> None:
+    log = _with(confidence=[None] * 4, timestamp=[None] * 4, session_id=[None] * 4)
+    assert queries.validate(log).ok
+    assert queries.check(log).collect_schema()["timestamp"] == pl.Datetime("us", "UTC")
+
+
+def test_other_frames_are_checked_alike() -> None:
+    log = _with(query_id=["a", "b", "a", "d"])
+    wanted = str(queries.validate(log))
+    assert str(queries.validate(log.to_arrow())) == wanted
+    assert str(queries.validate(nw.from_native(log.lazy()))) == wanted
+    assert "not unique" in str(queries.validate(log.to_pandas()))
+    duckdb = pytest.importorskip("duckdb")
+    table = duckdb.sql("select 'a' query_id, 'x' transcript from range(2)")
+    assert _only(queries.validate(table)).rows == 2
+    with pytest.raises(TypeError):
+        queries.validate([1, 2])
+
+
+# Rows refused and accepted, against a plain reference
+
+_IDS = st.one_of(st.none(), st.sampled_from([f"q{i}" for i in range(12)]), st.text(max_size=3))
+_NUMBERS = st.one_of(
+    st.none(),
+    st.floats(-0.5, 1.5),
+    st.sampled_from([0.0, 1.0, -0.0, math.nan, math.inf, -math.inf, 5e-324, 1 + 2**-52]),
+)
+_ROWS = st.fixed_dictionaries(
+    {
+        "query_id": _IDS,
+        "transcript": st.one_of(st.none(), st.text(max_size=5)),
+        "confidence": _NUMBERS,
+        "duration": _NUMBERS,
+        "dwell": _NUMBERS,
+        "extra": st.integers(0, 3),
+    }
+)
+_TYPES = {
+    "query_id": pl.String,
+    "transcript": pl.String,
+    "confidence": pl.Float64,
+    "duration": pl.Float64,
+    "dwell": pl.Float64,
+    "extra": pl.Int64,
+}
+
+
+def _breaks(row: dict[str, Any], rows: list[dict[str, Any]]) -> bool:
+    share = row["confidence"]
+    if row["query_id"] is None or row["transcript"] is None:
+        return True
+    if sum(other["query_id"] == row["query_id"] for other in rows) > 1:
+        return True
+    if share is not None and not 0 <= share <= 1:
+        return True
+    return any(
+        row[name] is not None and not 0 <= row[name] < math.inf for name in ("duration", "dwell")
+    )
+
+
+@given(st.lists(_ROWS, min_size=1, max_size=15), st.booleans())
+@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+def test_accepted_and_refused_are_all_rows_and_each_is_where_the_contract_puts_it(
+    rows: list[dict[str, Any]], eager: bool
+) -> None:
+    log = pl.DataFrame(rows, schema=_TYPES).with_row_index("line")
+    checked = queries.split(log if eager else log.lazy())
+    accepted, refused = checked.accepted.collect(), checked.refused.collect()
+    broken = [line for line, row in enumerate(rows) if _breaks(row, rows)]
+    assert refused["line"].to_list() == broken
+    assert accepted["line"].to_list() == [i for i in range(len(rows)) if i not in broken]
+    assert refused["reason"].null_count() == 0
+    assert all(refused["reason"].to_list())
+    assert_frame_equal(
+        pl.concat([accepted, refused.drop("reason")]).sort("line"), log, check_exact=True
+    )
+    validation = checked.validation
+    assert (validation.rows, validation.refused) == (len(rows), len(broken))
+    assert validation.ok == (not broken)
+    # Every problem is counted in as many rows as have its words in their reason.
+    for problem in validation.problems:
+        said = refused.filter(
+            pl.col("reason").str.contains(rf"{problem.column}( \S+)? ", literal=False)
+            & pl.col("reason").str.contains(problem.problem, literal=True)
+        )
+        assert len(said) >= problem.rows > 0
+
+
+@given(st.lists(st.tuples(_IDS, st.sampled_from(["x", "y"])), min_size=1, max_size=12))
+def test_hypotheses_share_no_query_and_source(rows: list[tuple[str | None, str]]) -> None:
+    table = pl.DataFrame(
+        {
+            "query_id": [row[0] for row in rows],
+            "source": [row[1] for row in rows],
+            "text": ["t"] * len(rows),
+        },
+        schema_overrides={"query_id": pl.String},
+    )
+    broken = sum(row[0] is None or rows.count(row) > 1 for row in rows)
+    assert queries.validate_hypotheses(table).refused == broken
+
+
+def test_duplicates_are_found_among_many_rows() -> None:
+    many = pl.select(pl.int_range(200_000).alias("query_id"), transcript=pl.lit("x"))
+    log = pl.concat([many, many[[7, 199_999]]])
+    found = _only(queries.validate(log))
+    assert found.rows == 4
+    assert [example.query_id for example in found.examples] == [7, 199_999, 7, 199_999]
+    assert [example.row for example in found.examples] == [8, 200_000, 200_001, 200_002]
+    assert _only(queries.validate(pl.concat([many, many]))).rows == 400_000
+
+
+# Reject files
+
+FAULTY = _with(
+    query_id=["a", "b", "a", "d"], confidence=[0.5, math.nan, 0.5, 1.0], transcript=["=1+1"] * 4
+)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_the_reject_file_and_what_is_accepted_are_everything(
+    suffix: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    queries.write(FAULTY, tmp_path / "log.parquet")
+    reject = tmp_path / f"refused.{suffix}"
+    accepted = queries.check(tmp_path / "log.parquet", reject=reject).collect()
+    refused = queries.read(reject)
+    assert accepted["query_id"].to_list() == ["d"]
+    assert refused["query_id"].to_list() == ["a", "b", "a"]
+    assert refused["reason"].to_list() == [
+        "query_id is not unique",
+        "confidence is NaN",
+        "query_id is not unique",
+    ]
+    again = pl.concat(
+        [accepted, refused.drop("reason").cast(dict(accepted.schema))], how="vertical"
+    ).sort("query_id", maintain_order=True)
+    wanted = FAULTY.sort("query_id", maintain_order=True)
+    if suffix == "jsonl":  # JSON has no NaN; the reason says what it was
+        wanted = wanted.with_columns(pl.col("confidence").fill_nan(None))
+    assert_frame_equal(again, wanted)
+    assert "3 of 4 rows refused" in caplog.text
+
+
+def test_without_refused_rows_the_reject_file_is_written_and_empty(tmp_path: Path) -> None:
+    reject = tmp_path / "refused.parquet"
+    reject.write_text("of a run before")
+    queries.check(SOUND, reject=reject)
+    left = queries.read(reject)
+    assert left.columns == [*SOUND.columns, "reason"]
+    assert left.is_empty()
+
+
+def test_a_log_of_refused_rows_alone_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    reject = tmp_path / "refused.csv"
+    log = pl.DataFrame({"query_id": ["a", "a"], "transcript": ["x", "y"]})
+    with pytest.raises(WeakLabelError, match=r"no row is left; .*refused\.csv holds them all"):
+        queries.check(log, reject=reject)
+    assert len(queries.read(reject)) == 2
+
+
+def test_the_reject_file_is_not_a_part_of_the_log(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    path = tmp_path / "logs" / "part.parquet"
+    queries.write(FAULTY, path)
+    before = path.read_bytes()
+    for log, reject in [
+        (path, path),
+        (path.parent, path.parent / "refused.csv"),
+        (tmp_path / "logs" / "*.parquet", tmp_path / "logs" / "refused.parquet"),
+    ]:
+        with pytest.raises(WeakLabelError, match="write the refused rows elsewhere"):
+            queries.check(log, reject=reject)
+    assert [file.name for file in path.parent.iterdir()] == ["part.parquet"]
+    assert path.read_bytes() == before
+
+
+def test_a_column_called_reason_is_not_overwritten(tmp_path: Path) -> None:
+    with pytest.raises(WeakLabelError, match="'reason'"):
+        queries.check(FAULTY.with_columns(reason=pl.lit("mine")), reject=tmp_path / "r.csv")
+
+
+# Hypotheses
+
+HYPOTHESES = pl.DataFrame(
+    {
+        "query_id": ["a", "a", "b", "z"],
+        "source": ["asr2", "asr3", "asr2", "asr2"],
+        "text": ["play jazz", "played jazz", "", "stop"],
+    }
+)
+
+
+def test_sources_become_columns_beside_the_log_in_its_order() -> None:
+    joined = queries.join_hypotheses(SOUND, HYPOTHESES).collect()
+    assert_frame_equal(joined.select(SOUND.columns), SOUND)
+    assert joined["transcript:asr2"].to_list() == ["play jazz", "", None, None]
+    assert joined["transcript:asr3"].to_list() == ["played jazz", None, None, None]
+    one = queries.join_hypotheses(SOUND, HYPOTHESES, sources="asr3").collect()
+    assert one.columns == [*SOUND.columns, "second_transcript"]
+    assert one["second_transcript"].to_list() == ["played jazz", None, None, None]
+    listed = queries.join_hypotheses(SOUND, HYPOTHESES, sources=["asr3"]).collect()
+    assert listed.columns == [*SOUND.columns, "transcript:asr3"]
+
+
+def test_hypotheses_that_cannot_be_joined_are_errors() -> None:
+    twice = pl.concat([HYPOTHESES, HYPOTHESES[:1]])
+    with pytest.raises(WeakLabelError, match="query_id and source"):
+        queries.join_hypotheses(SOUND, twice)
+    with pytest.raises(WeakLabelError, match=r"no hypotheses of \['asr9'\]"):
+        queries.join_hypotheses(SOUND, HYPOTHESES, sources="asr9")
+    numbered = SOUND.with_columns(query_id=pl.int_range(pl.len()))
+    with pytest.raises(WeakLabelError, match="query_id is Int64 in the query log and String"):
+        queries.join_hypotheses(numbered, HYPOTHESES)
+    with pytest.raises(WeakLabelError, match="'second_transcript' already"):
+        queries.join_hypotheses(
+            SOUND.with_columns(second_transcript=pl.lit("x")), HYPOTHESES, sources="asr2"
+        )
+    with pytest.raises(WeakLabelError, match="column 'text' is missing"):
+        queries.join_hypotheses(SOUND, HYPOTHESES.drop("text"))
+    several = pl.DataFrame(
+        {"query_id": ["a"] * 21, "source": [f"s{i}" for i in range(21)], "text": ["x"] * 21}
+    )
+    with pytest.raises(WeakLabelError, match="21 sources are too many"):
+        queries.join_hypotheses(SOUND, several)
+
+
+def test_integer_ids_of_two_widths_join() -> None:
+    log = SOUND.with_columns(query_id=pl.int_range(pl.len(), dtype=pl.Int32))
+    table = pl.DataFrame({"query_id": [3], "source": ["x"], "text": ["stop"]})
+    joined = queries.join_hypotheses(log, table, sources="x").collect()
+    assert joined["second_transcript"].to_list() == [None, None, None, "stop"]
+
+
+# Files
+
+
+def test_a_folder_and_a_glob_are_the_concatenation_of_their_files(tmp_path: Path) -> None:
+    days = [
+        SOUND.with_columns(
+            pl.format("{}{}", "query_id", pl.lit(day)).alias("query_id"),
+            pl.col("timestamp") + timedelta(days=day),
+        )
+        for day in range(3)
+    ]
+    for suffix in ("parquet", "csv", "jsonl"):
+        folder = tmp_path / suffix
+        (folder / "later").mkdir(parents=True)
+        (folder / "_SUCCESS").touch()
+        (folder / "weaklabel_lfs.py").touch()
+        for day, name in enumerate(["0", "1", "later/2"]):
+            queries.write(days[day], folder / f"{name}.{suffix}")
+        assert_frame_equal(queries.read(folder), pl.concat(days), check_exact=True)
+        pattern = str(folder / f"[01].{suffix}")
+        assert_frame_equal(queries.read(pattern), pl.concat(days[:2]), check_exact=True)
+        everything = str(folder / "**" / f"*.{suffix}")
+        assert_frame_equal(queries.read(everything), pl.concat(days), check_exact=True)
+        assert queries.validate(folder).rows == 12
+
+
+def test_chosen_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
+    queries.write(SOUND, tmp_path / "log.csv")
+    frame = queries.read(tmp_path / "log.csv", columns=["device", "query_id"])
+    assert frame.columns == ["device", "query_id"]
+    with pytest.raises(WeakLabelError, match="no column 'colour'"):
+        queries.scan(tmp_path / "log.csv", columns=["colour"])
+
+
+_CELLS = st.text(
+    st.characters(codec="utf-8")
+    | st.sampled_from('",\n\r\t\u2028\u2029\u0085\ufeff\0😀\u202eشע=\\'),
+    max_size=12,
+)
+_WHEN = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1), timezones=st.just(UTC))
+_LOGS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "query_id": st.one_of(_CELLS, st.integers(-(2**70), 2**70).map(str), st.just("007")),
+            "transcript": st.one_of(st.none(), _CELLS),
+            "session_id": st.one_of(st.none(), st.integers(0, 9).map(str)),
+            "timestamp": st.one_of(st.none(), _WHEN),
+            "confidence": st.one_of(st.none(), st.floats(allow_nan=False, allow_infinity=False)),
+            "audio": st.one_of(st.none(), st.sampled_from(["1", "true", "2026-01-01T00:00:00Z"])),
+        }
+    ),
+    min_size=1,
+    max_size=8,
+)
+_LOG_TYPES = {
+    "query_id": pl.String,
+    "transcript": pl.String,
+    "session_id": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "confidence": pl.Float64,
+    "audio": pl.String,
+}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@given(rows=_LOGS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_written_is_read_back(
+    suffix: str, rows: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    log = pl.DataFrame(rows, schema=_LOG_TYPES)
+    path = tmp_path / f"log.{suffix}"
+    queries.write(log.lazy(), path)
+    back = queries.read(path)
+    if suffix == "csv":  # names that are all integers, as they would be written, are integers
+        for name in ("query_id", "session_id"):
+            if back.schema[name] == pl.Int64:
+                values = [value for value in log[name] if value is not None]
+                assert values == [str(int(value)) for value in values]
+                back = back.cast({name: pl.String})
+    assert_frame_equal(back, log, check_exact=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from heapq import nlargest
+from heapq import heappop, heappush
 from typing import Any, Literal
 
 import numpy as np
@@ -152,6 +152,7 @@ def compare(
     totals: Counter[Operation] = Counter()
     mistakes: Counter[tuple[str, str]] = Counter()
     character_errors = 0
+    kept: list[tuple[int, int, tuple[AlignedWord, ...]]] = []  # a heap of the worst so far
     for number, (reference, hypothesis) in enumerate(pairs):
         aligned = _align(reference, hypothesis)
         found = Counter(pair.operation for pair in aligned)
@@ -161,10 +162,12 @@ def compare(
         mistakes.update(
             (pair.reference, pair.hypothesis) for pair in aligned if pair.operation != "hit"
         )
+        if errors[number]:
+            heappush(kept, (int(errors[number]), -number, aligned))  # of equals the first are kept
+            if len(kept) > worst:
+                heappop(kept)
         character_errors += _character_errors(reference, hypothesis)
     characters = sum(len(reference) for reference, _ in pairs)
-    # Ties by the lower number; `heapq` keeps no more than it returns.
-    numbers = nlargest(worst, np.flatnonzero(errors).tolist(), key=lambda n: (errors[n], -n))
     return Comparison(
         normalizer=normalizer,
         utterances=len(pairs),
@@ -186,12 +189,12 @@ def compare(
         ),
         worst=tuple(
             Alignment(
-                id=number if ids is None else ids[number],
-                errors=int(errors[number]),
-                words=int(words[number]),
-                pairs=_align(*pairs[number]),
+                id=-minus if ids is None else ids[-minus],
+                errors=count,
+                words=int(words[-minus]),
+                pairs=aligned,
             )
-            for number in numbers
+            for count, minus, aligned in sorted(kept, reverse=True)
         ),
         missing=missing,
         extra=extra,
@@ -230,4 +233,5 @@ def _character_errors(reference: str, hypothesis: str) -> int:
     # Not jiwer's `process_characters`: it aligns them too, which nothing here needs.
     from rapidfuzz.distance import Levenshtein
 
-    return Levenshtein.distance(reference, hypothesis)
+    # The hint changes the time, not the distance: a band is tried first, and doubled while too thin.
+    return Levenshtein.distance(reference, hypothesis, score_hint=64)

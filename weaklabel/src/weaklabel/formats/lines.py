@@ -26,6 +26,6 @@ def write_gzip_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines as gzipped UTF-8: the same bytes for the same lines, whatever the hour."""
     with (
         path.open("wb") as raw,
-        gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) as file,
+        gzip.GzipFile(filename="", mode="wb", compresslevel=6, fileobj=raw, mtime=0) as file,
     ):
         file.writelines(f"{line}\n".encode() for line in lines)

@@ -233,5 +233,5 @@ def _character_errors(reference: str, hypothesis: str) -> int:
     # Not jiwer's `process_characters`: it aligns them too, which nothing here needs.
     from rapidfuzz.distance import Levenshtein
 
-    # The hint changes the time, not the distance: a band is tried first, and doubled while too thin.
+    # The hint changes the time alone: a band is tried first, and doubled while too narrow.
     return Levenshtein.distance(reference, hypothesis, score_hint=64)

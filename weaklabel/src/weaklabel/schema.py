@@ -7,7 +7,7 @@ messages, and by the documentation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import polars as pl
 
@@ -124,3 +124,21 @@ def kind_of(name: str) -> Kind | None:
     if name.startswith(SOURCE_PREFIX) or name.endswith("_transcript"):
         return "text"
     return _KINDS_BY_NAME.get(name)
+
+
+def settled(frame: pl.LazyFrame) -> pl.LazyFrame:
+    """Known columns that are all null have the type they would have with a value."""
+    types: dict[Kind, pl.DataType] = {
+        "id": pl.String(),
+        "text": pl.String(),
+        "time": pl.Datetime("us", "UTC"),
+        "share": pl.Float64(),
+        "seconds": pl.Float64(),
+    }
+    schema = frame.collect_schema()
+    nulls: dict[Any, pl.DataType] = {
+        name: types[kind]
+        for name, dtype in schema.items()
+        if dtype == pl.Null and (kind := kind_of(name)) is not None
+    }
+    return frame.cast(nulls) if nulls else frame

@@ -1,0 +1,139 @@
+"""JSON lines of one table: one type a key, faults named by line."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from weaklabel.errors import WeakLabelError
+from weaklabel.files import Files, not_unicode, opened
+from weaklabel.schema import kind_of, settled
+from weaklabel.text_types import all_times, time_from_text
+
+
+def scan_lines(files: Files) -> pl.LazyFrame:
+    """The files as one frame; a key that a line lacks is null.
+
+    Raises:
+        WeakLabelError: a key has values of several types; the line is named.
+    """
+    source: Any = [Path(file) for file in files.paths] if files.local else files.given
+    frame = pl.scan_ndjson(source, infer_schema_length=None)
+    schema = frame.collect_schema()
+    lines = pl.scan_csv(
+        source,
+        has_header=False,
+        new_columns=["line"],
+        schema={"line": pl.String},
+        separator="\x01",  # never raw in JSON
+        quote_char=None,
+    )
+    # Polars turns a column of texts and numbers into texts; a value's first letter tells.
+    odd = [
+        pl.col("line").str.contains(_odd(name, dtype)).any().alias(f"{index}")
+        for index, (name, dtype) in enumerate(schema.items())
+        if dtype != pl.Null
+    ]
+    odd.append(pl.col("line").str.contains(r"^\s*[^{\s]").any().alias("no object"))
+    if files.local and any(lines.select(odd).collect(engine="streaming").row(0)):
+        diagnose_lines(files)
+    texts = [
+        name
+        for name, dtype in schema.items()
+        if dtype == pl.String and kind_of(name) in (None, "time")
+    ]
+    times = [name for name in texts if all_times(frame, name)]
+    numbers = [
+        name
+        for name, dtype in schema.items()
+        if dtype.is_integer() and kind_of(name) in ("share", "seconds")
+    ]
+    return settled(
+        frame.with_columns(
+            *(time_from_text(name) for name in times),
+            *(pl.col(name).cast(pl.Float64) for name in numbers),
+        )
+    )
+
+
+def diagnose_lines(files: Files) -> None:
+    """Name the first line that is not what the lines before it are.
+
+    Raises:
+        WeakLabelError: there is such a line.
+    """
+    seen: dict[str, tuple[str, str]] = {}  # key: type, where
+    for file in files.paths:
+        with opened(file) as binary:
+            for number, line in enumerate(binary, 1):
+                where = f"{file}, line {number}"
+                for key, value in _object(file, number, line).items():
+                    kind = _json_type(value)
+                    if kind is None:
+                        continue
+                    before, there = seen.setdefault(key, (kind, where))
+                    if kind != before:
+                        shown = json.dumps(value, ensure_ascii=False)
+                        shown = shown if len(shown) <= 80 else shown[:79] + "…"
+                        raise WeakLabelError(
+                            f"{where}: {key!r} is {kind}, {shown}, and {before} in {there}:"
+                            " write one type"
+                        )
+
+
+def _odd(name: str, dtype: Any) -> str:
+    if dtype == pl.String:
+        starts = r'[^"n\s]'
+    elif dtype == pl.Boolean:
+        starts = r"[^tfn\s]"
+    elif isinstance(dtype, pl.List):
+        starts = r"[^\[n\s]"
+    elif isinstance(dtype, pl.Struct):
+        starts = r"[^{n\s]"
+    else:
+        starts = r'["tf\[{]'
+    # A quote within a text is escaped, so this finds keys alone.
+    return re.escape(json.dumps(name, ensure_ascii=False)) + r"\s*:\s*" + starts
+
+
+def _object(file: str, number: int, line: bytes) -> dict[str, Any]:
+    if not line.strip():
+        return {}
+    try:
+        value = json.loads(line.decode("utf-8"), parse_constant=_no_constant)
+    except UnicodeDecodeError as error:
+        raise WeakLabelError(not_unicode(file, number, error)) from error
+    except (ValueError, RecursionError) as error:
+        raise WeakLabelError(
+            f"{file}, line {number} is no JSON: {error}; write one object a line"
+        ) from error
+    if not isinstance(value, dict):
+        raise WeakLabelError(
+            f"{file}, line {number} is {_json_type(value) or 'null'}, expected an object: write"
+            ' one a line, {"query_id": …, "transcript": …}'
+        )
+    return value
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON value, write null")
+
+
+def _json_type(value: Any) -> str | None:
+    match value:
+        case None:
+            return None
+        case bool():
+            return "true or false"
+        case int() | float():
+            return "a number"
+        case str():
+            return "text"
+        case list():
+            return "a list"
+        case _:
+            return "an object"

@@ -1,0 +1,1 @@
+"""The engines that compute votes, one a module: Polars, DuckDB, PySpark."""

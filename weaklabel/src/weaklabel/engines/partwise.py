@@ -1,0 +1,61 @@
+"""`Partwise`: an engine's log that is voted on one part after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from weaklabel.parts import Part
+from weaklabel.plan import Plan
+from weaklabel.rowwise import Meter
+
+
+class Partwise:
+    """The loop over parts, for engines that write one file at a time."""
+
+    scratch: Path
+
+    def write(
+        self,
+        plan: Plan,
+        target: Path,
+        *,
+        part: Part | None,
+        extra: Path | None,
+        metadata: dict[str, str],
+        meter: Meter,
+    ) -> None:
+        """The votes of a part of the log, in a Parquet file.
+
+        Args:
+            plan: functions and columns to keep.
+            target: the file.
+            part: which sessions; None for all.
+            extra: a Parquet file with the votes of the functions of scope "log", by `query_id`.
+            metadata: of the file.
+            meter: of row-wise functions.
+        """
+        raise NotImplementedError
+
+    def parts(
+        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter
+    ) -> Iterator[tuple[Part, Path]]:
+        """The votes of parts of the log, each in a Parquet file of the scratch folder."""
+        whole = parts[0].of == 1
+        extra = None
+        # A part does not show how often something occurs in the log: these are computed once, over
+        # the columns they need, and joined to each part.
+        if not whole and (rest := plan.of_log()) is not None:
+            extra = self.scratch / "log-votes.parquet"
+            self.write(rest, extra, part=None, extra=None, metadata={}, meter=meter)
+        for part in parts:
+            target = self.scratch / part.file
+            self.write(
+                plan,
+                target,
+                part=None if whole else part,
+                extra=extra,
+                metadata=metadata,
+                meter=meter,
+            )
+            yield part, target

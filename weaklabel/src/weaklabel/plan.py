@@ -1,0 +1,288 @@
+"""`Plan`: what a set of labeling functions computes, said once for every engine.
+
+The way of the data: columns of the log → `work` (an expression each, under names of its own) →
+`step` for row-wise functions, in Python → the table of votes. A vote that is none of -1, 0, 1 and
+null is turned into `WRONG` inside the engine, before any cast could wrap it into a vote.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any, Final
+
+import narwhals.stable.v2 as nw
+
+from weaklabel.errors import WeakLabelError
+from weaklabel.labeling import LabelingFunction
+from weaklabel.rowwise import SHOWN, RowFunction, RowStep, wrong_votes
+from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT
+
+QUERY: Final = "query_id"
+
+#: What stands in a column of votes for a value that is no vote.
+WRONG: Final = 2
+
+# Columns on the way have plain names: engines take "." or ":" in a name for something else.
+_KEPT: Final = "__weaklabel_kept_{}"
+_VOTE: Final = "__weaklabel_vote_{}"
+_ROW: Final = "__weaklabel_row_{}"
+_INPUT: Final = "__weaklabel_input_{}_{}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Labeling functions and the columns to keep beside their votes.
+
+    Attributes:
+        functions: in the order of their columns.
+        keep: columns of the log, without `query_id`, which always stays.
+    """
+
+    functions: tuple[LabelingFunction, ...]
+    keep: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, functions: Iterable[LabelingFunction], keep: Sequence[str] = ()) -> Plan:
+        """A plan whose columns have names of their own.
+
+        Raises:
+            WeakLabelError: two functions share a name, or a column to keep has a function's name.
+            TypeError: something is no labeling function.
+        """
+        if isinstance(keep, str):
+            raise TypeError(f"keep= takes a list of columns: [{keep!r}]")
+        chosen = tuple(functions)
+        if not chosen:
+            raise WeakLabelError("no labeling functions given: at least one has to vote")
+        seen: dict[str, str] = {}
+        for function in chosen:
+            if not isinstance(function, LabelingFunction):
+                raise TypeError(
+                    f"{function!r} is no labeling function: decorate it with @labeling_function"
+                )
+            # DuckDB and Spark do not tell A from a in a column's name.
+            same = seen.setdefault(function.name.casefold(), function.name)
+            if same != function.name or [f.name for f in chosen].count(function.name) > 1:
+                raise WeakLabelError(
+                    f"two labeling functions are named {same!r} and {function.name!r}: give one of"
+                    " them another name (letter case does not tell names apart)"
+                )
+        kept = tuple(dict.fromkeys(column for column in keep if column != QUERY))
+        if votes := [column for column in kept if column.startswith(PREFIX)]:
+            raise WeakLabelError(
+                f"columns to keep cannot be named {PREFIX}…, as votes are: rename {votes}"
+            )
+        return cls(chosen, kept)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table of votes, in order."""
+        return (QUERY, *self.keep, *(function.column for function in self.functions))
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The columns of the log that are read."""
+        wanted = [column for function in self.functions for column in function.columns]
+        return tuple(dict.fromkeys([QUERY, *wanted, *self.keep]))
+
+    @property
+    def rowwise(self) -> tuple[LabelingFunction, ...]:
+        """The functions that take one row, the slow kind."""
+        return tuple(function for function in self.functions if function.rowwise)
+
+    def of_log(self) -> Plan | None:
+        """The functions of scope "log" alone; None where there are none."""
+        chosen = tuple(function for function in self.functions if function.scope == "log")
+        return Plan(chosen) if chosen else None
+
+    def with_log_votes(self) -> Plan:
+        """The plan where the log has the votes of scope "log" already, as columns `lf:<name>`."""
+        return replace(
+            self,
+            functions=tuple(
+                replace(
+                    function,
+                    function=partial(nw.col, function.column),
+                    requires=(function.column,),
+                    rowwise=False,
+                    inputs={},
+                    parameters={},
+                )
+                if function.scope == "log"
+                else function
+                for function in self.functions
+            ),
+        )
+
+    def check_columns(self, names: Iterable[str]) -> None:
+        """Refuse a log that lacks columns.
+
+        Raises:
+            WeakLabelError: naming each function with what it misses.
+        """
+        have = list(names)
+        faults = []
+        if QUERY not in have:
+            faults.append(f"every query needs a {QUERY!r}")
+        faults += [
+            f"labeling function {function.name!r} requires {_list(missing)}"
+            for function in self.functions
+            if (missing := [column for column in function.columns if column not in have])
+        ]
+        if missing := [column for column in self.keep if column not in have]:
+            faults.append(f"keep names {_list(missing)}")
+        if faults:
+            raise WeakLabelError(
+                f"the query log has the columns {_list(have)}, but {'; '.join(faults)}. Add the"
+                " columns, or leave these functions out"
+            )
+
+    def work(self, frame: Any) -> Any:
+        """Checked votes of the expressions and what row-wise functions need, under plain names.
+
+        Args:
+            frame: a narwhals frame in which `set_aside` has set the kept columns aside.
+
+        Raises:
+            WeakLabelError: a function raises, cannot be computed here, or has votes of a type that
+                is no number.
+        """
+        votes = {
+            _VOTE.format(index): function.expression()
+            for index, function in enumerate(self.functions)
+            if not function.rowwise
+        }
+        others: dict[str, nw.Expr] = {
+            _KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))
+        }
+        for index, function in enumerate(self.functions):
+            if function.rowwise:
+                for place, expression in enumerate(function.inputs.values()):
+                    others[_INPUT.format(index, place)] = expression
+        for index, column in enumerate(self._row_columns):
+            others[_ROW.format(index)] = nw.col(column)
+        try:
+            raw = frame.select(
+                nw.col(QUERY),
+                *(expression.alias(name) for name, expression in (others | votes).items()),
+            )
+            schema = raw.collect_schema()
+        except Exception as error:
+            self._blame(frame)
+            raise WeakLabelError(f"the votes cannot be computed here: {error}") from error
+        self._check_types({name: schema[name] for name in votes})
+        return raw.select(
+            QUERY,
+            *others,
+            *(_checked(name, schema[name]).alias(name) for name in votes),
+        )
+
+    def set_aside(self, frame: Any) -> Any:
+        """The frame with its kept columns once more, under names that nothing else has."""
+        aside = [nw.col(column).alias(_KEPT.format(i)) for i, column in enumerate(self.keep)]
+        return frame.with_columns(*aside) if aside else frame
+
+    def finished(self, work: Any) -> Any:
+        """The table of votes of `work`, where no function is row-wise."""
+        return work.select(*(nw.col(inner).alias(name) for inner, name in self.step.columns))
+
+    @cached_property
+    def step(self) -> RowStep:
+        """What is left to do with `work`, in Python: row-wise votes and the final names."""
+        row = {column: _ROW.format(i) for i, column in enumerate(self._row_columns)}
+        functions = tuple(
+            RowFunction(
+                # Expressions need not travel to a cluster's workers.
+                replace(function, inputs={}),
+                _VOTE.format(index),
+                {column: row[column] for column in function.columns if column != QUERY}
+                | {name: _INPUT.format(index, i) for i, name in enumerate(function.inputs)},
+            )
+            for index, function in enumerate(self.functions)
+            if function.rowwise
+        )
+        inner = (
+            QUERY,
+            *(_KEPT.format(i) for i in range(len(self.keep))),
+            *(_VOTE.format(i) for i in range(len(self.functions))),
+        )
+        return RowStep(functions, tuple(zip(inner, self.columns, strict=True)))
+
+    def complain(self, frame: Any, names: Iterable[str]) -> None:
+        """Name the queries on which functions cast what is no vote.
+
+        Args:
+            frame: the narwhals frame that was given to `work`.
+            names: of the functions whose columns hold `WRONG`.
+
+        Raises:
+            WeakLabelError: always, where there are names.
+        """
+        faults = []
+        for function in self.functions:
+            if function.name not in set(names):
+                continue
+            raw = frame.select(nw.col(QUERY), function.expression().alias(_VOTE.format(0)))
+            checked = raw.with_columns(
+                _checked(_VOTE.format(0), raw.collect_schema()[_VOTE.format(0)]).alias(
+                    _VOTE.format(1)
+                )
+            )
+            wrong = checked.filter(nw.col(_VOTE.format(1)) == WRONG)
+            first = _collected(wrong.sort(QUERY).head(SHOWN))
+            total = _collected(wrong.select(nw.len().alias("rows")))["rows"][0]
+            rows = first.select(QUERY, _VOTE.format(0)).iter_rows()
+            faults.append(wrong_votes(function.name, total, list(rows)))
+        if faults:
+            raise WeakLabelError("; ".join(faults))
+
+    @property
+    def _row_columns(self) -> tuple[str, ...]:
+        wanted = [column for function in self.rowwise for column in function.columns]
+        return tuple(dict.fromkeys(column for column in wanted if column != QUERY))
+
+    def _check_types(self, types: dict[str, Any]) -> None:
+        named = {_VOTE.format(index): function for index, function in enumerate(self.functions)}
+        faults = [
+            f"{named[name].name!r} votes {dtype}"
+            for name, dtype in types.items()
+            if not dtype.is_numeric()
+        ]
+        if faults:
+            raise WeakLabelError(
+                f"labeling functions must vote 1, 0, -1 or null, as numbers: {', '.join(faults)}."
+                " Make votes with accept_if, reject_if or vote"
+            )
+
+    def _blame(self, frame: Any) -> None:
+        """Find the function that an engine could not compute."""
+        for function in self.functions:
+            parts = list(function.inputs.values()) if function.rowwise else [function.expression()]
+            for expression in parts:
+                try:
+                    frame.select(expression.alias(_VOTE.format(0))).collect_schema()
+                except Exception as error:
+                    raise WeakLabelError(
+                        f"labeling function {function.name!r} cannot be computed on"
+                        f" {frame.implementation.name.lower()}: {error}"
+                    ) from error
+
+
+def _checked(name: str, dtype: Any) -> nw.Expr:
+    vote = nw.col(name)
+    known = (vote == ABSTAIN) | (vote == ACCEPT)
+    if not dtype.is_unsigned_integer():
+        known = known | (vote == REJECT)
+    # The cast comes last: before, 257 might have become 1. NaN equals no vote.
+    right = nw.when(known).then(vote).otherwise(WRONG)
+    return nw.when(~vote.is_null()).then(right).otherwise(ABSTAIN).cast(nw.Int8)
+
+
+def _collected(frame: Any) -> Any:
+    return frame.collect("polars") if isinstance(frame, nw.LazyFrame) else frame
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(repr(name) for name in names)

@@ -1,0 +1,219 @@
+"""Who is right where transcripts differ: weighted votes, and weights estimated without labels.
+
+Every round counts how often each source loses the vote, and weighs it by the inverse of that rate.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from weaklabel.alignment import NO_WORD, Words, mean_distances, network
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# A word is missed more often than invented: no word needs half a mean vote more to win.
+HANDICAP: Final = 0.5
+
+# In the vote that it is judged by, a source's own counts half. Counted in full, whoever outweighs
+# the others agrees with himself, gains and runs away; not at all, the others are a worse judge.
+OWN: Final = 0.5
+
+# As many words at everybody's error rate are added to every source's own.
+PRIOR_WORDS: Final = 60.0
+
+# No source is trusted beyond one error in a hundred words.
+LEAST_RATE: Final = 0.01
+
+# Sums in different orders differ by less; what is equal but for that is a tie.
+_DIGITS: Final = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The slots of all queries; those in which not all hypotheses agree, with every vote.
+
+    Attributes:
+        offsets: (Q + 1,): query q has `sequence[offsets[q]:offsets[q + 1]]`.
+        sequence: of each slot, its word, or -1 - i where it is the contested slot i.
+        agreed: (Q,), number of slots in which all agree.
+        query: (S,), the query of a contested slot, ascending.
+        first: (S,), the first of its candidates.
+        slot: (C,), the contested slot of a candidate, ascending.
+        word: (C,), its word or NO_WORD; one of the best transcript's first.
+        candidate: (V,), what a vote is for.
+        hypothesis: (V,), whose vote it is.
+    """
+
+    offsets: Integers
+    sequence: Integers
+    agreed: Integers
+    query: Integers
+    first: Integers
+    slot: Integers
+    word: Integers
+    candidate: Integers
+    hypothesis: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Ballot:
+    """What the last round left.
+
+    Attributes:
+        rates: (number of sources,), smoothed error rates.
+        weights: (H,), of the hypotheses, on average 1.
+        winner: (S,), the candidate that has the most votes.
+        log_probability: (C,), of being right, by candidate.
+        log_agreed: (Q,), of a slot in which all agree.
+    """
+
+    rates: Floats
+    weights: Floats
+    winner: Integers
+    log_probability: Floats
+    log_agreed: Floats
+
+
+def align(queries: Iterable[Sequence[Words]]) -> Slots:
+    """Networks of all queries; hypotheses are numbered through, in order."""
+    offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
+    query, first, slot, word = array("q"), array("q"), array("q"), array("q")
+    candidate, hypothesis = array("q"), array("q")
+    start = 0
+    for number, texts in enumerate(queries):
+        groups = grouped(texts)
+        order = sorted(groups)
+        edits = mean_distances(order, [len(groups[text]) for text in order])
+        order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
+        agreeing = 0
+        for words in network(order, [float(len(groups[text])) for text in order]):
+            if words.count(words[0]) == len(words):
+                sequence.append(words[0])
+                agreeing += 1
+                continue
+            sequence.append(-1 - len(query))
+            first.append(len(slot))
+            candidates: dict[int, int] = {}
+            for text, voted in zip(order, words, strict=True):
+                if voted not in candidates:
+                    candidates[voted] = len(slot)
+                    slot.append(len(query))
+                    word.append(voted)
+                for member in groups[text]:
+                    candidate.append(candidates[voted])
+                    hypothesis.append(start + member)
+            query.append(number)
+        offsets.append(len(sequence))
+        agreed.append(agreeing)
+        start += len(texts)
+    parts = (offsets, sequence, agreed, query, first, slot, word, candidate, hypothesis)
+    return Slots(*(np.array(part, dtype=np.int64) for part in parts))
+
+
+def vote(slots: Slots, query: Integers, source: Integers, trust: Floats, *, rounds: int) -> Ballot:
+    """Weigh the sources by how often they lose the vote, `rounds` times over.
+
+    Args:
+        slots: of `align`.
+        query: (H,), the query of a hypothesis, ascending.
+        source: (H,), its source.
+        trust: (H,), factors of their weights.
+        rounds: 0 keeps the sources equal.
+    """
+    weights = trust / trust.mean()
+    rates = _rates(slots, query, source, weights)
+    for done in range(rounds):
+        if done:
+            rates = _rates(slots, query, source, weights)
+        weights = trust / np.maximum(rates[source], LEAST_RATE)
+        weights /= weights.mean()
+    scores = _scores(slots, weights)
+    # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
+    rate = min(0.5, 1 / float(np.mean(1 / np.maximum(rates[source], LEAST_RATE))))
+    unsaid = 1 + np.log(rate / (1 - rate))
+    totals = np.full(len(slots.first), unsaid)
+    np.logaddexp.at(totals, slots.slot, scores)
+    support = np.bincount(query, weights, len(slots.agreed))
+    return Ballot(
+        rates=rates,
+        weights=weights,
+        winner=_winners(slots, scores),
+        log_probability=scores - totals[slots.slot],
+        log_agreed=-np.logaddexp(0, unsaid - support),
+    )
+
+
+def chosen_words(slots: Slots, winner: Integers) -> list[list[int]]:
+    """The words of every query where each contested slot goes to its winner."""
+    contested = slots.sequence < 0
+    sequence = slots.sequence.copy()
+    sequence[contested] = slots.word[winner[-1 - sequence[contested]]]
+    words, offsets = sequence.tolist(), slots.offsets.tolist()
+    return [
+        [word for word in words[begin:end] if word != NO_WORD] for begin, end in pairwise(offsets)
+    ]
+
+
+def medoid(texts: Sequence[Words], weights: Sequence[float]) -> int:
+    """Index of the text at the least weighted edit distance from all: minimum Bayes risk."""
+    groups = grouped(texts)
+    order = sorted(groups)
+    edits = mean_distances(order, [sum(weights[i] for i in groups[text]) for text in order])
+    best = min(range(len(order)), key=lambda i: round(edits[i], _DIGITS))
+    return groups[order[best]][0]
+
+
+def grouped(texts: Sequence[Words]) -> dict[Words, list[int]]:
+    """Equal texts together: their indices."""
+    groups: dict[Words, list[int]] = {}
+    for index, text in enumerate(texts):
+        groups.setdefault(text, []).append(index)
+    return groups
+
+
+def _scores(slots: Slots, weights: Floats) -> Floats:
+    votes = np.bincount(slots.candidate, weights[slots.hypothesis], len(slots.word))
+    scores: Floats = np.round(votes - HANDICAP * (slots.word == NO_WORD), _DIGITS)
+    return scores
+
+
+def _winners(slots: Slots, scores: Floats) -> Integers:
+    if not len(slots.first):
+        return slots.first
+    best = np.maximum.reduceat(scores, slots.first)[slots.slot]
+    # Of several, the first: a word of the transcript that is nearest to all.
+    candidates = np.where(scores == best, np.arange(len(scores)), len(scores))
+    return np.minimum.reduceat(candidates, slots.first)
+
+
+def _rates(slots: Slots, query: Integers, source: Integers, weights: Floats) -> Floats:
+    """Smoothed error rates of the sources against the vote."""
+    sources = int(source.max()) + 1
+    wrong: Floats = np.zeros(len(source))
+    if len(slots.first):
+        scores = _scores(slots, weights)
+        winner = _winners(slots, scores)
+        others = scores.copy()
+        others[winner] = -np.inf
+        second = np.maximum.reduceat(others, slots.first)
+        at = slots.slot[slots.candidate]
+        rival = np.where(slots.candidate == winner[at], second[at], scores[winner[at]])
+        lead = scores[slots.candidate] - OWN * weights[slots.hypothesis] - rival
+        lost = (1 - np.sign(np.round(lead, _DIGITS))) / 2  # 1, or ½ for a tie
+        wrong += np.bincount(slots.hypothesis, lost, len(source))
+    # Who was alone with a query was not judged by it.
+    several = np.bincount(query, minlength=len(slots.agreed)) > 1
+    judged = (np.diff(slots.offsets) * several)[query]
+    # One error in ten words, until the data say more.
+    everybody = (wrong.sum() + 1) / (judged.sum() + 10)
+    lost_words = np.bincount(source, wrong, sources) + PRIOR_WORDS * everybody
+    rates: Floats = lost_words / (np.bincount(source, judged, sources) + PRIOR_WORDS)
+    return rates

@@ -1,0 +1,234 @@
+"""Several hypotheses of a query → one transcript, with the probability that it is right.
+
+`combine` aligns the hypotheses of a query into slots and lets them vote on each (ROVER: Fiscus,
+ASRU 1997), or takes the hypothesis that is nearest to all (the medoid: minimum Bayes risk under the
+word edit distance). How much a source's vote counts is estimated from the hypotheses alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain, pairwise
+from pathlib import Path
+from typing import Any, Final, Literal, TypeAlias, get_args
+
+import narwhals.stable.v2 as nw
+import numpy as np
+import polars as pl
+
+from weaklabel import consensus
+from weaklabel.errors import WeakLabelError
+from weaklabel.queries import read, validate_hypotheses, write
+from weaklabel.text import normalizer as named_normalizer
+
+Method: TypeAlias = Literal["rover", "medoid"]
+
+# A fourth gains nothing; many let the sources that lead run away.
+ROUNDS: Final = 3
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Combined:
+    """One transcript a query, and what was learned about the sources.
+
+    Attributes:
+        transcripts: `query_id`, `transcript` and `weight`, sorted by `query_id`. `weight`, Float64
+            in [0, 1], estimates the probability that all words are right: the product over the
+            slots of the winner's share of exp(votes), where a mean source's vote counts 1 and what
+            nobody said takes part, as strong as leaves a mean source alone right at its own rate.
+            It supposes that a word's correctness depends on no other's.
+        sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
+            `error_rate` is the share of slots in which the source lost the vote, smoothed towards
+            all sources' with 60 words; `weight` is that of its vote, where 1 is the mean over the
+            hypotheses.
+        left_out: rows without a text.
+        without: queries that have no text at all, and so no transcript.
+    """
+
+    transcripts: pl.DataFrame
+    sources: pl.DataFrame
+    left_out: int
+    without: int
+
+
+def combine(
+    hypotheses: Any,
+    *,
+    method: Method = "rover",
+    normalizer: str = "none",
+    rounds: int = ROUNDS,
+    progress: bool | None = False,
+) -> Combined:
+    """One transcript of each query's hypotheses.
+
+    Args:
+        hypotheses: any frame narwhals knows, with `query_id`, `source`, `text` and optionally
+            `confidence`; or a path to one. A null text means that the source gave nothing; an empty
+            one, that it heard nothing. A confidence scales the vote relative to the mean of its
+            source's; without one (null) a vote counts as it is.
+        method: `"rover"`, word by word; `"medoid"`, always one of the hypotheses as a whole.
+        normalizer: of `weaklabel.text`; transcripts are spelled by it.
+        rounds: of the estimation of the sources' weights; 0 keeps them equal.
+        progress: show a bar; None: on a terminal.
+
+    The order of the rows changes nothing, and the sources' names nothing but their order.
+
+    >>> import polars as pl
+    >>> texts = ["play the news", "play a news", "play the new"]
+    >>> combine(pl.DataFrame({"query_id": "q", "source": ["a", "b", "c"], "text": texts}))
+    ... # doctest: +SKIP
+
+    Raises:
+        WeakLabelError: a column is missing or has another type; query_id or source is null; rows
+            share both; a confidence is not within [0, 1]; there is no text; an argument is unknown.
+        FileNotFoundError, ImportError: a path cannot be read; see `weaklabel.queries.scan`.
+        TypeError: `hypotheses` is no frame.
+    """
+    if method not in get_args(Method):
+        raise WeakLabelError(f"no method {method!r}: choose rover or medoid")
+    if rounds < 0:
+        raise WeakLabelError(f"rounds must be 0 or more, got {rounds}")
+    rule = named_normalizer(normalizer)
+    given = _table(hypotheses)
+    table = given.drop_nulls("text").sort("query_id", "text", "source")
+    if table.is_empty():
+        raise WeakLabelError("no hypothesis has a text: give at least one")
+    split = [rule(text).split() for text in table["text"]]
+    vocabulary = ["", *sorted(set(chain.from_iterable(split)))]
+    number = {word: index for index, word in enumerate(vocabulary) if index}
+    texts = [tuple(map(number.__getitem__, words)) for words in split]
+
+    queries = table["query_id"].rle_id().to_numpy().astype(np.int64)
+    starts = [*np.flatnonzero(np.diff(queries, prepend=-1)).tolist(), len(texts)]
+    spans = list(pairwise(starts))
+    names = table["source"].unique().sort()
+    sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
+    slots = consensus.align(_shown((texts[a:b] for a, b in spans), len(spans), progress))
+    ballot = consensus.vote(slots, queries, sources, _trust(table), rounds=rounds)
+
+    # An empty transcript is judged as one slot.
+    log_weight = ballot.log_agreed * np.maximum(slots.agreed, np.diff(slots.offsets) == 0)
+    if method == "rover":
+        chosen = consensus.chosen_words(slots, ballot.winner)
+        log_weight += np.bincount(slots.query, ballot.log_probability[ballot.winner], len(spans))
+    else:
+        weights = ballot.weights.tolist()
+        medoids = [a + consensus.medoid(texts[a:b], weights[a:b]) for a, b in spans]
+        chosen = [list(texts[index]) for index in medoids]
+        voted = ballot.log_probability[slots.candidate]
+        log_weight += np.bincount(slots.hypothesis, voted, len(texts))[medoids]
+    left_out = given.height - table.height
+    without = given["query_id"].n_unique() - len(spans)
+    if left_out:
+        _logger.warning(
+            "%d rows without a text left out; %d queries have no text at all and no transcript",
+            left_out,
+            without,
+        )
+    return Combined(
+        transcripts=pl.DataFrame(
+            {
+                "query_id": table["query_id"].gather(starts[:-1]),
+                "transcript": [" ".join(map(vocabulary.__getitem__, words)) for words in chosen],
+                "weight": np.exp(log_weight),
+            }
+        ),
+        sources=_sources(names, sources, texts, ballot, rounds),
+        left_out=left_out,
+        without=without,
+    )
+
+
+def combine_files(
+    path: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    sources: str | os.PathLike[str] | None = None,
+    method: Method = "rover",
+    normalizer: str = "none",
+    rounds: int = ROUNDS,
+    progress: bool | None = None,
+) -> Combined:
+    """`combine` from a file, a folder or a glob to a file.
+
+    Args:
+        path: of the hypotheses: Parquet, CSV or JSON lines.
+        out: for the transcripts; the suffix names the format.
+        sources: for what was learned about the sources.
+        method, normalizer, rounds, progress: see `combine`.
+
+    Raises:
+        WeakLabelError, FileNotFoundError, ImportError: see `combine`.
+        FileNotFoundError, IsADirectoryError, OSError: an output cannot be written; see
+            `weaklabel.queries.write`.
+    """
+    # Found out before the work, not after it.
+    for target in (out, sources):
+        if target is not None and not Path(target).absolute().parent.is_dir():
+            raise FileNotFoundError(f"no folder {Path(target).parent} to write in: create it first")
+    done = combine(path, method=method, normalizer=normalizer, rounds=rounds, progress=progress)
+    write(done.transcripts, out)
+    if sources is not None:
+        write(done.sources, sources)
+    return done
+
+
+def _table(hypotheses: Any) -> pl.DataFrame:
+    """The hypotheses in Polars, checked; texts may still be null."""
+    if isinstance(hypotheses, str | os.PathLike):
+        table = read(hypotheses)
+    else:
+        frame = nw.from_native(hypotheses)
+        if isinstance(frame, nw.LazyFrame):
+            frame = frame.collect(backend="polars")
+        table = frame.to_polars()
+    if table.schema.get("text") == pl.Null:
+        table = table.cast({"text": pl.String})
+    # A null text is no problem here, so the check does not see it; the numbers of rows stay.
+    sound = "text" in table.columns and table.schema["text"] == pl.String
+    seen = table.with_columns(pl.col("text").fill_null("")) if sound else table
+    found = validate_hypotheses(seen)
+    if not found.ok:
+        raise WeakLabelError(f"hypotheses: {found}")
+    return table
+
+
+def _trust(table: pl.DataFrame) -> consensus.Floats:
+    """(H,): the confidence over its source's mean; 1 where there is none."""
+    if "confidence" not in table.columns:
+        return np.ones(table.height)
+    confidence = pl.col("confidence").cast(pl.Float64)
+    relative = confidence / confidence.mean().over("source")
+    return table.select(relative.fill_nan(1.0).fill_null(1.0)).to_series().to_numpy()
+
+
+def _shown(queries: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:
+    from tqdm.auto import tqdm
+
+    disable = None if progress is None else not progress
+    return tqdm(queries, desc="aligned", total=total, unit="query", disable=disable)
+
+
+def _sources(
+    names: pl.Series,
+    sources: consensus.Integers,
+    texts: list[tuple[int, ...]],
+    ballot: consensus.Ballot,
+    rounds: int,
+) -> pl.DataFrame:
+    lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
+    votes = 1 / np.maximum(ballot.rates, consensus.LEAST_RATE) if rounds else np.ones(len(names))
+    return pl.DataFrame(
+        {
+            "source": names,
+            "utterances": np.bincount(sources),
+            "words": np.bincount(sources, lengths).astype(np.int64),
+            "error_rate": ballot.rates,
+            "weight": votes / votes[sources].mean(),
+        }
+    )

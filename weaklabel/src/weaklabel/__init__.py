@@ -15,15 +15,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weaklabel.apply import apply as apply
+    from weaklabel.applier import apply as apply
     from weaklabel.errors import WeakLabelError as WeakLabelError
     from weaklabel.export import Exporter as Exporter
     from weaklabel.hookspecs import hookimpl as hookimpl
     from weaklabel.label_model import LabelModel as LabelModel
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
-    from weaklabel.models import MajorityVote as MajorityVote
-    from weaklabel.models import ModelKind as ModelKind
+    from weaklabel.majority import MajorityVote as MajorityVote
+    from weaklabel.models import Kind as Kind
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
@@ -52,14 +52,14 @@ _HOME = {
     "Exporter": "export",
     "LabelModel": "label_model",
     "LabelingFunction": "labeling",
-    "MajorityVote": "models",
-    "ModelKind": "models",
+    "MajorityVote": "majority",
+    "Kind": "models",
     "Patterns": "patterns",
     "REJECT": "votes",
     "Registry": "registry",
     "WeakLabelError": "errors",
     "accept_if": "votes",
-    "apply": "apply",
+    "apply": "applier",
     "combine": "transcripts",
     "hookimpl": "hookspecs",
     "labeling_function": "labeling",
@@ -84,11 +84,7 @@ def __getattr__(name: str) -> object:
 
         return version("weaklabel")
     if name in _HOME:
-        # Written into the module: where a function is called like its module (`apply`), importing
-        # the module would put that in its place.
-        value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-        globals()[name] = value
-        return value
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -4,6 +4,9 @@ Session position, ASR confidence and rapid repetition are the three that SpeechN
 arXiv 2211.11740) names; the others are of the same spirit. No threshold is from that paper: each is
 a parameter with a plain default, to be set for the traffic at hand.
 
+The functions of what users did (how long they stayed, what they said next) are one family,
+"behaviour": who repeats a query has left it soon and is not at the session's end, right or wrong.
+
 Each module-level name here is a `LabelingFunction`; its `with_parameters` changes a threshold.
 """
 
@@ -36,7 +39,7 @@ from weaklabel.votes import (
 )
 
 
-@labeling_function(requires=SESSION_COLUMNS, family="session")
+@labeling_function(requires=SESSION_COLUMNS, family="behaviour")
 def session_position(last: int = 1) -> nw.Expr:
     """Accept the last queries of a session: who got what they wanted stops asking.
 
@@ -60,7 +63,7 @@ def asr_confidence(high: float = 0.9, low: float = 0.5) -> nw.Expr:
     return vote(accept=known & (confidence >= high), reject=known & (confidence < low))
 
 
-@labeling_function(requires=SESSION_COLUMNS, family="session")
+@labeling_function(requires=SESSION_COLUMNS, family="behaviour")
 def rapid_repetition(within: timedelta = timedelta(seconds=10)) -> nw.Expr:
     """Reject a query that its session follows up within seconds.
 
@@ -70,7 +73,7 @@ def rapid_repetition(within: timedelta = timedelta(seconds=10)) -> nw.Expr:
     return reject_if(next_in_session("timestamp") - nw.col("timestamp") < within)
 
 
-@labeling_function(requires=["dwell"], family="engagement")
+@labeling_function(requires=["dwell"], family="behaviour")
 def dwell(long: float = 60.0, short: float = 5.0) -> nw.Expr:
     """Accept where the user stayed with what came, reject where they left at once.
 
@@ -83,7 +86,7 @@ def dwell(long: float = 60.0, short: float = 5.0) -> nw.Expr:
     return vote(accept=known & (seconds >= long), reject=known & (seconds < short))
 
 
-@labeling_function(requires=["action"], family="engagement")
+@labeling_function(requires=["action"], family="behaviour")
 def follow_up_action(
     accepted: tuple[str, ...] = ("play", "select"), rejected: tuple[str, ...] = ("back", "cancel")
 ) -> nw.Expr:
@@ -97,7 +100,7 @@ def follow_up_action(
     return vote(accept=action.is_in(accepted), reject=action.is_in(rejected))
 
 
-@labeling_function(requires=[*SESSION_COLUMNS, "transcript"], family="session")
+@labeling_function(requires=[*SESSION_COLUMNS, "transcript"], family="behaviour")
 def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
     """Reject a query that the session's next one repeats, extends or cuts short.
 
@@ -121,7 +124,7 @@ def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
 
 @labeling_function(
     requires=[*SESSION_COLUMNS, "transcript"],
-    family="session",
+    family="behaviour",
     rowwise=True,
     optional=True,
     inputs={

@@ -17,7 +17,7 @@ from pluggy import HookimplMarker, HookspecMarker
 if TYPE_CHECKING:
     from weaklabel.export import Exporter
     from weaklabel.labeling import LabelingFunction
-    from weaklabel.models import ModelKind
+    from weaklabel.models import Kind
 
 #: The project's name in pluggy, and the entry-point group.
 PROJECT: Final = "weaklabel"
@@ -32,8 +32,8 @@ def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -
 
 
 @hookspec
-def weaklabel_label_models(register: Callable[[ModelKind], None]) -> None:
-    """Call `register` with each kind of label model, by its `kind`."""
+def weaklabel_label_models(register: Callable[[Kind], None]) -> None:
+    """Call `register` with each kind of label model, by its `name`."""
 
 
 @hookspec

@@ -134,9 +134,9 @@ def _is_exporter(item: Any) -> bool:
 
 
 def _is_model(item: Any) -> bool:
-    from weaklabel.models import ModelKind
+    from weaklabel.models import Kind
 
-    return isinstance(item, ModelKind)
+    return isinstance(item, Kind)
 
 
 HOOKS: Final = (
@@ -146,7 +146,7 @@ HOOKS: Final = (
         lambda item: item.name,
         lambda item: isinstance(item, LabelingFunction),
     ),
-    _Hook("weaklabel_label_models", "a weaklabel.ModelKind", lambda item: item.kind, _is_model),
+    _Hook("weaklabel_label_models", "a weaklabel.Kind", lambda item: item.name, _is_model),
     _Hook("weaklabel_exporters", "a weaklabel.Exporter", lambda item: item.name, _is_exporter),
 )
 
@@ -161,12 +161,14 @@ class Loader:
         self.faults: list[Fault] = []
 
     def fault(self, plugin: Plugin, stage: Stage, message: str, cause: object = None) -> None:
+        """Note what is wrong, with the traceback of what was raised."""
         details = ""
         if isinstance(cause, BaseException):
             details = "".join(traceback.format_exception(cause))
         self.faults.append(Fault(plugin, stage, " ".join(message.split()), details))
 
     def load(self, plugin: Plugin, entry_point: EntryPoint) -> None:
+        """Import what an entry point names, and register it."""
         try:
             module = entry_point.load()
         # A plugin may raise anything while it is imported, even SystemExit; it is reported.
@@ -176,6 +178,7 @@ class Loader:
         self.register(plugin, module)
 
     def load_file(self, path: Path) -> None:
+        """Run a file of labeling functions, and register it."""
         try:
             source = path.read_bytes()
         except OSError as error:
@@ -199,6 +202,7 @@ class Loader:
         self.register(plugin, module)
 
     def register(self, plugin: Plugin, module: object) -> None:
+        """Register a plugin whose module is there, and look at its hooks."""
         name = str(plugin)
         try:
             self.manager.register(module, name=name)
@@ -230,6 +234,7 @@ class Loader:
                 )
 
     def collect(self) -> Registry:
+        """Call all hooks."""
         kinds: dict[str, dict[str, Any]] = {}
         origins: dict[tuple[str, str], Plugin] = {}
         for hook in HOOKS:

@@ -15,7 +15,7 @@ from weaklabel.labeling import LabelingFunction
 
 if TYPE_CHECKING:
     from weaklabel.export import Exporter
-    from weaklabel.models import ModelKind
+    from weaklabel.models import Kind
 
 Stage: TypeAlias = Literal["import", "hooks", "registration", "name"]
 
@@ -82,7 +82,7 @@ class Registry:
 
     plugins: tuple[Plugin, ...] = ()
     labeling_functions: Mapping[str, LabelingFunction] = field(default_factory=dict)
-    label_models: Mapping[str, ModelKind] = field(default_factory=dict)
+    label_models: Mapping[str, Kind] = field(default_factory=dict)
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
     origins: Mapping[tuple[str, str], Plugin] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()

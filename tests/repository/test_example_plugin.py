@@ -1,0 +1,113 @@
+"""The example plugin, built and installed as a stranger would: its functions are listed and vote."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import polars as pl
+import pytest
+from uv import find_uv_bin
+
+UV = find_uv_bin()
+EXAMPLE = "docs/examples/weaklabel-plugin"
+
+pytestmark = pytest.mark.slow
+
+
+def run(*command: str | Path, cwd: Path) -> str:
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith("WEAKLABEL_")
+    }
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=clean)
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def environment(root, lock, tmp_path_factory):
+    """A fresh environment with the wheels of weaklabel and of the plugin."""
+    out = tmp_path_factory.mktemp("dist")
+    for folder in (root / "weaklabel", root / EXAMPLE):
+        run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, folder, cwd=out)
+    constraints = out / "constraints.txt"
+    constraints.write_text(re.sub(r"\s*\\\n\s+--hash=\S+", "", lock))
+    # Not under /tmp: where that is memory, packages would be copied there instead of linked.
+    build = root / "build"
+    build.mkdir(exist_ok=True)
+    with TemporaryDirectory(prefix="plugin-", dir=build) as folder:
+        run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=out)
+        binaries = Path(folder, "Scripts" if sys.platform == "win32" else "bin")
+        wheels = sorted(out.glob("*.whl"))
+        assert [wheel.name.partition("-")[0] for wheel in wheels] == ["weaklabel", "weaklabel_tv"]
+        pytest_ = "pytest"  # the example's extra `test`
+        run(
+            *(UV, "pip", "install", "--quiet", "--python", binaries / "python"),
+            *("--constraint", constraints, *wheels, pytest_),
+            cwd=out,
+        )
+        yield binaries
+
+
+def test_the_plugins_functions_are_listed_with_their_origin(environment, tmp_path):
+    listing = json.loads(run(environment / "weaklabel", "plugins", "--json", cwd=tmp_path))
+    assert listing["faults"] == []
+    plugins = {(p["distribution"], p["name"], p["version"]) for p in listing["plugins"]}
+    assert plugins == {("weaklabel", "builtin", "0.1.0"), ("weaklabel-tv", "tv", "0.1.0")}
+    functions = {function["name"]: function for function in listing["labeling_functions"]}
+    assert {"speaking_rate", "channel_tuned", "unfinished", "dwell"} <= functions.keys()
+    rate = functions["speaking_rate"]
+    assert re.fullmatch(r"weaklabel-tv:speaking_rate@0\.1\.0#[0-9a-f]{12}", rate["identity"])
+    assert rate["requires"] == ["transcript", "duration"]
+    assert rate["parameters"] == {"slowest": 0.5, "fastest": 6.0}
+    assert functions["unfinished"]["rowwise"]
+    assert "tsv" in {exporter["name"] for exporter in listing["exporters"]}
+
+
+def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_path):
+    pl.DataFrame(
+        {
+            "query_id": ["a", "b", "c"],
+            "transcript": ["channel nine", "turn on the", "play the next one now"],
+            "duration": [1.0, 1.5, 0.2],
+            "action": ["play", "none", "back"],
+        }
+    ).write_parquet(tmp_path / "queries.parquet")
+    command = environment / "weaklabel"
+    names = ["speaking_rate", "channel_tuned", "unfinished"]
+    chosen = [word for name in names for word in ("--lf", name)]
+    run(command, "apply", "queries.parquet", "--out", "votes.parquet", *chosen, cwd=tmp_path)
+    votes = pl.read_parquet(tmp_path / "votes.parquet").sort("query_id")
+    assert votes["lf:speaking_rate"].to_list() == [0, 0, -1]
+    assert votes["lf:channel_tuned"].to_list() == [1, 0, 0]
+    assert votes["lf:unfinished"].to_list() == [0, -1, 0]
+    metadata = json.loads(pl.read_parquet_metadata(tmp_path / "votes.parquet")["weaklabel"])
+    identities = {function["name"]: function["identity"] for function in metadata["functions"]}
+    assert identities["unfinished"].startswith("weaklabel-tv:unfinished@0.1.0#")
+    run(command, "fit", "votes.parquet", "--model", "majority", "--out", "m.json", cwd=tmp_path)
+    run(
+        *(command, "label", "votes.parquet", "--model", "m.json", "--out", "labels.parquet"),
+        cwd=tmp_path,
+    )
+    run(
+        *(command, "export", "labels.parquet", "--queries", "queries.parquet"),
+        *("--format", "tsv", "--out", "tsv"),
+        cwd=tmp_path,
+    )
+    lines = (tmp_path / "tsv" / "transcripts.tsv").read_text().splitlines()
+    assert sorted(line.split("\t")[1] for line in lines) == [
+        "channel nine",
+        "play the next one now",
+        "turn on the",
+    ]
+
+
+def test_the_plugins_own_tests_pass(environment, root, tmp_path):
+    run(
+        *(environment / "python", "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        *("-c", "/dev/null", "--rootdir", tmp_path, root / EXAMPLE / "tests"),
+        cwd=tmp_path,
+    )

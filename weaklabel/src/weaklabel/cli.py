@@ -1,0 +1,22 @@
+"""The entry point `weaklabel`: every error a user can cause is one line and exit code 2."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+    """
+    from weaklabel.commands import run
+
+    return run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def script() -> None:
+    """What the installed script calls."""
+    sys.exit(main())

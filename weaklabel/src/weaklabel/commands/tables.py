@@ -1,0 +1,140 @@
+"""`weaklabel combine`, `export` and `wer`: transcripts in and out."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from weaklabel.commands.console import (
+    Functions,
+    Json,
+    Plugins,
+    Strict,
+    app,
+    console,
+    registry,
+)
+from weaklabel.errors import WeakLabelError
+
+
+class Unmatched(StrEnum):
+    """What is done about queries that are not in every table."""
+
+    error = "error"
+    drop = "drop"
+
+
+@app.command()
+def export(
+    labels: Annotated[str, typer.Argument(help="Labels: query_id, weight.")],
+    queries: Annotated[str, typer.Option(help="The query log: transcript, audio, duration.")],
+    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    format: Annotated[
+        str, typer.Option(help="huggingface, nemo, lhotse, kaldi, or a plugin's.")
+    ] = "huggingface",
+    threshold: Annotated[
+        float | None,
+        typer.Option(min=0, max=1, help="Keep this weight and more, if a trainer ignores weights."),
+    ] = None,
+    transcripts: Annotated[
+        str | None, typer.Option(help="Take the transcripts of `weaklabel combine` instead.")
+    ] = None,
+    unmatched: Annotated[
+        Unmatched, typer.Option(help="Queries that are not in every table.")
+    ] = Unmatched.error,
+    audio_root: Annotated[
+        Path | None, typer.Option(help="What relative audio paths are relative to.")
+    ] = None,
+    check_audio: Annotated[bool, typer.Option(help="Each audio path must be a file.")] = True,
+    read_audio: Annotated[
+        bool, typer.Option("--read-audio", help="Durations from the files' headers.")
+    ] = False,
+    functions: Functions = None,
+    plugin: Plugins = None,
+    strict: Strict = None,
+) -> None:
+    """Write weighted transcripts as a trainer wants them."""
+    from weaklabel.export import BUILTIN_EXPORTERS, export_files
+
+    loaded = registry(plugin, functions, strict)
+    known = {exporter.name: exporter for exporter in BUILTIN_EXPORTERS} | dict(loaded.exporters)
+    if format not in known:
+        raise WeakLabelError(f"no format {format!r}: there are {', '.join(known)}")
+    done = export_files(
+        queries,
+        labels,
+        out,
+        known[format],
+        threshold,
+        transcripts=transcripts,
+        unmatched=unmatched.value,
+        audio_root=audio_root,
+        check_audio=check_audio,
+        read_audio=read_audio,
+    )
+    left = [
+        f"{count:,} {why}"
+        for count, why in (
+            (done.below_threshold, f"below {threshold}"),
+            (done.dropped, "without a partner"),
+        )
+        if count
+    ]
+    suffix = f" (left out: {', '.join(left)})" if left else ""
+    console.print(
+        f"{done.rows:,} transcripts as {done.format} → {done.folder}{suffix}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+class Missing(StrEnum):
+    """What is done about references without a hypothesis."""
+
+    error = "error"
+    empty = "empty"
+
+
+class Extra(StrEnum):
+    """What is done about hypotheses without a reference."""
+
+    error = "error"
+    ignore = "ignore"
+
+
+@app.command()
+def wer(
+    references: Annotated[Path, typer.Argument(help="What was said: lines of text, or a table.")],
+    hypotheses: Annotated[Path, typer.Argument(help="What was written.")],
+    normalizer: Annotated[
+        str, typer.Option(help="By whose rule words are the same: basic or none.")
+    ] = "basic",
+    kaldi: Annotated[bool, typer.Option("--kaldi", help="Lines begin with an id.")] = False,
+    missing: Annotated[
+        Missing, typer.Option(help="References without a hypothesis.")
+    ] = Missing.error,
+    extra: Annotated[Extra, typer.Option(help="Hypotheses without a reference.")] = Extra.error,
+    worst: Annotated[int, typer.Option(min=0, help="How many alignments to show.")] = 5,
+    as_json: Json = False,
+) -> None:
+    """Compare transcripts with what was said: corpus WER, CER, alignments, confusions."""
+    from weaklabel.comparison_files import compare_files
+    from weaklabel.comparison_table import print_comparison
+
+    found = compare_files(
+        references,
+        hypotheses,
+        normalizer,
+        kaldi=kaldi,
+        missing=missing.value,
+        extra=extra.value,
+        worst=worst,
+    )
+    if as_json:
+        console.print_json(json.dumps(found.to_dict()))
+    else:
+        print_comparison(found, console)

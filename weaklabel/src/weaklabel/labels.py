@@ -1,0 +1,131 @@
+"""Votes in files to patterns, and through a fitted model to labels in files."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from weaklabel import tables
+from weaklabel.applier import read_metadata
+from weaklabel.errors import WeakLabelError
+from weaklabel.gold import Gold, correctness, gold_patterns
+from weaklabel.models import FittedModel
+from weaklabel.patterns import METADATA, Patterns
+
+FilePath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a labelling wrote.
+
+    Attributes:
+        rows: how many queries.
+        accepted: how many have the label 1.
+        mean_weight: the share of right transcripts that the model expects.
+    """
+
+    rows: int
+    accepted: int
+    mean_weight: float
+
+
+def count_files(paths: Sequence[FilePath]) -> Patterns:
+    """The patterns of several files, added up.
+
+    Args:
+        paths: of votes (a file, a folder or a glob), or of patterns that were saved. Families and
+            identities of the functions are those that the files name.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeakLabelError: a file holds neither, or their functions are not the same.
+    """
+    return Patterns.merge(_count(path) for path in paths)
+
+
+def _count(path: FilePath) -> Patterns:
+    about = read_metadata(path)
+    if "patterns" in about:
+        return Patterns.load(path)
+    entries = {entry["name"]: entry for entry in about.get("functions", ())}
+    with tables.naming(path):
+        return Patterns.count(
+            tables.scan(path),
+            families={name: entry.get("family") for name, entry in entries.items()},
+            identities={name: entry.get("identity") for name, entry in entries.items()},
+        )
+
+
+def gold_of_files(
+    votes: Sequence[FilePath],
+    queries: FilePath | None,
+    gold: FilePath,
+    threshold: float = 0.0,
+    normalizer: str = "basic",
+) -> Gold:
+    """The votes of queries whose transcripts were checked.
+
+    Args:
+        votes: files of votes; patterns have no queries and will not do.
+        queries: the query log; without it, the votes hold a column `transcript`.
+        gold: `query_id`, `transcript`, the correct ones. Each is a query of the log.
+        threshold: a transcript is right up to this word error rate.
+        normalizer: by whose rule words are the same.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        WeakLabelError: a table lacks a column, or a query of gold is not in the log.
+    """
+    for path in votes:
+        if "patterns" in read_metadata(path):
+            raise WeakLabelError(f"gold needs votes with their query_id, and {path} holds patterns")
+    table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
+    log: Any = tables.scan(queries) if queries is not None else table
+    if "transcript" not in log.collect_schema():
+        raise WeakLabelError(
+            "gold is compared with the log's transcripts: give the query log (--queries)"
+        )
+    truth = tables.read(gold)
+    right = correctness(log, truth, threshold=threshold, normalizer=normalizer)
+    if right.height < truth.height:
+        absent = truth.join(right, on="query_id", how="anti")["query_id"].to_list()
+        raise WeakLabelError(
+            f"{len(absent)} of {truth.height} queries of {gold} are not in the query log, the first"
+            f" of them {absent[:5]}: leave them out of gold"
+        )
+    return gold_patterns(table, right)
+
+
+def label_files(
+    votes: FilePath, model: FittedModel, out: FilePath, threshold: float = 0.5
+) -> Labels:
+    """Votes in files to labels in a file, written beside and renamed.
+
+    Args:
+        votes: a file, a folder or a glob.
+        model: knows the functions that voted.
+        out: .parquet (with the votes' metadata, and the model's kind and threshold), .csv or
+            .jsonl.
+        threshold: see `weaklabel.models.Fitted.label`.
+
+    Raises:
+        FileNotFoundError: there are no votes, or no folder for `out`.
+        WeakLabelError: the functions are not the model's.
+    """
+    with tables.naming(votes):
+        labelled = model.label(tables.scan(votes), threshold)
+        about = {**read_metadata(votes), "model": type(model).__name__, "threshold": threshold}
+        parquet = Path(out).suffix == ".parquet"
+        tables.write(labelled, out, metadata={METADATA: json.dumps(about)} if parquet else None)
+    seen = tables.scan(out).select(
+        rows=pl.len(), accepted=(pl.col("label") == 1).sum(), weight=pl.col("weight").mean()
+    )
+    rows, accepted, weight = seen.collect(engine="streaming").row(0)
+    return Labels(rows, accepted, weight)

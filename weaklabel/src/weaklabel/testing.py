@@ -1,0 +1,206 @@
+"""Helpers for the tests of a plugin.
+
+    from weaklabel.testing import assert_votes, check_labeling_function
+
+    def test_short_queries_are_rejected():
+        assert_votes(too_short, [({"transcript": "a"}, -1), ({"transcript": "play it"}, 0)])
+
+    def test_the_contract():
+        check_labeling_function(too_short)
+
+They raise AssertionError, and need no test framework.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias
+
+import numpy as np
+import polars as pl
+
+from weaklabel.applier import apply
+from weaklabel.labeling import LabelingFunction
+from weaklabel.votes import ORDER, SESSION
+
+Engine: TypeAlias = Literal["polars", "duckdb", "spark"]
+
+START: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+_WORDS: Final = "play show me the next channel news movie kids étoile 电影 الأخبار louder".split()
+_SCHEMA: Final = {
+    "query_id": pl.Int64,
+    "session_id": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "transcript": pl.String,
+    "second_transcript": pl.String,
+    "confidence": pl.Float64,
+    "duration": pl.Float64,
+    "audio": pl.String,
+    "action": pl.String,
+    "dwell": pl.Float64,
+}
+
+
+def synthetic_query_log(rows: int = 500, *, seed: int = 0, nulls: float = 0.05) -> pl.DataFrame:
+    """A query log with every standard column, ties in its timestamps, and nulls.
+
+    Its content is noise: it shows that a function keeps its contract, not that it is any good.
+
+    Args:
+        rows: queries.
+        seed: the same seed makes the same log.
+        nulls: the share of nulls in each column but `query_id`.
+
+    Returns:
+        Columns `query_id` (integers, not in order of time), `session_id`, `timestamp` (UTC, whole
+        seconds), `transcript`, `second_transcript`, `confidence` in [0, 1], `duration` and `dwell`
+        in seconds, `audio`, `action`.
+    """
+    random = np.random.default_rng(seed)
+    start = np.sort(random.integers(0, max(1, rows * 3), rows))
+    length = random.integers(0, 5, rows)  # words; an ASR may write nothing
+    text = [" ".join(random.choice(_WORDS, count)) for count in length]
+    again = random.random(rows) < 0.7
+    other = [text[row] if same else text[row - 1] for row, same in enumerate(again)]
+    columns: dict[str, Any] = {
+        "query_id": random.permutation(rows),
+        "session_id": [f"s{place}" for place in start // 40],
+        "timestamp": [START + timedelta(seconds=int(second)) for second in start],
+        "transcript": text,
+        "second_transcript": other,
+        "confidence": random.beta(4, 1, rows),
+        "duration": random.gamma(4, 0.5, rows),
+        "audio": [f"{row}.flac" for row in range(rows)],
+        "action": random.choice(["play", "select", "back", "cancel", "none"], rows),
+        "dwell": random.exponential(60, rows),
+    }
+    log = pl.DataFrame(columns, schema=_SCHEMA)
+    return log.with_columns(
+        pl.when(pl.Series(random.random(rows) >= nulls)).then(pl.col(name)).alias(name)
+        for name in _SCHEMA
+        if name != "query_id"
+    )
+
+
+def assert_votes(
+    function: LabelingFunction, cases: Sequence[tuple[Mapping[str, Any], int]]
+) -> None:
+    """Assert the votes on a few rows, written as they are read: what is there, and the vote on it.
+
+    Args:
+        function: the labeling function.
+        cases: `(columns, vote)`; together they are one log. What a row leaves out is null, but for
+            `query_id` (its number), `session_id` (one for all) and `timestamp` (a minute after the
+            one before); a number there is seconds from a fixed start.
+    """
+    rows = []
+    for number, (given, _) in enumerate(cases):
+        row = {"query_id": number, "session_id": "s", "timestamp": 60 * number, **given}
+        if isinstance(row["timestamp"], int | float):
+            row["timestamp"] = START + timedelta(seconds=row["timestamp"])
+        rows.append(row)
+    names = dict.fromkeys(name for row in rows for name in row)
+    wanted = dict.fromkeys([*names, *function.columns])
+    schema = {name: _SCHEMA.get(name) for name in wanted if name != "query_id"}
+    log = pl.DataFrame(rows, schema={"query_id": None, **schema}, infer_schema_length=None)
+    votes = _votes(function, log)
+    for row, (given, expected) in zip(rows, cases, strict=True):
+        vote = votes[row["query_id"]]
+        assert vote == expected, (
+            f"{function.name} votes {vote} on {dict(given)}, expected {expected}"
+        )
+
+
+def check_labeling_function(
+    function: LabelingFunction, queries: pl.DataFrame | None = None
+) -> None:
+    """Assert that a labeling function keeps its contract.
+
+    It says in a docstring what it does; it votes −1, 0, 1 or null on logs with nulls, and on an
+    empty one; it reads no column but those it requires; its votes do not change with the order of
+    the rows; with scope "session", nor with what other sessions hold.
+
+    Args:
+        function: the labeling function.
+        queries: a log that has its columns, for functions that read others than the standard ones;
+            by default `synthetic_query_log()`.
+    """
+    name = function.name
+    assert function.description, f"{name} needs a docstring: lists of functions show its beginning"
+    log = synthetic_query_log() if queries is None else queries
+    missing = set(function.columns) - set(log.columns)
+    assert not missing, (
+        f"{name} requires {sorted(missing)}, which the log lacks: give check_labeling_function a"
+        " log that has them"
+    )
+    log = log.select("query_id", *(column for column in function.columns if column != "query_id"))
+    votes = _votes(function, log)
+    shuffled = _votes(function, log.sample(fraction=1.0, shuffle=True, seed=1))
+    _assert_equal(name, votes, shuffled, "the same rows in another order")
+    empty = _votes(function, log.clear())
+    assert empty == {}, f"{name} votes on queries that are not there: {empty}"
+    if function.scope == "log":
+        return
+    if SESSION not in log.columns:
+        half = log.filter(pl.int_range(pl.len()) % 2 == 0)
+    else:
+        sessions = log[SESSION].drop_nulls().unique().sort()
+        half = log.filter(pl.col(SESSION).is_in(sessions.gather_every(2).implode()))
+    some = _votes(function, half)
+    _assert_equal(name, {query: votes[query] for query in some}, some, "fewer sessions in the log")
+
+
+def check_engines(
+    function: LabelingFunction,
+    queries: pl.DataFrame | None = None,
+    *,
+    engines: Sequence[Engine] = ("polars", "duckdb"),
+) -> None:
+    """Assert that a labeling function votes the same on several engines.
+
+    Args:
+        function: the labeling function.
+        queries: by default `synthetic_query_log()`.
+        engines: DuckDB needs `pip install "weaklabel[duckdb]"`, Spark "weaklabel[spark]" and Java.
+    """
+    log = synthetic_query_log() if queries is None else queries
+    first, *others = engines
+    votes = _votes(function, log, first)
+    for engine in others:
+        _assert_equal(function.name, votes, _votes(function, log, engine), f"{engine} for {first}")
+
+
+def _votes(
+    function: LabelingFunction, log: pl.DataFrame, engine: Engine = "polars"
+) -> dict[Any, int]:
+    """The vote of each query."""
+    if engine == "polars":
+        seen = apply([function], log)
+    else:
+        seen = _through_file(function, log, engine)
+    return dict(seen.select(ORDER[-1], function.column).iter_rows())
+
+
+def _through_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> pl.DataFrame:
+    from pathlib import Path
+    from tempfile import TemporaryDirectory
+
+    from weaklabel.applier import apply_files
+
+    with TemporaryDirectory() as folder:
+        queries, votes = Path(folder, "queries.parquet"), Path(folder, "votes.parquet")
+        log.write_parquet(queries)
+        apply_files([function], queries, votes, engine=engine, progress=False)
+        return pl.read_parquet(votes)
+
+
+def _assert_equal(name: str, votes: dict[Any, int], seen: dict[Any, int], change: str) -> None:
+    assert votes.keys() == seen.keys(), f"{name} loses or makes up queries with {change}"
+    different = [query for query, vote in votes.items() if seen[query] != vote]
+    assert not different, (
+        f"{name} votes differently with {change}: "
+        + ", ".join(f"{seen[q]} for {votes[q]} on query_id {q}" for q in different[:5])
+        + f" ({len(different)} in all)"
+    )

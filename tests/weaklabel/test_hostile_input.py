@@ -99,6 +99,21 @@ def test_files_of_a_folder_that_are_no_tables_are_reported(
     assert "weaklabel_lfs" not in caplog.text
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+@pytest.mark.parametrize("name", ["a[1]", "what?", "star*", "day=1", "50%"])
+def test_odd_names_of_files_are_names(name: str, suffix: str, tmp_path: Path) -> None:
+    log = pl.DataFrame({"query_id": [1], "transcript": ["x"]})
+    for number, folder in enumerate(["", "in[1]"]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        path = tmp_path / folder / f"{name}.{suffix}"
+        queries.write(log, path)
+        assert_frame_equal(queries.read(path), log)
+        assert_frame_equal(queries.read(path.as_uri()), log)
+        # The pattern would find this one; the file of that very name was meant.
+        queries.write(log, path.with_name(f"a1{number}.{suffix}"))
+        assert_frame_equal(queries.read(path), log)
+
+
 # Parquet
 
 

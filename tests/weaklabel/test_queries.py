@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -163,14 +164,20 @@ def test_nan_is_told_from_null(column: str) -> None:
 def test_a_column_of_another_type_is_an_error_even_with_a_file_to_reject_to(
     log: pl.DataFrame, column: str, said: str, remedy: str, tmp_path: Path
 ) -> None:
-    found = _only(queries.validate(log))
+    found = _only(queries.validate(log, requires=[column]))
     assert (found.column, found.by_row) == (column, False)
     assert said in found.problem
     assert remedy in found.remedy
     assert found.examples
     with pytest.raises(WeakLabelError, match=f"unusable table:\n  column '{column}'"):
-        queries.check(log, reject=tmp_path / "refused.parquet")
+        queries.check(log, requires=[column], reject=tmp_path / "refused.parquet")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_no_function_reads_may_be_of_any_type() -> None:
+    assert queries.validate(_with(has_transcript=[True, False, None, True])).ok
+    found = _only(queries.validate(_with(**{"transcript:asr2": [1, 2, 3, 4]})))
+    assert found.column == "transcript:asr2"
 
 
 def test_of_texts_those_that_are_no_numbers_are_shown() -> None:
@@ -422,8 +429,12 @@ HYPOTHESES = pl.DataFrame(
 )
 
 
-def test_sources_become_columns_beside_the_log_in_its_order() -> None:
-    joined = queries.join_hypotheses(SOUND, HYPOTHESES).collect()
+def test_sources_become_columns_beside_the_log_in_its_order(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        joined = queries.join_hypotheses(SOUND, HYPOTHESES).collect()
+    assert "1 hypotheses belong to no query" in caplog.text
     assert_frame_equal(joined.select(SOUND.columns), SOUND)
     assert joined["transcript:asr2"].to_list() == ["play jazz", "", None, None]
     assert joined["transcript:asr3"].to_list() == ["played jazz", None, None, None]

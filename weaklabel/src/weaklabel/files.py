@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final, Literal, TypeAlias, cast
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 from weaklabel.errors import WeakLabelError
 
@@ -33,7 +35,7 @@ _KNOWN: Final = "give .parquet, .csv, .jsonl, .ndjson or .json (CSV and JSON als
 
 # Schemes that Polars opens itself, on every platform.
 _NATIVE: Final = frozenset(
-    {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hf", "file"}
+    {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hf"}
 )
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 _GLOB = re.compile(r"[*?\[]")
@@ -65,6 +67,8 @@ def find(path: Source) -> Files:
     """
     given = os.fspath(path)
     scheme = _URL.match(given)
+    if scheme and scheme[1].lower() == "file":
+        return find(url2pathname(urlsplit(given).path))
     if scheme and scheme[1].lower() in _NATIVE:
         return Files(given, (given,), _format_of(given), local=False)
     if scheme:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -21,7 +21,8 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     Raises:
         WeakLabelError: a key has values of several types; the line is named.
     """
-    source: Any = [Path(file) for file in files.paths] if files.local else files.given
+    # Polars would take brackets in a file's name for a glob.
+    source: Any = [glob.escape(file) for file in files.paths] if files.local else files.given
     frame = pl.scan_ndjson(source, infer_schema_length=None)
     schema = frame.collect_schema()
     lines = pl.scan_csv(

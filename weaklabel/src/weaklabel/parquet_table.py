@@ -23,7 +23,8 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
     schemas = {}
     for file in files.paths:
         try:
-            schemas[file] = pl.read_parquet_schema(file)
+            # Not read_parquet_schema, which takes brackets in a file's name for a glob.
+            schemas[file] = pl.scan_parquet(Path(file), glob=False).collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise WeakLabelError(
                 f"{file} is no Parquet file, or was cut short: {first_line(error)}; write it again"

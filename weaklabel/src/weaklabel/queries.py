@@ -186,6 +186,11 @@ def join_hypotheses(
     if one != other:
         common = pl.String if one == pl.String else pl.Int64
         log, table = log.cast({"query_id": common}), table.cast({"query_id": common})
+    with _reading(hypotheses), _reading(queries):
+        spoken = table.filter(pl.col("source").is_in(chosen))
+        astray = spoken.join(log, on="query_id", how="anti").select(pl.len())
+        if count := astray.collect(engine="streaming").item():
+            _logger.warning("%d hypotheses belong to no query of the log", count)
     for name in chosen:
         column = "second_transcript" if isinstance(sources, str) else f"{SOURCE_PREFIX}{name}"
         if column in held:

@@ -10,7 +10,7 @@ from typing import Any, Final
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.schema import COLUMNS, Column, kind_of
+from weaklabel.schema import SOURCE_PREFIX, Column, kind_of
 from weaklabel.text_types import time_from_text
 
 #: The column that a refused row's reasons are written in.
@@ -147,7 +147,8 @@ def split_table(
     schema = frame.collect_schema()
     known = {column.name: column for column in columns}
     for name in schema:
-        if name not in known and kind_of(name) == "text" and columns is COLUMNS:
+        further = name in requires or name.startswith(SOURCE_PREFIX)
+        if name not in known and further and kind_of(name) == "text":
             known[name] = Column(name, "text", "a further transcript")
     problems = [
         *_missing(schema, columns, requires),

@@ -7,7 +7,7 @@ word, from 1 on; 0 stands where a transcript has no word.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from rapidfuzz.distance import Levenshtein
@@ -19,6 +19,7 @@ NO_WORD: Final = 0
 MOST_STEPS: Final = 10_000
 
 Words: TypeAlias = tuple[int, ...]
+Unlikeness: TypeAlias = Callable[[int, int], float]
 Share: TypeAlias = dict[int, float]  # of a slot: the weight of every word there
 
 
@@ -33,16 +34,19 @@ def mean_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[flo
     return sums
 
 
-def network(texts: Sequence[Words], weights: Sequence[float]) -> list[list[int]]:
+def network(
+    texts: Sequence[Words], weights: Sequence[float], unlikeness: Unlikeness
+) -> list[list[int]]:
     """Slots, in order; a slot lists the word that every text has there, or NO_WORD.
 
     The first text makes the slots. Each one that follows is aligned with all before it at once, at
-    the least expected number of edits, and may put new slots between theirs. Two texts are aligned
-    at their word edit distance.
+    the least expected cost, and may put new slots between theirs.
 
     Args:
         texts: at least one; the best first.
         weights: one a text, positive.
+        unlikeness: cost of two different words in one slot, between 0 and 1; a word beside no word
+            costs 1.
     """
     slots = [[word] for word in texts[0]]
     shares: list[Share] = [{word: weights[0]} for word in texts[0]]
@@ -51,7 +55,7 @@ def network(texts: Sequence[Words], weights: Sequence[float]) -> list[list[int]]
         grown: list[list[int]] = []
         grown_shares: list[Share] = []
         for first, last, words in _stretches(shares, text):
-            for place, word in _aligned(shares[first:last], words, total):
+            for place, word in _aligned(shares[first:last], words, total, unlikeness):
                 if place is None:
                     slot, share = [NO_WORD] * count, {NO_WORD: total}
                 else:
@@ -87,7 +91,7 @@ def _stretches(shares: Sequence[Share], text: Words) -> Iterator[tuple[int, int,
 
 
 def _aligned(
-    shares: Sequence[Share], words: Words, total: float
+    shares: Sequence[Share], words: Words, total: float, unlikeness: Unlikeness
 ) -> Iterator[tuple[int | None, int]]:
     """A slot's index, or None for a new slot, and the word of `words` there, in order."""
     rows, columns = len(shares), len(words)
@@ -98,15 +102,16 @@ def _aligned(
     skip = [total - share.get(NO_WORD, 0.0) for share in shares]
     # Expected edits of the slots from i on against the words from j on: (rows + 1, columns + 1).
     edits = [[total * (columns - j) for j in range(columns + 1)] for _ in range(rows + 1)]
+    beside = [[0.0] * columns for _ in range(rows)]  # … where word j stands in slot i
     for i in reversed(range(rows)):
         share, here, below = shares[i], edits[i], edits[i + 1]
         here[columns] = below[columns] + skip[i]
         for j in reversed(range(columns)):
-            beside = below[j + 1] + total - share.get(words[j], 0.0)
-            here[j] = min(beside, below[j] + skip[i], here[j + 1] + total)
+            beside[i][j] = below[j + 1] + _cost(share, words[j], unlikeness)
+            here[j] = min(beside[i][j], below[j] + skip[i], here[j + 1] + total)
     i = j = 0
     while i < rows and j < columns:
-        if edits[i][j] == edits[i + 1][j + 1] + total - shares[i].get(words[j], 0.0):
+        if edits[i][j] == beside[i][j]:
             yield i, words[j]
             i, j = i + 1, j + 1
         elif edits[i][j] == edits[i + 1][j] + skip[i]:
@@ -119,3 +124,11 @@ def _aligned(
         yield place, NO_WORD
     for word in words[j:]:
         yield None, word
+
+
+def _cost(share: Share, word: int, unlikeness: Unlikeness) -> float:
+    return sum(
+        weight * (1.0 if other == NO_WORD else unlikeness(other, word))
+        for other, weight in share.items()
+        if other != word
+    )

@@ -8,11 +8,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
 
 from weaklabel.alignment import NO_WORD, Words, mean_distances, network
 
@@ -82,8 +84,14 @@ class Ballot:
     log_agreed: Floats
 
 
-def align(queries: Iterable[Sequence[Words]]) -> Slots:
+def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slots:
     """Networks of all queries; hypotheses are numbered through, in order."""
+
+    @lru_cache(maxsize=1 << 20)
+    def unlikeness(a: int, b: int) -> float:
+        # Words alike are likelier to be one word heard, or spelled, in two ways.
+        return 0.5 + 0.5 * Levenshtein.normalized_distance(vocabulary[a], vocabulary[b])
+
     offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
     query, first, slot, word = array("q"), array("q"), array("q"), array("q")
     candidate, hypothesis = array("q"), array("q")
@@ -93,8 +101,9 @@ def align(queries: Iterable[Sequence[Words]]) -> Slots:
         order = sorted(groups)
         edits = mean_distances(order, [len(groups[text]) for text in order])
         order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
+        counts = [float(len(groups[text])) for text in order]
         agreeing = 0
-        for words in network(order, [float(len(groups[text])) for text in order]):
+        for words in network(order, counts, unlikeness):
             if words.count(words[0]) == len(words):
                 sequence.append(words[0])
                 agreeing += 1

@@ -108,7 +108,8 @@ def combine(
     spans = list(pairwise(starts))
     names = table["source"].unique().sort()
     sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
-    slots = consensus.align(_shown((texts[a:b] for a, b in spans), len(spans), progress))
+    networked = _shown((texts[a:b] for a, b in spans), len(spans), progress)
+    slots = consensus.align(networked, vocabulary)
     ballot = consensus.vote(slots, queries, sources, _trust(table), rounds=rounds)
 
     # An empty transcript is judged as one slot.

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel import functions
+from weaklabel import apply, functions, hookimpl
 from weaklabel.errors import WeakLabelError
-from weaklabel.plugins import load_labeling_functions, load_registry
+from weaklabel.plugins import Loader, load_labeling_functions, load_registry
+from weaklabel.registry import Plugin
 
 BUILTIN = [
     "session_position",
@@ -317,10 +318,6 @@ def test_parameters_are_set_by_function_and_name(install):
 @given(st.permutations(["a", "b", "c"]), st.integers(0, 2))
 def test_a_raising_plugin_never_changes_anothers_votes(order, broken):
     """Whatever raises, and wherever it stands among the plugins."""
-    from weaklabel.apply import apply
-    from weaklabel.plugins import Loader
-    from weaklabel.registry import Plugin
-
     queries = pl.DataFrame({"query_id": [1, 2], "transcript": ["a", "abc"]})
 
     class Bad:
@@ -332,8 +329,6 @@ def test_a_raising_plugin_never_changes_anothers_votes(order, broken):
         scope = {}
         exec(compile(GOOD.format(name=name), name, "exec"), scope)
         return type("Good", (), {"weaklabel_labeling_functions": staticmethod(scope.popitem()[1])})
-
-    from weaklabel import hookimpl
 
     hookimpl(Bad.weaklabel_labeling_functions)
     loader = Loader()

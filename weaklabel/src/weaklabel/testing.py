@@ -29,7 +29,7 @@ Engine: TypeAlias = Literal["polars", "duckdb", "spark"]
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
 _WORDS: Final = "play show me the next channel news movie kids étoile 电影 الأخبار louder".split()
-_SCHEMA: Final = {
+_SCHEMA: Final[dict[str, Any]] = {
     "query_id": pl.Int64,
     "session_id": pl.String,
     "timestamp": pl.Datetime("us", "UTC"),
@@ -101,10 +101,10 @@ def assert_votes(
         if isinstance(row["timestamp"], int | float):
             row["timestamp"] = START + timedelta(seconds=row["timestamp"])
         rows.append(row)
-    names = dict.fromkeys(name for row in rows for name in row)
-    wanted = dict.fromkeys([*names, *function.columns])
-    schema = {name: _SCHEMA.get(name) for name in wanted if name != "query_id"}
-    log = pl.DataFrame(rows, schema={"query_id": None, **schema}, infer_schema_length=None)
+    names = dict.fromkeys([*(name for row in rows for name in row), *function.columns])
+    # None: Polars finds the type. A query_id of the case's own may be a text.
+    schema = {name: None if name == "query_id" else _SCHEMA.get(name) for name in names}
+    log = pl.DataFrame(rows, schema=schema, infer_schema_length=None)
     votes = _votes(function, log)
     for row, (given, expected) in zip(rows, cases, strict=True):
         vote = votes[row["query_id"]]
@@ -176,14 +176,12 @@ def _votes(
     function: LabelingFunction, log: pl.DataFrame, engine: Engine = "polars"
 ) -> dict[Any, int]:
     """The vote of each query."""
-    if engine == "polars":
-        seen = apply([function], log)
-    else:
-        seen = _through_file(function, log, engine)
+    # Frames for Polars, files for the others: each as it is mostly used.
+    seen = apply([function], log) if engine == "polars" else _by_file(function, log, engine)
     return dict(seen.select(ORDER[-1], function.column).iter_rows())
 
 
-def _through_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> pl.DataFrame:
+def _by_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> pl.DataFrame:
     from pathlib import Path
     from tempfile import TemporaryDirectory
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import numpy as np
@@ -22,7 +23,8 @@ from weaklabel.patterns import Patterns
 Abstain = Literal["symbol", "missing"]
 Floats = npt.NDArray[np.float64]
 
-SHORT, LONG = 100, 20_000  # steps of a start, and of the start that is chosen
+DENSE = 20_000_000  # entries of an indicator matrix, 160 MB
+SHORT, LONG = 60, 20_000  # steps of a start, and of the start that is chosen
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,12 +97,31 @@ class Coded:
         """All rows of each pattern: float64, (P,)."""
         return np.asarray(self.open + self.known.sum(axis=0))
 
+    @cached_property
+    def _indicator(self) -> Floats | None:
+        """1 where a pattern shows a symbol: float64, (P, S), or None where it would be large."""
+        patterns, total = len(self.symbols), int(self.sizes.sum())
+        if patterns * total > DENSE:
+            return None
+        indicator = np.zeros((patterns, total + 1))
+        np.put_along_axis(indicator, self.symbols, 1.0, axis=1)
+        return np.ascontiguousarray(indicator[:, :total])
+
     def tally(self, rows: Floats) -> Floats:
-        """Add up (P,) rows over the patterns that show each symbol: float64, (S,)."""
-        wide = self.symbols.shape[1]
-        total = int(self.sizes.sum())
-        found = np.bincount(self.symbols.ravel(), np.repeat(rows, wide), minlength=total)
-        return np.asarray(found[:total], dtype=np.float64)
+        """Add up (2, P) rows over the patterns that show each symbol: float64, (2, S)."""
+        if self._indicator is not None:
+            return np.asarray(rows @ self._indicator)
+        wide, total = self.symbols.shape[1], int(self.sizes.sum())
+        index = self.symbols.ravel()
+        found = [np.bincount(index, np.repeat(own, wide), total + 1)[:total] for own in rows]
+        return np.array(found, dtype=np.float64)
+
+    def add_up(self, values: Floats) -> Floats:
+        """Add up (2, S) values over the symbols that each pattern shows: float64, (2, P)."""
+        if self._indicator is not None:
+            return np.asarray(values @ self._indicator.T)
+        padded = np.pad(values, ((0, 0), (0, 1)))  # the symbol that is no evidence
+        return np.stack([own[self.symbols].sum(axis=-1) for own in padded])
 
     def within(self, values: Floats) -> Floats:
         """(…, S) divided by its sum over the symbols of the same factor."""
@@ -166,7 +187,7 @@ class Climb:
         """The M-step: the parameters that fit (P,) posteriors best."""
         pseudo = self.smoothing * np.array([1 - self.shares, self.shares])
         rows = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
-        counts = np.stack([coded.tally(rows[0]), coded.tally(rows[1])]) + pseudo[:, None]
+        counts = coded.tally(rows) + pseudo[:, None]
         if self.prior is not None:
             prior = self.prior
         else:
@@ -213,9 +234,8 @@ class Climb:
 
 def log_joint(coded: Coded, parameters: Parameters) -> Floats:
     """log P(pattern, class): float64, (2, P)."""
-    logs = np.pad(parameters.logs, ((0, 0), (0, 1)))  # the symbol that is no evidence: log 1
     classes = np.log([1 - parameters.prior, parameters.prior])
-    return np.asarray(logs[:, coded.symbols].sum(axis=-1) + classes[:, None])
+    return coded.add_up(parameters.logs) + classes[:, None]
 
 
 def orientation(coded: Coded, posterior: Floats) -> float:
@@ -249,18 +269,30 @@ def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
         score = score / max(float(np.sqrt(rows @ score**2)), 1e-12)
         order = np.argsort(score, kind="stable")
         above = 1 - np.cumsum(rows[order])
-        for share in (0.5, 0.7, 0.85, 0.95) if prior is None else (prior,):
+        for share in (0.6, 0.85) if prior is None else (prior,):
             boundary = score[order][min(int(np.searchsorted(-above, -share)), len(order) - 1)]
             found.append(1 / (1 + np.exp(-3 * np.clip(score - boundary, -5, 5))))
     return found
 
 
-def fit(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> Solution:
-    """The best of EM's ends: of those where functions are better than chance on average."""
-    # First all starts a short way, with pseudo-rows shared evenly; then the best of them to its
-    # end, with pseudo-rows shared as the classes are, so that they pull towards no evidence.
+def best_start(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> Solution:
+    """The best of EM's ends after a short way from each start, with pseudo-rows shared evenly.
+
+    Ends where functions are better than chance on average go before all others; with rows of known
+    class the likelihood tells the classes apart.
+    """
     short = Climb(smoothing, 0.5 if prior is None else prior, prior, tolerance, SHORT)
     ends = [short.run(coded, start) for start in starts(coded, prior)]
-    best = max(ends, key=lambda end: (end.orientation > 0, end.trace[-1]))
-    shares = best.parameters.prior
-    return Climb(smoothing, shares, prior, tolerance, LONG).run(coded, best.posterior)
+    told = bool(coded.known.any())
+    return max(ends, key=lambda end: (told or end.orientation > 0, end.trace[-1]))
+
+
+def fit(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> Solution:
+    """The best start's way to its end, with pseudo-rows shared as the classes are.
+
+    Shared so, they pull a symbol that is rarely seen towards no evidence.
+    """
+    best = best_start(coded, smoothing, prior, tolerance)
+    return Climb(smoothing, best.parameters.prior, prior, tolerance, LONG).run(
+        coded, best.posterior
+    )

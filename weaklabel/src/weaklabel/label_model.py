@@ -15,28 +15,26 @@ What votes alone cannot tell:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, Literal, get_args
 
-import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel import em
+from weaklabel import em, guard
+from weaklabel.dependence import dependences
 from weaklabel.em import Abstain
 from weaklabel.errors import WeakLabelError
-from weaklabel.factors import Factor, by_family
+from weaklabel.factors import by_family
+from weaklabel.fitted import FittedFactor, FittedLabelModel, FunctionRates
 from weaklabel.gold import Gold
-from weaklabel.models import (
-    Fitted,
-    as_patterns,
-    by_vote,
-    check_votes,
-    logistic,
-    logistic_expression,
-)
+from weaklabel.models import WeakLabelWarning, as_patterns
 from weaklabel.patterns import Patterns
+from weaklabel.structure import Partition, Search
+
+FOLDS = 5
+ENOUGH_GOLD = 20  # checked queries; with fewer a comparison says little
 
 Families = Literal["declared", "auto", "ignore"]
 
@@ -86,180 +84,104 @@ class LabelModel:
 
         Raises:
             WeakLabelError: there are no rows, or gold does not fit the votes.
+
+        Warns:
+            WeakLabelWarning: there is a reason not to trust the model, see `FittedLabelModel`.
         """
         patterns = as_patterns(votes)
         known = np.zeros((2, len(patterns)), dtype=np.int64)
         if gold is not None:
             patterns, known = gold.join(patterns)
-        families = patterns.families
-        if self.families == "ignore":
-            families = (None,) * len(patterns.functions)
-        factors = _factors(patterns, families)
-        coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
-        solution = em.fit(coded, self.smoothing, self.prior, self.tolerance)
+        search = Search(patterns, known, self.smoothing, self.prior, self.gold_weight)
+        units = _units(patterns, self.families)
+        reference = search.best(units) if self.families == "auto" else search.best_cut(units)
+        factors = reference.factors if self.families == "auto" else units
+
+        coded, solution = self._solve(patterns, factors, known)
         prior, logs = solution.parameters.prior, solution.parameters.logs
         ends = np.cumsum(coded.sizes)[:-1]
         own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
+
+        # Of the best partition found: given the classes of one that takes dependent functions for
+        # independent, just these look independent.
+        pairs = dependences(patterns, reference.posterior)
+        home = {name: factor for factor in factors for name in factor.functions}
+        apart = [
+            pair
+            for pair in pairs
+            if pair.significant
+            and pair.strength >= guard.DEPENDENT
+            and home[pair.first] != home[pair.second]
+        ]
+        rows, posterior = coded.counts, solution.posterior
+        right = (coded.open * posterior + coded.known[1]) / rows
+        chosen = search.candidate(factors)
+        comparison = guard.Comparison(
+            chosen.score - chosen.single,
+            int((coded.sizes > 1).sum()),
+            guard.expected_accuracy(rows, right, posterior >= 0.5),
+            guard.expected_accuracy(rows, right, np.ones(len(rows), dtype=bool)),
+            guard.expected_accuracy(rows, right, guard.accepts(patterns)),
+            search.rival(chosen) if self.families == "auto" else 0.0,
+            self._on_gold(patterns, factors, known),
+        )
+        reasons = tuple(guard.reasons(comparison, solution.orientation, solution.converged, apart))
+        for reason in reasons:
+            warnings.warn(reason, WeakLabelWarning, stacklevel=2)
         return FittedLabelModel(
             patterns.functions,
             prior,
             tuple(FittedFactor.of(*factor, prior, self.abstain) for factor in own),
             self.abstain,
             solution.trace,
-            (),
+            _rates(patterns, right),
+            pairs,
+            comparison,
+            reasons,
         )
 
+    def _solve(
+        self, patterns: Patterns, factors: Partition, known: npt.NDArray[np.int64]
+    ) -> tuple[em.Coded, em.Solution]:
+        coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
+        return coded, em.fit(coded, self.smoothing, self.prior, self.tolerance)
 
-@dataclass(frozen=True)
-class FittedFactor:
-    """One factor's distribution of symbols.
-
-    Attributes:
-        functions: of one function, or of a family.
-        codes: the S symbols seen, see `Factor`.
-        wrong: P(symbol | wrong), S of them.
-        right: P(symbol | right), S of them.
-        evidence: for every code, log P(symbol | right) - log P(symbol | wrong). A symbol never seen
-            has that of the seen ones nearest to it, on average by how often they are seen.
-    """
-
-    functions: tuple[str, ...]
-    codes: tuple[int, ...]
-    wrong: tuple[float, ...]
-    right: tuple[float, ...]
-    evidence: tuple[float, ...]
-
-    @classmethod
-    def of(
-        cls,
-        factor: Factor,
-        codes: npt.NDArray[np.int64],
-        logs: npt.NDArray[np.float64],
-        prior: float,
-        abstain: Abstain,
-    ) -> FittedFactor:
-        """Of log P(symbol | class), (2, S), the classes' shares, and what an abstain is."""
-        evidence = np.zeros(factor.size)
-        if len(codes):
-            points = factor.points()
-            distance = np.abs(points[:, None] - points[codes][None]).sum(axis=-1)  # (size, S)
-            near = distance == distance.min(axis=1, keepdims=True)
-            wrong, right = np.exp(logs)
-            weight = near * ((1 - prior) * wrong + prior * right)
-            evidence = (weight @ (logs[1] - logs[0])) / weight.sum(axis=1)
-            evidence[codes] = logs[1] - logs[0]  # not by way of a product and a quotient
-        if abstain == "missing":
-            evidence[factor.silent] = 0.0
-        return cls(
-            factor.functions,
-            tuple(codes.tolist()),
-            tuple(np.exp(logs[0]).tolist()),
-            tuple(np.exp(logs[1]).tolist()),
-            tuple(evidence.tolist()),
-        )
-
-    def terms(self) -> nw.Expr:
-        """The evidence as an expression over the columns of votes."""
-        if len(self.functions) == 1:
-            return by_vote(self.functions[0], *self.evidence)
-        code = Factor(self.functions).code()
-        return code.replace_strict(
-            list(range(len(self.evidence))),
-            list(self.evidence),
-            default=0.0,
-            return_dtype=nw.Float64,
-        )
+    def _on_gold(
+        self, patterns: Patterns, factors: Partition, known: npt.NDArray[np.int64]
+    ) -> guard.GoldComparison | None:
+        """What models that have not seen the checked queries say of them."""
+        if known.sum() < ENOUGH_GOLD:
+            return None
+        # Checked queries, dealt out one by one: (2, P) for each fold.
+        dealt = np.repeat(np.arange(known.size), known.ravel())
+        judged = np.zeros((2, *known.shape))
+        for fold in range(FOLDS):
+            held = np.bincount(dealt[fold::FOLDS], minlength=known.size).reshape(known.shape)
+            posterior = self._solve(patterns, factors, known - held)[1].posterior
+            judged += held * guard.judged(posterior)
+        without = self._solve(patterns, factors, np.zeros_like(known))[1].posterior
+        return guard.on_gold(patterns, known, judged, known * guard.judged(without))
 
 
-@dataclass(frozen=True)
-class FittedLabelModel(Fitted):
-    """A label model's parameters, and what there is to know about them.
-
-    Attributes:
-        functions: names of the F functions, sorted.
-        prior: P(right) over all queries.
-        factors: functions and families, whose evidence adds up.
-        abstain: "symbol" or "missing".
-        log_likelihoods: penalised, before each step of EM; they never decrease.
-        warnings: reasons not to trust the model.
-    """
-
-    kind: ClassVar[str] = "label-model"
-
-    functions: tuple[str, ...]
-    prior: float
-    factors: tuple[FittedFactor, ...]
-    abstain: Abstain
-    log_likelihoods: tuple[float, ...]
-    warnings: tuple[str, ...]
-
-    @property
-    def families(self) -> tuple[tuple[str, ...], ...]:
-        """The factors of more than one function."""
-        return tuple(factor.functions for factor in self.factors if len(factor.functions) > 1)
-
-    def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
-        check_votes(votes, self.functions)
-        total = np.full(len(votes), self._constant)
-        index = {name: i for i, name in enumerate(self.functions)}
-        for factor in self.factors:
-            own = votes[:, [index[name] for name in factor.functions]]
-            total += np.array(factor.evidence)[Factor(factor.functions).codes(own)]
-        return logistic(total)
-
-    def weight(self) -> nw.Expr:
-        """`weights` as an expression."""
-        return logistic_expression((factor.terms() for factor in self.factors), self._constant)
-
-    @property
-    def _constant(self) -> float:
-        return float(np.log(self.prior) - np.log1p(-self.prior))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All parameters, as JSON can write them."""
-        return {
-            "functions": list(self.functions),
-            "prior": self.prior,
-            "abstain": self.abstain,
-            "factors": [
-                {
-                    "functions": list(factor.functions),
-                    "codes": list(factor.codes),
-                    "wrong": list(factor.wrong),
-                    "right": list(factor.right),
-                    "evidence": list(factor.evidence),
-                }
-                for factor in self.factors
-            ],
-            "log_likelihoods": list(self.log_likelihoods),
-            "warnings": list(self.warnings),
-        }
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FittedLabelModel:
-        """Of what `to_dict` returned."""
-        factors = tuple(
-            FittedFactor(
-                *(
-                    tuple(factor[key])
-                    for key in ("functions", "codes", "wrong", "right", "evidence")
-                )
-            )
-            for factor in content["factors"]
-        )
-        return cls(
-            tuple(content["functions"]),
-            float(content["prior"]),
-            factors,
-            content["abstain"],
-            tuple(content["log_likelihoods"]),
-            tuple(content["warnings"]),
-        )
-
-
-def _factors(patterns: Patterns, families: Sequence[str | None]) -> tuple[Factor, ...]:
-    """Functions and families; one that votes always the same has a factor of its own."""
+def _units(patterns: Patterns, families: Families) -> Partition:
+    """Functions and declared families; a function that never changes its vote is for itself."""
     constant = (patterns.votes == patterns.votes[0]).all(axis=0)
-    own = [None if same else family for same, family in zip(constant, families, strict=True)]
+    own = [
+        None if same or families == "ignore" else family
+        for same, family in zip(constant, patterns.families, strict=True)
+    ]
     return by_family(patterns.functions, own)
+
+
+def _rates(patterns: Patterns, right: npt.NDArray[np.float64]) -> tuple[FunctionRates, ...]:
+    """How each function votes, given (P,) P(right)."""
+    rows = np.stack([(1 - right) * patterns.counts, right * patterns.counts])  # (2, P)
+    found = []
+    for name, votes in zip(patterns.functions, patterns.votes.T, strict=True):
+        counts = np.stack([rows[:, votes == vote].sum(axis=1) for vote in (-1, 0, 1)], axis=1)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)  # (2, 3)
+        wrong, right_ = shares.tolist()
+        cast = int(patterns.counts[votes != 0].sum())
+        accuracy = float((counts[0, 0] + counts[1, 2]) / cast) if cast else None
+        found.append(FunctionRates(name, tuple(wrong), tuple(right_), accuracy, cast))
+    return tuple(found)

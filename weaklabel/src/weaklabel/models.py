@@ -144,7 +144,8 @@ class Fitted:
 
 def kinds() -> dict[str, Kind]:
     """The package's own kinds of models, by name."""
-    from weaklabel.label_model import FittedLabelModel, LabelModel
+    from weaklabel.fitted import FittedLabelModel
+    from weaklabel.label_model import LabelModel
     from weaklabel.logistic import FittedLogistic, LogisticRegression
     from weaklabel.majority import FittedMajority, MajorityVote
 

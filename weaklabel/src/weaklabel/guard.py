@@ -1,0 +1,184 @@
+"""Is the model better than none? What can be said with gold, and what without.
+
+Without gold only the model itself can be asked. It can be found out to have seen nothing (functions
+that agree no more often than chance), to change nothing (hardly any transcript is rejected), or to
+be one of several that explain the votes. That its classes mean "right" and "wrong" is beyond that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from weaklabel.dependence import Dependence
+from weaklabel.patterns import Patterns
+
+MARGIN = 0.005  # of accuracy: less than that is not "better"
+DEPENDENT = 0.1  # strength of dependence that is worth a warning
+RIVAL = 0.03  # of the labels: two explanations that differ in fewer are one
+LEAST_FACTORS = 3
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class GoldComparison:
+    """On checked queries, each left out of the fit that judges it (five folds).
+
+    Attributes:
+        rows: checked queries.
+        accuracy: of the model anchored to the other checked queries.
+        always_accept: of accepting every transcript.
+        majority: of a majority vote where accepts and rejects that tie count as accept.
+        log_loss: mean of -log P(what it is), in nats.
+        log_loss_without: the same of the model that is not anchored.
+    """
+
+    rows: int
+    accuracy: float
+    always_accept: float
+    majority: float
+    log_loss: float
+    log_loss_without: float
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A label model beside what needs no model.
+
+    Attributes:
+        classes: by how much two classes explain the votes better than one, log-likelihood in nats
+            less the price of their parameters; not above 0, functions agree by chance only.
+        factors: how many factors there are that do not always vote alike.
+        accuracy: of the labels, as the model itself expects it; it holds if the model does.
+        always_accept: of accepting every transcript, expected by the model.
+        majority: of a majority vote where a tie is an accept, expected by the model.
+        rival: share of the queries that another grouping of the functions, which explains the votes
+            almost as well, would label differently.
+        gold: the comparison on checked queries, where there are enough.
+    """
+
+    classes: float
+    factors: int
+    accuracy: float
+    always_accept: float
+    majority: float
+    rival: float
+    gold: GoldComparison | None
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> Comparison:
+        """Of what `dataclasses.asdict` made."""
+        gold = content["gold"]
+        return cls(**{**content, "gold": None if gold is None else GoldComparison(**gold)})
+
+
+def accepts(patterns: Patterns) -> npt.NDArray[np.bool_]:
+    """Majority vote by pattern, a tie being an accept: bool, (P,)."""
+    return np.asarray(patterns.votes.sum(axis=1, dtype=np.int64) >= 0)
+
+
+def expected_accuracy(rows: Floats, posterior: Floats, accepted: npt.NDArray[np.bool_]) -> float:
+    """Of accepting these patterns: (P,) rows, P(right) and bool."""
+    return float(rows @ np.where(accepted, posterior, 1 - posterior) / rows.sum())
+
+
+def judged(posterior: Floats) -> Floats:
+    """What (P,) P(right) are worth where the transcript is wrong, and where it is right.
+
+    Returns:
+        float64, (2, 2, P): log P(what it is), and 1 where the label is true; wrong first.
+    """
+    likelihood = np.log(np.stack([1 - posterior, posterior]).clip(1e-300))
+    return np.stack([likelihood, np.stack([posterior < 0.5, posterior >= 0.5]).astype(float)])
+
+
+def on_gold(
+    patterns: Patterns, known: npt.NDArray[np.int64], held_out: Floats, without: Floats
+) -> GoldComparison:
+    """Compare on the checked queries.
+
+    Args:
+        patterns: P of them.
+        known: int64, (2, P): how many are wrong, and right.
+        held_out: float64, (2, 2, P): `judged`, summed over them, by models that had not seen them.
+        without: the same by the model without gold.
+    """
+    rows = known.sum()
+    accepted = accepts(patterns)
+    return GoldComparison(
+        int(rows),
+        float(held_out[1].sum() / rows),
+        float(known[1].sum() / rows),
+        float((known * np.stack([~accepted, accepted])).sum() / rows),
+        -float(held_out[0].sum() / rows),
+        -float(without[0].sum() / rows),
+    )
+
+
+def reasons(
+    comparison: Comparison, orientation: float, converged: bool, dependent: Sequence[Dependence]
+) -> Iterable[str]:
+    """Why not to trust the model, in sentences."""
+    gold = comparison.gold
+    if comparison.factors < LEAST_FACTORS and gold is None:
+        yield (
+            f"there are {comparison.factors} functions or families that vote differently on"
+            f" different queries, and with fewer than {LEAST_FACTORS} votes alone do not tell how"
+            " good they are: add functions, or give gold"
+        )
+    elif comparison.classes <= 0:
+        yield (
+            "the functions agree no more often than chance would have it, so there is no sign that"
+            " they know which transcripts are right: the weights mean nothing"
+        )
+    if comparison.accuracy < comparison.always_accept + MARGIN:
+        yield (
+            f"by the model's own account its labels are right for {comparison.accuracy:.1%} of the"
+            f" queries, and accepting every transcript would be for {comparison.always_accept:.1%}:"
+            " the labels are no better, though the weights may still rank"
+        )
+    if orientation <= 0 and gold is None:
+        yield (
+            "the functions do not accept more where the model says right: which class is which is"
+            " unknown; check what each function calls accept, or give gold"
+        )
+    if dependent:
+        named = ", ".join(
+            f"{pair.first} and {pair.second} ({pair.strength:.2f})"
+            for pair in sorted(dependent, key=lambda pair: -pair.strength)[:10]
+        )
+        more = f" and {len(dependent) - 10} pairs more" if len(dependent) > 10 else ""
+        yield (
+            f"functions depend on each other beyond what is right or wrong: {named}{more}; the"
+            " model takes them for independent, and may be led astray: declare a family for them,"
+            ' or fit with families="auto"'
+        )
+    if comparison.rival > RIVAL:
+        yield (
+            "another grouping of the functions into families explains the votes about as well, and"
+            f" would label {comparison.rival:.1%} of the queries differently: declare families from"
+            " what you know of the functions, or give gold"
+        )
+    if not converged:
+        yield "EM did not come to its end: give a larger tolerance, or fewer functions"
+    if gold is not None:
+        for name, other in (
+            ("accepting every transcript", gold.always_accept),
+            ("a majority vote", gold.majority),
+        ):
+            if gold.accuracy < other:
+                yield (
+                    f"on {gold.rows} checked queries the model is right for {gold.accuracy:.1%},"
+                    f" and {name} is for {other:.1%}"
+                )
+        if gold.log_loss > gold.log_loss_without:
+            yield (
+                f"gold makes the model worse on checked queries it has not seen (log loss"
+                f" {gold.log_loss:.4f}, {gold.log_loss_without:.4f} without gold): are they a"
+                " random sample, and rightly checked?"
+            )

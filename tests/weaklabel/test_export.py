@@ -180,6 +180,20 @@ def test_lhotse_urls_need_no_reading(rows: Rows, tmp_path: Path) -> None:
     ]
 
 
+def test_lhotse_counts_samples_of_inexact_durations(rows: Rows, tmp_path: Path) -> None:
+    assert 0.29 * 100 < 29
+    export(rows(["a"], duration=[0.29], sampling_rate=[100]), tmp_path / "out", "lhotse")
+    with gzip.open(tmp_path / "out" / "recordings.jsonl.gz", "rt") as file:
+        (recording,) = map(json.loads, file)
+    assert recording["num_samples"] == 29
+
+
+def test_lhotse_files_do_not_hold_the_hour(rows: Rows, tmp_path: Path) -> None:
+    export(rows(), tmp_path / "out", "lhotse")
+    for raw in contents(tmp_path / "out").values():
+        assert raw[4:8] == bytes(4)  # MTIME of RFC 1952
+
+
 # Kaldi
 
 

@@ -310,7 +310,7 @@ def test_lines_are_compared_in_order(tmp_path: Path) -> None:
     # A line separator of Unicode's is no line's end, a missing last newline no missing line.
     references.write_bytes("\ufeffturn it\u2028on\r\n\r\nmute\r\n".encode())
     hypotheses.write_bytes(b"turn it on\n\nmuted")
-    found = compare_files(references, hypotheses)
+    found = compare_files(references, hypotheses, "none")
     assert (found.utterances, found.words, found.substitutions) == (3, 4, 1)
     assert found.worst[0].id == 3
 

@@ -297,9 +297,8 @@ def _checked(rows: pl.DataFrame) -> pl.DataFrame:
     refuse_rows(rows, pl.col("transcript").is_null(), "rows", "have no transcript")
     rows = rows.with_columns(pl.col("weight").cast(pl.Float64))
     refuse_rows(rows, pl.col("weight").is_null(), "rows", "have no weight")
-    weight = pl.col("weight")
-    # NaN is in no interval, but Polars' `is_between` takes it for the greatest number.
-    outside = weight.is_nan() | ~weight.is_between(0, 1)
+    # NaN is greater than 1 to Polars, and so outside.
+    outside = ~pl.col("weight").is_between(0, 1)
     refuse_rows(rows, outside, "rows", "have a weight outside [0, 1]")
     return rows
 

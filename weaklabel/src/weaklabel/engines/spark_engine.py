@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -49,7 +51,8 @@ def votes(log: Any, plan: Plan) -> Any:
             for inner, name in step.columns
         ]
     )
-    return native.mapInArrow(partial(stepped, step=step), schema)
+    with _without_pandas():
+        return native.mapInArrow(partial(stepped, step=step), schema)
 
 
 class SparkLog:
@@ -92,11 +95,12 @@ class SparkLog:
                     SparkSession.builder.master(master or MASTER)
                     .appName("weaklabel")
                     .config("spark.ui.enabled", "false")
-                    .config("spark.pyspark.python", sys.executable)
+                    .config("spark.ui.showConsoleProgress", "false")
                 )
                 if memory_limit is not None:
                     builder = builder.config("spark.driver.memory", memory_limit)
-                self._session = builder.getOrCreate()
+                with _this_python(master or MASTER):
+                    self._session = builder.getOrCreate()
                 self._session.sparkContext.setLogLevel("ERROR")
             else:
                 # Settings of its own, on the same cluster.
@@ -157,11 +161,31 @@ class SparkLog:
         plan.complain(nw.from_native(self._log), names)
 
 
-def _arrow_schema(found: Any, plan: Plan) -> Any:
-    from pyspark.sql.pandas.types import to_arrow_schema
+@contextmanager
+def _without_pandas() -> Iterator[None]:
+    # PySpark warns of pandas 3 wherever Arrow comes in; no pandas frame is ever made here.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+        yield
 
-    schema = to_arrow_schema(found.select(*(f"`{name}`" for name in plan.columns)).schema)
-    return schema
+
+@contextmanager
+def _this_python(master: str) -> Iterator[None]:
+    # Local workers run the first python3 of the PATH, which may have no weaklabel. The context
+    # reads the variable when it is made; a cluster's machines have a Python of their own.
+    if "PYSPARK_PYTHON" in os.environ or not master.startswith("local"):
+        yield
+        return
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    try:
+        yield
+    finally:
+        del os.environ["PYSPARK_PYTHON"]
+
+
+def _arrow_schema(found: Any, plan: Plan) -> Any:
+    with _without_pandas():
+        return found.limit(0).select(*(f"`{name}`" for name in plan.columns)).toArrow().schema
 
 
 def _merged(files: Sequence[Path], target: Path, schema: Any, metadata: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ word, from 1 on; 0 stands where a transcript has no word.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 
 from rapidfuzz.distance import Levenshtein
@@ -55,7 +55,12 @@ def network(
         grown: list[list[int]] = []
         grown_shares: list[Share] = []
         for first, last, words in _stretches(shares, text):
-            for place, word in _aligned(shares[first:last], words, total, unlikeness):
+            pairs: Iterable[tuple[int | None, int]]
+            if last - first == 1 == len(words):  # nearly always
+                pairs = ((0, words[0]),)
+            else:
+                pairs = _aligned(shares[first:last], words, total, unlikeness)
+            for place, word in pairs:
                 if place is None:
                     slot, share = [NO_WORD] * count, {NO_WORD: total}
                 else:
@@ -95,7 +100,7 @@ def _aligned(
 ) -> Iterator[tuple[int | None, int]]:
     """A slot's index, or None for a new slot, and the word of `words` there, in order."""
     rows, columns = len(shares), len(words)
-    if min(rows, columns) == 0 or rows == columns == 1 or rows * columns > MOST_STEPS:
+    if min(rows, columns) == 0 or rows * columns > MOST_STEPS:
         for i in range(max(rows, columns)):
             yield i if i < rows else None, words[i] if i < columns else NO_WORD
         return

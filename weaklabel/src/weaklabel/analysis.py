@@ -17,6 +17,7 @@ import numpy.typing as npt
 from weaklabel.dependence import Dependence, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold_analysis import GoldAnalysis, analyse_gold
+from weaklabel.guard import Comparison
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
 from weaklabel.scores import Deciles, Proportion, guessed_share
@@ -91,6 +92,7 @@ class ModelSummary:
         log_likelihood: (penalised) log-likelihood at the end of the fit.
         steps: of the fit.
         families: functions that share their evidence.
+        comparison: what it expects of itself, of accepting everything and of a majority vote.
         warnings: reasons not to trust it.
     """
 
@@ -99,6 +101,7 @@ class ModelSummary:
     log_likelihood: float | None
     steps: int | None
     families: tuple[tuple[str, ...], ...]
+    comparison: Comparison | None
     warnings: tuple[str, ...]
 
 
@@ -192,7 +195,10 @@ def analyse(
     patterns = patterns.ordered(fitted.functions)
     weights = np.clip(fitted.weights(patterns.votes), 0.0, 1.0)
     counts = patterns.counts
-    pairs = tuple(sorted(dependences(patterns, weights), key=lambda pair: -pair.strength))
+    # The label model has its own: given better classes than those of its weights.
+    own = getattr(fitted, "dependence", None)
+    found_pairs = dependences(patterns, weights) if own is None else own
+    pairs = tuple(sorted(found_pairs, key=lambda pair: -pair.strength))
     found = Analysis(
         rows=patterns.rows,
         patterns=len(patterns),
@@ -305,5 +311,6 @@ def _model(fitted: FittedModel) -> ModelSummary:
         log_likelihood=likelihoods[-1] if likelihoods else None,
         steps=len(likelihoods) or None,
         families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
+        comparison=getattr(fitted, "comparison", None),
         warnings=tuple(str(warning) for warning in getattr(fitted, "warnings", ())),
     )

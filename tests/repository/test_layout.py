@@ -78,7 +78,7 @@ def test_the_version_is_the_distributions_and_is_looked_up_late(package):
     assert run.stdout.split() == ["True", package.project["version"]]
 
 
-@pytest.mark.parametrize("name", ["hf_cudagraph_asr", "weaklabel"])
+@pytest.mark.parametrize("name", ["hf_cudagraph_asr"])
 def test_a_package_in_preparation_offers_nothing_but_its_version(name, root):
     source = root / name / "src" / name
     assert [file.name for file in source.rglob("*.py")] == ["__init__.py"]

@@ -8,17 +8,77 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from weaklabel.commands.console import (
     Functions,
     Json,
     Plugins,
+    Progress,
     Strict,
     app,
     console,
     registry,
 )
 from weaklabel.errors import WeakLabelError
+
+
+class Method(StrEnum):
+    """How several hypotheses become one transcript."""
+
+    rover = "rover"
+    medoid = "medoid"
+
+
+@app.command()
+def combine(
+    hypotheses: Annotated[
+        str, typer.Argument(help="query_id, source, text[, confidence]: a file, folder or glob.")
+    ],
+    out: Annotated[Path, typer.Option(help="Transcripts: .parquet, .csv or .jsonl.")],
+    sources: Annotated[
+        Path | None, typer.Option(help="Write what was learned about the sources.")
+    ] = None,
+    method: Annotated[
+        Method, typer.Option(help="rover: word by word; medoid: one hypothesis as a whole.")
+    ] = Method.rover,
+    normalizer: Annotated[
+        str, typer.Option(help="By whose rule transcripts are spelled: none or basic.")
+    ] = "none",
+    progress: Progress = True,
+) -> None:
+    """Make one transcript out of several, weighing the sources without labels."""
+    from weaklabel.transcripts import combine_files
+
+    combined = combine_files(
+        hypotheses,
+        out,
+        sources=sources,
+        method=method.value,
+        normalizer=normalizer,
+        progress=None if progress else False,
+    )
+    best = combined.sources.sort("weight", descending=True).head(10)
+    table = Table(*best.columns)
+    for row in best.iter_rows():
+        table.add_row(*(f"{cell:.4f}" if isinstance(cell, float) else str(cell) for cell in row))
+    console.print(table)
+    more = combined.sources.height - best.height
+    left = [
+        f"{count:,} {what}"
+        for count, what in (
+            (more, "more sources"),
+            (combined.left_out, "rows without a text left out"),
+            (combined.without, "queries without any text"),
+        )
+        if count
+    ]
+    suffix = f" ({', '.join(left)})" if left else ""
+    console.print(
+        f"{combined.transcripts.height:,} transcripts → {out}{suffix}",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 class Unmatched(StrEnum):

@@ -31,6 +31,7 @@ from weaklabel.labeling import LabelingFunction, Parameter
 from weaklabel.queries import check as check_queries
 from weaklabel.queries import join_hypotheses, scan, write
 from weaklabel.registry import Registry
+from weaklabel.tables import naming
 
 if TYPE_CHECKING:
     from weaklabel.applier import Summary
@@ -77,8 +78,9 @@ def plugins(
         named = [name for (_, name), other in loaded.origins.items() if other == origin]
         table.add_row(origin.name, origin.version, str(len(named)), origin.distribution)
     console.print(table)
-    table = Table("function", "requires", "parameters", "what it does", title="Labeling functions")
-    table.title_justify = "left"
+    table = Table(title="Labeling functions", title_justify="left")
+    for name in ("function", "requires", "parameters", "what it does"):
+        table.add_column(name, overflow="fold")
     for function in loaded.labeling_functions.values():
         kind = " (row-wise)" if function.rowwise else ""
         parameters = "\n".join(
@@ -175,9 +177,12 @@ def check(
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
     log = _accepted(queries, requires or (), hypotheses, source, reject)
+    with naming(queries):
+        rows = log.select(pl.len()).collect(engine="streaming").item()
     if out is not None:
         write(log, out)
-        console.print(out, highlight=False, soft_wrap=True)
+    target = f" → {out}" if out is not None else ""
+    console.print(f"{rows:,} queries accepted{target}", highlight=False, soft_wrap=True)
 
 
 @app.command()

@@ -1,0 +1,380 @@
+"""The commands as a stranger runs them: what they write, and one line for every mistake."""
+
+import json
+import subprocess
+import sys
+
+import polars as pl
+import pytest
+
+from weaklabel.cli import main
+from weaklabel.testing import synthetic_query_log
+
+SEEN = ["asr_confidence", "dwell", "follow_up_action", "rapid_repetition"]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with a query log, and the current one."""
+    log = synthetic_query_log(300, seed=5).with_columns(
+        pl.col("transcript").fill_null(""), pl.col("audio").fill_null("silence.flac")
+    )
+    log.write_parquet(tmp_path / "queries.parquet")
+    gold = log.filter(pl.col("query_id") < 60).select("query_id", "transcript")
+    gold.with_columns(
+        pl.when(pl.col("query_id") % 3 == 0)
+        .then(pl.lit("something else"))
+        .otherwise("transcript")
+        .alias("transcript")
+    ).write_parquet(tmp_path / "gold.parquet")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("WEAKLABEL_PLUGINS", raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+    return tmp_path
+
+
+def run(*arguments):
+    assert main([str(argument) for argument in arguments]) == 0
+
+
+def apply(*more, out="votes.parquet"):
+    run("apply", "queries.parquet", "--out", out, "--no-progress", *more)
+
+
+def pipeline():
+    apply()
+    run("fit", "votes.parquet", "--out", "model.json", "--model", "majority")
+    run("label", "votes.parquet", "--model", "model.json", "--out", "labels.parquet")
+
+
+def test_a_log_becomes_labels(folder, capsys):
+    pipeline()
+    queries = pl.read_parquet("queries.parquet")
+    labels = pl.read_parquet("labels.parquet")
+    assert sorted(labels["query_id"]) == sorted(queries["query_id"])
+    assert labels["weight"].is_between(0, 1).all()
+    assert labels["label"].to_list() == [1 if w >= 0.5 else -1 for w in labels["weight"]]
+    out = capsys.readouterr().out
+    assert "rephrasing_edit_distance (on request)" in out
+    assert "votes.parquet" in out
+
+
+def test_labels_carry_where_they_come_from(folder):
+    pipeline()
+    about = json.loads(pl.read_parquet_metadata("labels.parquet")["weaklabel"])
+    names = {entry["name"]: entry["identity"] for entry in about["functions"]}
+    assert names["dwell"].startswith("weaklabel:dwell@0.1.0#")
+    assert about["threshold"] == 0.5
+
+
+def test_functions_are_chosen_and_set(folder):
+    chosen = [word for name in ("dwell", "rarity") for word in ("--lf", name)]
+    apply(*chosen, "--set", "dwell.long=0", "--keep", "transcript")
+    votes = pl.read_parquet("votes.parquet")
+    assert votes.columns == ["query_id", "transcript", "lf:dwell", "lf:rarity"]
+    joined = votes.join(pl.read_parquet("queries.parquet"), on="query_id")
+    known = joined.filter(pl.col("dwell") >= 5)
+    assert (known["lf:dwell"] == 1).all()
+    about = json.loads(pl.read_parquet_metadata("votes.parquet")["weaklabel"])
+    assert about["functions"][0]["parameters"] == {"long": 0.0, "short": 5.0}
+
+
+def test_a_toml_file_sets_parameters_and_the_command_line_has_the_last_word(folder):
+    (folder / "lfs.toml").write_text("[functions.dwell]\nlong = 1e9\nshort = 0.0\n")
+    apply("--lf", "dwell", "--config", "lfs.toml")
+    assert pl.read_parquet("votes.parquet")["lf:dwell"].to_list() == [0] * 300
+    apply("--lf", "dwell", "--config", "lfs.toml", "--set", "dwell.short=1e9")
+    assert (pl.read_parquet("votes.parquet")["lf:dwell"] == -1).sum() > 200
+
+
+def test_functions_come_from_a_file_of_ones_own(folder):
+    (folder / "weaklabel_lfs.py").write_text(
+        "import narwhals.stable.v2 as nw\n"
+        "from weaklabel import accept_if, labeling_function\n"
+        "@labeling_function(requires=['transcript'])\n"
+        "def says_play():\n"
+        "    '''Accept what begins with play.'''\n"
+        "    return accept_if(nw.col('transcript').str.starts_with('play'))\n"
+    )
+    apply("--functions", "weaklabel_lfs.py", "--lf", "says_play")
+    votes = pl.read_parquet("votes.parquet").join(pl.read_parquet("queries.parquet"), on="query_id")
+    assert (votes["lf:says_play"] == 1).to_list() == [
+        text.startswith("play") for text in votes["transcript"]
+    ]
+
+
+def test_plugins_are_listed_as_json(folder, capsys):
+    run("plugins", "--json")
+    listing = json.loads(capsys.readouterr().out)
+    assert {function["name"] for function in listing["labeling_functions"]} > set(SEEN)
+    assert {"label-model", "majority", "logistic"} <= {m["name"] for m in listing["label_models"]}
+    assert {e["name"] for e in listing["exporters"]} == {"huggingface", "nemo", "lhotse", "kaldi"}
+    (within,) = (
+        function["parameters"]["within"]
+        for function in listing["labeling_functions"]
+        if function["name"] == "rapid_repetition"
+    )
+    assert within == "10s"
+    run("plugins", "--json", "-p", "no:builtin")
+    assert json.loads(capsys.readouterr().out)["labeling_functions"] == []
+
+
+def test_plugins_are_listed_as_a_table(folder, capsys):
+    run("plugins")
+    out = capsys.readouterr().out
+    assert "rephrasing_edit_distance" in out
+    assert "label-model" in out
+
+
+def test_patterns_of_two_sites_fit_as_all_rows_do(folder):
+    queries = pl.read_parquet("queries.parquet")
+    apply()
+    votes = pl.read_parquet("votes.parquet")
+    assert votes.height == queries.height
+    metadata = {"weaklabel": pl.read_parquet_metadata("votes.parquet")["weaklabel"]}
+    votes.head(120).write_parquet("a.parquet", metadata=metadata)
+    votes.tail(180).write_parquet("b.parquet", metadata=metadata)
+    run("patterns", "a.parquet", "--out", "counts.parquet")
+    assert "query_id" not in pl.read_parquet("counts.parquet").columns
+    run("fit", "votes.parquet", "--out", "whole.json", "--model", "majority")
+    run("fit", "counts.parquet", "b.parquet", "--out", "sites.json", "--model", "majority")
+    assert json.loads((folder / "whole.json").read_text()) == json.loads(
+        (folder / "sites.json").read_text()
+    )
+
+
+def test_gold_anchors_a_model(folder, capsys):
+    apply()
+    run(
+        *("fit", "votes.parquet", "--out", "model.json", "--model", "logistic"),
+        *("--gold", "gold.parquet", "--queries", "queries.parquet"),
+    )
+    assert "60 of them checked" in capsys.readouterr().out
+    run("label", "votes.parquet", "--model", "model.json", "--out", "labels.csv")
+    assert pl.read_csv("labels.csv").height == 300
+
+
+def test_refused_rows_are_written_and_the_others_labelled(folder, capsys):
+    queries = pl.read_parquet("queries.parquet").with_columns(
+        pl.when(pl.col("query_id") < 7)
+        .then(float("nan"))
+        .otherwise("confidence")
+        .alias("confidence")
+    )
+    queries.write_parquet("queries.parquet")
+    assert main(["apply", "queries.parquet", "--out", "votes.parquet"]) == 2
+    message = capsys.readouterr().err
+    assert "'confidence' is NaN in 7 rows" in message
+    apply("--reject", "refused.csv")
+    assert pl.read_csv("refused.csv").height == 7
+    assert pl.read_parquet("votes.parquet").height == 293
+
+
+def test_a_second_recogniser_comes_as_a_table(folder):
+    queries = pl.read_parquet("queries.parquet").drop("second_transcript")
+    queries.write_parquet("queries.parquet")
+    queries.select("query_id", pl.lit("other").alias("source"), text="transcript").write_parquet(
+        "hypotheses.parquet"
+    )
+    apply(
+        *("--hypotheses", "hypotheses.parquet", "--source", "other"),
+        *("--lf", "second_asr_agreement"),
+    )
+    assert set(pl.read_parquet("votes.parquet")["lf:second_asr_agreement"]) == {1}
+
+
+def test_a_folder_of_parts_is_resumed(folder):
+    apply("--partitions", 3, out="votes")
+    parts = sorted((folder / "votes").glob("*.parquet"))
+    assert len(parts) == 3
+    before = pl.read_parquet(parts[1])
+    parts[1].unlink()
+    apply("--partitions", 3, "--resume", out="votes")
+    after = pl.read_parquet(parts[1])
+    assert before.sort("query_id").equals(after.sort("query_id"))
+    run("fit", "votes", "--out", "model.json", "--model", "majority")
+
+
+def test_check_writes_what_it_accepts(folder, capsys):
+    run("check", "queries.parquet", "--requires", "dwell", "--out", "clean.jsonl")
+    assert pl.read_ndjson("clean.jsonl").height == 300
+    assert "300 queries accepted" in capsys.readouterr().out
+
+
+def test_hypotheses_are_combined(folder, capsys):
+    pl.DataFrame(
+        {
+            "query_id": [1, 1, 1, 2],
+            "source": ["a", "b", "c", "a"],
+            "text": ["play the news", "play the news", "lay the new", "stop"],
+        }
+    ).write_csv("hypotheses.csv")
+    run("combine", "hypotheses.csv", "--out", "combined.csv", "--no-progress")
+    combined = pl.read_csv("combined.csv").sort("query_id")
+    assert combined["transcript"].to_list() == ["play the news", "stop"]
+    assert "2 transcripts" in capsys.readouterr().out
+
+
+def test_transcripts_are_compared(folder, capsys):
+    (folder / "ref.txt").write_text("Play the news.\nstop\n")
+    (folder / "hyp.txt").write_text("play a news\nstop\n")
+    run("wer", "ref.txt", "hyp.txt", "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert found["corpus_wer"]["point"] == 0.25
+    assert found["normalizer"] == "basic"
+
+
+def test_labels_are_exported(folder, capsys):
+    pipeline()
+    run(
+        *("export", "labels.parquet", "--queries", "queries.parquet", "--out", "training"),
+        *("--format", "huggingface", "--no-check-audio", "--threshold", "0.5"),
+    )
+    weights = pl.read_parquet("labels.parquet")["weight"]
+    rows = pl.read_parquet(next((folder / "training").rglob("*.parquet")))
+    assert rows.height == (weights >= 0.5).sum()
+    assert "below 0.5" in capsys.readouterr().out
+
+
+def test_a_report_says_how_good_the_weights_are(folder, capsys):
+    pipeline()
+    run(
+        *("report", "votes.parquet", "--model", "model.json", "--gold", "gold.parquet"),
+        *("--queries", "queries.parquet", "--html", "report.html", "--json", "report.json"),
+    )
+    out = capsys.readouterr().out
+    assert "corpus WER" in out
+    assert "dwell" in (folder / "report.html").read_text()
+    assert json.loads((folder / "report.json").read_text())
+
+
+MISTAKES = {
+    "no such log": (["apply", "absent.parquet", "--out", "v.parquet"], "absent.parquet"),
+    "no such folder": (["apply", "queries.parquet", "--out", "no/v.parquet"], "no folder no"),
+    "no such function": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--lf", "dwel"],
+        "did you mean 'dwell'",
+    ),
+    "no such parameter": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--set", "dwell.longer=1"],
+        "no parameter 'longer'",
+    ),
+    "no value": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--set", "dwell.long"],
+        "FUNCTION.PARAMETER=VALUE",
+    ),
+    "wrong value": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--set", "dwell.long=ages"],
+        "expected a finite number",
+    ),
+    "broken configuration": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "broken.toml"],
+        "broken.toml is not TOML",
+    ),
+    "stray configuration": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "stray.toml"],
+        "[functions.rapid_repetition]",
+    ),
+    "broken functions": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--functions", "broken.py"],
+        "ZeroDivisionError",
+    ),
+    "no such engine": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--engine", "abacus"],
+        "abacus",
+    ),
+    "a missing column": (
+        ["apply", "bare.csv", "--out", "v.parquet", "--lf", "dwell"],
+        "'dwell' requires 'dwell'",
+    ),
+    "no function of use": (
+        ["apply", "bare.csv", "--out", "v.parquet", "-p", "no:builtin"],
+        "weaklabel plugins",
+    ),
+    "zoneless timestamps": (["check", "zoneless.csv"], "column 'timestamp'"),
+    "an empty log": (["check", "empty.csv"], "empty"),
+    "a broken log": (["check", "broken.parquet"], "broken.parquet"),
+    "an unknown suffix": (["check", "log.xlsx"], "log.xlsx"),
+    "a parameterless block": (["plugins", "-p", "builtin"], "no:NAME"),
+    "an unknown block": (["plugins", "-p", "no:nobody"], "no plugin 'nobody'"),
+    "parts in one file": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--resume"],
+        "without .parquet",
+    ),
+    "resume and reject": (
+        ["apply", "queries.parquet", "--out", "v", "--resume", "--reject", "r.csv"],
+        "weaklabel check --out",
+    ),
+    "source alone": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--source", "a"],
+        "--source belongs to --hypotheses",
+    ),
+    "no votes": (["fit", "queries.parquet", "--out", "m.json"], "no columns of votes"),
+    "no such model": (
+        ["fit", "queries.parquet", "--out", "m.json", "--model", "oracle"],
+        "no label model 'oracle'",
+    ),
+    "an option the model lacks": (
+        ["fit", "v1.parquet", "--out", "m.json", "--model", "majority", "--families", "auto"],
+        "does not take these options",
+    ),
+    "gold without the log": (
+        ["fit", "v1.parquet", "--out", "m.json", "--gold", "gold.parquet"],
+        "--queries",
+    ),
+    "not a model": (
+        ["label", "v1.parquet", "--model", "gold.parquet", "--out", "l.parquet"],
+        "gold.parquet",
+    ),
+    "a flag that is none": (["apply", "queries.parquet", "--uot", "v"], "--uot"),
+    "no output": (["apply", "queries.parquet"], "--out"),
+    "no such format": (
+        ["export", "v1.parquet", "--queries", "queries.parquet", "--out", "e", "--format", "csv"],
+        "no format 'csv'",
+    ),
+    "no weights": (
+        ["export", "v1.parquet", "--queries", "queries.parquet", "--out", "e"],
+        "weight",
+    ),
+    "no normaliser": (["wer", "a.txt", "a.txt", "--normalizer", "mine"], "basic"),
+    "unequal lines": (["wer", "a.txt", "b.txt"], "lines"),
+    "no hypotheses": (["combine", "bare.csv", "--out", "c.csv"], "'source'"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_and_leaves_nothing(folder, capsys, arguments, said):
+    files = {
+        "broken.toml": "x = ",
+        "stray.toml": "[rapid_repetition]\nwithin = 1\n",
+        "broken.py": "1 / 0",
+        "bare.csv": "query_id,transcript\n1,play\n2,stop\n",
+        "zoneless.csv": "query_id,transcript,timestamp\n1,play,2026-01-01T00:00:00\n",
+        "empty.csv": "",
+        "broken.parquet": "PAR1 not PAR1",
+        "log.xlsx": "x",
+        "a.txt": "a\n",
+        "b.txt": "a\nb\n",
+    }
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    pl.DataFrame({"query_id": [1, 2], "lf:a": [1, -1]}).write_parquet("v1.parquet")
+    before = sorted(folder.iterdir())
+    assert main(arguments) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.startswith("weaklabel: error: ")
+    assert captured.err.count("\n") == 1
+    assert sorted(folder.iterdir()) == before
+
+
+def test_help_names_the_commands_and_imports_no_engine():
+    probe = (
+        "import sys; from weaklabel.cli import main; code = main(['--help']);"
+        "print([m for m in ('duckdb','pyspark','sklearn','matplotlib','jinja2','jiwer')"
+        " if m in sys.modules]); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    for command in ("plugins", "check", "apply", "patterns", "fit", "label", "report", "wer"):
+        assert command in done.stdout
+    assert done.stdout.strip().endswith("[]")

@@ -12,6 +12,7 @@ from weaklabel import tables
 from weaklabel.checks import refuse_rows, require_columns, require_ids, same_ids, shown
 from weaklabel.comparison import Comparison, compare
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import FORMATS
 
 FilePath = str | os.PathLike[str]
 
@@ -141,7 +142,7 @@ def _read(path: FilePath, kaldi: bool) -> pl.DataFrame:
 def _is_table(path: FilePath) -> bool:
     name = Path(path)
     suffix = name.with_suffix("").suffix if name.suffix == ".gz" else name.suffix
-    return suffix in tables.FORMATS or name.is_dir() or "://" in os.fspath(path)
+    return suffix in FORMATS or name.is_dir() or "://" in os.fspath(path)
 
 
 def _lines(path: Path) -> list[str]:

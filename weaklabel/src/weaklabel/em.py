@@ -24,7 +24,7 @@ Abstain = Literal["symbol", "missing"]
 Floats = npt.NDArray[np.float64]
 
 DENSE = 20_000_000  # entries of an indicator matrix, 160 MB
-SHORT, LONG = 60, 20_000  # steps of a start, and of the start that is chosen
+SHORT, LONG = 60, 5_000  # steps of a start, and of the start that is chosen
 
 
 @dataclass(frozen=True, eq=False)

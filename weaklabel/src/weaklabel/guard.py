@@ -125,16 +125,18 @@ def reasons(
 ) -> Iterable[str]:
     """Why not to trust the model, in sentences."""
     gold = comparison.gold
+    if comparison.classes <= 0 and comparison.factors >= LEAST_FACTORS and gold is None:
+        # Nothing else is worth saying of a model that has seen nothing.
+        yield (
+            "the functions agree no more often than chance would have it, so there is no sign that"
+            " they know which transcripts are right: the weights mean nothing"
+        )
+        return
     if comparison.factors < LEAST_FACTORS and gold is None:
         yield (
             f"there are {comparison.factors} functions or families that vote differently on"
             f" different queries, and with fewer than {LEAST_FACTORS} votes alone do not tell how"
             " good they are: add functions, or give gold"
-        )
-    elif comparison.classes <= 0:
-        yield (
-            "the functions agree no more often than chance would have it, so there is no sign that"
-            " they know which transcripts are right: the weights mean nothing"
         )
     if comparison.accuracy < comparison.always_accept + MARGIN:
         yield (

@@ -57,6 +57,11 @@ class Candidate:
     score: float
     single: float
 
+    @property
+    def families(self) -> int:
+        """How many of the factors are of more than one function."""
+        return sum(len(factor.functions) > 1 for factor in self.factors)
+
 
 @dataclass(eq=False)
 class Search:
@@ -145,20 +150,27 @@ class Search:
         return max(map(self.candidate, self.cuts(factors)), key=lambda found: found.score)
 
     def best(self, units: Partition) -> Candidate:
-        """The best partition found: the best cuts, and the units alone, each refined."""
+        """The best partition found: the best cuts, and the units alone, each refined.
+
+        Of partitions that are about as good, the one of fewest families: one thing that functions
+        share is likelier than several.
+        """
         cuts = sorted(map(self.candidate, self.cuts(units)), key=lambda found: -found.score)
         origins = dict.fromkeys([*cuts[:ORIGINS], self.candidate(units)])
-        return max((self._refined(found, units) for found in origins), key=lambda x: x.score)
+        best = max((self._refined(found, units) for found in origins), key=lambda x: x.score)
+        return min(self._near(best), key=lambda found: (found.families, -found.score))
+
+    def _near(self, best: Candidate) -> list[Candidate]:
+        """The partitions that explain the votes about as well, that one included."""
+        least = best.score - NEAR * self._scale
+        return [found for found in self._found.values() if found.score >= least]
 
     def rival(self, chosen: Candidate) -> float:
         """Share of the rows that a partition about as good as the chosen would label otherwise."""
-        near = chosen.score - NEAR * self._scale
         shares = self.patterns.counts / self.patterns.rows
         label = chosen.posterior >= 0.5
         return max(
-            float(shares @ (label != (found.posterior >= 0.5)))
-            for found in self._found.values()
-            if found.score >= near
+            float(shares @ (label != (found.posterior >= 0.5))) for found in self._near(chosen)
         )
 
     @property

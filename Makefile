@@ -7,6 +7,7 @@ STAMP  := $(VENV)/.synced
 PACKAGES := daam_diffusers hf_cudagraph_asr weaklabel
 SOURCES  := $(PACKAGES:%=%/src)
 MANIFESTS := pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+LOG    := docs/examples/households
 LINTED := $(SOURCES) tests docs conftest.py
 
 # The environment that make was called from must not leak into ours; CAPTION goes through it, so
@@ -26,6 +27,11 @@ endef
 
 demo: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/demo.py --out out/demo $(if $(CAPTION),--caption "$$CAPTION")
+	$(BIN)/weaklabel apply $(LOG)/queries.parquet --out out/demo/votes.parquet --no-progress
+	$(BIN)/weaklabel fit out/demo/votes.parquet --families auto --out out/demo/model.json
+	$(BIN)/weaklabel label out/demo/votes.parquet --model out/demo/model.json --out out/demo/labels.parquet
+	$(BIN)/weaklabel report out/demo/votes.parquet --model out/demo/model.json \
+	  --gold $(LOG)/gold.parquet --queries $(LOG)/queries.parquet --html out/demo/weaklabel.html
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not gpu"

@@ -90,9 +90,12 @@ class Unmatched(StrEnum):
 
 @app.command()
 def export(
-    labels: Annotated[str, typer.Argument(help="Labels: query_id, weight.")],
     queries: Annotated[str, typer.Option(help="The query log: transcript, audio, duration.")],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    labels: Annotated[
+        str | None,
+        typer.Argument(help="Labels: query_id, weight. Without them, --transcripts' weights."),
+    ] = None,
     format: Annotated[
         str, typer.Option(help="huggingface, nemo, lhotse, kaldi, or a plugin's.")
     ] = "huggingface",
@@ -101,7 +104,7 @@ def export(
         typer.Option(min=0, max=1, help="Keep this weight and more, if a trainer ignores weights."),
     ] = None,
     transcripts: Annotated[
-        str | None, typer.Option(help="Take the transcripts of `weaklabel combine` instead.")
+        str | None, typer.Option(help="Take the transcripts of `weaklabel combine`.")
     ] = None,
     unmatched: Annotated[
         Unmatched, typer.Option(help="Queries that are not in every table.")
@@ -168,8 +171,8 @@ class Extra(StrEnum):
 
 @app.command()
 def wer(
-    references: Annotated[Path, typer.Argument(help="What was said: lines of text, or a table.")],
-    hypotheses: Annotated[Path, typer.Argument(help="What was written.")],
+    references: Annotated[str, typer.Argument(help="What was said: lines of text, or a table.")],
+    hypotheses: Annotated[str, typer.Argument(help="What was written.")],
     normalizer: Annotated[
         str, typer.Option(help="By whose rule words are the same: basic or none.")
     ] = "basic",

@@ -1,0 +1,263 @@
+"""One transcript out of several: word error rates, speed and calibration on CrowdSpeech.
+
+    python tests/benchmarks/bench_transcripts.py
+
+weaklabel's vote and medoid, with the sources' weights estimated and with equal ones, crowd-kit's
+ROVER in an environment of its own (made if missing), a worker on average and the best of the seven.
+Both tools get the same normalised texts; speed is by processor time. With
+`--hypotheses 7 5 3` fewer of the seven are drawn at random; with `--sweep` the constants of
+`weaklabel.consensus` are moved one by one, to see whether the figures hang on them.
+
+The exit status is 1 where dev-clean's corpus WER is above 5.1 %, the vote is less than 20 times as
+fast as crowd-kit's, or crowd-kit cannot run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import crowdspeech
+import numpy as np
+import polars as pl
+from rapidfuzz.distance import Levenshtein
+from rich.console import Console
+from rich.table import Table
+from sklearn.metrics import brier_score_loss, roc_auc_score
+
+from weaklabel import consensus
+from weaklabel.transcripts import ROUNDS, combine
+
+HERE = Path(__file__).parent
+CROWDKIT = "crowd-kit==1.4.2"
+WER_BAR, SPEED_BAR = 5.1, 20.0
+SWEEP = {
+    "HANDICAP": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "OWN": (0.0, 0.25, 0.5, 0.75, 1.0),
+    "PRIOR_WORDS": (20.0, 60.0, 100.0, 200.0),
+    "ROUNDS": (1, 2, 3, 5, 10),
+}
+
+
+class ToolError(RuntimeError):
+    """crowd-kit could not be installed or run; the message is the last line it wrote."""
+
+
+def scored(transcripts: Mapping[str, str], references: Mapping[str, str]) -> dict[str, float]:
+    """Both word error rates, in percent, and the share of transcripts that are right."""
+    pairs = [(references[query].split(), text.split()) for query, text in transcripts.items()]
+    errors = [Levenshtein.distance(reference, text) for reference, text in pairs]
+    lengths = [len(reference) for reference, _ in pairs]
+    rates = [error / length for error, length in zip(errors, lengths, strict=True)]
+    return {
+        "corpus_wer": 100 * sum(errors) / sum(lengths),
+        "mean_utterance_wer": 100 * sum(rates) / len(rates),
+        "right": errors.count(0) / len(errors),
+    }
+
+
+def ours(
+    hypotheses: pl.DataFrame, references: Mapping[str, str], **options: Any
+) -> dict[str, float]:
+    """Scores, speed and how well the weights tell right transcripts from wrong ones."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    done = combine(hypotheses, **options).transcripts
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    texts = dict(done.select("query_id", "transcript").iter_rows())
+    right = np.array([references[query] == text for query, text in texts.items()])
+    weight = done["weight"].to_numpy()
+    return {
+        **scored(texts, references),
+        "utterances_per_second": len(texts) / cpu,
+        "wall": wall,
+        "auc": float(roc_auc_score(right, weight)),
+        "brier": float(brier_score_loss(right, weight)),
+        "mean_weight": float(weight.mean()),
+    }
+
+
+def single(hypotheses: pl.DataFrame, references: Mapping[str, str]) -> dict[str, dict[str, float]]:
+    """A worker on average, and the best of each utterance's, which no choice can beat."""
+    errors: dict[str, list[int]] = {}
+    for query, text in hypotheses.select("query_id", "text").iter_rows():
+        distance = Levenshtein.distance(references[query].split(), text.split())
+        errors.setdefault(query, []).append(distance)
+    words = sum(len(references[query].split()) for query in errors)
+    mean = sum(sum(found) / len(found) for found in errors.values())
+    return {
+        "a worker on average": {"corpus_wer": 100 * mean / words},
+        "the best of each utterance": {"corpus_wer": 100 * sum(map(min, errors.values())) / words},
+    }
+
+
+def crowdkit(
+    hypotheses: pl.DataFrame, references: Mapping[str, str], folder: Path
+) -> dict[str, Any]:
+    """crowd-kit's ROVER on the same hypotheses."""
+    given, out = folder / "hypotheses.json", folder / "transcripts.json"
+    given.write_text(json.dumps(hypotheses.to_dict(as_series=False)), encoding="utf-8")
+    _run(str(_environment(folder)), str(HERE / "crowdkit_driver.py"), str(given), str(out))
+    done = json.loads(out.read_text(encoding="utf-8"))
+    texts = done["transcripts"]
+    return {
+        **scored(texts, references),
+        "utterances_per_second": len(texts) / done["cpu"],
+        "wall": done["wall"],
+        "version": done["version"],
+    }
+
+
+def sweep(
+    hypotheses: pl.DataFrame, references: Mapping[str, str]
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Corpus WER where one constant is another."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for name, values in SWEEP.items():
+        found[name] = {}
+        for value in values:
+            if name == "ROUNDS":
+                result = ours(hypotheses, references, rounds=int(value))
+            else:
+                with _constant(name, value):
+                    result = ours(hypotheses, references)
+            found[name][f"{value:g}"] = result
+    return found
+
+
+@contextmanager
+def _constant(name: str, value: float) -> Iterator[None]:
+    before = getattr(consensus, name)
+    setattr(consensus, name, value)
+    try:
+        yield
+    finally:
+        setattr(consensus, name, before)
+
+
+def _environment(folder: Path) -> Path:
+    """The Python that has crowd-kit, installed if it is missing."""
+    root = folder / "env-crowdkit"
+    python, done = root / "bin" / "python", root / "installed"
+    # Written last: an environment that failed half-way, or is another one's, is made anew.
+    if not done.exists() or done.read_text(encoding="utf-8") != CROWDKIT:
+        uv = (sys.executable, "-m", "uv", "--quiet")
+        _run(*uv, "venv", "--clear", "--python", sys.executable, str(root))
+        _run(*uv, "pip", "install", "--python", str(python), CROWDKIT)
+        done.write_text(CROWDKIT, encoding="utf-8")
+    return python
+
+
+def _run(*command: str) -> None:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
+    done = subprocess.run(command, env=kept, text=True, capture_output=True, check=False)
+    if done.returncode:
+        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
+        raise ToolError(lines[-1] if lines else f"ended with status {done.returncode}")
+
+
+def measure(arguments: argparse.Namespace, name: str, count: int) -> dict[str, Any]:
+    """All that is measured of one set, with `count` hypotheses an utterance."""
+    hypotheses, references = crowdspeech.load(name, arguments.data)
+    hypotheses = crowdspeech.thinned(hypotheses, count, seed=arguments.seed)
+    rows: dict[str, Any] = {
+        "vote": ours(hypotheses, references),
+        "vote, equal sources": ours(hypotheses, references, rounds=0),
+        "medoid": ours(hypotheses, references, method="medoid"),
+        "medoid, equal sources": ours(hypotheses, references, method="medoid", rounds=0),
+        **single(hypotheses, references),
+    }
+    found: dict[str, Any] = {"rows": rows}
+    if arguments.sweep:
+        found["sweep"] = sweep(hypotheses, references)
+    if count == max(arguments.hypotheses) and not arguments.without_crowdkit:
+        try:
+            rows["crowd-kit's ROVER"] = crowdkit(hypotheses, references, arguments.folder.resolve())
+        except ToolError as error:
+            found["failure"] = str(error)
+    return found
+
+
+def main() -> int:
+    arguments = _arguments()
+    for folder in (arguments.folder, arguments.out):
+        folder.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {}
+    console = Console(width=120)
+    for name in arguments.sets:
+        for count in arguments.hypotheses:
+            found = measure(arguments, name, count)
+            results[f"{name}, {count} hypotheses"] = found
+            console.print(_table(f"{name}, {count} hypotheses an utterance", found))
+            for constant, values in found.get("sweep", {}).items():
+                line = ", ".join(f"{k}: {v['corpus_wer']:.2f}" for k, v in values.items())
+                console.print(f"corpus WER by {constant}: {line}")
+    bars = list(_bars(arguments, results))
+    for text, met in bars:
+        console.print(f"{text}: {'met' if met else 'MISSED'}")
+    settings = {k: str(v) for k, v in vars(arguments).items()}
+    text = json.dumps({"settings": settings, "rounds": ROUNDS, "results": results}, indent=2)
+    (arguments.out / "transcripts.json").write_text(text + "\n", encoding="utf-8")
+    return 0 if all(met for _, met in bars) else 1
+
+
+def _bars(arguments: argparse.Namespace, results: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    most = max(arguments.hypotheses)
+    for name in arguments.sets:
+        found = results[f"{name}, {most} hypotheses"]
+        vote, peer = found["rows"]["vote"], found["rows"].get("crowd-kit's ROVER")
+        if name == "dev-clean" and most == 7:
+            wer = vote["corpus_wer"]
+            yield f"{name}: corpus WER {wer:.2f} %, at most {WER_BAR}", wer <= WER_BAR
+        if "failure" in found:
+            yield f"{name}: crowd-kit failed, {found['failure']}", False
+        if peer:
+            ratio = vote["utterances_per_second"] / peer["utterances_per_second"]
+            yield (
+                f"{name}: {ratio:.0f} × crowd-kit's speed, at least {SPEED_BAR:.0f}",
+                (ratio >= SPEED_BAR),
+            )
+
+
+def _table(title: str, found: Mapping[str, Any]) -> Table:
+    table = Table(
+        "", "corpus WER", "mean utterance WER", "all right", "mean weight", "AUC", "Brier",
+        "utterances/s", title=title,
+        caption="%; AUC and Brier score: of the weight, against whether all words are right",
+    )  # fmt: skip
+    for name, row in found["rows"].items():
+        version = f" {row['version']}" if "version" in row else ""
+        cells = (
+            ("corpus_wer", ".2f"), ("mean_utterance_wer", ".2f"), ("right", ".3f"),
+            ("mean_weight", ".3f"), ("auc", ".3f"), ("brier", ".3f"),
+            ("utterances_per_second", ",.0f"),
+        )  # fmt: skip
+        shown = (f"{row[key]:{form}}" if key in row else "" for key, form in cells)
+        table.add_row(name + version, *shown)
+    return table
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=crowdspeech.FOLDER)
+    parser.add_argument("--sets", nargs="+", choices=crowdspeech.SETS, default=crowdspeech.SETS)
+    parser.add_argument("--hypotheses", nargs="+", type=int, default=[7])
+    parser.add_argument("--seed", type=int, default=0, help="of the hypotheses drawn")
+    parser.add_argument("--sweep", action="store_true", help="move the constants, one by one")
+    parser.add_argument("--without-crowdkit", action="store_true")
+    parser.add_argument("--folder", type=Path, default=Path("build/peers-crowdkit"))
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

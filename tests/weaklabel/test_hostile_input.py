@@ -7,11 +7,12 @@ import gzip
 import io
 import json
 import logging
+import os
 import subprocess
 import sys
 import textwrap
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +256,8 @@ def test_formulas_and_markup_are_plain_text(saved: Saved) -> None:
         ("extra", ["1", "0.5"], [1.0, 0.5]),
         ("extra", ["01", "2"], ["01", "2"]),
         ("extra", ["1.10.2", "2"], ["1.10.2", "2"]),
+        ("extra", ["12345678901234567890", "2"], ["12345678901234567890", "2"]),
+        ("extra", ["9007199254740993", "0.5"], ["9007199254740993", "0.5"]),
         ("extra", ["nan", "2"], ["nan", "2"]),
         ("extra", ["true", "false"], [True, False]),
         ("extra", ["2026-01-01T00:00:00Z", ""], [datetime(2026, 1, 1, tzinfo=UTC), None]),
@@ -463,15 +466,45 @@ def test_metadata_is_stored_in_parquet_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
 
 
-def test_a_csv_has_no_place_for_lists(tmp_path: Path) -> None:
-    with pytest.raises(WeakLabelError, match="cannot hold column 'x', List"):
-        queries.write(pl.DataFrame({"x": [[1]]}), tmp_path / "log.csv")
+@pytest.mark.parametrize(
+    ("suffix", "value"),
+    [
+        ("csv", [1]),
+        ("csv", {"a": 1}),
+        ("csv", b"x"),
+        ("csv", timedelta(1)),
+        ("csv", object()),
+        ("jsonl", b"x"),
+        ("jsonl", object()),
+        ("parquet", object()),
+    ],
+)
+def test_what_a_format_has_no_place_for_is_named(suffix: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(WeakLabelError, match="cannot hold column 'x', "):
+        queries.write(pl.DataFrame({"x": [value]}), tmp_path / f"log.{suffix}")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_times_of_every_kind_are_written(suffix: str, tmp_path: Path) -> None:
+    log = pl.DataFrame({"query_id": ["a"], "zoned": [NOON]}).with_columns(
+        pl.col("zoned").dt.convert_time_zone("America/New_York").alias("elsewhere"),
+        pl.col("zoned").dt.replace_time_zone(None).alias("naive"),
+        pl.col("zoned").dt.date().alias("day"),
+    )
+    queries.write(log, tmp_path / f"log.{suffix}")
+    back = queries.read(tmp_path / f"log.{suffix}")
+    assert back["zoned"][0] == back["elsewhere"][0] == NOON
+    assert str(back["naive"][0]).startswith("2026-01-01")
+    assert str(back["day"][0]) == "2026-01-01"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
 @pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
-def test_a_full_disk_leaves_no_part_of_a_reject_file(suffix: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_a_full_disk_leaves_no_part_of_a_reject_file(
+    suffix: str, threads: str, tmp_path: Path
+) -> None:
     # Writing beyond a limit fails as it does on a full disk, in a process of its own.
     script = f"""
         import random, resource, signal
@@ -492,6 +525,7 @@ def test_a_full_disk_leaves_no_part_of_a_reject_file(suffix: str, tmp_path: Path
         capture_output=True,
         text=True,
         check=False,
+        env={**os.environ, "POLARS_MAX_THREADS": threads},
     )
     assert ended.returncode == 1, ended.stderr
     assert "File too large" in ended.stderr

@@ -151,6 +151,12 @@ def test_nan_is_told_from_null(column: str) -> None:
         (_with(confidence=[True] * 4), "confidence", "is Boolean", "cast(pl.Float64)"),
         (_with(transcript=[1, 2, 3, 4]), "transcript", "is Int64", "cast(pl.String)"),
         (_with(query_id=[1.0, 2.0, 3.0, 4.0]), "query_id", "is Float64", "cast(pl.Int64)"),
+        (
+            SOUND.with_columns(query_id=pl.int_range(4).cast(pl.Int128)),
+            "query_id",
+            "is Int128",
+            "cast(pl.String)",
+        ),
         (_with(session_id=[1.0, 2.0, 3.0, 4.0]), "session_id", "text or integers", "pl.Int64"),
         (
             SOUND.with_columns(pl.col("transcript").cast(pl.Categorical)),

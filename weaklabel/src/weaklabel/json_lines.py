@@ -23,8 +23,6 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     """
     # Polars would take brackets in a file's name for a glob.
     source: Any = [glob.escape(file) for file in files.paths] if files.local else files.given
-    frame = pl.scan_ndjson(source, infer_schema_length=None)
-    schema = frame.collect_schema()
     lines = pl.scan_csv(
         source,
         has_header=False,
@@ -33,14 +31,13 @@ def scan_lines(files: Files) -> pl.LazyFrame:
         separator="\x01",  # never raw in JSON
         quote_char=None,
     )
+    if _any(lines, [r"^\s*[^{\s]"]) and files.local:
+        diagnose_lines(files)
+    frame = pl.scan_ndjson(source, infer_schema_length=None)
+    schema = frame.collect_schema()
     # Polars turns a column of texts and numbers into texts; a value's first letter tells.
-    odd = [
-        pl.col("line").str.contains(_odd(name, dtype)).any().alias(f"{index}")
-        for index, (name, dtype) in enumerate(schema.items())
-        if dtype != pl.Null
-    ]
-    odd.append(pl.col("line").str.contains(r"^\s*[^{\s]").any().alias("no object"))
-    if files.local and any(lines.select(odd).collect(engine="streaming").row(0)):
+    odd = [_odd(name, dtype) for name, dtype in schema.items() if dtype != pl.Null]
+    if _any(lines, odd) and files.local:
         diagnose_lines(files)
     texts = [
         name
@@ -84,6 +81,15 @@ def diagnose_lines(files: Files) -> None:
                             f"{where}: {key!r} is {kind}, {shown}, and {before} in {there}:"
                             " write one type"
                         )
+
+
+def _any(lines: pl.LazyFrame, patterns: list[str]) -> bool:
+    """Whether a line has one of the patterns."""
+    found = [
+        pl.col("line").str.contains(pattern).any().alias(f"{index}")
+        for index, pattern in enumerate(patterns)
+    ]
+    return bool(found) and any(lines.select(found).collect(engine="streaming").row(0))
 
 
 def _odd(name: str, dtype: Any) -> str:

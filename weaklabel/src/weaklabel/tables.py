@@ -11,15 +11,18 @@ import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
 
 import polars as pl
 
 from weaklabel.atomic import written_beside
 from weaklabel.csv_table import diagnose_fields, scan_csv
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import FORMATS, Files, Source, diagnose_bytes, find, first_line, listed
+from weaklabel.files import FORMATS, Files, Format, Source, diagnose_bytes, find, first_line, listed
 from weaklabel.json_lines import diagnose_lines, scan_lines
 from weaklabel.parquet_table import scan_parquet
+
+_ISO: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
 
 
 def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
@@ -77,8 +80,9 @@ def write(
 ) -> Path:
     """Write a table by its path's suffix, beside its place and then renamed.
 
-    A lazy frame is streamed. Parquet is compressed with zstd. CSV and JSON lines hold timestamps in
-    ISO 8601 with their offset; JSON has neither NaN nor infinity, which become null.
+    Parquet is streamed and compressed with zstd; other formats are collected first. CSV and JSON
+    lines hold timestamps in ISO 8601 with their offset; JSON has neither NaN nor infinity, which
+    become null.
 
     Args:
         frame: the table.
@@ -103,23 +107,21 @@ def write(
     if metadata and kind != "Parquet":
         raise WeakLabelError(f"{kind} files have no metadata: name {target.name} .parquet")
     lazy = frame.lazy()
-    if kind == "CSV":
-        for name, dtype in lazy.collect_schema().items():
-            if dtype.is_nested() or dtype == pl.Binary:
-                raise WeakLabelError(
-                    f"a CSV cannot hold column {name!r}, {dtype}: write .parquet, or leave it out"
-                )
+    for name, dtype in lazy.collect_schema().items():
+        if not _holds(kind, dtype):
+            raise WeakLabelError(
+                f"{kind} cannot hold column {name!r}, {dtype}: write .parquet, or leave it out"
+            )
     with written_beside(target) as beside:
         try:
-            match kind:
-                case "Parquet":
-                    lazy.sink_parquet(
-                        beside, compression="zstd", metadata=dict(metadata) if metadata else None
-                    )
-                case "CSV":
-                    lazy.sink_csv(beside, datetime_format="%Y-%m-%dT%H:%M:%S%.f%:z")
-                case "JSON lines":
-                    lazy.sink_ndjson(beside)
+            if kind == "Parquet":
+                lazy.sink_parquet(
+                    beside, compression="zstd", metadata=dict(metadata) if metadata else None
+                )
+                # A file cut short has no footer: better now than when it is read.
+                pl.scan_parquet(beside, glob=False).collect_schema()
+            else:
+                _write_text(lazy.collect(engine="streaming"), beside, kind)
         except pl.exceptions.PolarsError as error:
             raise WeakLabelError(f"{target} cannot be written: {first_line(error)}") from error
     return target
@@ -138,6 +140,33 @@ def naming(path: Source) -> Iterator[None]:
         yield
     except pl.exceptions.PolarsError as error:
         raise WeakLabelError(f"{os.fspath(path)} cannot be read: {first_line(error)}") from error
+
+
+def _holds(kind: Format, dtype: pl.DataType) -> bool:
+    match kind:
+        case "Parquet":
+            return dtype != pl.Object
+        case "CSV":
+            return not dtype.is_nested() and dtype not in (pl.Binary, pl.Object, pl.Duration)
+        case "JSON lines":
+            return dtype not in (pl.Binary, pl.Object)
+
+
+def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:
+    # Not sink_csv or write_csv: several versions of Polars end a file that no longer fits on the
+    # disk without an error, even into an open file of Python's. Python's own write tells.
+    zoned = [
+        pl.col(name).dt.to_string(_ISO)
+        for name, dtype in frame.schema.items()
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone
+    ]
+    with open(path, "wb") as file:
+        for number, part in enumerate(frame.iter_slices(50_000) if len(frame) else [frame]):
+            if kind == "CSV":
+                text = part.with_columns(zoned).write_csv(include_header=not number)
+            else:
+                text = part.write_ndjson()
+            file.write(text.encode())
 
 
 @contextmanager

@@ -13,9 +13,8 @@ _TIME: Final = "%Y-%m-%dT%H:%M:%S%.f%#z"
 _TIME_PATTERN: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)? ?([zZ]|[+-]\d\d:?(\d\d)?)$"
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,18})$"
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
-# "007" and "1.10.2" are names; "0.5" is a number.
-_PADDED: Final = r"^[+-]?0[0-9]"
-
+# "007" and 16 digits and more are names: a float would not keep them. "0.5" is a number.
+_NAME: Final = r"^[+-]?(0[0-9]|[0-9]{16})"
 
 _logger = logging.getLogger(__name__)
 
@@ -91,7 +90,7 @@ def is_kind(kind: str, name: str) -> pl.Expr:
             whole = text.cast(pl.Int64, strict=False).is_not_null()
             holds = text.str.contains(_INTEGER) & whole
         case "number":
-            holds = text.str.contains(_NUMBER) & ~text.str.contains(_PADDED)
+            holds = text.str.contains(_NUMBER) & ~text.str.contains(_NAME)
         case "known number":  # NaN and inf as well, for the validation to name
             holds = _as_number(name).is_not_null()
         case "boolean":

@@ -12,7 +12,7 @@ import polars as pl
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import Files, not_unicode, opened
 from weaklabel.schema import kind_of, settled
-from weaklabel.text_types import all_times, time_from_text
+from weaklabel.text_types import times
 
 
 def scan_lines(files: Files) -> pl.LazyFrame:
@@ -44,7 +44,7 @@ def scan_lines(files: Files) -> pl.LazyFrame:
         for name, dtype in schema.items()
         if dtype == pl.String and kind_of(name) in (None, "time")
     ]
-    times = [name for name in texts if all_times(frame, name)]
+    stamps = [stamp for name in texts if (stamp := times(frame, name)) is not None]
     numbers = [
         name
         for name, dtype in schema.items()
@@ -52,7 +52,7 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     ]
     return settled(
         frame.with_columns(
-            *(time_from_text(name) for name in times),
+            *stamps,
             *(pl.col(name).cast(pl.Float64) for name in numbers),
         )
     )

@@ -57,11 +57,11 @@ def apply(functions: Iterable[LabelingFunction], queries: Any, *, keep: Sequence
     match frame.implementation:
         case nw.Implementation.POLARS:
             return polars_engine.votes(frame.to_native(), plan)
-        case nw.Implementation.DUCKDB if plan.rowwise:
+        case nw.Implementation.DUCKDB:
             from weaklabel.engines import duckdb_engine
 
-            return duckdb_engine.rowwise_votes(frame.to_native(), plan)
-        case nw.Implementation.PYSPARK | nw.Implementation.PYSPARK_CONNECT if plan.rowwise:
+            return duckdb_engine.votes(frame.to_native(), plan)
+        case nw.Implementation.PYSPARK | nw.Implementation.PYSPARK_CONNECT:
             from weaklabel.engines import spark_engine
 
             return spark_engine.votes(frame.to_native(), plan)

@@ -20,16 +20,18 @@ from weaklabel.votes import SESSION
 _MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'
 
 
-def rowwise_votes(log: Any, plan: Plan) -> Any:
-    """The table of votes of a relation where functions are row-wise, computed at once.
+def votes(log: Any, plan: Plan) -> Any:
+    """The table of votes of a relation, lazily; where functions are row-wise, computed at once.
 
     Raises:
         WeakLabelError: columns are missing, a function cannot be computed, or a vote is none.
         ImportError: pyarrow is not installed.
     """
+    work = _work(log, plan)
+    if not plan.rowwise:
+        return plan.finished(nw.from_native(work)).to_native()
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-    work = _work(log, plan)
     reader = _reader(work)
     # DuckDB finds the name `votes` in this function; the relation's own connection is out of reach
     # but for queries on the relation.
@@ -121,7 +123,7 @@ class DuckLog(Partwise):
 
     def complain(self, plan: Plan, names: list[str]) -> None:
         """Name the queries with votes that are none; see `Plan.complain`."""
-        plan.complain(nw.from_native(self._log), names)
+        plan.complain(nw.from_native(_prepared(self._log, plan)), names)
 
     def _copy(self, votes: Any, target: Path, metadata: dict[str, str]) -> None:
         pairs = ", ".join(f"{_literal(key)}: {_literal(text)}" for key, text in metadata.items())
@@ -155,9 +157,20 @@ class DuckLog(Partwise):
 
 
 def _work(log: Any, plan: Plan) -> Any:
-    frame = nw.from_native(log)
-    plan.check_columns(frame.columns)
-    return plan.work(plan.set_aside(frame)).to_native()
+    plan.check_columns(log.columns)
+    aside = plan.set_aside(nw.from_native(log)).to_native()
+    return plan.work(nw.from_native(_prepared(aside, plan))).to_native()
+
+
+def _prepared(log: Any, plan: Plan) -> Any:
+    """The log with types that have all the functions: those of a nanosecond have few."""
+    casts = [
+        f"CAST({_quoted(name)} AS TIMESTAMP{' WITH TIME ZONE' if 'TZ' in str(kind) else ''})"
+        f" AS {_quoted(name)}"
+        for name, kind in zip(log.columns, log.types, strict=True)
+        if name in plan.required and str(kind).endswith("_NS") and str(kind).startswith("TIMESTAMP")
+    ]
+    return log.project(f"* REPLACE ({', '.join(casts)})") if casts else log
 
 
 def _reader(relation: Any) -> Any:

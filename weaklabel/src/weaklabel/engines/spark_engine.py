@@ -55,6 +55,34 @@ def votes(log: Any, plan: Plan) -> Any:
         return native.mapInArrow(partial(stepped, step=step), schema)
 
 
+def started(master: str | None = None, memory_limit: str | None = None) -> Any:
+    """A Spark session, for `SparkLog` or for frames.
+
+    Args:
+        master: of the cluster; by default two threads of this machine.
+        memory_limit: of the driver, such as "4g".
+
+    Raises:
+        ImportError: PySpark is not installed.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    builder = (
+        SparkSession.builder.master(master or MASTER)
+        .appName("weaklabel")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    if memory_limit is not None:
+        builder = builder.config("spark.driver.memory", memory_limit)
+    with _this_python(master or MASTER):
+        session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
 class SparkLog:
     """A query log in Parquet files, read by Spark.
 
@@ -91,17 +119,7 @@ class SparkLog:
             active = SparkSession.getActiveSession()
             self._owned = active is None
             if active is None:
-                builder = (
-                    SparkSession.builder.master(master or MASTER)
-                    .appName("weaklabel")
-                    .config("spark.ui.enabled", "false")
-                    .config("spark.ui.showConsoleProgress", "false")
-                )
-                if memory_limit is not None:
-                    builder = builder.config("spark.driver.memory", memory_limit)
-                with _this_python(master or MASTER):
-                    self._session = builder.getOrCreate()
-                self._session.sparkContext.setLogLevel("ERROR")
+                self._session = started(master, memory_limit)
             else:
                 # Settings of its own, on the same cluster.
                 self._session = active.newSession()

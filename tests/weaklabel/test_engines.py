@@ -1,0 +1,480 @@
+"""Votes are the same on every engine, and those of a plain loop over the sessions."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import shutil
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weaklabel import functions as built_in
+from weaklabel.applier import apply, apply_files
+from weaklabel.errors import WeakLabelError
+from weaklabel.labeling import labeling_function
+from weaklabel.text import normalizer
+from weaklabel.votes import accept_if
+
+FUNCTIONS = [
+    built_in.session_position,
+    built_in.asr_confidence,
+    built_in.rapid_repetition,
+    built_in.dwell,
+    built_in.follow_up_action,
+    built_in.rephrasing,
+    built_in.rephrasing_edit_distance,
+    built_in.rarity.with_parameters(common=8),
+    built_in.second_asr_agreement,
+    built_in.second_asr_wer,
+]
+SESSION_FUNCTIONS = [function for function in FUNCTIONS if function.scope == "session"]
+COLUMNS = [function.column for function in FUNCTIONS]
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+SCHEMA = {
+    "query_id": pl.Int64,
+    "session_id": pl.String,
+    "timestamp": pl.Datetime("us", "UTC"),
+    "transcript": pl.String,
+    "second_transcript": pl.String,
+    "confidence": pl.Float64,
+    "action": pl.String,
+    "dwell": pl.Float64,
+}
+TEXTS = [
+    None,
+    "",
+    " ",
+    "!?",
+    "'",
+    "play",
+    "play news",
+    "Play, news!",
+    "PLAY  NEWS",
+    "play news now",
+    "display news",
+    "don’t stop",
+    "don't stop",
+    "donʼt STOP",
+    "ΟΔΟΣ",
+    "οδος",
+    "οδοσ",
+    "ΟΔΟΣ ΜΟΥ",
+    "İstanbul",
+    "istanbul",
+    "i̇stanbul",
+    "ISTANBUL",
+    "🎬 play",
+    "🎬",
+    "شغّل الأخبار",
+    "الأخبار",
+    "שלום עולם",
+    "étoile",
+    "e\u0301toile",
+    "नमस्ते",
+    "straße",
+    "STRASSE",
+    "a\u00a0b",
+    "a\tb\n",
+    "\u200bplay",
+    "% _ \\ $1 .* play",
+]
+SECONDS = [0, 0, 0, 1, 5, 9, 10, 11, 30, 59, 60, 61, 600]
+CONFIDENCES = [None, math.nan, -0.5, 0.0, 0.3, 0.5, 0.7, 0.9, 0.95, 1.0, 1.5, math.inf]
+DWELLS = [None, math.nan, -1.0, 0.0, 4.999, 5.0, 30.0, 60.0, 1e9, math.inf, -math.inf]
+ACTIONS = [None, "", "play", "select", "back", "cancel", "PLAY", "none"]
+
+
+def hostile_log(rows: int, seed: int = 0) -> pl.DataFrame:
+    """Ties in time, nulls everywhere, NaN, texts that engines could read in two ways."""
+    draw = random.Random(seed)
+    queries = [
+        {
+            "query_id": query,
+            "session_id": draw.choice([None, "", *(f"s{n}" for n in range(rows // 4 + 1))]),
+            "timestamp": draw.choice(
+                [None] + 9 * [START + timedelta(seconds=draw.choice(SECONDS))]
+            ),
+            "transcript": draw.choice(TEXTS),
+            "second_transcript": draw.choice(TEXTS),
+            "confidence": draw.choice(CONFIDENCES),
+            "action": draw.choice(ACTIONS),
+            "dwell": draw.choice(DWELLS),
+        }
+        for query in draw.sample(range(10 * rows), rows)
+    ]
+    for one, other in pairwise(queries):  # a second ASR that often agrees
+        if draw.random() < 0.5:
+            other["second_transcript"] = other["transcript"]
+        if draw.random() < 0.3:
+            other["transcript"] = one["transcript"]
+            other["session_id"] = one["session_id"]
+    return pl.DataFrame(queries, schema=SCHEMA)
+
+
+def simplified(text: str) -> str:
+    """The normalisation of the expressions, letter by letter."""
+    lowered = text.lower().replace("ς", "σ").replace("i\u0307", "i")
+    lowered = re.sub("[’ʼ]", "'", lowered)
+    spaced = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in lowered)
+    return re.sub(" +", " ", spaced).strip(" ")
+
+
+def distance(one: Any, other: Any) -> int:
+    """Edit distance, by the textbook."""
+    row = list(range(len(other) + 1))
+    for i, a in enumerate(one, 1):
+        before, row[0] = row[0], i
+        for j, b in enumerate(other, 1):
+            before, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, before + (a != b))
+    return row[-1]
+
+
+def reference(log: pl.DataFrame) -> dict[Any, list[int]]:
+    """Votes of `FUNCTIONS` by query_id, from loops over the sessions."""
+    rows = log.to_dicts()
+    sessions: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["session_id"] is not None and row["timestamp"] is not None:
+            sessions.setdefault(row["session_id"], []).append(row)
+    following: dict[Any, dict[str, Any]] = {}
+    last = set()
+    for queries in sessions.values():
+        queries.sort(key=lambda row: (row["timestamp"], row["query_id"]))
+        following.update((one["query_id"], two) for one, two in pairwise(queries))
+        last.add(queries[-1]["query_id"])
+    counts = Counter(row["transcript"] for row in rows)
+    return {
+        row["query_id"]: votes_on(
+            row, following.get(row["query_id"]), row["query_id"] in last, counts[row["transcript"]]
+        )
+        for row in rows
+    }
+
+
+def votes_on(
+    row: dict[str, Any], following: dict[str, Any] | None, last: bool, count: int
+) -> list[int]:
+    text, other = row["transcript"], row["second_transcript"]
+    gap, after = timedelta.max, None
+    if following is not None:
+        gap, after = following["timestamp"] - row["timestamp"], following["transcript"]
+    confidence, dwell = row["confidence"], row["dwell"]
+    near = gap < timedelta(seconds=60)
+    rephrased = edited = False
+    if near and text is not None and after is not None:
+        this, that = simplified(text), simplified(after)
+        if this and that:
+            rephrased = f" {this} " in f" {that} " or f" {that} " in f" {this} "
+        this, that = normalizer("basic")(text), normalizer("basic")(after)
+        if this and that:
+            edited = 1 - distance(this, that) / max(len(this), len(that)) >= 0.75
+    rate = None
+    if text is not None and other is not None:
+        first, second = (normalizer("basic")(words).split() for words in (text, other))
+        longest = max(len(first), len(second))
+        rate = distance(first, second) / longest if longest else 0.0
+    return [
+        int(last),
+        0
+        if confidence is None or not confidence <= 1
+        else int(confidence >= 0.9) - int(confidence < 0.5),
+        -int(gap < timedelta(seconds=10)),
+        0 if dwell is None or not dwell < math.inf else int(dwell >= 60) - int(dwell < 5),
+        int(row["action"] in ("play", "select")) - int(row["action"] in ("back", "cancel")),
+        -int(rephrased),
+        -int(edited),
+        0 if text is None else int(count >= 8) - int(count <= 1),
+        0 if text is None or other is None else 1 if simplified(text) == simplified(other) else -1,
+        0 if rate is None else int(rate <= 0) - int(rate >= 0.5),
+    ]
+
+
+def by_query(votes: pl.DataFrame) -> dict[Any, list[int]]:
+    assert votes.columns == ["query_id", *COLUMNS]
+    assert set(votes.schema.values()) <= {pl.Int8, votes.schema["query_id"]}
+    found = {row[0]: list(row[1:]) for row in votes.iter_rows()}
+    assert len(found) == len(votes)
+    return found
+
+
+def assert_same(
+    found: dict[Any, list[int]], wanted: dict[Any, list[int]], log: pl.DataFrame
+) -> None:
+    assert found.keys() == wanted.keys()
+    for row in log.to_dicts():
+        query = row["query_id"]
+        named = dict(zip(COLUMNS, zip(found[query], wanted[query], strict=True), strict=True))
+        assert found[query] == wanted[query], (
+            f"{ ({name: pair for name, pair in named.items() if pair[0] != pair[1]}) } on {row}"
+        )
+
+
+def on_polars(log: pl.DataFrame) -> pl.DataFrame:
+    return apply(FUNCTIONS, log)
+
+
+def on_lazy_polars(log: pl.DataFrame) -> pl.DataFrame:
+    return apply(FUNCTIONS, log.lazy()).collect()
+
+
+def on_streaming_polars(log: pl.DataFrame) -> pl.DataFrame:
+    return apply(FUNCTIONS, log.lazy()).collect(engine="streaming")
+
+
+def on_duckdb(log: pl.DataFrame) -> pl.DataFrame:
+    import duckdb
+
+    with duckdb.connect() as connection:
+        return apply(FUNCTIONS, connection.sql("FROM log")).pl()
+
+
+FRAMES = [on_polars, on_lazy_polars, on_streaming_polars, on_duckdb]
+
+
+@pytest.mark.parametrize("engine", FRAMES)
+@pytest.mark.parametrize("rows", [0, 1, 30, 3000])
+def test_frames_have_the_votes_of_a_plain_loop(
+    engine: Callable[[pl.DataFrame], pl.DataFrame], rows: int
+) -> None:
+    log = hostile_log(rows)
+    assert_same(by_query(engine(log)), reference(log), log)
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("form", ["parquet", "csv", "jsonl", "folder"])
+def test_files_have_the_votes_of_a_plain_loop(engine: Any, form: str, tmp_path: Path) -> None:
+    log = hostile_log(600, seed=1)
+    if form in ("csv", "jsonl"):  # neither tells NaN and infinity from null as Parquet does
+        log = log.with_columns(
+            pl.when(pl.col(name).is_finite()).then(name) for name in ("confidence", "dwell")
+        )
+    path = written(log, form, tmp_path)
+    out = tmp_path / "votes.parquet"
+    apply_files(FUNCTIONS, path, out, engine=engine, progress=False)
+    assert_same(by_query(pl.read_parquet(out)), reference(log), log)
+
+
+def written(log: pl.DataFrame, form: str, folder: Path) -> Path:
+    path = folder / f"queries.{form}"
+    match form:
+        case "parquet":
+            log.write_parquet(path, row_group_size=100)
+        case "csv":
+            log.write_csv(path, datetime_format="%Y-%m-%dT%H:%M:%S%.f%:z")
+        case "jsonl":
+            times = pl.col("timestamp").dt.to_string("%Y-%m-%dT%H:%M:%S%.f%:z")
+            log.with_columns(times).write_ndjson(path)
+        case "folder":
+            path = folder / "queries"
+            path.mkdir()
+            for index, part in enumerate(log.iter_slices(250)):
+                part.write_parquet(path / f"{index}.parquet")
+    return path
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> pl.DataFrame:
+    rows = draw(st.integers(0, 12))
+    words = st.sampled_from(TEXTS) | st.text(
+        st.sampled_from("aAzZ '’ʼ-,.!ςσΣİıIéÉßẞ०९Ωﬃ🎬\u0301\u0307\u200d\u00a0\u3000ا"), max_size=6
+    )
+    return pl.DataFrame(
+        {
+            "query_id": draw(st.permutations(range(rows))),
+            "session_id": [draw(st.sampled_from([None, "a", "b"])) for _ in range(rows)],
+            "timestamp": [
+                draw(
+                    st.none() | st.sampled_from(SECONDS).map(lambda s: START + timedelta(seconds=s))
+                )
+                for _ in range(rows)
+            ],
+            "transcript": [draw(words) for _ in range(rows)],
+            "second_transcript": [draw(words) for _ in range(rows)],
+            "confidence": [draw(st.sampled_from(CONFIDENCES)) for _ in range(rows)],
+            "action": [draw(st.sampled_from(ACTIONS)) for _ in range(rows)],
+            "dwell": [draw(st.sampled_from(DWELLS)) for _ in range(rows)],
+        },
+        schema=SCHEMA,
+    )
+
+
+@settings(max_examples=60)
+@given(logs())
+def test_polars_and_duckdb_vote_as_a_plain_loop_on_any_log(log: pl.DataFrame) -> None:
+    wanted = reference(log)
+    assert_same(by_query(on_polars(log)), wanted, log)
+    assert_same(by_query(on_duckdb(log)), wanted, log)
+
+
+@settings(max_examples=30)
+@given(logs(), st.randoms())
+def test_the_order_of_rows_and_functions_does_not_matter(log: pl.DataFrame, draw: Any) -> None:
+    order = draw.sample(range(len(log)), len(log))
+    functions = draw.sample(FUNCTIONS, len(FUNCTIONS))
+    votes = apply(functions, log[order])
+    assert votes.columns == ["query_id", *(function.column for function in functions)]
+    assert votes["query_id"].to_list() == log[order]["query_id"].to_list()
+    assert by_query(votes.select("query_id", *COLUMNS)) == by_query(on_polars(log))
+
+
+@settings(max_examples=30)
+@given(logs())
+def test_a_vote_depends_on_its_own_session_only(log: pl.DataFrame) -> None:
+    votes = apply(SESSION_FUNCTIONS, log)
+    for session in ("a", "b", None):
+        own = log.filter(pl.col("session_id").eq_missing(pl.lit(session)))
+        alone = apply(SESSION_FUNCTIONS, own)
+        assert alone.equals(votes.filter(pl.col("query_id").is_in(own["query_id"].implode())))
+
+
+@pytest.fixture(scope="module")
+def spark(require: Any) -> Iterator[Any]:
+    """A session of this module, which `apply_files` joins."""
+    require(shutil.which("java"), "no Java")
+    from weaklabel.engines import spark_engine
+
+    session = spark_engine.started()
+    yield session
+    session.stop()
+
+
+@pytest.mark.slow
+def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None:
+    log = hostile_log(2000, seed=2)
+    path = written(log, "parquet", tmp_path)
+    wanted = reference(log)
+    frame = apply(FUNCTIONS, spark.read.parquet(str(path)))
+    frame.write.parquet(str(tmp_path / "frame"))
+    found = pl.read_parquet(tmp_path / "frame" / "*.parquet")
+    assert_same(by_query(found), wanted, log)
+
+    for out, partitions in (("votes.parquet", None), ("votes", 5)):
+        apply_files(
+            FUNCTIONS, path, tmp_path / out, engine="spark", partitions=partitions, progress=False
+        )
+    assert_same(by_query(pl.read_parquet(tmp_path / "votes.parquet")), wanted, log)
+    assert_same(by_query(pl.read_parquet(tmp_path / "votes" / "*.parquet")), wanted, log)
+
+
+@pytest.mark.slow
+def test_spark_names_the_queries_with_a_vote_that_is_none(spark: Any, tmp_path: Path) -> None:
+    path = written(hostile_log(50), "parquet", tmp_path)
+
+    @labeling_function(requires=["query_id"], name="too.high")
+    def too_high() -> nw.Expr:
+        return nw.col("query_id") * 0 + 257
+
+    with pytest.raises(WeakLabelError, match=r"'too.high' cast 50 votes other than.*257 on query"):
+        apply_files([too_high], path, tmp_path / "v.parquet", engine="spark", progress=False)
+    assert not (tmp_path / "v.parquet").exists()
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("partitions", [2, 7])
+def test_parts_together_have_the_votes_of_the_whole(
+    engine: Any, partitions: int, tmp_path: Path
+) -> None:
+    log = hostile_log(500, seed=3)
+    path = written(log, "parquet", tmp_path)
+    summary = apply_files(
+        FUNCTIONS, path, tmp_path / "votes", engine=engine, partitions=partitions, progress=False
+    )
+    parts = sorted((tmp_path / "votes").glob("part-*.parquet"))
+    assert len(parts) == summary.partitions == partitions
+    assert_same(by_query(pl.read_parquet(parts)), reference(log), log)
+    sessions = [
+        set(pl.read_parquet(part).join(log, on="query_id")["session_id"].drop_nulls())
+        for part in parts
+    ]
+    assert sum(map(len, sessions)) == len(set.union(*sessions))
+
+
+@pytest.mark.parametrize("engine", [on_polars, on_duckdb])
+@pytest.mark.parametrize("sessions", ["one", "each"])
+def test_one_session_of_100000_queries_and_as_many_of_one(
+    engine: Callable[[pl.DataFrame], pl.DataFrame], sessions: str
+) -> None:
+    rows = 100_000
+    session = pl.lit("s") if sessions == "one" else pl.format("s{}", "query_id")
+    log = pl.select(query_id=pl.int_range(rows)).with_columns(
+        session_id=session,
+        timestamp=pl.lit(START) + pl.duration(seconds=pl.col("query_id") * 7),
+        transcript=pl.format("play {}", pl.col("query_id") // 2),
+        second_transcript=pl.lit("play"),
+        confidence=pl.lit(0.95),
+        action=pl.lit("play"),
+        dwell=pl.lit(1.0),
+    )
+    log = log.cast(SCHEMA)
+    votes = engine(log).sort("query_id")
+    last = votes["lf:session_position"]
+    if sessions == "each":
+        assert last.sum() == rows
+        assert votes["lf:rapid_repetition"].sum() == votes["lf:rephrasing"].sum() == 0
+    else:
+        assert last.to_list() == [0] * (rows - 1) + [1]
+        assert votes["lf:rapid_repetition"].sum() == -(rows - 1)
+        assert votes["lf:rephrasing"].to_list() == [-1, 0] * (rows // 2)
+
+
+@pytest.mark.parametrize("engine", [on_polars, on_duckdb])
+def test_a_transcript_of_a_megabyte_is_one_like_others(
+    engine: Callable[[pl.DataFrame], pl.DataFrame],
+) -> None:
+    log = hostile_log(4).with_columns(
+        session_id=pl.lit("s"),
+        timestamp=pl.lit(START) + pl.duration(seconds=pl.int_range(pl.len())),
+        query_id=pl.int_range(pl.len(), dtype=pl.Int64),
+        transcript=pl.Series(["play", "Play " + "é, " * 250_000, "é", "next"]),
+        second_transcript=pl.Series(["play", "play " + "É " * 250_000, None, "next"]),
+    )
+    functions = [built_in.rephrasing, built_in.second_asr_agreement]
+    votes = engine(log).sort("query_id").select(function.column for function in functions)
+    assert votes.rows() == [(-1, 1), (-1, 1), (0, 0), (0, 1)]
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+def test_single_precision_and_other_time_zones_vote_the_same(engine: Any, tmp_path: Path) -> None:
+    @labeling_function(requires=["timestamp"])
+    def at_night() -> nw.Expr:
+        return accept_if(nw.col("timestamp").dt.hour() < 6)
+
+    log = pl.DataFrame(
+        {
+            "query_id": [1, 2, 3],
+            "confidence": pl.Series([0.9, 0.91, 0.5], dtype=pl.Float32),
+            "timestamp": pl.Series([START, START + timedelta(hours=5), START + timedelta(hours=6)])
+            .dt.convert_time_zone("Asia/Tokyo")
+            .dt.cast_time_unit("ns"),
+            "transcript": pl.Series(["a", "b", "a"], dtype=pl.Categorical),
+        }
+    )
+    log.write_parquet(tmp_path / "q.parquet")
+    functions = [built_in.asr_confidence, at_night, built_in.rarity.with_parameters(common=2)]
+    apply_files(
+        functions,
+        tmp_path / "q.parquet",
+        tmp_path / "v.parquet",
+        engine=engine,
+        keep=["confidence", "timestamp"],
+        progress=False,
+    )
+    votes = pl.read_parquet(tmp_path / "v.parquet").sort("query_id")
+    # 0.9 in single precision is a little less than 0.9.
+    assert votes.select(f.column for f in functions).rows() == [(0, 1, 1), (1, 1, -1), (0, 0, 1)]
+    assert votes["confidence"].dtype == pl.Float32
+    instants = [frame["timestamp"].dt.convert_time_zone("UTC") for frame in (votes, log)]
+    assert instants[0].equals(instants[1])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import functools
 import gzip
+import http.server
 import io
 import json
 import logging
@@ -11,7 +13,8 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -531,6 +534,60 @@ def test_a_full_disk_leaves_no_part_of_a_reject_file(
     assert "File too large" in ended.stderr
     assert [path.name for path in tmp_path.iterdir()] == [kept.name]
     assert kept.read_text() == "of a run before"
+
+
+class _Handler(http.server.SimpleHTTPRequestHandler):
+    """Files of a folder, with the ranges that a reader of Parquet asks for."""
+
+    def do_GET(self) -> None:
+        path = Path(self.translate_path(self.path))
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        whole, asked = len(content), self.headers.get("Range")
+        self.send_response(206 if asked else 200)
+        if asked:
+            start, _, stop = asked.removeprefix("bytes=").partition("-")
+            first = int(start) if start else max(0, whole - int(stop))
+            last = min(int(stop), whole - 1) if start and stop else whole - 1
+            content = content[first : last + 1]
+            self.send_header("Content-Range", f"bytes {first}-{last}/{whole}")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[str]:
+    handler = functools.partial(_Handler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_a_url_is_read_like_a_file(suffix: str, served: str, tmp_path: Path) -> None:
+    log = pl.DataFrame({"query_id": ["007"], "transcript": ["😀"], "timestamp": [NOON]})
+    queries.write(log, tmp_path / f"log.{suffix}")
+    assert_frame_equal(queries.check(f"{served}/log.{suffix}").collect(), log)
+    with pytest.raises(FileNotFoundError, match=r"gone\."):
+        queries.scan(f"{served}/gone.{suffix}")
+
+
+def test_mixed_json_behind_a_url_is_refused_too(served: str, saved: Saved) -> None:
+    saved("log.jsonl", '{"query_id": 1}\n\n{"query_id": "2"}\n')
+    with pytest.raises(WeakLabelError, match=r"log\.jsonl, line 3: 'query_id' is text"):
+        queries.scan(f"{served}/log.jsonl")
+    saved("log.csv", "query_id,transcript,transcript\n1,a,b\n")
+    with pytest.raises(WeakLabelError, match="several columns 'transcript'"):
+        queries.scan(f"{served}/log.csv")
 
 
 def test_other_urls_are_opened_by_fsspec(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +27,9 @@ def scan_csv(files: Files) -> pl.LazyFrame:
             same_columns(files.paths[0], first, file, header)
     if first is None:
         raw = pl.scan_csv(files.given, infer_schema=False)
-        _check_header(files.given, raw.collect_schema().names())
+        # Polars has renamed a column that is there twice.
+        names = [re.sub(r"_duplicated_\d+$", "", name) for name in raw.collect_schema()]
+        _check_header(files.given, names)
     else:
         parts = [pl.scan_csv(Path(file), infer_schema=False, glob=False) for file in files.paths]
         raw = pl.concat([part.select(first) for part in parts])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import polars as pl
@@ -23,21 +24,14 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     """
     # Polars would take brackets in a file's name for a glob.
     source: Any = [glob.escape(file) for file in files.paths] if files.local else files.given
-    lines = pl.scan_csv(
-        source,
-        has_header=False,
-        new_columns=["line"],
-        schema={"line": pl.String},
-        separator="\x01",  # never raw in JSON
-        quote_char=None,
-    )
-    if _any(lines, [r"^\s*[^{\s]"]) and files.local:
+    lines = _lines(source)
+    if _any(lines, [r"^\s*[^{\s]"]):
         diagnose_lines(files)
     frame = pl.scan_ndjson(source, infer_schema_length=None)
     schema = frame.collect_schema()
     # Polars turns a column of texts and numbers into texts; a value's first letter tells.
     odd = [_odd(name, dtype) for name, dtype in schema.items() if dtype != pl.Null]
-    if _any(lines, odd) and files.local:
+    if _any(lines, odd):
         diagnose_lines(files)
     texts = [
         name
@@ -65,22 +59,41 @@ def diagnose_lines(files: Files) -> None:
         WeakLabelError: there is such a line.
     """
     seen: dict[str, tuple[str, str]] = {}  # key: type, where
+    for file, number, line in _numbered(files):
+        where = f"{file}, line {number}"
+        for key, value in _object(file, number, line).items():
+            kind = _json_type(value)
+            if kind is None:
+                continue
+            before, there = seen.setdefault(key, (kind, where))
+            if kind != before:
+                shown = json.dumps(value, ensure_ascii=False)
+                shown = shown if len(shown) <= 80 else shown[:79] + "…"
+                raise WeakLabelError(
+                    f"{where}: {key!r} is {kind}, {shown}, and {before} in {there}: write one type"
+                )
+
+
+def _numbered(files: Files) -> Iterator[tuple[str, int, bytes]]:
+    if not files.local:
+        for number, line in enumerate(_lines(files.given).collect()["line"], 1):
+            yield files.given, number, (line or "").encode()
+        return
     for file in files.paths:
         with opened(file) as binary:
             for number, line in enumerate(binary, 1):
-                where = f"{file}, line {number}"
-                for key, value in _object(file, number, line).items():
-                    kind = _json_type(value)
-                    if kind is None:
-                        continue
-                    before, there = seen.setdefault(key, (kind, where))
-                    if kind != before:
-                        shown = json.dumps(value, ensure_ascii=False)
-                        shown = shown if len(shown) <= 80 else shown[:79] + "…"
-                        raise WeakLabelError(
-                            f"{where}: {key!r} is {kind}, {shown}, and {before} in {there}:"
-                            " write one type"
-                        )
+                yield file, number, line
+
+
+def _lines(source: Any) -> pl.LazyFrame:
+    return pl.scan_csv(
+        source,
+        has_header=False,
+        new_columns=["line"],
+        schema={"line": pl.String},
+        separator="\x01",  # never raw in JSON
+        quote_char=None,
+    )
 
 
 def _any(lines: pl.LazyFrame, patterns: list[str]) -> bool:

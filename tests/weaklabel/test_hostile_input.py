@@ -190,6 +190,8 @@ def test_a_partitioned_folder_keeps_the_columns_in_its_path(tmp_path: Path) -> N
         (b"query_id,trans\xe9\n1,ok\n", "line 1 is not UTF-8"),
         (HEAD.encode("utf-16"), "line 1 is not UTF-8"),
         (HEAD + "1,a\n2,b,c\n", "line 3 has 3 fields and the header 2"),
+        (HEAD + '1,"a\nb\nc"\n2\n3,c\n', "line 5 has 1 fields and the header 2: it was cut short"),
+        (HEAD + "1,a\n2,b\n3", "line 4 has 1 fields and the header 2: it was cut short"),
         (HEAD + '1,"a\nb"\n2,b,c\n', "line 4 has 3 fields and the header 2"),
         (HEAD + '1,a\n2,"open\n3,c\n', "line 3: "),
         ("1,play jazz\n2,stop\n", "has no header: its first line is .'1', 'play jazz'"),

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import Files, listed, not_unicode, opened, same_columns
+from weaklabel.files import Files, lines, listed, not_unicode, opened, same_columns
 from weaklabel.schema import kind_of
 from weaklabel.text_types import typed
 
@@ -33,22 +33,47 @@ def scan_csv(files: Files) -> pl.LazyFrame:
     else:
         parts = [pl.scan_csv(Path(file), infer_schema=False, glob=False) for file in files.paths]
         raw = pl.concat([part.select(first) for part in parts])
-    return typed(raw)
+    frame = typed(raw)
+    if first is not None and _may_be_short(files, len(first)):
+        diagnose_fields(files, strict=False)
+    return frame
 
 
-def diagnose_fields(files: Files) -> None:
-    """Name the first row of a CSV that has more fields than the header, or an open quote.
+def _may_be_short(files: Files, wide: int) -> bool:
+    """Whether a line has too few commas: Polars would fill the row up with nulls.
+
+    It may as well be a part of a text with line breaks.
+    """
+    few = pl.col("line").str.count_matches(",", literal=True) < wide - 1
+    short = (few & (pl.col("line").str.len_bytes() > 0)).any()
+    return any(
+        lines(Path(file), glob=False).select(short).collect(engine="streaming").item()
+        for file in files.paths
+    )
+
+
+def diagnose_fields(files: Files, *, strict: bool = True) -> None:
+    """Name the first row of a CSV whose fields are not as many as the header's, or an open quote.
+
+    Args:
+        files: the files.
+        strict: whether quotes are looked at; Polars has read files that it could read.
 
     Raises:
         WeakLabelError: there is such a row.
     """
     for file in files.paths:
         with opened(file) as binary, _long_fields():
-            rows = csv.reader((line.decode("utf-8") for line in binary), strict=True)
+            rows = csv.reader((line.decode("utf-8") for line in binary), strict=strict)
             begins, wide = 1, 0
             try:
                 for row in rows:
                     wide = wide or len(row)
+                    if row and len(row) < wide:
+                        raise WeakLabelError(
+                            f"{file}, line {begins} has {len(row)} fields and the header {wide}:"
+                            " it was cut short, or lacks commas for its empty fields"
+                        )
                     if len(row) > wide:
                         raise WeakLabelError(
                             f"{file}, line {begins} has {len(row)} fields and the header {wide}:"

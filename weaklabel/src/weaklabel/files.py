@@ -14,9 +14,11 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, Literal, TypeAlias, cast
+from typing import IO, Any, Final, Literal, TypeAlias, cast
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
+
+import polars as pl
 
 from weaklabel.errors import WeakLabelError
 
@@ -183,6 +185,20 @@ def diagnose_bytes(file: str, kind: Format) -> None:
         raise WeakLabelError(
             f"{file} is no gzip file, or was cut short: {error}; write it again"
         ) from error
+
+
+def lines(source: Any, **options: Any) -> pl.LazyFrame:
+    """A text file's lines as they are, in the column `line`; null for an empty one."""
+    return pl.scan_csv(
+        source,
+        has_header=False,
+        new_columns=["line"],
+        schema={"line": pl.String},
+        separator="\x01",  # never raw in JSON; a line of a CSV that holds it ends there
+        truncate_ragged_lines=True,
+        quote_char=None,
+        **options,
+    )
 
 
 def opened(file: str) -> IO[bytes]:

@@ -11,7 +11,7 @@ from typing import Any
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import Files, not_unicode, opened
+from weaklabel.files import Files, lines, not_unicode, opened
 from weaklabel.schema import kind_of, settled
 from weaklabel.text_types import times
 
@@ -24,14 +24,14 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     """
     # Polars would take brackets in a file's name for a glob.
     source: Any = [glob.escape(file) for file in files.paths] if files.local else files.given
-    lines = _lines(source)
-    if _any(lines, [r"^\s*[^{\s]"]):
+    text = lines(source)
+    if _any(text, [r"^\s*[^{\s]"]):
         diagnose_lines(files)
     frame = pl.scan_ndjson(source, infer_schema_length=None)
     schema = frame.collect_schema()
     # Polars turns a column of texts and numbers into texts; a value's first letter tells.
     odd = [_odd(name, dtype) for name, dtype in schema.items() if dtype != pl.Null]
-    if _any(lines, odd):
+    if _any(text, odd):
         diagnose_lines(files)
     texts = [
         name
@@ -76,7 +76,7 @@ def diagnose_lines(files: Files) -> None:
 
 def _numbered(files: Files) -> Iterator[tuple[str, int, bytes]]:
     if not files.local:
-        for number, line in enumerate(_lines(files.given).collect()["line"], 1):
+        for number, line in enumerate(lines(files.given).collect()["line"], 1):
             yield files.given, number, (line or "").encode()
         return
     for file in files.paths:
@@ -85,24 +85,13 @@ def _numbered(files: Files) -> Iterator[tuple[str, int, bytes]]:
                 yield file, number, line
 
 
-def _lines(source: Any) -> pl.LazyFrame:
-    return pl.scan_csv(
-        source,
-        has_header=False,
-        new_columns=["line"],
-        schema={"line": pl.String},
-        separator="\x01",  # never raw in JSON
-        quote_char=None,
-    )
-
-
-def _any(lines: pl.LazyFrame, patterns: list[str]) -> bool:
+def _any(text: pl.LazyFrame, patterns: list[str]) -> bool:
     """Whether a line has one of the patterns."""
     found = [
         pl.col("line").str.contains(pattern).any().alias(f"{index}")
         for index, pattern in enumerate(patterns)
     ]
-    return bool(found) and any(lines.select(found).collect(engine="streaming").row(0))
+    return bool(found) and any(text.select(found).collect(engine="streaming").row(0))
 
 
 def _odd(name: str, dtype: Any) -> str:

@@ -82,6 +82,7 @@ def _eager(frame: nw.DataFrame[Any], plan: Plan) -> Any:
     meter = Meter()
     with polars_engine.first_cause(meter):
         found = polars_engine.votes(log, plan, meter).collect()
+    meter.check()
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:
         plan.complain(nw.from_native(polars_engine.prepared(log, plan)), wrong)

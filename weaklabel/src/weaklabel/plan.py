@@ -16,7 +16,7 @@ import narwhals.stable.v2 as nw
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
-from weaklabel.rowwise import SHOWN, RowFunction, RowStep, wrong_votes
+from weaklabel.rowwise import SHOWN, RowFunction, RowStep, Wrong
 from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT
 
 QUERY: Final = "query_id"
@@ -234,7 +234,7 @@ class Plan:
             first = _collected(wrong.sort(QUERY).head(SHOWN))
             total = _collected(wrong.select(nw.len().alias("rows")))["rows"][0]
             rows = first.select(QUERY, _VOTE.format(0)).iter_rows()
-            faults.append(wrong_votes(function.name, total, list(rows)))
+            faults.append(str(Wrong(function.name, total, list(rows))))
         if faults:
             raise WeakLabelError("; ".join(faults))
 

@@ -7,7 +7,7 @@ that it can be sent to a cluster's workers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -39,27 +39,54 @@ class RowFunction:
     column: str
     entries: Mapping[str, str]
 
-    def votes(self, batch: pl.DataFrame) -> pl.Series:
-        """Int8, one vote a row; null is an abstain.
+    def votes(self, batch: pl.DataFrame) -> tuple[pl.Series, Wrong]:
+        """Int8, one vote a row; null is an abstain, and so is, for now, what is no vote.
 
         Raises:
-            WeakLabelError: the function raised, or a vote is none.
+            WeakLabelError: the function raised.
         """
         rows = batch.select(
             _QUERY, *(pl.col(inner).alias(name) for name, inner in self.entries.items())
         )
-        vote, votes, wrong = self.function.vote, [], []
+        vote, votes, wrong = self.function.vote, [], Wrong(self.function.name)
         for row in rows.iter_rows(named=True):
             cast = vote(row)
             if cast is None:
-                cast = 0
+                cast = ABSTAIN
             elif not _is_vote(cast):
-                wrong.append((row[_QUERY], cast))
-                cast = 0
+                wrong.add(row[_QUERY], cast)
+                cast = ABSTAIN
             votes.append(int(cast))
-        if wrong:
-            raise WeakLabelError(wrong_votes(self.function.name, len(wrong), wrong[:SHOWN]))
-        return pl.Series(self.column, votes, dtype=pl.Int8)
+        return pl.Series(self.column, votes, dtype=pl.Int8), wrong
+
+
+@dataclass
+class Wrong:
+    """What a function cast that is no vote.
+
+    Attributes:
+        name: the function's.
+        total: how many times.
+        first: the first of them, as (query_id, vote).
+    """
+
+    name: str
+    total: int = 0
+    first: list[tuple[Any, Any]] = field(default_factory=list)
+
+    def add(self, query: Any, vote: Any) -> None:
+        """Count one more."""
+        self.total += 1
+        if len(self.first) < SHOWN:
+            self.first.append((query, vote))
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{vote!r} on query_id {query!r}" for query, vote in self.first)
+        return (
+            f"labeling function {self.name!r} cast {self.total} vote{'s' * (self.total != 1)} other"
+            f" than {ACCEPT} (accept), {ABSTAIN} or null (abstain) and {REJECT} (reject): {shown}"
+            + (", …" if self.total > len(self.first) else "")
+        )
 
 
 @dataclass
@@ -70,13 +97,29 @@ class Meter:
         seconds: within row-wise functions.
         rows: rows they saw.
         fault: what one of them raised, which an engine may pass on as mere text.
+        wrong: what was no vote, by batch.
         advance: called with the rows of a batch that is done.
     """
 
     seconds: float = 0.0
     rows: int = 0
     fault: WeakLabelError | None = None
+    wrong: list[Wrong] = field(default_factory=list)
     advance: Callable[[int], object] | None = field(default=None, repr=False)
+
+    def check(self) -> None:
+        """Refuse what was no vote.
+
+        Raises:
+            WeakLabelError: naming each function and the first queries.
+        """
+        found: dict[str, Wrong] = {}
+        for wrong in self.wrong:
+            so_far = found.setdefault(wrong.name, Wrong(wrong.name))
+            so_far.total += wrong.total
+            so_far.first = sorted(so_far.first + wrong.first, key=lambda pair: pair[0])[:SHOWN]
+        if found:
+            raise WeakLabelError("; ".join(map(str, found.values())))
 
     def add(self, rows: int, seconds: float) -> None:
         """Count a batch."""
@@ -105,29 +148,32 @@ class RowStep:
         )
 
     def votes(self, work: pl.DataFrame, meter: Meter | None = None) -> pl.DataFrame:
-        """The row-wise votes alone, under their names on the way."""
+        """The row-wise votes alone, under their names on the way.
+
+        Args:
+            work: a batch of `Plan.work`.
+            meter: takes note of what is no vote; without one, that is raised here.
+
+        Raises:
+            WeakLabelError: a function raised, or a vote is none.
+        """
         parts = [pl.DataFrame(schema={function.column: pl.Int8 for function in self.functions})]
         for batch in work.iter_slices(BATCH):
             began = time.perf_counter()
             try:
-                parts.append(pl.DataFrame([function.votes(batch) for function in self.functions]))
+                votes, wrong = zip(*(f.votes(batch) for f in self.functions), strict=True)
             except WeakLabelError as error:
                 if meter is not None:
                     meter.fault = error
                 raise
-            if meter is not None:
+            parts.append(pl.DataFrame(votes))
+            found = [some for some in wrong if some.total]
+            if meter is None:
+                Meter(wrong=found).check()
+            else:
+                meter.wrong += found
                 meter.add(len(batch), time.perf_counter() - began)
         return pl.concat(parts)
-
-
-def wrong_votes(name: str, total: int, examples: Sequence[tuple[Any, Any]]) -> str:
-    """The sentence about a function's votes that are none; `examples` are (query_id, vote)."""
-    shown = ", ".join(f"{vote!r} on query_id {query!r}" for query, vote in examples)
-    return (
-        f"labeling function {name!r} cast {total} vote{'s' if total != 1 else ''} other than"
-        f" {ACCEPT} (accept), {ABSTAIN} or null (abstain) and {REJECT} (reject): {shown}"
-        + (", …" if total > len(examples) else "")
-    )
 
 
 def _is_vote(value: Any) -> bool:

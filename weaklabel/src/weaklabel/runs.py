@@ -252,6 +252,7 @@ class _Run:
         return tallies
 
     def _check(self, made: Path) -> None:
+        self.meter.check()
         columns = [function.column for function in self.plan.functions]
         seen = pl.scan_parquet(made, glob=False).select((pl.col(columns) == WRONG).any()).collect()
         wrong = [f.name for f in self.plan.functions if seen[f.column].item()]
@@ -301,15 +302,15 @@ def _opened(
         case "polars":
             from weaklabel.engines.polars_engine import PolarsLog
 
-            return PolarsLog(found.frame(), scratch)
+            return PolarsLog(found.given, found.frame(), scratch)
         case "duckdb":
             from weaklabel.engines.duckdb_engine import DuckLog
 
-            return DuckLog(found.parquet(scratch), scratch, memory_limit)
+            return DuckLog(found.given, found.parquet(scratch), scratch, memory_limit)
         case _:
             from weaklabel.engines.spark_engine import SparkLog
 
-            return SparkLog(found.parquet(scratch), scratch, master, memory_limit)
+            return SparkLog(found.given, found.parquet(scratch), scratch, master, memory_limit)
 
 
 @contextmanager
@@ -419,7 +420,7 @@ def read_metadata(path: Source) -> dict[str, Any]:
     found = sources.find(path)
     if not found.direct:
         return {}
-    with translated("Polars", pl.exceptions.PolarsError):
+    with translated("Polars", found.given, pl.exceptions.PolarsError):
         text = pl.read_parquet_metadata(Path(found.files[0])).get(KEY, "{}")
     about = json.loads(text)
     if not isinstance(about, dict):

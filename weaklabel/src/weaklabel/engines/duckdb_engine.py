@@ -32,12 +32,13 @@ def votes(log: Any, plan: Plan) -> Any:
         return plan.finished(nw.from_native(work)).to_native()
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-    reader = _reader(work)
+    reader, meter = _reader(work), Meter()
     # DuckDB finds the name `votes` in this function; the relation's own connection is out of reach
     # but for queries on the relation.
     votes = pa.Table.from_batches(  # noqa: F841
-        stepped(reader, plan.step), votes_schema(reader.schema, plan.step)
+        stepped(reader, plan.step, meter), votes_schema(reader.schema, plan.step)
     )
+    meter.check()
     return log.query("log", "SELECT * FROM votes")
 
 
@@ -45,6 +46,7 @@ class DuckLog(Partwise):
     """A query log in Parquet files, read by DuckDB.
 
     Args:
+        given: what the log is called in messages.
         files: local Parquet files.
         scratch: a folder for files on the way, and for what does not fit into memory.
         memory_limit: such as "4GB"; by default DuckDB's, 80% of the machine's memory.
@@ -56,7 +58,7 @@ class DuckLog(Partwise):
     name = "duckdb"
 
     def __init__(
-        self, files: Sequence[str], scratch: Path, memory_limit: str | None = None
+        self, given: str, files: Sequence[str], scratch: Path, memory_limit: str | None = None
     ) -> None:
         try:
             import duckdb
@@ -64,6 +66,7 @@ class DuckLog(Partwise):
             raise ImportError(_MISSING) from error
         self._duckdb = duckdb
         self.scratch = scratch
+        self._given = given
         with self.faults():
             self._connection = duckdb.connect()
             self._set("temp_directory", str(scratch / "spill"))
@@ -95,7 +98,7 @@ class DuckLog(Partwise):
         """What DuckDB raises, as errors of this package."""
         import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-        with translated("DuckDB", self._duckdb.Error, pa.ArrowException):
+        with translated("DuckDB", self._given, self._duckdb.Error, pa.ArrowException):
             yield
 
     def write(

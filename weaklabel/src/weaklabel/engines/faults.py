@@ -17,11 +17,12 @@ _DISK = {
 
 
 @contextmanager
-def translated(engine: str, *kinds: type[Exception]) -> Iterator[None]:
+def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[None]:
     """Failures of an engine become a WeakLabelError, those of a disk an OSError.
 
     Args:
         engine: its name, for the message.
+        given: what it works on.
         kinds: the exceptions that it raises.
 
     Raises:
@@ -43,4 +44,4 @@ def translated(engine: str, *kinds: type[Exception]) -> Iterator[None]:
                 ) from error
         if isinstance(error, OSError):
             raise
-        raise WeakLabelError(f"{engine} failed: {text}") from error
+        raise WeakLabelError(f"{engine} failed on {given}: {text}") from error

@@ -66,15 +66,17 @@ class PolarsLog(Partwise):
     """A query log in files, read by Polars.
 
     Args:
+        given: what the log is called in messages.
         frame: the log.
         scratch: a folder for files on the way.
     """
 
     name = "polars"
 
-    def __init__(self, frame: pl.LazyFrame, scratch: Path) -> None:
+    def __init__(self, given: str, frame: pl.LazyFrame, scratch: Path) -> None:
         self._frame = frame
         self.scratch = scratch
+        self._given = given
 
     def close(self) -> None:
         """Nothing is held."""
@@ -92,7 +94,7 @@ class PolarsLog(Partwise):
     @contextmanager
     def faults(self) -> Iterator[None]:
         """What Polars raises, as errors of this package."""
-        with translated("Polars", pl.exceptions.PolarsError):
+        with translated("Polars", self._given, pl.exceptions.PolarsError):
             yield
 
     def write(

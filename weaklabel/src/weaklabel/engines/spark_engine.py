@@ -87,6 +87,7 @@ class SparkLog:
     """A query log in Parquet files, read by Spark.
 
     Args:
+        given: what the log is called in messages.
         files: what Spark's reader opens.
         scratch: a folder that the driver and the workers both see.
         master: of the cluster, as `spark://host:7077`; by default two threads of this machine.
@@ -101,6 +102,7 @@ class SparkLog:
 
     def __init__(
         self,
+        given: str,
         files: Sequence[str],
         scratch: Path,
         master: str | None = None,
@@ -113,6 +115,7 @@ class SparkLog:
         except ImportError as error:
             raise ImportError(_MISSING) from error
         self._scratch = scratch
+        self._given = given
         self._error = PySparkException
         self.version = pyspark.__version__
         with self.faults():
@@ -142,7 +145,7 @@ class SparkLog:
         """What Spark raises, as errors of this package."""
         from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
 
-        with translated("Spark", self._error, Py4JError):
+        with translated("Spark", self._given, self._error, Py4JError):
             yield
 
     def parts(

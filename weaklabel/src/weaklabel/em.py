@@ -125,11 +125,11 @@ class Coded:
 
     def within(self, values: Floats) -> Floats:
         """(…, S) divided by its sum over the symbols of the same factor."""
-        if not len(self.sizes):
+        sizes = self.sizes[self.sizes > 0]
+        if not len(sizes):
             return values
-        starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]])
-        sums = np.add.reduceat(values, starts, axis=-1)
-        return np.asarray(values / np.repeat(sums, self.sizes, axis=-1))
+        sums = np.add.reduceat(values, np.cumsum(sizes) - sizes, axis=-1)
+        return np.asarray(values / np.repeat(sums, sizes, axis=-1))
 
 
 @dataclass(frozen=True, eq=False)

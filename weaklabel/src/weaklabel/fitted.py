@@ -13,7 +13,11 @@ from weaklabel.dependence import Dependence
 from weaklabel.em import Abstain
 from weaklabel.factors import Factor
 from weaklabel.guard import Comparison
-from weaklabel.models import Fitted, by_vote, check_votes, logistic, logistic_expression
+from weaklabel.models import Fitted, by_votes, check_votes, logistic, logistic_expression
+
+# Members up to which evidence is nested conditions rather than a table to look up: SQL engines
+# follow one branch and are faster so, frames in memory compute all 3ᵐ and are slower.
+NESTED = 3
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,8 @@ class FittedFactor:
 
     def term(self) -> nw.Expr:
         """The evidence as an expression over the columns of votes."""
-        if len(self.functions) == 1:
-            return by_vote(self.functions[0], *self.evidence)
-        # Only what can occur: of numbers of accepts and rejects, many pairs cannot.
+        if len(self.functions) <= NESTED:
+            return by_votes(self.functions, self.evidence)
         return (
             Factor(self.functions)
             .code()

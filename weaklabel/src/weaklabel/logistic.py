@@ -14,7 +14,7 @@ from weaklabel.gold import Gold
 from weaklabel.models import (
     Fitted,
     as_patterns,
-    by_vote,
+    by_votes,
     check_votes,
     logistic,
     logistic_expression,
@@ -100,7 +100,7 @@ class FittedLogistic(Fitted):
     def weight(self) -> nw.Expr:
         """`weights` as an expression."""
         terms = [
-            by_vote(name, reject, 0.0, accept)
+            by_votes((name,), (reject, 0.0, accept))
             for name, reject, accept in zip(self.functions, self.reject, self.accept, strict=True)
         ]
         return logistic_expression(terms, self.intercept)

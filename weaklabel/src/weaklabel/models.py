@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, TypeVar
@@ -240,13 +240,25 @@ def vote_column(name: str) -> nw.Expr:
     return nw.col(PREFIX + name).fill_null(0)
 
 
-def by_vote(name: str, reject: float, abstain: float, accept: float) -> nw.Expr:
-    """A number for each vote of a function."""
-    vote = vote_column(name)
+def by_votes(functions: Sequence[str], values: Sequence[float]) -> nw.Expr:
+    """A number for every combination of votes, those of the first function changing fastest.
+
+    Args:
+        functions: names of m functions.
+        values: 3ᵐ of them; of one function for reject, abstain and accept.
+    """
+    if not functions:
+        return nw.lit(values[0])
+    *others, last = functions
+    third = len(values) // 3
+    reject, abstain, accept = (
+        by_votes(others, values[i * third : (i + 1) * third]) for i in range(3)
+    )
+    vote = vote_column(last)
     return (
         nw.when(vote == 1)
-        .then(nw.lit(accept))
-        .otherwise(nw.when(vote == -1).then(nw.lit(reject)).otherwise(nw.lit(abstain)))
+        .then(accept)
+        .otherwise(nw.when(vote == -1).then(reject).otherwise(abstain))
     )
 
 

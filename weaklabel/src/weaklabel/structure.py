@@ -35,6 +35,8 @@ PRICE = 2.5
 # out, but weak, is not worth the loss of a factor.
 ENOUGH = 20_000
 NEAR = 10.0  # nats, at most ENOUGH rows: a score that is not worse by more is about as good
+CUTS = 8  # partitions of a clustering that are tried
+BUDGET = 200  # partitions after which refinement ends
 ORIGINS = 2  # cuts that are refined
 PAIRS = 6  # mergers that are tried at a time
 
@@ -124,26 +126,34 @@ class Search:
 
     # Partitions
 
-    def cuts(self, factors: Partition) -> Iterator[Partition]:
-        """The partition itself, and those that arise by merging the two most correlated factors."""
+    def cuts(self, units: Partition) -> list[Partition]:
+        """The units, and what merging the most correlated factors again and again makes of them.
+
+        Of many such partitions, those where the next merger's correlation drops most.
+        """
         shares = self.patterns.counts / self.patterns.rows
         centred = self.patterns.votes - shares @ self.patterns.votes
         covariance = (centred * shares[:, None]).T @ centred
         spread = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
         correlation = np.abs(covariance / np.outer(spread, spread))  # (F, F)
         index = {name: i for i, name in enumerate(self.patterns.functions)}
-        yield factors
+        chance = np.sqrt(np.log(self.patterns.rows) / self.patterns.rows)
+        factors, found, heights = units, [units], [1.0]
         while len(factors) > LEAST:
             places = [[index[name] for name in factor.functions] for factor in factors]
-            pairs = [(i, j) for j in range(len(factors)) for i in range(j)]
-            first, second = max(
-                pairs, key=lambda ij: correlation[np.ix_(places[ij[0]], places[ij[1]])].mean()
+            height, first, second = max(
+                (float(correlation[np.ix_(places[i], places[j])].mean()), i, j)
+                for j in range(len(factors))
+                for i in range(j)
             )
-            found = correlation[np.ix_(places[first], places[second])].mean()
-            if self.patterns.rows * found**2 < np.log(self.patterns.rows):
-                return  # no more than chance
+            if height < chance:
+                break
             factors = merged(factors, factors[first], factors[second])
-            yield factors
+            found.append(factors)
+            heights.append(height)
+        drops = np.array(heights) - np.array([*heights[1:], 0.0])
+        widest = np.sort(np.argsort(-drops[1:], kind="stable")[: CUTS - 1]) + 1
+        return [units, *(found[i] for i in widest)]
 
     def best_cut(self, factors: Partition) -> Candidate:
         """The best of the partitions that clustering gives."""
@@ -180,12 +190,13 @@ class Search:
 
     def _refined(self, best: Candidate, units: Partition) -> Candidate:
         """Change one thing at a time, as long as the score gains."""
-        while True:
+        while len(self._found) < BUDGET:
             tried = map(self.candidate, self._moves(best, units))
             better = max(tried, key=lambda found: found.score, default=best)
             if better.score <= best.score:
-                return best
+                break
             best = better
+        return best
 
     def _moves(self, best: Candidate, units: Partition) -> Iterator[Partition]:
         """A unit out of its factor, alone or into another; two dependent factors merged."""

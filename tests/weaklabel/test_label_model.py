@@ -1,0 +1,369 @@
+"""The label model: invariants, edge cases, files and engines. Quality is test_recovery.py's."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import narwhals.stable.v2 as nw
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from weaklabel import em
+from weaklabel.errors import WeakLabelError
+from weaklabel.factors import JOINT, Factor, by_family
+from weaklabel.fitted import FittedLabelModel
+from weaklabel.gold import Gold
+from weaklabel.label_model import LabelModel
+from weaklabel.models import WeakLabelWarning, load_model
+from weaklabel.patterns import Patterns
+
+pytestmark = pytest.mark.filterwarnings("ignore::weaklabel.models.WeakLabelWarning")
+
+Votes = npt.NDArray[np.int8]
+
+
+@st.composite
+def vote_tables(draw: st.DrawFn, least: int = 1, most: int = 5) -> Votes:
+    wide = draw(st.integers(least, most))
+    row = st.lists(st.sampled_from([-1, 0, 1]), min_size=wide, max_size=wide)
+    return np.array(draw(st.lists(row, min_size=1, max_size=60)), dtype=np.int8)
+
+
+def names(votes: Votes) -> list[str]:
+    return [f"f{i}" for i in range(votes.shape[1])]
+
+
+def patterns_of(votes: Votes, families: dict[str, str] | None = None) -> Patterns:
+    return Patterns.of(names(votes), votes, families=families)
+
+
+def useful_votes(
+    seed: int, rows: int = 3_000, wide: int = 4
+) -> tuple[Votes, npt.NDArray[np.bool_]]:
+    """Functions that vote on half of the queries, truly on four fifths of these."""
+    rng = np.random.default_rng(seed)
+    right = rng.random(rows) < 0.8
+    truth = np.where(right, 1, -1)[:, None]
+    votes = np.where(rng.random((rows, wide)) < 0.8, truth, -truth)
+    return (votes * (rng.random((rows, wide)) < 0.5)).astype(np.int8), right
+
+
+def frame(votes: Votes) -> pl.DataFrame:
+    columns = {f"lf:{name}": votes[:, i] for i, name in enumerate(names(votes))}
+    return pl.DataFrame({"query_id": np.arange(len(votes)), **columns})
+
+
+# Properties
+
+
+@settings(max_examples=60, deadline=None)
+@given(vote_tables(), st.sampled_from(["symbol", "missing"]), st.sampled_from(["declared", "auto"]))
+def test_weights_are_probabilities_whatever_the_votes(
+    votes: Votes, abstain: Any, families: Any
+) -> None:
+    model = LabelModel(abstain=abstain, families=families).fit(patterns_of(votes))
+
+    everything = np.stack(
+        np.meshgrid(*[np.array([-1, 0, 1], dtype=np.int8)] * votes.shape[1]), axis=-1
+    ).reshape(-1, votes.shape[1])
+    weights = model.weights(everything)  # of votes that were seen and of those that were not
+    assert np.isfinite(weights).all()
+    assert ((weights >= 0) & (weights <= 1)).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(vote_tables(), st.sampled_from(["symbol", "missing"]))
+def test_the_penalised_log_likelihood_never_decreases(votes: Votes, abstain: Any) -> None:
+    trace = np.array(LabelModel(abstain=abstain).fit(patterns_of(votes)).log_likelihoods)
+    assert (np.diff(trace) >= -1e-9 * np.abs(trace[1:])).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 1000), st.permutations(range(4)), st.sampled_from(["declared", "auto"]))
+def test_the_order_of_rows_and_of_functions_does_not_matter(
+    seed: int, order: list[int], families: Any
+) -> None:
+    votes, _ = useful_votes(seed, rows=200)
+    rows = np.random.default_rng(seed).permutation(len(votes))
+    turned = Patterns.of([f"f{i}" for i in order], votes[rows][:, order])
+
+    model = LabelModel(families=families)
+    assert model.fit(patterns_of(votes)) == model.fit(turned)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.lists(st.integers(0, 199), min_size=1, max_size=4))
+def test_a_fit_on_merged_shards_is_the_fit_on_all_rows(seed: int, ends: list[int]) -> None:
+    votes, _ = useful_votes(seed, rows=200)
+    shards = [part for part in np.split(votes, sorted(ends)) if len(part)]
+
+    whole = LabelModel().fit(patterns_of(votes))
+    merged = LabelModel().fit(Patterns.merge(map(patterns_of, shards)))
+
+    assert np.abs(whole.weights(votes) - merged.weights(votes)).max() <= 1e-12
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 1000), st.sampled_from([None, "session"]), st.integers(0, 4))
+def test_a_function_that_always_abstains_changes_nothing(
+    seed: int, family: str | None, place: int
+) -> None:
+    votes, _ = useful_votes(seed, rows=200)
+    families = dict.fromkeys(["f0", "f1"], "session")
+    name = f"f{place}_silent"
+    with_it = Patterns.of(
+        [*names(votes), name],
+        np.column_stack([votes, np.zeros(len(votes), dtype=np.int8)]),
+        families={**families, name: family} if family else families,
+    )
+
+    without = LabelModel().fit(patterns_of(votes, families))
+    model = LabelModel().fit(with_it)
+
+    index = [[*names(votes), name].index(f) for f in model.functions]
+    table = np.column_stack([votes, np.zeros(len(votes), dtype=np.int8)])[:, index]
+    assert np.abs(model.weights(table) - without.weights(votes)).max() <= 1e-9
+
+
+# Against a plain reference
+
+
+@pytest.mark.parametrize("abstain", ["symbol", "missing"])
+@pytest.mark.parametrize("families", [{}, {"f0": "x", "f2": "x"}])
+def test_the_fit_is_a_fixed_point_of_em_written_out_row_by_row(
+    abstain: Any, families: dict[str, str]
+) -> None:
+    votes, _ = useful_votes(3, rows=400)
+    model = LabelModel(abstain=abstain, tolerance=1e-14).fit(patterns_of(votes, families))
+    groups = [factor.functions for factor in model.factors]
+    symbols = [[tuple(row[int(f[1:])] for f in group) for group in groups] for row in votes]
+
+    # E-step: naive Bayes of the fitted distributions.
+    posterior = []
+    for row in symbols:
+        odds = math.log(model.prior / (1 - model.prior))
+        for factor, symbol in zip(model.factors, row, strict=True):
+            if abstain == "missing" and not any(symbol):
+                continue
+            code = sum((int(vote) + 1) * 3**i for i, vote in enumerate(symbol))
+            place = factor.codes.index(code)
+            odds += math.log(factor.right[place]) - math.log(factor.wrong[place])
+        posterior.append(1 / (1 + math.exp(-odds)))
+    assert model.weights(votes) == pytest.approx(posterior, abs=1e-12)
+
+    # M-step: shares of rows, each symbol counted once more, shared as the classes are.
+    assert model.prior == pytest.approx(sum(posterior) / len(votes), abs=1e-3)
+    for g, factor in enumerate(model.factors):
+        for place, code in enumerate(factor.codes):
+            digits = [code // 3**i % 3 - 1 for i in range(len(factor.functions))]
+            hits = [p for p, row in zip(posterior, symbols, strict=True) if row[g] == tuple(digits)]
+            voted = [
+                p
+                for p, row in zip(posterior, symbols, strict=True)
+                if abstain == "symbol" or any(row[g])
+            ]
+            share = (sum(hits) + model.prior) / (sum(voted) + model.prior * len(factor.codes))
+            assert factor.right[place] == pytest.approx(share, abs=1e-3)
+
+
+def test_both_ways_to_add_up_symbols_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    votes, _ = useful_votes(3)
+    dense = LabelModel().fit(patterns_of(votes))
+    monkeypatch.setattr(em, "DENSE", 0)
+    sparse = LabelModel().fit(patterns_of(votes))
+    assert dense.weights(votes) == pytest.approx(sparse.weights(votes), abs=1e-9)
+
+
+# Edges
+
+
+def test_a_query_nobody_votes_on_has_the_share_that_is_right_among_such_queries() -> None:
+    rng = np.random.default_rng(5)
+    right = rng.random(20_000) < 0.7
+    # Functions only accept, so that silence speaks against the transcript.
+    votes = (rng.random((20_000, 4)) < np.where(right, 0.6, 0.1)[:, None]).astype(np.int8)
+    silent = ~votes.any(axis=1)
+
+    weight = LabelModel().fit(patterns_of(votes)).weights(np.zeros((1, 4), np.int8))[0]
+
+    assert weight == pytest.approx(right[silent].mean(), abs=0.02)
+    missing = LabelModel(abstain="missing", prior=0.7).fit(patterns_of(votes))
+    assert missing.weights(np.zeros((1, 4), np.int8))[0] == pytest.approx(0.7)
+
+
+def test_no_rows_are_an_error_and_one_pattern_or_one_function_a_warning() -> None:
+    empty = pl.DataFrame({"lf:a": []}, schema={"lf:a": pl.Int8})
+    with pytest.raises(WeakLabelError, match="no rows of votes"):
+        LabelModel().fit(empty)
+    one_pattern = np.tile(np.array([[1, -1, 0]], dtype=np.int8), (50, 1))
+    for votes in (one_pattern, useful_votes(1)[0][:, :1]):
+        with pytest.warns(WeakLabelWarning, match="fewer than 3") as caught:
+            model = LabelModel().fit(patterns_of(votes))
+        assert model.warnings == tuple(str(w.message) for w in caught)
+        assert np.isfinite(model.weights(votes)).all()
+
+
+def test_a_given_prior_is_kept() -> None:
+    votes, _ = useful_votes(2)
+    assert LabelModel(prior=0.66).fit(patterns_of(votes)).prior == 0.66
+
+
+def test_functions_that_are_all_worse_than_chance_are_put_right_by_gold_alone() -> None:
+    votes, right = useful_votes(4)
+    swapped = -votes
+    patterns = patterns_of(swapped)
+    gold = Gold(patterns_of(swapped[:100][right[:100]]), patterns_of(swapped[:100][~right[:100]]))
+
+    fooled = LabelModel().fit(patterns).weights(swapped) >= 0.5
+    anchored = LabelModel(gold_weight=20).fit(patterns, gold=gold).weights(swapped) >= 0.5
+
+    assert (fooled == right).mean() < 0.3
+    assert (anchored == right).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"abstain": "ignore"}, "abstain must be one of"),
+        ({"families": "none"}, "families must be one of"),
+        ({"prior": 1.0}, "prior must lie between"),
+        ({"smoothing": 0.0}, "smoothing must be above 0"),
+    ],
+)
+def test_impossible_options_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(WeakLabelError, match=message):
+        LabelModel(**arguments)
+
+
+# Families
+
+
+def test_a_family_of_identical_functions_counts_as_one() -> None:
+    votes, _ = useful_votes(6, wide=4)
+    tripled = np.column_stack([votes, votes[:, 0], votes[:, 0]])
+    families = dict.fromkeys(["f0", "f4", "f5"], "same")
+
+    one = LabelModel().fit(patterns_of(votes)).weights(votes)
+    model = LabelModel().fit(patterns_of(tripled, families))
+
+    assert model.families == (("f0", "f4", "f5"),)
+    assert model.weights(tripled) == pytest.approx(one, abs=1e-6)
+
+
+def test_a_family_beyond_the_joint_ones_counts_as_one_too() -> None:
+    votes, _ = useful_votes(6, wide=4)
+    wide = np.column_stack([votes, *[votes[:, 0]] * JOINT])
+    families = dict.fromkeys(["f0", *(f"f{4 + i}" for i in range(JOINT))], "same")
+
+    model = LabelModel().fit(patterns_of(wide, families))
+
+    assert not Factor(model.families[0]).joint
+    one = LabelModel().fit(patterns_of(votes)).weights(votes)
+    assert model.weights(wide) == pytest.approx(one, abs=1e-6)
+
+
+@given(st.integers(1, 8), st.integers(0, 1000))
+def test_codes_as_expressions_are_those_of_arrays_and_tell_symbols_apart(
+    wide: int, seed: int
+) -> None:
+    votes = np.random.default_rng(seed).integers(-1, 2, (30, wide)).astype(np.int8)
+    (factor,) = by_family(names(votes), ["x"] * wide)
+
+    codes = factor.codes(votes)
+
+    expressed = nw.from_native(frame(votes)).select(code=factor.code()).to_native()
+    assert expressed["code"].to_list() == codes.tolist()
+    seen = votes if factor.joint else np.stack([(votes == 1).sum(1), (votes == -1).sum(1)], axis=1)
+    assert (factor.points()[codes] == seen).all()
+    assert factor.codes(np.zeros((1, wide), np.int8))[0] == factor.silent
+
+
+def test_a_combination_never_seen_is_read_as_the_nearest_that_was() -> None:
+    votes, _ = useful_votes(8)
+    votes = votes[~((votes[:, 0] == 1) & (votes[:, 1] == 1))]
+    model = LabelModel().fit(patterns_of(votes, {"f0": "x", "f1": "x"}))
+
+    weights = model.weights(np.array([[1, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]], dtype=np.int8))
+
+    assert min(weights[1:]) <= weights[0] <= max(weights[1:])
+
+
+# Labels and files
+
+
+@pytest.fixture(scope="module")
+def fitted() -> FittedLabelModel:
+    votes, _ = useful_votes(9, wide=9)
+    families = {**dict.fromkeys(["f0", "f1"], "x"), **dict.fromkeys(["f2", "f3", "f4", "f5"], "y")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeakLabelWarning)
+        return LabelModel().fit(patterns_of(votes, families))
+
+
+def test_labels_are_the_same_in_every_engine_and_keep_rows_and_columns(
+    fitted: FittedLabelModel,
+) -> None:
+    votes, _ = useful_votes(10, rows=500, wide=9)
+    table = frame(votes).with_columns(note=pl.lit("keep"))
+    relation = duckdb.from_arrow(table.to_arrow())
+
+    labels = fitted.label(table)
+    lazy = fitted.label(table.lazy())
+    in_duckdb = fitted.label(relation)
+
+    assert labels.columns == [*table.columns, "weight", "label"]
+    assert labels.schema["weight"] == pl.Float64
+    assert labels.schema["label"] == pl.Int8
+    assert labels["weight"].to_numpy() == pytest.approx(fitted.weights(votes), abs=1e-14)
+    assert ((labels["weight"] >= 0.5) == (labels["label"] == 1)).all()
+    assert labels["query_id"].to_list() == table["query_id"].to_list()
+    assert isinstance(lazy, pl.LazyFrame)
+    assert lazy.collect().equals(labels)
+    assert isinstance(in_duckdb, duckdb.DuckDBPyRelation)
+    assert in_duckdb.pl()["weight"].to_numpy() == pytest.approx(labels["weight"].to_numpy())
+    assert in_duckdb.pl()["label"].to_list() == labels["label"].to_list()
+
+
+def test_nulls_are_abstains_in_labels_too(fitted: FittedLabelModel) -> None:
+    zeros = frame(np.zeros((1, 9), np.int8))
+    nulls = zeros.with_columns(pl.lit(None, pl.Int8).alias(f"lf:f{i}") for i in range(9))
+    assert fitted.label(nulls)["weight"].to_list() == fitted.label(zeros)["weight"].to_list()
+
+
+def test_votes_of_other_functions_are_refused_by_name(fitted: FittedLabelModel) -> None:
+    votes = frame(np.zeros((1, 9), np.int8))
+    with pytest.raises(WeakLabelError, match=r"lack: \['f8'\]"):
+        fitted.label(votes.drop("lf:f8"))
+    with pytest.raises(WeakLabelError, match=r"does not know: \['new'\]"):
+        fitted.label(votes.with_columns(pl.lit(1).alias("lf:new")))
+    with pytest.raises(WeakLabelError, match=r"columns \['weight'\] already"):
+        fitted.label(votes.with_columns(weight=1.0))
+    with pytest.raises(WeakLabelError, match="threshold"):
+        fitted.label(votes, threshold=50)
+
+
+def test_a_file_brings_the_same_model_back(fitted: FittedLabelModel, tmp_path: Path) -> None:
+    assert load_model(fitted.save(tmp_path / "model.json")) == fitted
+
+
+@pytest.mark.slow
+def test_labels_in_spark_are_those_in_polars(fitted: FittedLabelModel) -> None:
+    from pyspark.sql import SparkSession
+
+    votes, _ = useful_votes(10, rows=200, wide=9)
+    table = frame(votes)
+    spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
+    session = spark.config("spark.sql.shuffle.partitions", "1").getOrCreate()
+    in_spark = session.createDataFrame(table.to_arrow())
+
+    assert Patterns.count(in_spark) == Patterns.count(table)
+    weights = fitted.label(in_spark).toArrow().to_pydict()
+    assert weights["weight"] == pytest.approx(fitted.label(table)["weight"].to_list(), abs=1e-14)

@@ -1,0 +1,153 @@
+"""What all models share, and the two simple ones."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from weaklabel.errors import WeakLabelError
+from weaklabel.gold import Gold
+from weaklabel.logistic import FittedLogistic, LogisticRegression
+from weaklabel.majority import FittedMajority, MajorityVote
+from weaklabel.models import Kind, kinds, load_model
+from weaklabel.patterns import Patterns
+
+VOTES = np.array([[1, 1, 0], [1, -1, 0], [-1, -1, -1], [0, 0, 0]], dtype=np.int8)
+
+
+def gold(seed: int = 1, rows: int = 400) -> Gold:
+    rng = np.random.default_rng(seed)
+    right = rng.random(rows) < 0.7
+    truth = np.where(right, 1, -1)[:, None]
+    votes = np.where(rng.random((rows, 3)) < [0.9, 0.7, 0.5], truth, -truth)
+    votes = votes * (rng.random((rows, 3)) < 0.6)
+    return Gold(Patterns.of("abc", votes[right]), Patterns.of("abc", votes[~right]))
+
+
+def everything(checked: Gold) -> Patterns:
+    return checked.right + checked.wrong
+
+
+def frame(votes: np.ndarray) -> pl.DataFrame:
+    return pl.DataFrame({f"lf:{name}": votes[:, i] for i, name in enumerate("abc")})
+
+
+def test_a_majority_is_the_share_of_accepts_smoothed_by_one_vote_of_the_prior() -> None:
+    model = MajorityVote(prior=0.8).fit(Patterns.of("abc", VOTES))
+    assert model.weights(VOTES).tolist() == pytest.approx([2.8 / 3, 1.8 / 3, 0.8 / 4, 0.8])
+    assert model.label(frame(VOTES))["weight"].to_numpy() == pytest.approx(model.weights(VOTES))
+
+
+def test_the_prior_of_a_majority_comes_from_gold_or_from_all_votes() -> None:
+    patterns = Patterns.of("abc", VOTES)
+    assert MajorityVote().fit(patterns).prior == pytest.approx((3 + 1) / (7 + 2))
+    checked = Gold(Patterns.of("abc", VOTES[:3]), Patterns.of("abc", VOTES[3:]))
+    assert MajorityVote().fit(patterns, gold=checked).prior == pytest.approx(4 / 6)
+
+
+def test_a_logistic_regression_is_at_the_optimum_of_its_penalised_likelihood() -> None:
+    checked = gold()
+    model = LogisticRegression(c=0.5).fit(everything(checked), gold=checked)
+
+    slope = np.zeros(7)
+    for part, is_right in ((checked.right, 1), (checked.wrong, 0)):
+        error = (is_right - model.weights(part.votes)) * part.counts
+        slope[0] += error.sum()
+        slope[1:4] += error @ (part.votes == -1)
+        slope[4:] += error @ (part.votes == 1)
+    slope[1:] -= np.array([*model.reject, *model.accept]) / 0.5
+
+    assert np.abs(slope).max() < 1e-3
+    assert model.accept[0] > model.accept[1] > model.accept[2]
+
+
+def test_a_logistic_regression_without_two_kinds_of_gold_says_what_to_do() -> None:
+    checked = gold()
+    with pytest.raises(WeakLabelError, match="check more queries"):
+        LogisticRegression().fit(everything(checked))
+    one_sided = Gold(Patterns.of("abc", VOTES[:0]), checked.wrong)
+    with pytest.raises(WeakLabelError, match="got 0 and"):
+        LogisticRegression().fit(everything(checked), gold=one_sided)
+
+
+@given(st.integers(0, 100))
+def test_numpy_and_expressions_give_the_same_weights(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    votes = rng.integers(-1, 2, (20, 3)).astype(np.int8)
+    logistic = FittedLogistic(
+        ("a", "b", "c"), *rng.normal(size=1), tuple(rng.normal(size=3)), tuple(rng.normal(size=3))
+    )
+    for model in (logistic, FittedMajority(("a", "b", "c"), 0.8)):
+        labels = model.label(frame(votes))
+        assert labels["weight"].to_numpy() == pytest.approx(model.weights(votes), abs=1e-14)
+
+
+def test_models_and_their_configurations_are_frozen() -> None:
+    model = MajorityVote()
+    with pytest.raises(FrozenInstanceError):
+        model.prior = 0.5  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        model.fit(Patterns.of("abc", VOTES)).prior = 0.5  # type: ignore[misc]
+
+
+def test_every_kind_comes_back_from_its_file(tmp_path: Path) -> None:
+    checked = gold()
+    for name, kind in kinds().items():
+        fitted = kind.model().fit(everything(checked), gold=checked)
+        path = fitted.save(tmp_path / f"{name}.json")
+        assert fitted.kind == name == json.loads(path.read_text("utf-8"))["kind"]
+        assert load_model(path) == fitted
+
+
+def test_a_plugin_s_kind_is_loaded_by_the_table_it_is_in(tmp_path: Path) -> None:
+    class Theirs(FittedMajority):
+        kind = "theirs"
+
+    path = Theirs(("a", "b", "c"), 0.25).save(tmp_path / "model.json")
+    with pytest.raises(WeakLabelError, match="install the plugin"):
+        load_model(path)
+    known = {**kinds(), "theirs": Kind("theirs", MajorityVote, Theirs)}
+    loaded = load_model(path, known)
+    assert isinstance(loaded, Theirs)
+    assert loaded.prior == 0.25
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "no JSON file"),
+        ("[]", "holds no model"),
+        ('{"weaklabel": "model", "format": 2}', "format 2"),
+        ('{"weaklabel": "model", "format": 1, "kind": "majority"}', "broken model, KeyError"),
+    ],
+)
+def test_files_that_hold_no_model_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(WeakLabelError, match=message):
+        load_model(tmp_path / "model.json")
+
+
+def test_arrays_that_are_not_the_votes_of_the_functions_are_refused() -> None:
+    model = FittedMajority(("a", "b", "c"), 0.8)
+    with pytest.raises(WeakLabelError, match=r"got shape \(4, 2\)"):
+        model.weights(VOTES[:, :2])
+    with pytest.raises(WeakLabelError, match="votes must be"):
+        model.weights(VOTES * 2)
+
+
+def test_importing_the_models_loads_no_optional_package() -> None:
+    code = (
+        "import sys, weaklabel.label_model, weaklabel.logistic, weaklabel.gold;"
+        "sys.exit(', '.join({'sklearn', 'duckdb', 'pyspark', 'pandas'} & sys.modules.keys()))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    assert done.stderr.strip() == ""

@@ -1,0 +1,381 @@
+"""Speed and memory of weaklabel, from a query log to weighted transcripts.
+
+    python tests/benchmarks/bench_weaklabel.py            # 12 million queries, Polars and DuckDB
+    python tests/benchmarks/bench_weaklabel.py --peers    # Snorkel's applier as well
+
+Every engine runs in a process of its own, one after the other: eight expression functions with
+session windows, counts of patterns, fit, labels in Parquet. Peak memory is the child's ru_maxrss,
+which counts the pages of files that are mapped. Then `fit` alone, on the counts of 100,000 and of
+all rows in turns. With --peers an environment with Snorkel is made (once), and its
+PandasLFApplier votes by the same eight rules on the first 100,000 queries, windows and counts
+handed to it as columns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROWS = 12_000_000
+SEED = 0
+SMALL = 100_000
+CHUNK = 400_000  # sessions made at a time
+NAMES = [
+    "session_position",
+    "asr_confidence",
+    "rapid_repetition",
+    "dwell",
+    "follow_up_action",
+    "rephrasing",
+    "rarity",
+    "second_asr_agreement",
+]
+WORDS = (
+    "play show me the next channel news movie kids up five comedies music on tv pause stop volume"
+    " record tonight football weather series from two watch find live sports cartoon cooking"
+).split()
+
+
+# The log
+
+
+def make_log(path: Path, rows: int) -> None:
+    """A log of `rows` queries in sessions of one to eight, ordered by time."""
+    import numpy as np
+    import polars as pl
+
+    random = np.random.default_rng(SEED)
+    phrases = np.array(
+        sorted({" ".join(random.choice(WORDS, random.integers(1, 6))) for _ in range(50_000)})
+    )
+    # Few phrases are common, most are rare.
+    ranks = random.permutation(len(phrases))
+    shares = 1.0 / (1 + np.arange(len(phrases)))
+    shares /= shares.sum()
+    parts, first, made = [], 0, 0
+    while made < rows:
+        lengths = np.minimum(random.geometric(1 / 3, CHUNK), 8)
+        count = int(lengths.sum())
+        session = np.repeat(np.arange(first, first + CHUNK), lengths)
+        begins = np.repeat(random.integers(0, 30 * 86_400_000_000, CHUNK), lengths)
+        new = np.r_[True, session[1:] != session[:-1]]
+        gaps = np.where(new, 0, random.exponential(25e6, count)).astype(np.int64)
+        total = np.cumsum(gaps)
+        offset = total - np.repeat(total[new], lengths)
+        chosen = ranks[random.choice(len(phrases), count, p=shares)]
+        # Every fifth query that follows another says the same again.
+        again = ~new & (random.random(count) < 0.2)
+        chosen[1:][again[1:]] = chosen[:-1][again[1:]]
+        other = np.where(random.random(count) < 0.85, chosen, random.permutation(chosen))
+        parts.append(
+            pl.DataFrame(
+                {
+                    "session_id": session,
+                    "timestamp": begins + offset + 1_767_225_600_000_000,
+                    "transcript": phrases[chosen],
+                    "second_transcript": phrases[other],
+                    "confidence": random.beta(4, 1, count).astype(np.float32),
+                    "action": random.choice(["play", "select", "back", "cancel", "none"], count),
+                    "dwell": random.exponential(60, count).astype(np.float32),
+                }
+            )
+        )
+        first, made = first + CHUNK, made + count
+    log = pl.concat(parts).head(rows).sort("timestamp").with_row_index("query_id")
+    log = log.with_columns(
+        pl.col("query_id").cast(pl.Int64),
+        pl.from_epoch("timestamp", "us").dt.replace_time_zone("UTC"),
+    )
+    log.write_parquet(path, row_group_size=122_880)
+
+
+# Ours
+
+
+def functions() -> list[Any]:
+    """The eight expression functions."""
+    from weaklabel import functions as built_in
+
+    return [getattr(built_in, name) for name in NAMES]
+
+
+def end_to_end(engine: Any, folder: Path) -> dict[str, Any]:
+    """Query log to labels on one engine, in this process."""
+    from weaklabel.applier import apply_files
+    from weaklabel.label_model import LabelModel
+    from weaklabel.labels import count_files, label_files
+
+    votes, labels = folder / f"votes-{engine}.parquet", folder / f"labels-{engine}.parquet"
+    steps = {}
+    began = time.perf_counter()
+
+    def done(step: str) -> None:
+        steps[step] = time.perf_counter() - began - sum(steps.values())
+
+    summary = apply_files(
+        functions(),
+        folder / "queries.parquet",
+        votes,
+        engine=engine,
+        memory_limit="2500MB",
+        progress=False,
+    )
+    done("apply")
+    patterns = count_files([votes])
+    done("count")
+    model = LabelModel().fit(patterns)
+    done("fit")
+    written = label_files(votes, model, labels)
+    done("label")
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    return {
+        "engine": engine,
+        "rows": written.rows,
+        "seconds": sum(steps.values()),
+        "steps": steps,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
+        "peak_gib": usage.ru_maxrss / 2**20,
+        "votes": {tally.name: [tally.accept, tally.reject] for tally in summary.functions},
+        "mean_weight": written.mean_weight,
+        "patterns": len(patterns),
+    }
+
+
+def fits(folder: Path, repeats: int = 9) -> dict[str, Any]:
+    """Seconds of `fit` on the counts of few and of all rows, in turns."""
+    import polars as pl
+
+    from weaklabel.label_model import LabelModel
+    from weaklabel.patterns import Patterns
+
+    votes = pl.scan_parquet(next(folder.glob("votes-*.parquet")))
+    counts = {"small": Patterns.count(votes.head(SMALL)), "all": Patterns.count(votes)}
+    seconds: dict[str, list[float]] = {name: [] for name in counts}
+    for _ in range(repeats):
+        for name, patterns in counts.items():
+            began = time.process_time()
+            LabelModel().fit(patterns)
+            seconds[name].append(time.process_time() - began)
+    medians = {name: statistics.median(values) for name, values in seconds.items()}
+    return {
+        "rows": {name: patterns.rows for name, patterns in counts.items()},
+        "patterns": {name: len(patterns) for name, patterns in counts.items()},
+        "cpu_seconds": medians,
+        "ratio": medians["all"] / medians["small"],
+    }
+
+
+def small_log(folder: Path) -> dict[str, Any]:
+    """The first queries with what Snorkel needs as columns, and our votes and speed on them."""
+    import polars as pl
+
+    from weaklabel.applier import apply
+
+    log = pl.read_parquet(folder / "queries.parquet", n_rows=SMALL)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        votes = apply(functions(), log)
+        seconds.append(time.perf_counter() - began)
+    order = {"partition_by": "session_id", "order_by": ["timestamp", "query_id"]}
+    log.with_columns(
+        next_timestamp=pl.col("timestamp").shift(-1).over(**order),
+        next_transcript=pl.col("transcript").shift(-1).over(**order),
+        left_in_session=pl.len().over("session_id") - pl.int_range(1, pl.len() + 1).over(**order),
+        occurrences=pl.len().over("transcript"),
+    ).write_parquet(folder / "small.parquet")
+    votes.write_parquet(folder / "small-votes.parquet")
+    return {"rows": SMALL, "seconds": statistics.median(seconds)}
+
+
+# Snorkel's: in an environment where nothing of ours is installed
+
+
+def snorkel(folder: Path) -> dict[str, Any]:
+    """PandasLFApplier on the small log; its votes must be ours."""
+    import numpy as np
+    import pandas as pd
+    from snorkel.labeling import LFApplier, PandasLFApplier, labeling_function  # noqa: F401
+
+    accept, reject, abstain = 1, 0, -1
+    apart = re.compile(r"[^\w']+")
+
+    def plain(text: str) -> str:
+        return apart.sub(" ", text.lower()).strip(" ")
+
+    def soon(row: Any, seconds: float) -> bool:
+        return (
+            row.next_timestamp is not pd.NaT
+            and (row.next_timestamp - row.timestamp).total_seconds() < seconds
+        )
+
+    @labeling_function()
+    def session_position(row: Any) -> int:
+        return accept if row.left_in_session < 1 else abstain
+
+    @labeling_function()
+    def asr_confidence(row: Any) -> int:
+        return accept if row.confidence >= 0.9 else reject if row.confidence < 0.5 else abstain
+
+    @labeling_function()
+    def rapid_repetition(row: Any) -> int:
+        return reject if soon(row, 10) else abstain
+
+    @labeling_function()
+    def dwell(row: Any) -> int:
+        return accept if row.dwell >= 60 else reject if row.dwell < 5 else abstain
+
+    @labeling_function()
+    def follow_up_action(row: Any) -> int:
+        if row.action in ("play", "select"):
+            return accept
+        return reject if row.action in ("back", "cancel") else abstain
+
+    @labeling_function()
+    def rephrasing(row: Any) -> int:
+        if not soon(row, 60):
+            return abstain
+        this, that = f" {plain(row.transcript)} ", f" {plain(row.next_transcript)} "
+        return reject if this in that or that in this else abstain
+
+    @labeling_function()
+    def rarity(row: Any) -> int:
+        return accept if row.occurrences >= 20 else reject if row.occurrences <= 1 else abstain
+
+    @labeling_function()
+    def second_asr_agreement(row: Any) -> int:
+        return accept if plain(row.transcript) == plain(row.second_transcript) else reject
+
+    frame = pd.read_parquet(folder / "small.parquet").astype({"confidence": float})
+    rules = [
+        session_position,
+        asr_confidence,
+        rapid_repetition,
+        dwell,
+        follow_up_action,
+        rephrasing,
+        rarity,
+        second_asr_agreement,
+    ]
+    applier = PandasLFApplier(rules)
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        found = applier.apply(frame, progress_bar=False)
+        seconds.append(time.perf_counter() - began)
+    ours = pd.read_parquet(folder / "small-votes.parquet")[[f"lf:{name}" for name in NAMES]]
+    same = np.where(ours.to_numpy() == 0, abstain, (ours.to_numpy() + 1) // 2) == found
+    return {"rows": len(frame), "seconds": min(seconds), "same_votes": bool(same.all())}
+
+
+def snorkel_python(folder: Path) -> Path:
+    """The interpreter of an environment with Snorkel, made where there is none."""
+    root = folder / "peers-snorkel"
+    python = root / "bin/python"
+    if not (root / "ready").exists():
+        uv = (sys.executable, "-m", "uv", "--quiet")
+        subprocess.run((*uv, "venv", "--clear", "--python", sys.executable, str(root)), check=True)
+        install = (
+            *uv,
+            "pip",
+            "install",
+            "--python",
+            str(python),
+            "snorkel",
+            "pyarrow",
+            "setuptools<81",
+        )
+        subprocess.run(install, check=True)
+        (root / "ready").touch()
+    return python
+
+
+# The run
+
+
+def child(python: Path | str, step: str, folder: Path) -> Any:
+    """What a step returns that runs in a process of its own."""
+    command = [str(python), str(Path(__file__).resolve()), "--step", step, "--folder", str(folder)]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    # Two cores, whatever the machine has.
+    cores = sorted(os.sched_getaffinity(0))[:2]
+    done = subprocess.run(
+        ["taskset", "-c", ",".join(map(str, cores)), *command],
+        check=True,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rows", type=int, default=ROWS)
+    parser.add_argument("--engines", nargs="*", default=["polars", "duckdb"])
+    parser.add_argument("--peers", action="store_true", help="Snorkel too")
+    parser.add_argument("--folder", type=Path, default=Path("build/bench-weaklabel"))
+    parser.add_argument("--json", type=Path, default=Path("out/bench/weaklabel.json"))
+    parser.add_argument("--step", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    folder: Path = options.folder
+    if options.step:
+        name, _, argument = options.step.partition(" ")
+        steps = {"fits": fits, "small": small_log, "snorkel": snorkel}
+        found = end_to_end(argument, folder) if name == "run" else steps[name](folder)
+        print(json.dumps(found))
+        return
+
+    folder.mkdir(parents=True, exist_ok=True)
+    options.json.parent.mkdir(parents=True, exist_ok=True)
+    made = folder / f"made-{options.rows}-{SEED}"
+    if not made.exists():
+        for old in folder.glob("made-*"):
+            old.unlink()
+        make_log(folder / "queries.parquet", options.rows)
+        made.touch()
+    results: dict[str, Any] = {"rows": options.rows, "load_before": os.getloadavg()[0], "runs": []}
+    print(f"{options.rows:,} queries; load of the machine before: {os.getloadavg()[0]:.1f}")
+    print("engine   seconds  (apply  count    fit  label)  CPU s  peak GiB")
+    for engine in options.engines:
+        found = child(sys.executable, f"run {engine}", folder)
+        steps = " ".join(
+            f"{found['steps'][step]:6.1f}" for step in ("apply", "count", "fit", "label")
+        )
+        print(
+            f"{engine:8} {found['seconds']:7.1f}  ({steps})  {found['cpu_seconds']:5.0f}"
+            f"  {found['peak_gib']:8.2f}   load {os.getloadavg()[0]:.1f}"
+        )
+        results["runs"].append(found)
+    if len({json.dumps(found["votes"]) for found in results["runs"]}) > 1:
+        raise SystemExit("the engines do not agree on the votes")
+    results["fit"] = found = child(sys.executable, "fits", folder)
+    print(
+        f"fit: {found['cpu_seconds']['small']:.3f} s for {found['rows']['small']:,} rows"
+        f" ({found['patterns']['small']} patterns), {found['cpu_seconds']['all']:.3f} s for"
+        f" {found['rows']['all']:,} ({found['patterns']['all']}): {found['ratio']:.2f}×"
+    )
+    if options.peers:
+        ours = child(sys.executable, "small", folder)
+        theirs = child(snorkel_python(folder.parent), "snorkel", folder)
+        speed = theirs["rows"] / theirs["seconds"]
+        best = min(results["runs"], key=lambda run: run["steps"]["apply"])
+        large = best["rows"] / best["steps"]["apply"]
+        results["peers"] = {"snorkel": theirs, "weaklabel_frame": ours}
+        print(f"snorkel PandasLFApplier: {speed:,.0f} rows/s; same votes: {theirs['same_votes']}")
+        for what, rate in (("frame", ours["rows"] / ours["seconds"]), ("files", large)):
+            print(f"weaklabel, {what}: {rate:,.0f} rows/s, {rate / speed:.0f}×")
+    options.json.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

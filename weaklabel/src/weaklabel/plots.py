@@ -13,8 +13,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from weaklabel.analysis import HISTOGRAM, Analysis
+from weaklabel.comparison_table import printable
 from weaklabel.gold_analysis import GoldAnalysis, GroupScore
 
 FEW = 30  # queries; what rests on fewer is shown faint
@@ -165,7 +167,9 @@ def heat_map(
         words: what the plot says, for those who do not see it.
     """
     wide = len(functions)
-    longest = max(len(_short(name)) for name in functions)
+    # Names may be in any script, or look like formulas: Matplotlib is given letters instead.
+    stand_ins = [f"{number:04d}".ljust(_cells(name), "x") for number, name in enumerate(functions)]
+    longest = max(map(len, stand_ins))
     cell = max(0.2, min(0.42, 3.0 / wide))  # inches
     with _options():
         from matplotlib import colormaps
@@ -201,7 +205,7 @@ def heat_map(
         size = 8 if wide > 12 else 10
         axes.set_yticks(
             places,
-            [f"{_short(name)}  {n}" for name, n in zip(functions, numbers, strict=True)],
+            [f"{stand_in}  {n}" for stand_in, n in zip(stand_ins, numbers, strict=True)],
             fontsize=size,
         )
         axes.set_xticks(places, numbers, fontsize=size if wide <= 20 else 6.5)
@@ -214,7 +218,10 @@ def heat_map(
         bar = figure.colorbar(mesh, ax=axes, shrink=min(1.0, 2.4 / (wide * cell)), pad=0.02)
         bar.set_ticks([0, 0.5, 1])
         bar.outline.set_visible(False)
-        return _svg(figure, name, words)
+        source = _svg(figure, name, words)
+    for stand_in, function in zip(stand_ins, functions, strict=True):
+        source = source.replace(f">{stand_in}  ", f">{html.escape(_short(function))}  ")
+    return source
 
 
 # What the plots say
@@ -298,7 +305,12 @@ def _percent(axis: Any, top: float) -> None:
 
 
 def _short(name: str) -> str:
+    name = printable(name)
     return name if len(name) <= NAME else f"{name[: NAME - 9]}…{name[-8:]}"
+
+
+def _cells(name: str) -> int:
+    return max(cell_len(_short(name)), 5)
 
 
 def _svg(figure: Any, name: str, words: str) -> str:

@@ -150,6 +150,7 @@ def render(analysis: Analysis, *, title: str = "Labeling functions") -> str:
         gold_note=gold_note(gold) if gold else "",
         scores=scores(gold) if gold else (),
         few=plots.FEW,
+        longest=max(map(len, names)),
         identities=any(function.identity for function in analysis.functions),
     )
     return page

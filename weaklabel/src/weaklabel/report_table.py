@@ -13,7 +13,8 @@ from weaklabel.comparison_table import printable
 from weaklabel.gold_analysis import GoldAnalysis, GroupScore
 from weaklabel.scores import Proportion
 
-WIDE = 130  # cells, from which on there is room for intervals and dependences
+WIDE = 116  # cells, from which on there is room for intervals and dependences
+GOLD = 40  # more, where gold has intervals, too
 _LONGEST = 40  # cells of a name
 
 
@@ -61,7 +62,7 @@ def ranged(value: Proportion) -> str:
 
 
 def _functions(analysis: Analysis, width: int) -> Table:
-    wide = width >= WIDE
+    wide = width >= WIDE + (0 if analysis.gold is None else GOLD)
     title = "labeling functions, as the model learned them"
     if analysis.gold is not None:
         title += "; and on gold"
@@ -92,7 +93,7 @@ def _groups(gold: GoldAnalysis, width: int) -> Table:
     )
     table.add_column("group", no_wrap=True)
     for name in ("weights", "gold", "corpus WER", "mean\nutterance\nWER", "exact"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right", no_wrap=width >= 76)
     named = (gold.everything, gold.accepted, gold.rejected)
     for group in (*named, *(group for group in gold.deciles if group.rows)):
         table.add_row(*_group(group), end_section=group is gold.rejected)

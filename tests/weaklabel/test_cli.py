@@ -1,4 +1,4 @@
-"""The commands as a stranger runs them: what they write, and one line for every mistake."""
+"""The commands as a stranger runs them: what they write, and what they say of mistakes."""
 
 import json
 import subprocess
@@ -166,6 +166,7 @@ def test_refused_rows_are_written_and_the_others_labelled(folder, capsys):
     message = capsys.readouterr().err
     assert "'confidence' is NaN in 7 rows" in message
     apply("--reject", "refused.csv")
+    assert "7 of 300 rows refused" in capsys.readouterr().err
     assert pl.read_csv("refused.csv").height == 7
     assert pl.read_parquet("votes.parquet").height == 293
 
@@ -343,7 +344,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_and_leaves_nothing(folder, capsys, arguments, said):
+def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
     files = {
         "broken.toml": "x = ",
         "stray.toml": "[rapid_repetition]\nwithin = 1\n",
@@ -364,8 +365,23 @@ def test_a_mistake_is_one_line_and_leaves_nothing(folder, capsys, arguments, sai
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.startswith("weaklabel: error: ")
-    assert captured.err.count("\n") == 1
+    # One line, but for a list of what is wrong with a log.
+    assert all(line.startswith((" ", "repair")) for line in captured.err.splitlines()[1:])
     assert sorted(folder.iterdir()) == before
+
+
+def test_a_faulty_plugin_is_told_once(folder, capsys, monkeypatch):
+    info = folder / "broken-0.1.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 0.1\n")
+    (info / "entry_points.txt").write_text("[weaklabel]\nmain = no_such_module\n")
+    monkeypatch.syspath_prepend(folder)
+    run("plugins")
+    assert capsys.readouterr().err.count("broken 0.1") == 1
+    assert main(["plugins", "--strict"]) == 2
+    run("plugins", "--json")
+    (fault,) = json.loads(capsys.readouterr().out)["faults"]
+    assert "Traceback" in fault["details"]
 
 
 def test_help_names_the_commands_and_imports_no_engine():

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
-from typing import Any
 
 import typer
 
@@ -24,13 +25,12 @@ from weaklabel.errors import WeakLabelError
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; errors become one line on standard error and exit code 2."""
+    """Run a command; errors go to standard error without a traceback, with exit code 2."""
     for module in ("votes", "models", "tables"):  # in the order of the help's list
         import_module(f"weaklabel.commands.{module}")
-    logging.basicConfig(level=logging.ERROR, format="weaklabel: %(message)s")
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = _show_warning
+        with warnings.catch_warnings(), _logged():
+            warnings.showwarning = lambda message, *_, **__: _warn(str(message))
             return app(arguments, prog_name="weaklabel", standalone_mode=False) or 0
     except (typer.TyperException, typer.Exit, typer.Abort) as error:
         return _usage(error)
@@ -50,11 +50,29 @@ def _usage(error: Exception) -> int:
 
 
 def _fail(message: str) -> int:
-    line = " ".join(message.split())
-    if line:
-        typer.echo(f"weaklabel: error: {line}", err=True)
+    # Lines stay lines: what is wrong with a log is a list.
+    if message.strip():
+        typer.echo(f"weaklabel: error: {message.strip()}", err=True)
     return 2
 
 
-def _show_warning(message: Warning | str, *_: Any, **__: Any) -> None:
+def _warn(message: str) -> None:
     errors.print(f"weaklabel: warning: {message}", style="yellow", markup=False, highlight=False)
+
+
+class _Told(logging.Handler):
+    """What the library logs as a warning, on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        _warn(record.getMessage())
+
+
+@contextmanager
+def _logged() -> Iterator[None]:
+    handler = _Told(logging.WARNING)
+    logger = logging.getLogger("weaklabel")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)

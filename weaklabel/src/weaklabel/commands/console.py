@@ -44,17 +44,14 @@ Threshold: TypeAlias = Annotated[float, typer.Option(min=0, max=1)]
 def registry(
     plugins: Sequence[str] | None = None, functions: Path | None = None, strict: bool | None = None
 ) -> Registry:
-    """What plugins registered; faults are told on standard error."""
+    """What plugins registered; faults are logged as warnings."""
     blocked = []
     for word in plugins or ():
         prefix, _, name = word.partition(":")
         if prefix != "no" or not name:
             raise WeakLabelError(f"-p {word}: write -p no:NAME to keep a plugin from being loaded")
         blocked.append(name)
-    loaded = load_registry(blocked=blocked, file=functions, strict=strict)
-    for fault in loaded.faults:
-        errors.print(f"weaklabel: warning: {fault}", style="yellow", markup=False, highlight=False)
-    return loaded
+    return load_registry(blocked=blocked, file=functions, strict=strict)
 
 
 def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str, dict[str, Any]]:

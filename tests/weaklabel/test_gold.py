@@ -124,7 +124,7 @@ def test_gold_that_has_nothing_to_do_with_the_votes_is_found_out() -> None:
     with pytest.warns(WeakLabelWarning, match="on 400 checked queries") as caught:
         LabelModel().fit(Patterns.count(table), gold=gold)
 
-    assert "accepting every transcript is for" in str(caught[0].message)
+    assert any("accepting every transcript is for" in str(w.message) for w in caught)
 
 
 def test_three_copies_of_a_bad_function_are_seen_through_with_gold_and_warned_of() -> None:

@@ -260,6 +260,8 @@ def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
     few shares of them if it is not known, lie on its upper side.
     """
     rows = coded.counts / coded.counts.sum()
+    if not coded.scores.shape[1]:
+        return [np.full(len(rows), 0.5 if prior is None else prior)]
     covariance = (coded.scores * rows[:, None]).T @ coded.scores  # (G, G)
     first = np.linalg.eigh(covariance)[1][:, -1]
     first = first * (np.sign(first.sum()) or 1.0)

@@ -33,17 +33,24 @@ class GoldComparison:
         rows: checked queries.
         accuracy: of the model anchored to the other checked queries.
         always_accept: of accepting every transcript.
+        always_accept_error: standard error of `accuracy` - `always_accept`, which are of the same
+            queries.
         majority: of a majority vote where accepts and rejects that tie count as accept.
+        majority_error: standard error of `accuracy` - `majority`.
         log_loss: mean of -log P(what it is), in nats.
         log_loss_without: the same of the model that is not anchored.
+        log_loss_error: standard error of their difference.
     """
 
     rows: int
     accuracy: float
     always_accept: float
+    always_accept_error: float
     majority: float
+    majority_error: float
     log_loss: float
     log_loss_without: float
+    log_loss_error: float
 
 
 @dataclass(frozen=True)
@@ -87,36 +94,48 @@ def expected_accuracy(rows: Floats, posterior: Floats, accepted: npt.NDArray[np.
     return float(rows @ np.where(accepted, posterior, 1 - posterior) / rows.sum())
 
 
-def judged(posterior: Floats) -> Floats:
-    """What (P,) P(right) are worth where the transcript is wrong, and where it is right.
-
-    Returns:
-        float64, (2, 2, P): log P(what it is), and 1 where the label is true; wrong first.
-    """
-    likelihood = np.log(np.stack([1 - posterior, posterior]).clip(1e-300))
-    return np.stack([likelihood, np.stack([posterior < 0.5, posterior >= 0.5]).astype(float)])
-
-
 def on_gold(
-    patterns: Patterns, known: npt.NDArray[np.int64], held_out: Floats, without: Floats
+    patterns: Patterns, folds: Sequence[tuple[npt.NDArray[np.int64], Floats]], without: Floats
 ) -> GoldComparison:
     """Compare on the checked queries.
 
     Args:
         patterns: P of them.
-        known: int64, (2, P): how many are wrong, and right.
-        held_out: float64, (2, 2, P): `judged`, summed over them, by models that had not seen them.
-        without: the same by the model without gold.
+        folds: how many of each pattern are checked, int64, (2, P), wrong first; and P(right) of a
+            model that has not seen them, float64, (P,).
+        without: float64, (P,): P(right) of the model without gold.
     """
-    rows = known.sum()
-    accepted = accepts(patterns)
+    known = np.stack([held for held, _ in folds])  # (folds, 2, P)
+    rows = int(known.sum())
+    posterior = np.stack([found for _, found in folds])[:, None]  # (folds, 1, P)
+
+    def true(accepted: npt.NDArray[np.bool_]) -> Floats:
+        return np.concatenate([~accepted, accepted], axis=-2).astype(np.float64)
+
+    def log_likelihood(right: Floats) -> Floats:
+        both = np.concatenate([1 - right, right], axis=-2)
+        return np.asarray(np.log(np.maximum(both, 1e-300)))
+
+    def mean(values: Floats) -> float:
+        return float((known * values).sum() / rows)
+
+    def error(difference: Floats) -> float:
+        return float(np.sqrt(max(mean(difference**2) - mean(difference) ** 2, 0.0) / rows))
+
+    model = true(posterior >= 0.5)
+    always = true(np.ones((1, len(patterns)), dtype=bool))
+    majority = true(accepts(patterns)[None])
+    gain, gain_without = log_likelihood(posterior), log_likelihood(without[None])
     return GoldComparison(
-        int(rows),
-        float(held_out[1].sum() / rows),
-        float(known[1].sum() / rows),
-        float((known * np.stack([~accepted, accepted])).sum() / rows),
-        -float(held_out[0].sum() / rows),
-        -float(without[0].sum() / rows),
+        rows,
+        mean(model),
+        mean(always),
+        error(model - always),
+        mean(majority),
+        error(model - majority),
+        -mean(gain),
+        -mean(gain_without),
+        error(gain - gain_without),
     )
 
 
@@ -169,16 +188,17 @@ def reasons(
     if not converged:
         yield "EM did not come to its end: give a larger tolerance, or fewer functions"
     if gold is not None:
-        for name, other in (
-            ("accepting every transcript", gold.always_accept),
-            ("a majority vote", gold.majority),
+        for name, other, error in (
+            ("accepting every transcript", gold.always_accept, gold.always_accept_error),
+            ("a majority vote", gold.majority, gold.majority_error),
         ):
-            if gold.accuracy < other:
+            # One standard error: what is only as good may be a little worse by chance.
+            if gold.accuracy < other - error:
                 yield (
                     f"on {gold.rows} checked queries the model is right for {gold.accuracy:.1%},"
                     f" and {name} is for {other:.1%}"
                 )
-        if gold.log_loss > gold.log_loss_without:
+        if gold.log_loss > gold.log_loss_without + gold.log_loss_error:
             yield (
                 f"gold makes the model worse on checked queries it has not seen (log loss"
                 f" {gold.log_loss:.4f}, {gold.log_loss_without:.4f} without gold): are they a"

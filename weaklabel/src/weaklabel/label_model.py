@@ -93,9 +93,12 @@ class LabelModel:
         if gold is not None:
             patterns, known = gold.join(patterns)
         search = Search(patterns, known, self.smoothing, self.prior, self.gold_weight)
-        units = _units(patterns, self.families)
-        reference = search.best(units) if self.families == "auto" else search.best_cut(units)
-        factors = reference.factors if self.families == "auto" else units
+        units, still = _units(patterns, self.families)
+        if self.families == "auto":
+            chosen = reference = search.best(units)
+        else:
+            chosen, reference = search.candidate(units), search.best_cut(units)
+        factors = (*chosen.factors, *still)
 
         coded, solution = self._solve(patterns, factors, known)
         prior, logs = solution.parameters.prior, solution.parameters.logs
@@ -115,7 +118,6 @@ class LabelModel:
         ]
         rows, posterior = coded.counts, solution.posterior
         right = (coded.open * posterior + coded.known[1]) / rows
-        chosen = search.candidate(factors)
         comparison = guard.Comparison(
             chosen.score - chosen.single,
             int((coded.sizes > 1).sum()),
@@ -152,25 +154,32 @@ class LabelModel:
         """What models that have not seen the checked queries say of them."""
         if known.sum() < ENOUGH_GOLD:
             return None
-        # Checked queries, dealt out one by one: (2, P) for each fold.
+        # Checked queries, dealt out one by one.
         dealt = np.repeat(np.arange(known.size), known.ravel())
-        judged = np.zeros((2, *known.shape))
+        folds = []
         for fold in range(FOLDS):
             held = np.bincount(dealt[fold::FOLDS], minlength=known.size).reshape(known.shape)
-            posterior = self._solve(patterns, factors, known - held)[1].posterior
-            judged += held * guard.judged(posterior)
+            folds.append((held, self._solve(patterns, factors, known - held)[1].posterior))
         without = self._solve(patterns, factors, np.zeros_like(known))[1].posterior
-        return guard.on_gold(patterns, known, judged, known * guard.judged(without))
+        return guard.on_gold(patterns, folds, without)
 
 
-def _units(patterns: Patterns, families: Families) -> Partition:
-    """Functions and declared families; a function that never changes its vote is for itself."""
+def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition]:
+    """Functions and declared families; apart from them, functions that never change their vote.
+
+    The second hold no evidence, and must not count for a factor or widen a family.
+    """
     constant = (patterns.votes == patterns.votes[0]).all(axis=0)
     own = [
         None if same or families == "ignore" else family
         for same, family in zip(constant, patterns.families, strict=True)
     ]
-    return by_family(patterns.functions, own)
+    still = {name for name, same in zip(patterns.functions, constant, strict=True) if same}
+    factors = by_family(patterns.functions, own)
+    return (
+        tuple(factor for factor in factors if factor.functions[0] not in still),
+        tuple(factor for factor in factors if factor.functions[0] in still),
+    )
 
 
 def _rates(patterns: Patterns, right: npt.NDArray[np.float64]) -> tuple[FunctionRates, ...]:

@@ -155,9 +155,11 @@ class Search:
         widest = np.sort(np.argsort(-drops[1:], kind="stable")[: CUTS - 1]) + 1
         return [units, *(found[i] for i in widest)]
 
-    def best_cut(self, factors: Partition) -> Candidate:
-        """The best of the partitions that clustering gives."""
-        return max(map(self.candidate, self.cuts(factors)), key=lambda found: found.score)
+    def best_cut(self, units: Partition) -> Candidate:
+        """The best of the partitions that clustering gives, see `best`."""
+        return self._simplest(
+            max(map(self.candidate, self.cuts(units)), key=lambda found: found.score)
+        )
 
     def best(self, units: Partition) -> Candidate:
         """The best partition found: the best cuts, and the units alone, each refined.
@@ -168,6 +170,9 @@ class Search:
         cuts = sorted(map(self.candidate, self.cuts(units)), key=lambda found: -found.score)
         origins = dict.fromkeys([*cuts[:ORIGINS], self.candidate(units)])
         best = max((self._refined(found, units) for found in origins), key=lambda x: x.score)
+        return self._simplest(best)
+
+    def _simplest(self, best: Candidate) -> Candidate:
         return min(self._near(best), key=lambda found: (found.families, -found.score))
 
     def _near(self, best: Candidate) -> list[Candidate]:

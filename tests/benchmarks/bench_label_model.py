@@ -1,0 +1,216 @@
+"""Label models on synthetic logs whose truth is known, and what a fit costs.
+
+    python tests/benchmarks/bench_label_model.py [--seeds 3] [--rows 12000000] [--peers]
+
+Prints accuracy and AUC, means over the seeds, of the models and of what needs none, for the
+settings of tests/weaklabel/test_recovery.py: independent functions, the same without the second
+recogniser, three near-copies of one function, and session functions that share the user's
+satisfaction. Then the seconds of a fit to the patterns of 100,000 queries, and of `--rows`.
+
+`--peers` makes an environment of its own under build/ for Snorkel's LabelModel and crowd-kit's
+DawidSkene, which get the same votes. A peer that cannot be installed or fails gets a row that says
+so, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from rich.console import Console
+from rich.table import Table
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
+
+from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
+
+from weaklabel.gold import Gold  # noqa: E402
+from weaklabel.label_model import LabelModel  # noqa: E402
+from weaklabel.logistic import LogisticRegression  # noqa: E402
+from weaklabel.majority import MajorityVote  # noqa: E402
+from weaklabel.models import FittedModel, WeakLabelWarning  # noqa: E402
+from weaklabel.patterns import Patterns  # noqa: E402
+
+NO_SECOND = tuple(FUNCTIONS)[:-1]
+SETTINGS: dict[str, Callable[[int], Log]] = {
+    "independent": make_log,
+    "no second ASR": lambda seed: make_log(seed, NO_SECOND),
+    "3 copies": lambda seed: make_log(seed, copies=("confidence",) * 3),
+    "shared .3": lambda seed: make_log(seed, correlation=0.3),
+    "shared .6": lambda seed: make_log(seed, correlation=0.6),
+    "shared .6, no second": lambda seed: make_log(seed, NO_SECOND, correlation=0.6),
+}
+CHECKED = 300  # queries with gold
+ENVIRONMENT = ROOT / "build" / "peers-label-models"
+PEERS = {"snorkel": ["snorkel==0.10.0"], "crowd-kit": ["crowd-kit==1.4.2"]}
+BINS = 2_000_000  # rows of votes made at a time
+
+Scores = tuple[float, float]
+
+
+def gold_of(log: Log) -> Gold:
+    names = tuple(log.votes)
+    table, right = log.table(names)[:CHECKED], log.right[:CHECKED]
+    return Gold(Patterns.of(names, table[right]), Patterns.of(names, table[~right]))
+
+
+def declared(log: Log) -> Patterns:
+    """The patterns with the families that somebody who wrote the functions would declare."""
+    families = {name: "session" for name in SESSION if name in log.votes}
+    families |= {name: "confidence" for name in log.votes if name.startswith("confidence")}
+    return log.patterns(families)
+
+
+MODELS: dict[str, Callable[[Log], FittedModel]] = {
+    "majority vote": lambda log: MajorityVote().fit(log.patterns()),
+    "LabelModel, no families": lambda log: LabelModel().fit(log.patterns()),
+    "LabelModel, abstain missing": lambda log: LabelModel(abstain="missing").fit(log.patterns()),
+    "LabelModel, declared families": lambda log: LabelModel().fit(declared(log)),
+    "LabelModel, automatic families": lambda log: LabelModel(families="auto").fit(log.patterns()),
+    f"the same, {CHECKED} gold queries": lambda log: LabelModel(families="auto").fit(
+        log.patterns(), gold=gold_of(log)
+    ),
+    f"logistic regression, {CHECKED} gold queries": lambda log: LogisticRegression().fit(
+        log.patterns(), gold=gold_of(log)
+    ),
+}
+
+
+def scores_of_ours(log: Log) -> dict[str, tuple[Scores, int]]:
+    """By model: accuracy and AUC, and how many warnings it gave."""
+    found: dict[str, tuple[Scores, int]] = {
+        "always accept": ((float(log.right.mean()), 0.5), 0),
+    }
+    if log.oracle is not None:
+        found["Bayes oracle"] = (
+            (accuracy(log.right, log.oracle > 0), auc(log.right, log.oracle)),
+            0,
+        )
+    for name, fit in MODELS.items():
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", WeakLabelWarning)
+            model = fit(log)
+        found[name] = (log.scores(model), len(caught))
+    return found
+
+
+def scores_of_peers(log: Log) -> dict[str, Scores | str]:
+    """By model: accuracy and AUC of what peer_label_models.py says, or what went wrong."""
+    python = ENVIRONMENT / "bin" / "python"
+    with tempfile.TemporaryDirectory() as folder:
+        votes, out = Path(folder, "votes.npy"), Path(folder, "out.npz")
+        np.save(votes, log.table(tuple(log.votes)))
+        command = [python, HERE / "peer_label_models.py", votes, out, str(RIGHT)]
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        if done.returncode:
+            return {name: done.stderr.strip().splitlines()[-1][:60] for name in PEERS}
+        with np.load(out) as weights:
+            return {
+                name: (accuracy(log.right, w), auc(log.right, w)) for name, w in weights.items()
+            }
+
+
+def install_peers() -> None:
+    uv = ROOT / ".venv" / "bin" / "uv"
+    python = ENVIRONMENT / "bin" / "python"
+    if not python.exists():
+        subprocess.run([uv, "venv", "--quiet", ENVIRONMENT], check=True)
+    packages = [package for needs in PEERS.values() for package in needs]
+    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
+
+
+def patterns_of(rows: int) -> Patterns:
+    """The patterns of so many queries with independent functions, counted in parts."""
+    rng = np.random.default_rng(1)
+    shards = []
+    for first in range(0, rows, BINS):
+        right = rng.random(min(BINS, rows - first)) < RIGHT
+        votes = []
+        for if_right, if_wrong in FUNCTIONS.values():
+            accept, reject = np.where(right[:, None], if_right, if_wrong).T
+            chance = rng.random(len(right))
+            votes.append(np.where(chance < reject, -1, np.where(chance > 1 - accept, 1, 0)))
+        shards.append(counted(np.stack(votes, axis=1)))
+    return Patterns.merge(shards)
+
+
+def counted(votes: npt.NDArray[np.int_]) -> Patterns:
+    code = (votes + 1) @ 3 ** np.arange(votes.shape[1])
+    _, first, counts = np.unique(code, return_index=True, return_counts=True)
+    return Patterns.of(tuple(FUNCTIONS), votes[first], counts)
+
+
+def seconds(patterns: Patterns, repeats: int = 15) -> float:
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        LabelModel().fit(patterns)
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=3, help="logs of each setting")
+    parser.add_argument("--rows", type=int, default=12_000_000, help="queries of the long fit")
+    parser.add_argument("--peers", action="store_true", help="Snorkel and crowd-kit, too")
+    parser.add_argument("--json", type=Path, help="write the means here")
+    options = parser.parse_args()
+    console = Console(width=140)
+    if options.peers:
+        install_peers()
+
+    rows: dict[str, dict[str, str]] = {}
+    means: dict[str, dict[str, Scores]] = {}
+    failed = False
+    for setting, make in SETTINGS.items():
+        found: dict[str, list[Scores]] = {}
+        warned: dict[str, int] = {}
+        for seed in range(201, 201 + options.seeds):
+            log = make(seed)
+            for name, (scores, count) in scores_of_ours(log).items():
+                found.setdefault(name, []).append(scores)
+                warned[name] = warned.get(name, 0) + bool(count)
+            for name, result in (scores_of_peers(log) if options.peers else {}).items():
+                if isinstance(result, str):
+                    failed = True
+                    rows.setdefault(name, {})[setting] = result
+                else:
+                    found.setdefault(name, []).append(result)
+        for name, scores_of_seeds in found.items():
+            a, b = np.mean(scores_of_seeds, axis=0)
+            means.setdefault(name, {})[setting] = (float(a), float(b))
+            mark = f" ⚠{warned[name]}" if warned.get(name) else ""
+            rows.setdefault(name, {})[setting] = f"{a:.3f}/{b:.3f}{mark}"
+    table = Table(title=f"accuracy/AUC, {options.seeds} logs a setting; ⚠ fits that warned")
+    for column in ("model", *SETTINGS):
+        table.add_column(column)
+    for name, cells in rows.items():
+        table.add_row(name, *(cells.get(setting, "") for setting in SETTINGS))
+    console.print(table)
+
+    short, long = patterns_of(100_000), patterns_of(options.rows)
+    seconds(short, 3)
+    a, b = seconds(short), seconds(long)
+    console.print(
+        f"fit: {a:.3f} s for {short.rows:,} queries ({len(short)} patterns), {b:.3f} s for"
+        f" {long.rows:,} ({len(long)} patterns): {b / a:.2f} times"
+    )
+    if options.json:
+        options.json.write_text(json.dumps({"scores": means, "fit": [a, b]}, indent=1))
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -112,25 +112,35 @@ def test_a_fit_on_merged_shards_is_the_fit_on_all_rows(seed: int, ends: list[int
 
 
 @settings(max_examples=20, deadline=None)
-@given(st.integers(0, 1000), st.sampled_from([None, "session"]), st.integers(0, 4))
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([None, "session"]),
+    st.integers(0, 4),
+    st.sampled_from(["declared", "auto"]),
+)
 def test_a_function_that_always_abstains_changes_nothing(
-    seed: int, family: str | None, place: int
+    seed: int, family: str | None, place: int, how: Any
 ) -> None:
     votes, _ = useful_votes(seed, rows=200)
     families = dict.fromkeys(["f0", "f1"], "session")
     name = f"f{place}_silent"
+    everybody = [*names(votes), name]
+    table = np.column_stack([votes, np.zeros(len(votes), dtype=np.int8)])
     with_it = Patterns.of(
-        [*names(votes), name],
-        np.column_stack([votes, np.zeros(len(votes), dtype=np.int8)]),
-        families={**families, name: family} if family else families,
+        everybody, table, families={**families, name: family} if family else families
     )
 
-    without = LabelModel().fit(patterns_of(votes, families))
-    model = LabelModel().fit(with_it)
+    without = LabelModel(families=how).fit(patterns_of(votes, families))
+    model = LabelModel(families=how).fit(with_it)
 
-    index = [[*names(votes), name].index(f) for f in model.functions]
-    table = np.column_stack([votes, np.zeros(len(votes), dtype=np.int8)])[:, index]
-    assert np.abs(model.weights(table) - without.weights(votes)).max() <= 1e-9
+    index = [everybody.index(f) for f in model.functions]
+    assert np.abs(model.weights(table[:, index]) - without.weights(votes)).max() <= 1e-9
+
+
+def test_ten_billion_rows_that_all_accept_are_no_certainty() -> None:
+    patterns = Patterns.of("abc", np.ones((1, 3)), [10**10]) + Patterns.of("abc", np.zeros((1, 3)))
+    weights = LabelModel().fit(patterns).weights(np.array([[1, 1, 1], [0, 0, 0]], dtype=np.int8))
+    assert np.isfinite(weights).all()
 
 
 # Against a plain reference

@@ -295,6 +295,6 @@ def fit(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -
     Shared so, they pull a symbol that is rarely seen towards no evidence.
     """
     best = best_start(coded, smoothing, prior, tolerance)
-    return Climb(smoothing, best.parameters.prior, prior, tolerance, LONG).run(
-        coded, best.posterior
-    )
+    # Never all of them in one class, whose other would then be impossible.
+    shares = min(max(best.parameters.prior, 0.001), 0.999)
+    return Climb(smoothing, shares, prior, tolerance, LONG).run(coded, best.posterior)

@@ -34,6 +34,9 @@ PRIOR_WORDS: Final = 60.0
 # No source is trusted beyond one error in a hundred words.
 LEAST_RATE: Final = 0.01
 
+# No hypothesis outweighs all others of its query: where those agree, they are right more often.
+MOST_OF_OTHERS: Final = 0.8
+
 # Sums in different orders differ by less; what is equal but for that is a tie.
 _DIGITS: Final = 9
 
@@ -71,7 +74,7 @@ class Ballot:
 
     Attributes:
         rates: (number of sources,), smoothed error rates.
-        weights: (H,), of the hypotheses, on average 1.
+        weights: (H,), of the hypotheses, about 1 on average.
         winner: (S,), the candidate that has the most votes.
         log_probability: (C,), of being right, by candidate.
         log_agreed: (Q,), of a slot in which all agree.
@@ -101,7 +104,8 @@ def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slot
         order = sorted(groups)
         edits = mean_distances(order, [len(groups[text]) for text in order])
         order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
-        counts = [float(len(groups[text])) for text in order]
+        members = [groups[text] for text in order]  # once: a tuple is hashed anew at each look-up
+        counts = [float(len(group)) for group in members]
         agreeing = 0
         for words in network(order, counts, unlikeness):
             if words.count(words[0]) == len(words):
@@ -111,12 +115,12 @@ def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slot
             sequence.append(-1 - len(query))
             first.append(len(slot))
             candidates: dict[int, int] = {}
-            for text, voted in zip(order, words, strict=True):
+            for group, voted in zip(members, words, strict=True):
                 if voted not in candidates:
                     candidates[voted] = len(slot)
                     slot.append(len(query))
                     word.append(voted)
-                for member in groups[text]:
+                for member in group:
                     candidate.append(candidates[voted])
                     hypothesis.append(start + member)
             query.append(number)
@@ -143,7 +147,7 @@ def vote(slots: Slots, query: Integers, source: Integers, trust: Floats, *, roun
         if done:
             rates = _rates(slots, query, source, weights)
         weights = trust / np.maximum(rates[source], LEAST_RATE)
-        weights /= weights.mean()
+        weights = _capped(weights / weights.mean(), query)
     scores = _scores(slots, weights)
     # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
     rate = min(0.5, 1 / float(np.mean(1 / np.maximum(rates[source], LEAST_RATE))))
@@ -186,6 +190,12 @@ def grouped(texts: Sequence[Words]) -> dict[Words, list[int]]:
     for index, text in enumerate(texts):
         groups.setdefault(text, []).append(index)
     return groups
+
+
+def _capped(weights: Floats, query: Integers) -> Floats:
+    others = np.bincount(query, weights)[query] - weights
+    capped = (np.bincount(query)[query] > 2) & (others > 0)
+    return np.where(capped, np.minimum(weights, MOST_OF_OTHERS * others), weights)
 
 
 def _scores(slots: Slots, weights: Floats) -> Floats:

@@ -1,7 +1,5 @@
 """Shares, ranking, calibration, deciles: against plain loops, scikit-learn and SciPy."""
 
-from dataclasses import astuple
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +10,6 @@ from weaklabel.scores import (
     auc,
     brier,
     calibration_error,
-    guessed_share,
     reliability,
     share,
     wilson,
@@ -42,60 +39,6 @@ def test_no_trials_leave_the_whole_interval_and_nothing_has_no_share() -> None:
     found = wilson(0.3, 0)
     assert (found.low, found.high) == pytest.approx((0, 1))
     assert share(0, 0) is None
-    assert guessed_share(np.array([]), np.array([], np.int64)) is None
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=30))
-def test_weights_of_zero_and_one_are_worth_as_much_as_classes(classes: list[bool]) -> None:
-    weights = np.array(classes, dtype=np.float64)
-    guessed = guessed_share(weights, np.ones(len(classes), np.int64))
-    known = share(sum(classes), len(classes))
-    assert guessed is not None
-    assert known is not None
-    assert astuple(guessed) == pytest.approx(astuple(known))
-
-
-def test_weights_that_are_all_the_same_tell_nothing_of_the_share() -> None:
-    found = guessed_share(np.array([0.3, 0.3]), np.array([10, 1_000_000]))
-    assert found is not None
-    assert (found.point, found.trials) == (pytest.approx(0.3), pytest.approx(0, abs=1e-6))
-    assert (found.low, found.high) == pytest.approx((0, 1), abs=1e-3)
-
-
-@given(st.lists(st.tuples(WEIGHTS, st.integers(1, 100)), min_size=1, max_size=20))
-def test_guessed_classes_are_worth_no_more_than_known_ones(pairs: list[tuple[float, int]]) -> None:
-    weights, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    found = guessed_share(weights, counts)
-    assert found is not None
-    assert 0 <= found.low <= found.point <= found.high <= 1
-    assert 0 <= found.trials <= counts.sum() * (1 + 1e-9)
-    assert found.point == pytest.approx(np.average(weights, weights=counts))
-
-
-def test_the_interval_of_a_guessed_share_covers_the_true_one_in_a_mixture() -> None:
-    """The maximum-likelihood share of two known components, 300 samples of 400 rows."""
-    rng = np.random.default_rng(20260101)
-    true, rows = 0.7, 400
-    components = np.array([[0.6, 0.3, 0.1], [0.1, 0.3, 0.6]])  # P(symbol | wrong), (… | right)
-    covered = width = 0.0
-    for _ in range(300):
-        right = rng.random(rows) < true
-        symbols = np.where(
-            right, rng.choice(3, rows, p=components[1]), rng.choice(3, rows, p=components[0])
-        )
-        counts = np.bincount(symbols, minlength=3)
-        point = 0.5
-        for _ in range(200):  # EM for the share alone
-            weights = point * components[1] / (point * components[1] + (1 - point) * components[0])
-            point = float(counts @ weights) / rows
-        found = guessed_share(weights, counts)
-        assert found is not None
-        covered += found.low <= true <= found.high
-        width += found.high - found.low
-    assert 0.92 <= covered / 300 <= 0.98
-    # Had the interval taken the guesses for known classes, it would be this narrow.
-    known = wilson(true, rows)
-    assert width / 300 > 1.4 * (known.high - known.low)
 
 
 @given(SCORED)

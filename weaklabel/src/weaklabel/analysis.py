@@ -18,9 +18,10 @@ from weaklabel.dependence import Dependence, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold_analysis import GoldAnalysis, analyse_gold
 from weaklabel.guard import Comparison
+from weaklabel.learned import learned_shares
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
-from weaklabel.scores import Deciles, Proportion, guessed_share
+from weaklabel.scores import Deciles, Proportion
 from weaklabel.votes import PREFIX
 
 HISTOGRAM = 20  # bins of weights, of equal width
@@ -42,7 +43,7 @@ class FunctionSummary:
         conflicts: share where another function votes the opposite.
         polarity: the votes it ever casts: (), (-1,), (1,) or (-1, 1).
         learned_accept: P(right | it accepts) by the model, with a 95% interval whose limits are
-            described in `weaklabel.scores.guessed_share`; None if it never accepts.
+            described in `weaklabel.learned`; None if it never accepts.
         learned_reject: P(wrong | it rejects), likewise.
         gold_accept: share right of the gold queries it accepts, with a 95% Wilson interval; None
             without gold, or if it accepts none of it.
@@ -198,6 +199,7 @@ def analyse(
     # The label model has its own: given better classes than those of its weights.
     own = getattr(fitted, "dependence", None)
     found_pairs = dependences(patterns, weights) if own is None else own
+    model = _model(fitted)
     pairs = tuple(sorted(found_pairs, key=lambda pair: -pair.strength))
     found = Analysis(
         rows=patterns.rows,
@@ -207,11 +209,11 @@ def analyse(
         accepted=int(counts @ (weights >= threshold)),
         mean_weight=float(counts @ weights) / patterns.rows,
         histogram=_histogram(weights, counts),
-        functions=_functions(patterns, weights, pairs),
+        functions=_functions(patterns, weights, pairs, model.families),
         agreement=_agreement(patterns),
         dependences=pairs,
         frequent=_frequent(patterns, weights),
-        model=_model(fitted),
+        model=model,
         provenance=tuple(provenance),
     )
     if gold is None:
@@ -240,11 +242,13 @@ def _functions(
     patterns: Patterns,
     weights: npt.NDArray[np.float64],
     pairs: tuple[Dependence, ...],
+    families: tuple[tuple[str, ...], ...],
 ) -> tuple[FunctionSummary, ...]:
     counts, rows = patterns.counts, patterns.rows
     accepted, rejected = patterns.votes == 1, patterns.votes == -1  # (P, F)
     any_accepts, any_rejects = accepted.any(axis=1), rejected.any(axis=1)
     many = np.count_nonzero(patterns.votes, axis=1) > 1
+    learned = learned_shares(patterns, weights, families)
     found = []
     for index, name in enumerate(patterns.functions):
         accepts, rejects = accepted[:, index], rejected[:, index]
@@ -262,8 +266,8 @@ def _functions(
                 int(counts @ ((accepts | rejects) & many)) / rows,
                 int(counts @ conflicts) / rows,
                 ((-1,) if of_rejects else ()) + ((1,) if of_accepts else ()),
-                guessed_share(weights[accepts], counts[accepts]),
-                guessed_share(1 - weights[rejects], counts[rejects]),
+                learned[index].accept,
+                learned[index].reject,
                 dependence=next(own, None),
             )
         )

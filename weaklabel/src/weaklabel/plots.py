@@ -220,7 +220,9 @@ def heat_map(
         bar.outline.set_visible(False)
         source = _svg(figure, name, words)
     for stand_in, function in zip(stand_ins, functions, strict=True):
-        source = source.replace(f">{stand_in}  ", f">{html.escape(_short(function))}  ")
+        # Isolated: a right-to-left name must not carry its number to its other side.
+        shown = html.escape(f"\u2068{_short(function)}\u2069")
+        source = source.replace(f">{stand_in}  ", f">{shown}  ")
     return source
 
 

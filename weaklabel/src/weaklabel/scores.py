@@ -77,29 +77,6 @@ def share(part: int, whole: int) -> Proportion | None:
     return wilson(part / whole, whole) if whole else None
 
 
-def guessed_share(weights: Floats, counts: npt.NDArray[np.int64]) -> Proportion | None:
-    """The share that is right where only probabilities of it are known; None of nothing.
-
-    The point is the mean weight. If the weights are posteriors of a mixture whose two components
-    are known, a query tells Var(w) / p(1 - p) times as much about the share p as one of known class
-    does (the observed information of a mixing proportion; Louis, JRSS B 1982): weights near 0 and 1
-    are as good as classes, weights that are all the same tell nothing. The interval is Wilson's for
-    so many queries. It does not hold the uncertainty about the components, and nothing of a model
-    that is wrong, because functions depend on each other for instance.
-
-    Args:
-        weights: P(right), (N,), in [0, 1].
-        counts: how many queries have each, (N,).
-    """
-    total = int(counts.sum())
-    if not total:
-        return None
-    point = min(max(float(counts @ weights) / total, 0.0), 1.0)
-    variance = float(counts @ (weights - point) ** 2) / total
-    most = point * (1 - point)
-    return wilson(point, total * min(variance / most, 1.0) if most > 0 else float(total))
-
-
 def auc(weights: Floats, right: Truth) -> float | None:
     """P(a right query's weight is above a wrong one's), ties half; None of a single class.
 

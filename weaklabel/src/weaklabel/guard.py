@@ -148,7 +148,8 @@ def reasons(
         # Nothing else is worth saying of a model that has seen nothing.
         yield (
             "the functions agree no more often than chance would have it, so there is no sign that"
-            " they know which transcripts are right: the weights mean nothing"
+            " they know which transcripts are right, or there are too few queries to see it: the"
+            " weights mean nothing"
         )
         return
     if comparison.factors < LEAST_FACTORS and gold is None:

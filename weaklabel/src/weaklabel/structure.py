@@ -204,33 +204,49 @@ class Search:
         return best
 
     def _moves(self, best: Candidate, units: Partition) -> Iterator[Partition]:
-        """A unit out of its factor, alone or into another; two dependent factors merged."""
+        """A unit out of its factor, alone or into another; two factors merged.
+
+        What is put together has to depend on each other as things stand.
+        """
         home = {name: factor for factor in best.factors for name in factor.functions}
+        own = {name: unit for unit in units for name in unit.functions}
+        pairs = [
+            pair
+            for pair in dependences(self.patterns, best.posterior)
+            if pair.significant and pair.first in home and pair.second in home
+        ]
+        pairs.sort(key=lambda pair: -pair.strength)
+        merging: dict[frozenset[Factor], None] = {}
+        joining: dict[tuple[Factor, Factor], None] = {}
+        for pair in pairs:
+            for name, other in ((pair.first, home[pair.second]), (pair.second, home[pair.first])):
+                if home[name] != other:
+                    merging[frozenset((home[name], other))] = None
+                    if own[name] != home[name]:
+                        joining[own[name], other] = None
         for unit in units:
+            if (factor := home[unit.functions[0]]) != unit:
+                yield (*(f for f in best.factors if f != factor), unit, without(factor, unit))
+        for unit, other in list(joining)[:PAIRS]:
             factor = home[unit.functions[0]]
-            if factor == unit:
-                continue
-            rest = Factor(tuple(sorted(set(factor.functions) - set(unit.functions))))
-            others = tuple(other for other in best.factors if other != factor)
-            yield (*others, unit, rest)
-            for other in others:
-                yield (*merged((*others, unit), unit, other), rest)
+            rest = (f for f in best.factors if f not in (factor, other))
+            yield (*rest, union(unit, other), without(factor, unit))
         if len(best.factors) > LEAST:
-            for first, second in self._dependent(best, home):
+            for first, second in list(merging)[:PAIRS]:
                 yield merged(best.factors, first, second)
 
-    def _dependent(self, best: Candidate, home: dict[str, Factor]) -> list[tuple[Factor, Factor]]:
-        """Pairs of factors by the dependence of their functions, the strongest first."""
-        strongest: dict[tuple[Factor, Factor], float] = {}
-        for pair in dependences(self.patterns, best.posterior):
-            ends = (home.get(pair.first), home.get(pair.second))
-            first, second = ends
-            if pair.significant and first is not None and second is not None and first != second:
-                strongest[first, second] = max(strongest.get((first, second), 0), pair.strength)
-        return sorted(strongest, key=lambda ends: -strongest[ends])[:PAIRS]
+
+def union(first: Factor, second: Factor) -> Factor:
+    """The functions of both."""
+    return Factor(tuple(sorted(first.functions + second.functions)))
+
+
+def without(factor: Factor, unit: Factor) -> Factor:
+    """The functions that are not the unit's."""
+    return Factor(tuple(sorted(set(factor.functions) - set(unit.functions))))
 
 
 def merged(factors: Partition, first: Factor, second: Factor) -> Partition:
     """The partition with two of its factors made one."""
-    both = Factor(tuple(sorted(first.functions + second.functions)))
-    return (*(factor for factor in factors if factor not in (first, second)), both)
+    rest = (factor for factor in factors if factor not in (first, second))
+    return (*rest, union(first, second))

@@ -74,7 +74,7 @@ class Coded:
             if abstain == "missing" and factor.silent in own:
                 silent = int(np.flatnonzero(own == factor.silent)[0])
                 own = np.delete(own, silent)
-                # One that is past the last, to be made the number of all symbols below.
+                # A mark, which is made the number of all symbols below.
                 index = np.where(index == silent, -1, index - (index > silent))
             symbols.append(np.where(index < 0, -1, index + sum(sizes)))
             sizes.append(len(own))
@@ -134,9 +134,11 @@ class Coded:
 
 @dataclass(frozen=True, eq=False)
 class Parameters:
-    """Attributes:
-    prior: P(right).
-    logs: float64, (2, S): log P(symbol | wrong), log P(symbol | right).
+    """What the model says of a query's class and votes.
+
+    Attributes:
+        prior: P(right).
+        logs: float64, (2, S): log P(symbol | wrong), log P(symbol | right).
     """
 
     prior: float
@@ -151,7 +153,7 @@ class Solution:
         parameters: of the model.
         posterior: float64, (P,): P(right | pattern), gold left aside.
         likelihood: log-likelihood of the counts.
-        trace: penalised log-likelihood before each step; it never decreases.
+        trace: penalised log-likelihood at each step; it never decreases.
         orientation: mean correlation of the factors' votes with the posterior; functions that are
             better than chance on average make it positive.
         converged: whether the last gain was below the tolerance.

@@ -11,6 +11,11 @@ What votes alone cannot tell:
   look at the warnings, and check a few hundred queries (gold);
 - which class is which. The one where functions accept more is taken to be "right";
 - anything at all with fewer than three factors, where many parameters fit the counts as well.
+
+    patterns = Patterns.count(votes, families={"dwell": "session", "rephrasing": "session"})
+    model = LabelModel().fit(patterns)
+    model.weights(votes_of_new_queries)     # (N, F) → P(right), (N,)
+    labels = model.label(votes)             # the table with `weight` and `label`
 """
 
 from __future__ import annotations
@@ -78,8 +83,8 @@ class LabelModel:
         """Fit to a table of votes, or to `Patterns`.
 
         Args:
-            votes: any frame narwhals knows with columns `lf:…`, or `Patterns` of one. Families are
-                known to `Patterns` only.
+            votes: any frame narwhals knows with columns `lf:…`, or `Patterns` of one. Only
+                `Patterns` know which families were declared.
             gold: votes of queries known to be right or wrong; their class is not guessed.
 
         Raises:

@@ -72,14 +72,18 @@ def report_files(
     named = {"votes": votes, "model": model, "gold": gold, "queries": queries}
     provenance = [(name, Path(path).name) for name, path in named.items() if path is not None]
     digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()[:12]
-    found = analyse(
-        given,
-        fitted,
-        gold=None if gold is None else tables.read(gold),
-        queries=None if gold is None or queries is None else tables.scan(queries),
-        provenance=[*provenance, ("model, SHA-256", f"{digest}…"), ("weaklabel", _version())],
-        **options,
-    )
+    checked = None if gold is None else tables.read(gold)
+    log = None if gold is None or queries is None else tables.scan(queries)
+    # The votes were read to the end when they were counted: what breaks now is the log.
+    with tables.naming(votes if queries is None else queries):
+        found = analyse(
+            given,
+            fitted,
+            gold=checked,
+            queries=log,
+            provenance=[*provenance, ("model, SHA-256", f"{digest}…"), ("weaklabel", _version())],
+            **options,
+        )
     if json is not None:
         to_json(found, json)
     if html is not None:

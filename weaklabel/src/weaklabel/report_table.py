@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from rich.box import HEAVY_HEAD, SIMPLE_HEAD
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
@@ -21,12 +23,16 @@ _LONGEST = 40  # cells of a name
 def print_report(analysis: Analysis, console: Console) -> None:
     """Print the function table and the model's own words; with gold, WER by label and decile."""
     console.print(_functions(analysis, console.width))
-    console.print(Text(_summary(analysis)), highlight=False)
+    for line in _summary(analysis):
+        console.print(Text(line), highlight=False)
     for warning in analysis.model.warnings:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"), highlight=False)
     if analysis.gold is not None:
+        console.print()
         console.print(_groups(analysis.gold, console.width))
-        console.print(Text(gold_note(analysis.gold)), highlight=False)
+        for name, value in scores(analysis.gold):
+            console.print(Text(f"{name}: {value}"), highlight=False)
+        console.print(Text(gold_note(analysis.gold), style="dim"), highlight=False)
 
 
 def gold_note(gold: GoldAnalysis) -> str:
@@ -36,8 +42,8 @@ def gold_note(gold: GoldAnalysis) -> str:
         f"{gold.queries:,} gold queries, {gold.right:,} of them right ({exact});"
         f" normaliser “{gold.normalizer}” ({gold.normalizer_description}). Corpus WER is all word"
         " errors over all reference words, with a 95% bootstrap interval"
-        f" ({gold.resamples:,} resamples of utterances); mean utterance WER averages the"
-        " utterances' own rates."
+        f" ({gold.resamples:,} resamples of utterances; a group without any error has none, which"
+        " does not mean that it never errs); mean utterance WER averages the utterances' own rates."
     )
     if gold.missing:
         note += f" {gold.missing:,} further gold queries are not in the log or the votes: left out."
@@ -106,25 +112,26 @@ def _group(group: GroupScore) -> tuple[Text, ...]:
     wer, mean, exact = group.corpus_wer, group.mean_utterance_wer, group.exact
     if wer is None or mean is None or exact is None:
         return (*head, *(Text("–", style="dim") for _ in range(3)))
-    rate = Text(f"{wer.point:.1%}").append(f" {wer.low:.1%}–{wer.high:.1%}", style="dim")
+    rate = Text(f"{wer.point:.1%}")
+    if wer.low < wer.high:
+        rate.append(f" {wer.low:.1%}–{wer.high:.1%}", style="dim")
     return (*head, rate, Text(f"{mean:.1%}"), Text(f"{exact.point:.1%}"))
 
 
-def _summary(analysis: Analysis) -> str:
+def _summary(analysis: Analysis) -> Iterator[str]:
     model = analysis.model
-    prior = "" if model.prior is None else f", P(right) {model.prior:.3f}"
-    text = (
-        f"{analysis.rows:,} queries, {analysis.patterns:,} patterns of votes,"
-        f" {analysis.silent / analysis.rows:.1%} of the queries without a vote."
-        f" Model: {printable(model.kind)}{prior}; {analysis.accepted / analysis.rows:.1%} accepted"
-        f" (weight of {analysis.threshold:g} or more), mean weight {analysis.mean_weight:.3f}."
+    yield (
+        f"{analysis.rows:,} queries in {analysis.patterns:,} patterns of votes,"
+        f" {analysis.silent / analysis.rows:.1%} without a vote"
     )
-    if model.families:
-        families = "; ".join(", ".join(map(printable, family)) for family in model.families)
-        text += f" Families: {families}."
-    if analysis.gold is not None:
-        text += "".join(f" {name}: {value}." for name, value in scores(analysis.gold))
-    return text
+    prior = "" if model.prior is None else f"P(right) {model.prior:.3f}, "
+    yield (
+        f"model {printable(model.kind)}: {prior}mean weight {analysis.mean_weight:.3f};"
+        f" {analysis.accepted / analysis.rows:.1%} accepted (weight of {analysis.threshold:g} or"
+        " more)"
+    )
+    for family in model.families:
+        yield f"one piece of evidence: {', '.join(map(printable, family))}"
 
 
 def _name(name: str) -> Text:

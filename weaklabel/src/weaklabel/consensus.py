@@ -28,8 +28,9 @@ HANDICAP: Final = 0.5
 # the others agrees with himself, gains and runs away; not at all, the others are a worse judge.
 OWN: Final = 0.5
 
-# As many words at everybody's error rate are added to every source's own.
-PRIOR_WORDS: Final = 60.0
+# Sources are drawn towards all by as many words as their spread suggests, within these bounds.
+FEWEST_WORDS: Final = 5.0
+MOST_WORDS: Final = 1000.0
 
 # No source is trusted beyond one error in a hundred words.
 LEAST_RATE: Final = 0.01
@@ -233,6 +234,33 @@ def _rates(slots: Slots, query: Integers, source: Integers, weights: Floats) -> 
     judged = (np.diff(slots.offsets) * several)[query]
     # One error in ten words, until the data say more.
     everybody = (wrong.sum() + 1) / (judged.sum() + 10)
-    lost_words = np.bincount(source, wrong, sources) + PRIOR_WORDS * everybody
-    rates: Floats = lost_words / (np.bincount(source, judged, sources) + PRIOR_WORDS)
+    prior = _prior_words(wrong, judged, source)
+    lost_words = np.bincount(source, wrong, sources) + prior * everybody
+    rates: Floats = lost_words / (np.bincount(source, judged, sources) + prior)
     return rates
+
+
+def _prior_words(wrong: Floats, judged: Integers, source: Integers) -> float:
+    """How many words at everybody's rate tell as much as one source differs from the next.
+
+    The ratio of two variance components, within sources (from utterance to utterance: errors come
+    in bunches) and between them, by the analysis of variance of a one-way random effect
+    (Searle, Casella and McCulloch, Variance Components, 1992, section 3.6).
+    """
+    words = judged[judged > 0]
+    if not len(words):
+        return MOST_WORDS
+    rates = wrong[judged > 0] / words  # of every hypothesis
+    _, of = np.unique(source[judged > 0], return_inverse=True)
+    counts = np.bincount(of)
+    hypotheses, sources = len(rates), len(counts)
+    if sources == 1 or hypotheses == sources:
+        return MOST_WORDS
+    means = np.bincount(of, rates) / counts
+    within = float(((rates - means[of]) ** 2).sum()) / (hypotheses - sources)
+    mean_square = float((counts * (means - rates.mean()) ** 2).sum()) / (sources - 1)
+    size = (hypotheses - float((counts**2).sum()) / hypotheses) / (sources - 1)
+    between = (mean_square - within) / size
+    if between <= 0:
+        return MOST_WORDS
+    return min(MOST_WORDS, max(FEWEST_WORDS, within / between * float(words.mean())))

@@ -43,10 +43,10 @@ class Combined:
             nobody said takes part, as strong as leaves a mean source alone right at its own rate.
             It supposes that a word's correctness depends on no other's.
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
-            `error_rate` is the share of slots in which the source lost the vote, smoothed towards
-            all sources' with 60 words; `weight` is that of its vote, where 1 is the mean over the
-            hypotheses. Of three and more hypotheses none counts more than 0.8 of the others
-            together.
+            `error_rate` is the share of slots in which the source lost the vote, drawn towards that
+            of all sources, the more the less is known of this one; `weight` is its vote's, where 1
+            is the mean over the hypotheses. Of three and more hypotheses of a query none counts
+            more than 0.8 of the others together.
         left_out: rows without a text.
         without: queries that have no text at all, and so no transcript.
     """

@@ -25,6 +25,7 @@ from weaklabel.label_model import LabelModel
 from weaklabel.majority import FittedMajority, MajorityVote
 from weaklabel.models import WeakLabelWarning
 from weaklabel.patterns import METADATA, Patterns
+from weaklabel.plots import FEW
 from weaklabel.report import print_report, render, report_files, to_html, to_json
 
 HOSTILE = '<script>window.hacked = 1; alert(1)</script><img src="x" onerror="alert(2)">'
@@ -273,6 +274,32 @@ def test_plots_take_their_colours_from_the_page(checked: Analysis) -> None:
     for variable in ("ink", "soft", "line", "accept", "reject", "card"):
         assert f"var(--{variable})" in plots
         assert page.count(f"--{variable}:") >= 2  # light and dark
+
+
+def test_heat_maps_show_names_as_they_are_long_ones_with_a_gap() -> None:
+    names = ["$x^2$ & <b>", "قطة", "a" * 20 + "b" * 20]
+    plots = svgs(render(analysis(names, gold=False)))
+    shown = {"".join(text.itertext()) for text in plots[1].iter() if text.tag.endswith("text")}
+    for number, name in enumerate(sorted(names), start=1):
+        short = name if len(name) < 20 else f"{name[:17]}…{name[-8:]}"
+        assert f"\u2068{short}\u2069  {number}" in shown
+
+
+def test_what_rests_on_few_queries_is_faint() -> None:
+    votes, queries, gold = log(["a", "b", "c"])
+    for few in (True, False):
+        found = analyse(
+            votes,
+            MajorityVote(0.7).fit(votes),
+            gold=gold[:20] if few else queries,
+            queries=queries,
+            resamples=5,
+        )
+        assert found.gold is not None
+        groups = (found.gold.everything, found.gold.accepted, found.gold.rejected)
+        assert {group.queries < FEW for group in groups} == {few}
+        page = render(found)
+        assert ('<tr class=" few"><th scope="row" class="name">all</th>' in page) == few
 
 
 def test_nothing_on_the_page_leads_anywhere(checked: Analysis) -> None:
@@ -539,6 +566,20 @@ def test_texts_and_plots_have_enough_contrast_in_either_colour_scheme(
         colour = style(f".{variable}", "color")
         assert colour in fills
         assert contrast(colour, card) > 3
+
+
+def test_it_is_printed_dark_on_white_without_what_only_a_screen_needs(
+    show: Show, checked: Analysis
+) -> None:
+    page = show(checked, color_scheme="dark", viewport={"width": 760, "height": 1000})
+    page.emulate_media(media="print")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 760
+    colours = (
+        "element => [getComputedStyle(element).backgroundColor, getComputedStyle(element).color]"
+    )
+    assert page.locator("body").evaluate(colours) == ["rgb(255, 255, 255)", "rgb(0, 0, 0)"]
+    hidden = page.locator(".scroll").first.evaluate("box => box.scrollWidth > box.clientWidth + 1")
+    assert not hidden
 
 
 def test_the_wer_axis_begins_at_zero(show: Show, checked: Analysis) -> None:

@@ -199,7 +199,7 @@ def reasons(
                     f"on {gold.rows} checked queries the model is right for {gold.accuracy:.1%},"
                     f" and {name} is for {other:.1%}"
                 )
-        if gold.log_loss > gold.log_loss_without + gold.log_loss_error:
+        if gold.log_loss > gold.log_loss_without + 2 * gold.log_loss_error:
             yield (
                 f"gold makes the model worse on checked queries it has not seen (log loss"
                 f" {gold.log_loss:.4f}, {gold.log_loss_without:.4f} without gold): are they a"

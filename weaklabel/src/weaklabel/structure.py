@@ -18,6 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import reduce
+from itertools import combinations
+from math import comb
 
 import numpy as np
 import numpy.typing as npt
@@ -38,6 +41,7 @@ PRICE = 2.5
 ENOUGH = 20_000
 NEAR = 10.0  # nats, at most ENOUGH rows: a score that is not worse by more is about as good
 CUTS = 8  # partitions of a clustering that are tried
+SMALL = 100  # partitions with one small family: those of up to eight units
 BUDGET = 200  # partitions after which refinement ends
 ORIGINS = 2  # cuts that are refined
 PAIRS = 6  # mergers that are tried at a time
@@ -164,15 +168,33 @@ class Search:
         )
 
     def best(self, units: Partition) -> Candidate:
-        """The best partition found: the best cuts, and the units alone, each refined.
+        """The best partition found: the best cuts, the best small family, none; each refined.
 
         Of partitions that are about as good, the one of fewest families: one thing that functions
         share is likelier than several.
         """
         cuts = sorted(map(self.candidate, self.cuts(units)), key=lambda found: -found.score)
-        origins = dict.fromkeys([*cuts[:ORIGINS], self.candidate(units)])
+        alone = self.candidate(units)
+        small = max(
+            map(self.candidate, self._small(units)), key=lambda found: found.score, default=alone
+        )
+        origins = dict.fromkeys([*cuts[:ORIGINS], small, alone])
         best = max((self._refined(found, units) for found in origins), key=lambda x: x.score)
         return self._simplest(best)
+
+    def _small(self, units: Partition) -> list[Partition]:
+        """All partitions with one family, of two or three units, if they are few.
+
+        Clustering misses a family that correlates less than two good functions do.
+        """
+        sizes = [size for size in (2, 3) if len(units) - size + 1 >= LEAST]
+        if sum(comb(len(units), size) for size in sizes) > SMALL:
+            return []
+        return [
+            (*(unit for unit in units if unit not in family), reduce(union, family))
+            for size in sizes
+            for family in combinations(units, size)
+        ]
 
     def _simplest(self, best: Candidate) -> Candidate:
         return min(self._near(best), key=lambda found: (found.families, -found.score))

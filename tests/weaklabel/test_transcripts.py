@@ -220,11 +220,11 @@ def _wer(spoken: Sequence[str], transcripts: Sequence[str]) -> float:
 
 
 def test_a_good_source_among_bad_ones_weighs_most_and_the_vote_beats_every_source() -> None:
-    rates = [0.3, 0.3, 0.08, 0.25, 0.35]
+    rates = [0.2, 0.2, 0.1, 0.25, 0.25]
     frame, spoken = _planted(rates, 500, lambda query: range(5), seed=0)
     done = combine(frame)
     assert done.sources["weight"].arg_max() == 2
-    assert done.sources.sort("weight")["source"].to_list()[0] == "s00004"
+    assert set(done.sources.sort("weight")["source"].to_list()[:2]) == {"s00003", "s00004"}
     alone = [_wer(spoken, texts["text"].to_list()) for _, texts in frame.group_by("source")]
     together = _wer(spoken, done.transcripts["transcript"].to_list())
     assert together < min(alone)

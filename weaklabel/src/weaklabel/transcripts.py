@@ -74,15 +74,16 @@ def combine(
             source's; without one (null) a vote counts as it is.
         method: `"rover"`, word by word; `"medoid"`, always one of the hypotheses as a whole.
         normalizer: of `weaklabel.text`; transcripts are spelled by it.
-        rounds: of the estimation of the sources' weights; 0 keeps them equal.
+        rounds: of the estimation of the sources' weights; 0 keeps them equal, which is no worse
+            where the sources are alike and their errors seldom coincide.
         progress: show a bar; None: on a terminal.
 
     The order of the rows changes nothing, and the sources' names nothing but their order.
 
-    >>> import polars as pl
-    >>> texts = ["play the news", "play a news", "play the new"]
-    >>> combine(pl.DataFrame({"query_id": "q", "source": ["a", "b", "c"], "text": texts}))
-    ... # doctest: +SKIP
+    >>> texts = ["turn on tea tv", "turn in the tv", "burn on the tv"]
+    >>> table = pl.DataFrame({"query_id": [7] * 3, "source": ["a", "b", "c"], "text": texts})
+    >>> combine(table).transcripts["transcript"].item()
+    'turn on the tv'
 
     Raises:
         WeakLabelError: a column is missing or has another type; query_id or source is null; rows

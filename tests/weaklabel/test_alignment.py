@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weaklabel import alignment
-from weaklabel.alignment import NO_WORD, Words, mean_distances, network
+from weaklabel.alignment import NO_WORD, Words, network, total_distances
 
 texts_of = st.lists(st.integers(1, 4), max_size=8).map(tuple)
 
@@ -78,11 +78,11 @@ def test_words_alike_share_a_slot() -> None:
 
 
 @given(st.lists(st.tuples(texts_of, st.floats(0, 10)), min_size=1, max_size=6))
-def test_mean_distances_are_the_weighted_sums_of_edit_distances(
+def test_total_distances_are_the_weighted_sums_of_edit_distances(
     given_: list[tuple[Words, float]],
 ) -> None:
     texts, weights = zip(*given_, strict=True)
     expected = [
         sum(weight * edit_distance(text, other) for other, weight in given_) for text in texts
     ]
-    assert mean_distances(texts, weights) == pytest.approx(expected)
+    assert total_distances(texts, weights) == pytest.approx(expected)

@@ -23,7 +23,7 @@ Unlikeness: TypeAlias = Callable[[int, int], float]
 Share: TypeAlias = dict[int, float]  # of a slot: the weight of every word there
 
 
-def mean_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[float]:
+def total_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[float]:
     """Of every text, the weighted sum of its word edit distances to all of them."""
     sums = [0.0] * len(texts)
     for i, text in enumerate(texts):

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from rapidfuzz.distance import Levenshtein
 
-from weaklabel.alignment import NO_WORD, Words, mean_distances, network
+from weaklabel.alignment import NO_WORD, Words, network, total_distances
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -103,7 +103,7 @@ def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slot
     for number, texts in enumerate(queries):
         groups = grouped(texts)
         order = sorted(groups)
-        edits = mean_distances(order, [len(groups[text]) for text in order])
+        edits = total_distances(order, [len(groups[text]) for text in order])
         order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
         members = [groups[text] for text in order]  # once: a tuple is hashed anew at each look-up
         counts = [float(len(group)) for group in members]
@@ -180,7 +180,7 @@ def medoid(texts: Sequence[Words], weights: Sequence[float]) -> int:
     """Index of the text at the least weighted edit distance from all: minimum Bayes risk."""
     groups = grouped(texts)
     order = sorted(groups)
-    edits = mean_distances(order, [sum(weights[i] for i in groups[text]) for text in order])
+    edits = total_distances(order, [sum(weights[i] for i in groups[text]) for text in order])
     best = min(range(len(order)), key=lambda i: round(edits[i], _DIGITS))
     return groups[order[best]][0]
 
@@ -245,7 +245,7 @@ def _prior_words(wrong: Floats, judged: Integers, source: Integers) -> float:
 
     The ratio of two variance components, within sources (from utterance to utterance: errors come
     in bunches) and between them, by the analysis of variance of a one-way random effect
-    (Searle, Casella and McCulloch, Variance Components, 1992, section 3.6).
+    (Searle, Casella and McCulloch, Variance Components, 1992).
     """
     words = judged[judged > 0]
     if not len(words):

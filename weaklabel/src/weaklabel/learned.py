@@ -6,9 +6,9 @@ scores' outer products (Louis, JRSS B 1982, for the scores of a mixture), and th
 it to P(right | a function accepts). It is computed from counts of patterns, and from the weights
 alone: which model gave them does not matter, as long as they are its posteriors.
 
-On six independent functions the intervals hold the true value 94 to 99 times of 100 (2,000 and
-20,000 queries, good functions and poor ones: tests/weaklabel/test_learned.py); intervals that take
-the guessed classes for known ones do so 49 to 87 times.
+On six independent functions, good ones and poor ones, and 2,000 queries the intervals hold the true
+value 94 to 96 times of 100; intervals that take the guessed classes for known ones do so 49 to 86
+times (tests/weaklabel/test_learned.py).
 """
 
 from __future__ import annotations

@@ -179,11 +179,28 @@ def report(
         float, typer.Option(min=0, help="A transcript within this WER of gold is right.")
     ] = 0.0,
     normalizer: Normalizer = "basic",
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="From this weight on a transcript is accepted.")
+    ] = 0.5,
+    examples: Annotated[
+        int, typer.Option(min=0, help="Transcripts to show; 0 keeps all text out of the page.")
+    ] = 10,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
     from weaklabel.report import print_report, report_files
 
-    analysis = report_files(votes, model, html=html, json=json_, gold=gold, queries=queries)
+    analysis = report_files(
+        votes,
+        model,
+        html=html,
+        json=json_,
+        gold=gold,
+        queries=queries,
+        threshold=threshold,
+        wer_threshold=max_wer,
+        normalizer=normalizer,
+        examples=examples,
+    )
     print_report(analysis, console)
     for path in (html, json_):
         if path is not None:

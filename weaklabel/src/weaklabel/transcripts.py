@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import chain, pairwise
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
@@ -100,10 +100,12 @@ def combine(
     table = given.drop_nulls("text").sort("query_id", "text", "source")
     if table.is_empty():
         raise WeakLabelError("no hypothesis has a text: give at least one")
-    split = [rule(text).split() for text in table["text"]]
-    vocabulary = ["", *sorted(set(chain.from_iterable(split)))]
+    # Split twice: the words of all texts at once are what would take most memory.
+    spelled = [rule(text) for text in table["text"]]
+    vocabulary = ["", *sorted({word for text in spelled for word in text.split()})]
     number = {word: index for index, word in enumerate(vocabulary) if index}
-    texts = [tuple(map(number.__getitem__, words)) for words in split]
+    texts = [tuple(map(number.__getitem__, text.split())) for text in spelled]
+    del spelled
 
     queries = table["query_id"].rle_id().to_numpy().astype(np.int64)
     starts = [*np.flatnonzero(np.diff(queries, prepend=-1)).tolist(), len(texts)]

@@ -317,9 +317,16 @@ def test_files_of_votes_say_what_they_are(engine: Any, out: str, tmp_path: Path)
 def test_auto_takes_an_engine_that_is_there_and_says_why(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert run(plain_log(), tmp_path, "a.parquet").engine == "duckdb"
+    assert run(plain_log(), tmp_path, "a.parquet").engine == "polars"
+    limited = run(plain_log(), tmp_path, "b.parquet", memory_limit="1GB")
+    assert (limited.engine, limited.reason) == ("duckdb", "it keeps to a memory limit")
+    with monkeypatch.context() as patch:
+        patch.setattr("weaklabel.runs.POLARS_GROWTH", 10**12)
+        large = run(plain_log(), tmp_path, "c.parquet")
+        assert large.engine == "duckdb"
+        assert "spills to disk" in large.reason
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    summary = run(plain_log(), tmp_path, "b.parquet")
+    summary = run(plain_log(), tmp_path, "d.parquet")
     assert (summary.engine, summary.reason) == ("polars", "DuckDB is not installed")
 
 

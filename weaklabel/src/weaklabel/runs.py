@@ -39,6 +39,10 @@ ENGINES: Final = ("auto", "polars", "duckdb", "spark")
 #: A folder of votes gets one part for each so many bytes of the log.
 PART_BYTES: Final = 256 * 2**20
 
+#: Memory that Polars takes for each byte of a Parquet file, session windows included; about 15 in
+#: tests/benchmarks/bench_weaklabel.py.
+POLARS_GROWTH: Final = 16
+
 _SCRATCH: Final = ".weaklabel.tmp"
 
 _logger = logging.getLogger(__name__)
@@ -146,7 +150,9 @@ def apply_files(
         out: a name that ends in .parquet: one file, written beside and renamed. Otherwise a folder
             of `part-00000-of-00008.parquet` and so on, each written beside and renamed. The order
             of rows is that of the log with Polars, and none with DuckDB and Spark.
-        engine: "auto" takes DuckDB where it is installed, else Polars.
+        engine: "auto" takes Polars, the faster one in tests/benchmarks/bench_weaklabel.py; but
+            DuckDB, where it is installed, for a log that may need more than half of the machine's
+            memory (16 bytes for each of its files'), or where a memory limit is given.
         keep: columns of the log to keep beside the votes.
         master: Spark's, such as `spark://host:7077`; by default two threads of this machine.
         partitions: how many parts a folder has; by default one for each 256 MiB of the log's files.
@@ -184,7 +190,7 @@ def apply_files(
     if partitions is not None and partitions < 1:
         raise WeakLabelError(f"at least one partition is needed, got {partitions}")
     found = sources.find(queries)
-    chosen, reason = _choose(engine)
+    chosen, reason = _choose(engine, found.bytes, memory_limit)
     _logger.info("votes are computed by %s: %s", chosen, reason)
     if plan.rowwise:
         names = ", ".join(function.name for function in plan.rowwise)
@@ -283,12 +289,17 @@ def _tallied(plan: Plan, files: Sequence[Path]) -> tuple[Tally, ...]:
     )
 
 
-def _choose(engine: Engine) -> tuple[str, str]:
+def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[str, str]:
     if engine != "auto":
         return engine, "asked for"
-    if importlib.util.find_spec("duckdb") and importlib.util.find_spec("pyarrow"):
-        return "duckdb", "installed, and the faster one on files"
-    return "polars", "DuckDB is not installed"
+    if not (importlib.util.find_spec("duckdb") and importlib.util.find_spec("pyarrow")):
+        return "polars", "DuckDB is not installed"
+    if memory_limit is not None:
+        return "duckdb", "it keeps to a memory limit"
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if log_bytes * POLARS_GROWTH > memory / 2:
+        return "duckdb", f"{log_bytes:,} bytes may not fit into memory, and it spills to disk"
+    return "polars", "the faster one where the log fits into memory"
 
 
 def _opened(

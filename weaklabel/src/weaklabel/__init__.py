@@ -18,12 +18,17 @@ if TYPE_CHECKING:
     from weaklabel.applier import apply as apply
     from weaklabel.errors import WeakLabelError as WeakLabelError
     from weaklabel.export import Exporter as Exporter
+    from weaklabel.gold import Gold as Gold
+    from weaklabel.gold import correctness as correctness
+    from weaklabel.gold import gold_patterns as gold_patterns
     from weaklabel.hookspecs import hookimpl as hookimpl
     from weaklabel.label_model import LabelModel as LabelModel
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
+    from weaklabel.logistic import LogisticRegression as LogisticRegression
     from weaklabel.majority import MajorityVote as MajorityVote
     from weaklabel.models import Kind as Kind
+    from weaklabel.models import WeakLabelWarning as WeakLabelWarning
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
@@ -50,17 +55,22 @@ _HOME = {
     "ABSTAIN": "votes",
     "ACCEPT": "votes",
     "Exporter": "export",
+    "Gold": "gold",
+    "Kind": "models",
     "LabelModel": "label_model",
     "LabelingFunction": "labeling",
+    "LogisticRegression": "logistic",
     "MajorityVote": "majority",
-    "Kind": "models",
     "Patterns": "patterns",
     "REJECT": "votes",
     "Registry": "registry",
     "WeakLabelError": "errors",
+    "WeakLabelWarning": "models",
     "accept_if": "votes",
     "apply": "applier",
     "combine": "transcripts",
+    "correctness": "gold",
+    "gold_patterns": "gold",
     "hookimpl": "hookspecs",
     "labeling_function": "labeling",
     "load_labeling_functions": "plugins",

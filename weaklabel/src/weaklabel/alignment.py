@@ -80,7 +80,10 @@ def _stretches(shares: Sequence[Share], text: Words) -> Iterator[tuple[int, int,
     In common with the slots' heaviest words: nearly all of them are, and rapidfuzz finds them
     hundreds of times sooner than Python aligns.
     """
-    heaviest = [max(share, key=share.__getitem__) for share in shares]
+    heaviest = [
+        max(share, key=share.__getitem__) if len(share) > 1 else next(iter(share))
+        for share in shares
+    ]
     places = [place for place, word in enumerate(heaviest) if word != NO_WORD]
     spine = [heaviest[place] for place in places]
     slot = position = 0
@@ -132,8 +135,10 @@ def _aligned(
 
 
 def _cost(share: Share, word: int, unlikeness: Unlikeness) -> float:
-    return sum(
-        weight * (1.0 if other == NO_WORD else unlikeness(other, word))
-        for other, weight in share.items()
-        if other != word
-    )
+    cost = 0.0
+    for other, weight in share.items():
+        if other == NO_WORD:
+            cost += weight
+        elif other != word:
+            cost += weight * unlikeness(other, word)
+    return cost

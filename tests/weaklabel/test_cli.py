@@ -1,12 +1,14 @@
 """The commands as a stranger runs them: what they write, and what they say of mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 
 import polars as pl
 import pytest
 
+import weaklabel
 from weaklabel.cli import main
 from weaklabel.testing import synthetic_query_log
 
@@ -339,6 +341,20 @@ MISTAKES = {
     ),
     "no normaliser": (["wer", "a.txt", "a.txt", "--normalizer", "mine"], "basic"),
     "unequal lines": (["wer", "a.txt", "b.txt"], "lines"),
+    "no table of functions": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "value.toml"],
+        "[functions.rapid_repetition]",
+    ),
+    "votes as text": (["apply", "queries.parquet", "--out", "v.csv"], "votes are Parquet"),
+    "patterns as text": (["patterns", "v1.parquet", "--out", "p.csv"], "ends in .parquet"),
+    "a cluster for one process": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "--master", "spark://host:7077"],
+        "--engine spark",
+    ),
+    "memory of another engine": (
+        ["apply", "queries.parquet", "--out", "v", "--memory-limit", "2GB", "--engine", "polars"],
+        "--engine duckdb",
+    ),
     "no hypotheses": (["combine", "bare.csv", "--out", "c.csv"], "'source'"),
 }
 
@@ -347,6 +363,7 @@ MISTAKES = {
 def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
     files = {
         "broken.toml": "x = ",
+        "value.toml": "functions = 3\n",
         "stray.toml": "[rapid_repetition]\nwithin = 1\n",
         "broken.py": "1 / 0",
         "bare.csv": "query_id,transcript\n1,play\n2,stop\n",
@@ -394,3 +411,99 @@ def test_help_names_the_commands_and_imports_no_engine():
     for command in ("plugins", "check", "apply", "patterns", "fit", "label", "report", "wer"):
         assert command in done.stdout
     assert done.stdout.strip().endswith("[]")
+
+
+OVERWRITES = [
+    ["apply", "queries.parquet", "--out", "queries.parquet"],
+    ["apply", "./queries.parquet", "--out", "queries.parquet", "--no-check"],
+    ["apply", "*.parquet", "--out", "new.parquet"],
+    ["apply", ".", "--out", "new.parquet"],
+    ["apply", "queries.parquet", "--out", "new", "--reject", "queries.parquet"],
+    ["apply", "queries.parquet", "--out", "new.parquet", "--reject", "new.parquet"],
+    ["apply", "queries.parquet", "--out", "linked.parquet"],
+    ["check", "queries.parquet", "--out", "queries.parquet"],
+    ["patterns", "votes.parquet", "--out", "votes.parquet"],
+    ["fit", "votes.parquet", "--out", "votes.parquet"],
+    ["fit", "votes.parquet", "--out", "gold.parquet", "--gold", "gold.parquet"],
+    ["label", "votes.parquet", "--model", "model.json", "--out", "votes.parquet"],
+    ["label", "votes.parquet", "--model", "model.json", "--out", "model.json"],
+    ["report", "votes.parquet", "--model", "model.json", "--json", "model.json"],
+    ["report", "votes.parquet", "--model", "model.json", "--json", "r", "--html", "r"],
+    ["combine", "hypotheses.csv", "--out", "hypotheses.csv"],
+    ["export", "votes.parquet", "--queries", "queries.parquet", "--out", "queries.parquet"],
+]
+
+
+@pytest.mark.parametrize("arguments", OVERWRITES, ids=" ".join)
+def test_what_is_read_is_never_replaced(folder, capsys, arguments):
+    apply()
+    run("fit", "votes.parquet", "--out", "model.json", "--model", "majority")
+    (folder / "linked.parquet").symlink_to("queries.parquet")
+    (folder / "hypotheses.csv").write_text("query_id,source,text\n1,a,play\n")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    message = capsys.readouterr().err
+    assert "would replace" in message or "written twice" in message
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_parameters_of_a_function_that_is_not_applied_are_told(folder, capsys):
+    apply("--set", "second_asr_agreement.other=nowhere", "--set", "dwell.long=5")
+    captured = capsys.readouterr()
+    assert "parameters are set for second_asr_agreement, not applied here" in captured.err
+    assert "second_asr_agreement (transcript, nowhere)" in captured.out
+
+
+def test_the_version_is_told(capsys):
+    run("--version")
+    assert capsys.readouterr().out == f"weaklabel {weaklabel.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["check", "queries.parquet", "--out", "ok.parquet"],
+        ["wer", "ref.txt", "hyp.txt"],
+        ["wer", "ref.txt", "hyp.txt", "--json"],
+        ["plugins"],
+    ],
+    ids=lambda arguments: " ".join(arguments),
+)
+def test_output_that_is_not_utf_8_holds_what_it_can(folder, arguments):
+    (folder / "ref.txt").write_text("le père 电影\n", encoding="utf-8")
+    (folder / "hyp.txt").write_text("la mère 电影\n", encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "from weaklabel.cli import script; script()", *arguments],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    said = done.stdout.decode("ascii")
+    if "--json" in arguments:
+        assert json.loads(said)["worst"][0]["pairs"][-1]["reference"] == "电影"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals as in POSIX")
+def test_an_interrupted_run_leaves_nothing_and_no_traceback(folder):
+    (folder / "slow.py").write_text(
+        "import os, signal\n"
+        "from weaklabel import labeling_function\n"
+        "@labeling_function(requires=['transcript'], rowwise=True)\n"
+        "def slow(row):\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "    return 1\n"
+    )
+    before = sorted(folder.iterdir())
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", "from weaklabel.cli import script; script()"),
+            *("apply", "queries.parquet", "--out", "v.parquet", "--functions", "slow.py"),
+            *("--lf", "slow", "--no-progress"),
+        ],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr
+    assert sorted(folder.iterdir()) == before

@@ -12,9 +12,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; by default those of the process.
     """
-    from weaklabel.commands import run
+    try:
+        from weaklabel.commands import run
 
-    return run(sys.argv[1:] if arguments is None else list(arguments))
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:  # as a shell tells it
+        return 130
 
 
 def script() -> None:

@@ -12,7 +12,9 @@ flag are answered at once.
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +28,10 @@ from weaklabel.errors import WeakLabelError
 
 def run(arguments: list[str]) -> int:
     """Run a command; errors go to standard error without a traceback, with exit code 2."""
+    for stream in (sys.stdout, sys.stderr):
+        # Where a terminal or a pipe is not UTF-8, an arrow or a transcript is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     for module in ("votes", "models", "tables"):  # in the order of the help's list
         import_module(f"weaklabel.commands.{module}")
     try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fnmatch
+import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
@@ -20,6 +22,26 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from weaklabel import __version__
+
+        typer.echo(f"weaklabel {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
+
 console = Console()
 errors = Console(stderr=True)
 
@@ -63,10 +85,13 @@ def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise WeakLabelError(f"{config} is not TOML: {error}") from error
         functions = table.pop("functions", {})
-        if table or not all(isinstance(entry, dict) for entry in functions.values()):
+        tables = isinstance(functions, dict) and all(
+            isinstance(entry, dict) for entry in functions.values()
+        )
+        if table or not tables:
             raise WeakLabelError(
                 f"{config}: expected nothing but tables such as [functions.rapid_repetition],"
-                f" found {', '.join(table) or 'values in [functions]'}"
+                f" found {', '.join(table) or 'other values in functions'}"
             )
         values = {name: dict(entry) for name, entry in functions.items()}
     for assignment in assignments or ():
@@ -76,3 +101,46 @@ def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str
             raise WeakLabelError(f"--set {assignment}: write FUNCTION.PARAMETER=VALUE")
         values.setdefault(function, {})[parameter] = value
     return values
+
+
+def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to replace what is read: a log is not made a second time.
+
+    Args:
+        outputs: files or folders to be written; None is left out.
+        inputs: files, folders, globs or URLs to be read.
+
+    Raises:
+        WeakLabelError: an output is an input or lies in one, or two outputs are one.
+    """
+    given = [os.fspath(path) for path in inputs if path is not None]
+    seen: list[Path] = []
+    for out in outputs:
+        if out is None:
+            continue
+        target = out.resolve()
+        for path in given:
+            source = Path(path).resolve()
+            inside = source == target or (source.is_dir() and source in target.parents)
+            if inside or fnmatch.fnmatch(str(target), str(source)):
+                raise WeakLabelError(
+                    f"{out} would replace, or be read as a part of, {path}: write it elsewhere"
+                )
+        if target in seen:
+            raise WeakLabelError(f"{out} is to be written twice: give two names")
+        seen.append(target)
+
+
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, which is given in the singular: "2 queries".
+
+    >>> counted(1, "query"), counted(1234, "query")
+    ('1 query', '1,234 queries')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def print_json(text: str) -> None:
+    """Print JSON, in the letters that standard output can hold."""
+    console.print_json(text, ensure_ascii=not console.encoding.startswith("utf"))

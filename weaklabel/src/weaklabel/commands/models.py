@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -17,9 +17,14 @@ from weaklabel.commands.console import (
     Strict,
     app,
     console,
+    counted,
+    keep_apart,
     registry,
 )
 from weaklabel.errors import WeakLabelError
+
+if TYPE_CHECKING:
+    from weaklabel.patterns import Patterns
 
 
 class Families(StrEnum):
@@ -53,11 +58,13 @@ def patterns(votes: Votes, out: Out) -> None:
     """Count the vote patterns: all that a model needs, without a transcript or a query."""
     from weaklabel.labels import count_files
 
-    counted = count_files(votes)
-    counted.save(out)
+    if out.suffix != ".parquet":
+        raise WeakLabelError(f"cannot write {out}: give patterns a name that ends in .parquet")
+    keep_apart([out], votes)
+    found = count_files(votes)
+    found.save(out)
     console.print(
-        f"{counted.rows:,} queries, {len(counted):,} patterns of {len(counted.functions)} functions"
-        f" → {out}",
+        f"{counted(found.rows, 'query')}, {_seen(found)} → {out}",
         highlight=False,
         soft_wrap=True,
     )
@@ -97,6 +104,7 @@ def fit(
     from weaklabel.labels import count_files, gold_of_files
     from weaklabel.models import kinds
 
+    keep_apart([out], [*votes, gold, queries, functions])
     loaded = registry(plugin, functions, strict)
     known = {**kinds(), **loaded.label_models}
     if model not in known:
@@ -110,19 +118,22 @@ def fit(
         raise WeakLabelError(
             f"label model {model!r} does not take these options: {error}"
         ) from error
-    counted = count_files(votes)
+    seen = count_files(votes)
     anchors = None
     if gold is not None:
         anchors = gold_of_files(votes, queries, gold, max_wer, normalizer)
-    fitted = configured.fit(counted, gold=anchors)
+    fitted = configured.fit(seen, gold=anchors)
     fitted.save(out)
     checked = f", {anchors.rows} of them checked" if anchors is not None else ""
     console.print(
-        f"{model} fitted to {counted.rows:,} queries in {len(counted):,} patterns of"
-        f" {len(counted.functions)} functions{checked} → {out}",
+        f"{model} fitted to {counted(seen.rows, 'query')} in {_seen(seen)}{checked} → {out}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def _seen(patterns: Patterns) -> str:
+    return f"{counted(len(patterns), 'pattern')} of {counted(len(patterns.functions), 'function')}"
 
 
 def _options(assignments: list[str] | None) -> dict[str, Any]:
@@ -154,6 +165,7 @@ def label(
     from weaklabel.labels import label_files
     from weaklabel.models import kinds, load_model
 
+    keep_apart([out], [votes, model, functions])
     known = {**kinds(), **registry(plugin, functions, strict).label_models}
     summary = label_files(votes, load_model(model, known), out, threshold)
     table = Table("queries", "label 1", "label -1", "mean weight")
@@ -189,6 +201,7 @@ def report(
     """Say what each function does, and with gold how good the weights are."""
     from weaklabel.report import print_report, report_files
 
+    keep_apart([html, json_], [votes, model, gold, queries])
     analysis = report_files(
         votes,
         model,

@@ -18,6 +18,9 @@ from weaklabel.commands.console import (
     Strict,
     app,
     console,
+    counted,
+    keep_apart,
+    print_json,
     registry,
 )
 from weaklabel.errors import WeakLabelError
@@ -50,6 +53,7 @@ def combine(
     """Make one transcript out of several, weighing the sources without labels."""
     from weaklabel.transcripts import combine_files
 
+    keep_apart([out, sources], [hypotheses])
     combined = combine_files(
         hypotheses,
         out,
@@ -65,17 +69,17 @@ def combine(
     console.print(table)
     more = combined.sources.height - best.height
     left = [
-        f"{count:,} {what}"
-        for count, what in (
-            (more, "more sources"),
-            (combined.left_out, "rows without a text left out"),
-            (combined.without, "queries without any text"),
+        f"{counted(count, noun)}{what}"
+        for count, noun, what in (
+            (more, "more source", ""),
+            (combined.left_out, "row", " without a text left out"),
+            (combined.without, "query", " without any text"),
         )
         if count
     ]
     suffix = f" ({', '.join(left)})" if left else ""
     console.print(
-        f"{combined.transcripts.height:,} transcripts → {out}{suffix}",
+        f"{counted(combined.transcripts.height, 'transcript')} → {out}{suffix}",
         highlight=False,
         soft_wrap=True,
     )
@@ -123,6 +127,7 @@ def export(
     """Write weighted transcripts as a trainer wants them."""
     from weaklabel.export import BUILTIN_EXPORTERS, export_files
 
+    keep_apart([out], [queries, labels, transcripts, functions])
     loaded = registry(plugin, functions, strict)
     known = {exporter.name: exporter for exporter in BUILTIN_EXPORTERS} | dict(loaded.exporters)
     if format not in known:
@@ -149,7 +154,7 @@ def export(
     ]
     suffix = f" (left out: {', '.join(left)})" if left else ""
     console.print(
-        f"{done.rows:,} transcripts as {done.format} → {done.folder}{suffix}",
+        f"{counted(done.rows, 'transcript')} as {done.format} → {done.folder}{suffix}",
         highlight=False,
         soft_wrap=True,
     )
@@ -198,6 +203,6 @@ def wer(
         worst=worst,
     )
     if as_json:
-        console.print_json(json.dumps(found.to_dict()))
+        print_json(json.dumps(found.to_dict()))
     else:
         print_comparison(found, console)

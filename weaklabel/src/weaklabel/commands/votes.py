@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from enum import StrEnum
@@ -23,6 +24,9 @@ from weaklabel.commands.console import (
     Strict,
     app,
     console,
+    counted,
+    keep_apart,
+    print_json,
     registry,
     settings,
 )
@@ -36,6 +40,7 @@ from weaklabel.tables import naming
 if TYPE_CHECKING:
     from weaklabel.applier import Summary
 
+logger = logging.getLogger(__name__)
 
 Queries = Annotated[str, typer.Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
@@ -71,7 +76,7 @@ def plugins(
     """List plugins, labeling functions, label models, exporters, and what is wrong with them."""
     loaded = registry(plugin, functions, strict)
     if as_json:
-        console.print_json(json.dumps(_listing(loaded)))
+        print_json(json.dumps(_listing(loaded)))
         return
     table = Table("plugin", "version", "functions", "from", title="Plugins", title_justify="left")
     for origin in loaded.plugins:
@@ -176,13 +181,14 @@ def check(
     ] = None,
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
+    keep_apart([out, reject], [queries, hypotheses])
     log = _accepted(queries, requires or (), hypotheses, source, reject)
     with naming(queries):
         rows = log.select(pl.len()).collect(engine="streaming").item()
     if out is not None:
         write(log, out)
     target = f" → {out}" if out is not None else ""
-    console.print(f"{rows:,} queries accepted{target}", highlight=False, soft_wrap=True)
+    console.print(f"{counted(rows, 'query')} accepted{target}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -230,6 +236,16 @@ def apply(
     """Let labeling functions vote on every query of a log."""
     from weaklabel.applier import apply_files
 
+    keep_apart([out, reject], [queries, hypotheses, config, functions])
+    if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):
+        raise WeakLabelError(
+            f"cannot write {out}: votes are Parquet, in one file (a name that ends in .parquet) or"
+            " in a folder (a name without an ending)"
+        )
+    if master is not None and engine is not Engine.spark:
+        raise WeakLabelError("--master is for --engine spark")
+    if memory_limit is not None and engine not in (Engine.auto, Engine.duckdb):
+        raise WeakLabelError("--memory-limit is for --engine duckdb")
     loaded = registry(plugin, functions, strict)
     parameters = settings(set_, config)
     joined = hypotheses is not None or reject is not None
@@ -272,8 +288,14 @@ def apply(
             progress=progress,
         )
     _print_summary(summary)
+    names = {function.name for function in chosen}
+    if unused := [name for name in parameters if name not in names]:
+        logger.warning(
+            "parameters are set for %s, not applied here: a column is missing, or no --lf names it",
+            ", ".join(unused),
+        )
     if lf is None:
-        _tell_others(loaded, chosen)
+        _tell_others(loaded.select(loaded.labeling_functions, parameters=parameters), names)
     console.print(out, highlight=False, soft_wrap=True)
 
 
@@ -301,9 +323,10 @@ def _beside(log: pl.LazyFrame, out: Path) -> Iterator[str]:
 
 
 def _print_summary(summary: Summary) -> None:
-    table = Table("function", "accept", "abstain", "reject", "coverage")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    table = Table()
+    table.add_column("function", overflow="fold")
+    for name in ("accept", "abstain", "reject", "coverage"):
+        table.add_column(name, justify="right", overflow="fold")
     for tally in summary.functions:
         votes = tally.accept + tally.reject
         table.add_row(
@@ -315,18 +338,17 @@ def _print_summary(summary: Summary) -> None:
         )
     console.print(table)
     console.print(
-        f"{summary.rows:,} queries in {summary.seconds:.1f} s on {summary.engine}"
+        f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
         f" ({summary.reason})",
         highlight=False,
     )
 
 
-def _tell_others(loaded: Registry, chosen: Sequence[LabelingFunction]) -> None:
-    names = {function.name for function in chosen}
+def _tell_others(functions: Sequence[LabelingFunction], applied: Container[str]) -> None:
     left = [
         f"{function.name} ({'on request' if function.optional else ', '.join(function.columns)})"
-        for function in loaded.labeling_functions.values()
-        if function.name not in names
+        for function in functions
+        if function.name not in applied
     ]
     if left:
         console.print(f"not applied: {'; '.join(left)}", highlight=False)

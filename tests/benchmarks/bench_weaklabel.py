@@ -150,7 +150,7 @@ def end_to_end(engine: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def fits(folder: Path, repeats: int = 9) -> dict[str, Any]:
+def fits(folder: Path, repeats: int = 25) -> dict[str, Any]:
     """Seconds of `fit` on the counts of few and of all rows, in turns."""
     import polars as pl
 

@@ -110,18 +110,18 @@ def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
         within: the time to the next query's timestamp, exclusive.
     """
     following = next_in_session("timestamp") - nw.col("timestamp") < within
-    # Normalising is the dear part: only where the next query is near enough, and after the window,
-    # since a window over a normalised column would be another sort.
-    text = normalized(nw.when(following).then(nw.col("transcript")))
-    after = normalized(nw.when(following).then(next_in_session("transcript")))
+    text = normalized("transcript")
+    # A window over a normalised column would be another sort: normalise what the window found.
+    after = normalized(next_in_session("transcript"))
     space = nw.lit(" ")
     this = nw.concat_str([space, text, space], ignore_nulls=True)
     that = nw.concat_str([space, after, space], ignore_nulls=True)
-    # Nothing said is two spaces, which stand in no text but the like. Counted, not combined by |
-    # and &, for DuckDB shares what is no condition.
     found = that.str.contains(this, literal=True), this.str.contains(that, literal=True)
+    # Nothing said is two spaces, which stand in no text but the like.
     said = this.str.len_chars() > 2
-    repeats = nw.max_horizontal(*(part.cast(nw.Int8) for part in found)) * said.cast(nw.Int8)
+    # Counted, not combined by & and |, below which DuckDB computes anew what it has already.
+    repeats = nw.max_horizontal(*(part.cast(nw.Int8) for part in found))
+    repeats = repeats * said.cast(nw.Int8) * following.cast(nw.Int8)
     return reject_if(repeats > 0)
 
 

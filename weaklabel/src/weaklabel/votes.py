@@ -125,6 +125,5 @@ def _holds(side: str, condition: Any) -> Any:
             f"{side}= takes a boolean narwhals expression such as"
             f" nw.col('confidence') > 0.9, not {condition!r}"
         )
-    # 0 or 1, also for null. Without when() and fill_null(): what stands below those, DuckDB computes
-    # anew at each place, and else only once.
+    # 0 or 1, also for null.
     return nw.max_horizontal(condition.cast(nw.Int8), nw.lit(ABSTAIN, nw.Int8))

@@ -1,7 +1,11 @@
 """What a declaration must hold, and parameters typed by their defaults."""
 
+import os
+import subprocess
+import sys
 from dataclasses import FrozenInstanceError
 from datetime import timedelta
+from functools import partial, wraps
 
 import narwhals as nw_main
 import narwhals.stable.v2 as nw
@@ -74,7 +78,13 @@ def test_parameters_reach_the_expression():
         ("within", "2h", timedelta(hours=2)),
         ("within", timedelta(days=1), timedelta(days=1)),
         ("words", "x, y", ("x", "y")),
+        ("within", 1e-6, timedelta(microseconds=1)),
+        ("within", 0.0, timedelta(0)),
         ("words", ["x"], ("x",)),
+        ("words", ["", "a, b"], ("", "a, b")),
+        ("words", "", ()),
+        ("words", "a,,b,", ("a", "b")),
+        ("words", [], ()),
         ("other", "", ""),
     ],
 )
@@ -96,6 +106,10 @@ def test_a_value_is_read_as_the_type_of_the_default(name, given_, expected):
         ("within", "10 parsecs", "a duration"),
         ("within", "-3s", "a duration"),
         ("within", "9" * 30, "a duration"),
+        ("within", 1e300, "a duration"),
+        ("within", -1, "a duration"),
+        ("within", float("nan"), "a duration"),
+        ("within", True, "a duration"),
         ("words", [1], "a list of texts"),
         ("words", 1, "a list of texts"),
         ("other", 3, "a text"),
@@ -147,6 +161,13 @@ def complex_(x=1j):
         (no_default, {"scope": "world"}, "scope= is"),
         (lambda: 1, {"name": "f", "requires": ["{y}"]}, "names no parameter"),
         (lambda: 1, {"name": "f", "rowwise": True}, "takes the row first"),
+        (lambda x=1: 1, {"name": "f", "requires": ["{x"]}, "a parameter in braces"),
+        (lambda x=1: 1, {"name": "f", "requires": ["{}"]}, "names no parameter"),
+        (lambda x=1: 1, {"name": "f", "requires": ["{x.real}"]}, "names no parameter"),
+        (lambda: 1, {"name": "f", "requires": [1]}, "names of columns"),
+        (["transcript"], {}, r"not \['transcript'\]; its options are given by name"),
+        (sure, {}, "marks a function, not LabelingFunction"),
+        (partial(no_default, x=1), {}, "marks a function"),
     ],
 )
 def test_a_declaration_that_contradicts_itself_is_refused(function, options, message):
@@ -192,6 +213,62 @@ def test_the_source_hash_changes_with_the_source_and_not_with_the_name():
 
     assert made("1").source_hash == made("1").source_hash != made("2").source_hash
     assert len(sure.source_hash) == 12
+
+
+def test_the_source_hash_tells_functions_of_one_source_apart():
+    def says(word):
+        @labeling_function(name=f"says_{word}", requires=["transcript"])
+        def function():
+            return accept_if(nw.col("transcript") == word)
+
+        return function
+
+    assert says("play").source_hash == says("play").source_hash != says("stop").source_hash
+
+
+def test_the_source_hash_holds_the_decorators_and_sees_through_wrappers():
+    def counted(function):
+        @wraps(function)
+        def wrapper(*args, **kwargs):
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    @labeling_function
+    @counted
+    def one():
+        return accept_if(nw.col("x") == 1)
+
+    @labeling_function
+    @counted
+    def two():
+        return accept_if(nw.col("x") == 2)
+
+    assert one.source_hash != two.source_hash
+    assert sure.with_parameters(words=["b"]).source_hash != sure.source_hash
+    assert sure.with_parameters(words=["a", "b"]).source_hash == sure.source_hash
+
+
+def test_the_source_hash_of_a_function_without_a_source_is_the_same_in_every_process():
+    probe = (
+        "from weaklabel import labeling_function\n"
+        "@labeling_function(rowwise=True)\n"
+        "def f(row, least: int = 2):\n"
+        "    words = sorted(row['transcript'].split(), key=lambda word: len(word))\n"
+        "    return 1 if words[0] in {'play', 'stop', 'next', 'louder'} else 0\n"
+        "print(f.source_hash)"
+    )
+    hashes = {
+        subprocess.run(
+            [sys.executable, "-c", f"exec(compile({probe!r}, '<shell>', 'exec'))"],
+            capture_output=True,
+            text=True,
+            check=True,
+            env={**os.environ, "PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2", "3")
+    }
+    assert len(hashes) == 1
 
 
 def test_expressions_of_either_narwhals_namespace_are_taken():

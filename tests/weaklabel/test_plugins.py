@@ -1,6 +1,7 @@
 """Plugins are found by entry points, one by one; a broken one is named and disturbs nobody."""
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -43,6 +44,8 @@ def anything(least: int = 3):
 def weaklabel_labeling_functions(register):
     register(anything)
 """
+
+FILE = GOOD.partition("@weaklabel.hookimpl")[0]
 
 AGAIN = """
     from dataclasses import replace
@@ -278,6 +281,21 @@ def test_a_file_of_functions_needs_no_hook(install, tmp_path):
         ("absent.py", None, "No such file"),
         ("broken.py", "1 / 0", "ZeroDivisionError"),
         ("functions.txt", "x = 1", "not a Python file"),
+        ("syntax.py", "def f(:\n", "SyntaxError: invalid syntax"),
+        ("exit.py", "raise SystemExit(3)", "SystemExit: 3"),
+        ("nothing.py", "def plain(row): return 1\n", "defines no labeling function"),
+        ("imports.py", "from weaklabel.functions import dwell\n", "defines no labeling function"),
+        ("taken.py", FILE.format(name="dwell"), "'dwell' is taken by weaklabel:builtin"),
+        (
+            "twice.py",
+            FILE.format(name="f") + FILE.format(name="f").replace("anything", "other"),
+            "'f' is taken by twice.py",
+        ),
+        (
+            "hook.py",
+            "import weaklabel\n@weaklabel.hookimpl\ndef weaklabel_functions(register): pass\n",
+            "there is no hook 'weaklabel_functions'",
+        ),
     ],
 )
 def test_a_file_that_does_not_load_is_an_error(install, tmp_path, name, text, message):
@@ -286,6 +304,56 @@ def test_a_file_that_does_not_load_is_an_error(install, tmp_path, name, text, me
         file.write_text(text)
     with pytest.raises(WeakLabelError, match=message):
         load_registry(file=file)
+
+
+def test_a_file_may_rename_what_it_imports_and_name_a_function_twice(install, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import replace\n"
+        "from weaklabel.functions import dwell\n"
+        "patient = replace(dwell.with_parameters(long=900), name='patient')\n"
+        "alias = patient\n"
+    )
+    registry = load_registry(file=file)
+    assert list(registry.labeling_functions) == [*BUILTIN, "patient"]
+    assert registry.labeling_functions["patient"].parameters["long"] == 900
+
+
+def test_a_file_is_run_as_it_is_now_and_leaves_nothing_behind(install, tmp_path):
+    file = tmp_path / "json.py"  # a name that other modules have
+    modules = set(sys.modules)
+    for least in (3, 4):
+        # Of one size and within one clock tick: byte code by time and size would be the old one.
+        file.write_text(
+            "from __future__ import annotations\n"
+            "from dataclasses import dataclass\n"
+            "@dataclass\nclass Limits:\n    low: int = 1\n"
+            + FILE.format(name="long_enough").replace("3", str(least))
+        )
+        registry = load_registry(file=file)
+        assert registry.labeling_functions["long_enough"].parameters == {"least": least}
+    assert not (tmp_path / "__pycache__").exists()
+    assert not any("json" in name or "file" in name for name in set(sys.modules) - modules)
+
+
+def test_plugins_of_one_name_are_told_apart_by_their_distributions(install):
+    install("acme", GOOD.format(name="one"), entry_point="tv")
+    install("other", GOOD.format(name="two"), entry_point="tv")
+    names = [str(plugin) for plugin in load_registry().plugins]
+    assert names == ["weaklabel:builtin", "acme:tv", "other:tv"]
+    assert list(load_registry(allowed=["other:tv"]).labeling_functions) == ["two"]
+    assert list(load_registry(blocked=["tv"]).labeling_functions) == BUILTIN
+
+
+def test_an_installation_found_twice_on_the_path_is_loaded_once(install, tmp_path, monkeypatch):
+    """As an editable one is, whose source folder is the current one."""
+    install("acme", GOOD.format(name="one"))
+    again = tmp_path / "again"
+    shutil.copytree(tmp_path / "acme-1.2.dist-info", again / "acme-1.2.dist-info")
+    monkeypatch.syspath_prepend(again)
+    registry = load_registry()
+    assert not registry.faults
+    assert [str(plugin) for plugin in registry.plugins] == ["weaklabel:builtin", "acme:main"]
 
 
 def test_functions_are_chosen_by_the_columns_that_are_there(install):

@@ -20,6 +20,7 @@ import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from types import CodeType
 from typing import Any, Literal, TypeAlias, overload
 
 import narwhals as nw_main
@@ -88,15 +89,18 @@ class LabelingFunction:
     def source_hash(self) -> str:
         """SHA-256 of its source text and parameters, the first 12 hexadecimal digits.
 
-        What it calls elsewhere is not in it. Without a source (a function made in a shell), its
-        byte code and constants stand for it.
+        So are the numbers and texts that it takes from a function around it, which may make
+        several of one source. What it calls elsewhere is not in it. Without a source (a function
+        made in a shell), its byte code and constants stand for it.
         """
+        function = inspect.unwrap(self.function)
         try:
-            source = textwrap.dedent(inspect.getsource(self.function))
+            source = textwrap.dedent(inspect.getsource(function))
         except (OSError, TypeError):
-            code = self.function.__code__
-            source = f"{code.co_code.hex()} {code.co_consts!r} {code.co_names!r}"
-        text = f"{source}\n{sorted(self.parameters.items())!r}"
+            source = _compiled(function.__code__)
+        around = inspect.getclosurevars(function).nonlocals.items()
+        given = [item for item in around if _is_parameter(item[1])]
+        text = f"{source}\n{sorted(given)!r}\n{sorted(self.parameters.items())!r}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def with_parameters(self, **values: Any) -> LabelingFunction:
@@ -215,6 +219,11 @@ def labeling_function(
     """
 
     def declare(function: Callable[..., Any]) -> LabelingFunction:
+        if not inspect.isfunction(function):
+            raise TypeError(
+                f"@labeling_function marks a function, not {function!r}; its options are given by"
+                " name, such as requires=[...]"
+            )
         title = function.__name__ if name is None else name
         signature = f"{title}{inspect.signature(function)}"
         if not _NAME.fullmatch(title):
@@ -229,13 +238,7 @@ def labeling_function(
         if scope not in ("session", "log"):
             raise TypeError(f"{signature}: scope= is 'session' or 'log', not {scope!r}")
         parameters = _parameters(function, signature, rowwise)
-        placeholders = {
-            part
-            for column in requires
-            for _, part, _, _ in string.Formatter().parse(column)
-            if part
-        }
-        if unknown := placeholders - set(parameters):
+        if unknown := _placeholders(requires, signature) - set(parameters):
             raise TypeError(f"{signature}: requires= names no parameter: {sorted(unknown)}")
         return LabelingFunction(
             function=function,
@@ -276,14 +279,43 @@ def _parameters(
             )
         if isinstance(value, list):
             value = tuple(value)
-        words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
-        if not (words or isinstance(value, bool | int | float | str | timedelta)):
+        if not _is_parameter(value):
             raise TypeError(
                 f"{signature}: the default of {argument.name!r} is a number, a text, a bool, a"
                 f" timedelta or a tuple of texts, not {value!r}"
             )
         parameters[argument.name] = value
     return parameters
+
+
+def _placeholders(requires: Sequence[str], signature: str) -> set[str]:
+    try:
+        return {
+            part
+            for column in requires
+            for _, part, _, _ in string.Formatter().parse(column)
+            if part is not None
+        }
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"{signature}: requires= holds names of columns, with a parameter in braces: {error}"
+        ) from error
+
+
+def _is_parameter(value: Any) -> bool:
+    words = isinstance(value, tuple) and all(isinstance(word, str) for word in value)
+    return words or isinstance(value, bool | int | float | str | timedelta)
+
+
+def _compiled(code: CodeType) -> str:
+    """What code does, without the addresses and the order of sets that change from run to run."""
+    constants = [
+        _compiled(constant)
+        if isinstance(constant, CodeType)
+        else repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
+        for constant in code.co_consts
+    ]
+    return f"{code.co_code.hex()} {constants} {code.co_names}"
 
 
 def _like(default: Parameter, value: Any) -> Parameter:
@@ -298,7 +330,9 @@ def _like(default: Parameter, value: Any) -> Parameter:
         if not isinstance(value, str):
             raise ValueError("a text")
         return value
-    words = [word.strip() for word in value.split(",")] if isinstance(value, str) else value
+    words = value
+    if isinstance(value, str):
+        words = [word.strip() for word in value.split(",") if word.strip()]
     if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
         raise ValueError("a list of texts")
     return tuple(words)
@@ -332,10 +366,12 @@ def _duration(value: Any) -> timedelta:
         return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(wanted)
-    found = _DURATION.fullmatch(str(value).strip())
-    if found is None:
+    found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if found is not None:
+        value = float(found[1]) * _SECONDS[found[2]]
+    if isinstance(value, str) or not value >= 0:
         raise ValueError(wanted)
     try:
-        return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+        return timedelta(seconds=value)
     except OverflowError:
         raise ValueError(wanted) from None

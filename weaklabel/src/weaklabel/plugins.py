@@ -8,9 +8,9 @@ entry point, registration.
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import logging
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -59,14 +59,15 @@ def load_registry(
             not set. The built-in functions are the entry point `builtin`.
         blocked: names of entry points or distributions that are not loaded.
         file: a Python file with labeling functions, `weaklabel_lfs.py` say. Its functions are
-            registered as they stand, unless it has hooks.
+            registered as they stand, unless it has hooks. Its faults are errors: it was asked for.
         strict: faults are an error. By default where the variable WEAKLABEL_STRICT is 1.
 
     Faults are logged as warnings, with their traceback at level DEBUG.
 
     Raises:
-        WeakLabelError: strict, and there are faults; or `file` does not load; or a name in
-            `allowed` or `blocked` is nothing installed.
+        WeakLabelError: strict, and there are faults; or `file` does not load, holds no labeling
+            function or takes a name that is taken; or a name in `allowed` or `blocked` is nothing
+            installed.
     """
     if allowed is None and ALLOWED in os.environ:
         allowed = [name for part in os.environ[ALLOWED].split(",") if (name := part.strip())]
@@ -79,9 +80,10 @@ def load_registry(
         names = {plugin.name, plugin.distribution, str(plugin)}
         if names.isdisjoint(blocked) and (allowed is None or not names.isdisjoint(allowed)):
             loader.load(plugin, entry_point)
-    if file is not None:
-        loader.load_file(Path(file))
+    named = None if file is None else loader.load_file(Path(file))
     registry = loader.collect()
+    if wrong := [fault.message for fault in registry.faults if fault.plugin is named]:
+        raise WeakLabelError(f"{file}: {'; '.join(wrong)}")
     for fault in registry.faults:
         logger.warning("%s", fault)
         logger.debug("%s", fault.details)
@@ -177,8 +179,10 @@ class Loader:
             return
         self.register(plugin, module)
 
-    def load_file(self, path: Path) -> None:
+    def load_file(self, path: Path) -> Plugin:
         """Run a file of labeling functions, and register it."""
+        if path.suffix != ".py":
+            raise WeakLabelError(f"{path} is not a Python file: give one that ends in .py")
         try:
             source = path.read_bytes()
         except OSError as error:
@@ -187,19 +191,24 @@ class Loader:
             ) from error
         digest = hashlib.sha256(source).hexdigest()[:12]
         plugin = Plugin(path.stem, path.name, digest, str(path))
-        spec = importlib.util.spec_from_file_location(path.stem, path)
-        if spec is None or spec.loader is None:
-            raise WeakLabelError(f"{path} is not a Python file: give one that ends in .py")
-        module = importlib.util.module_from_spec(spec)
+        # Of a name that no other module has, and run from what was read: no byte code of an older
+        # version, and none left behind.
+        module = ModuleType(f"weaklabel_file_{digest}")
+        module.__file__ = os.path.abspath(path)
+        sys.modules[module.__name__] = module  # while it runs, for dataclasses look there
         try:
-            spec.loader.exec_module(module)
+            exec(compile(source, module.__file__, "exec"), vars(module))
         except (Exception, SystemExit) as error:
             raise WeakLabelError(
                 f"{path} does not load: {type(error).__name__}: {error}"
             ) from error
+        finally:
+            # Not later: what cannot be imported on a cluster's workers is sent to them whole.
+            del sys.modules[module.__name__]
         if not any(self.manager.parse_hookimpl_opts(module, name) for name in dir(module)):
-            _give_hook(module)
+            _give_hook(module, path)
         self.register(plugin, module)
+        return plugin
 
     def register(self, plugin: Plugin, module: object) -> None:
         """Register a plugin whose module is there, and look at its hooks."""
@@ -291,18 +300,25 @@ class Loader:
         return [item for item in items if hook.accepts(item)]
 
 
-def _give_hook(module: ModuleType) -> None:
+def _give_hook(module: ModuleType, path: Path) -> None:
     """Make a plain file of labeling functions a plugin that registers what it defines."""
-    # Not those that it imported from elsewhere.
-    own = [
-        value
+    # Each once, and not those that it imported as they stand.
+    own = {
+        id(value): value
         for value in vars(module).values()
-        if isinstance(value, LabelingFunction) and value.function.__module__ == module.__name__
-    ]
+        if isinstance(value, LabelingFunction) and not _imported(value)
+    }
+    if not own:
+        raise WeakLabelError(f"{path} defines no labeling function: mark one @labeling_function")
 
     @hookspecs.hookimpl
     def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -> None:
-        for function in own:
+        for function in own.values():
             register(function)
 
     vars(module)["weaklabel_labeling_functions"] = weaklabel_labeling_functions
+
+
+def _imported(function: LabelingFunction) -> bool:
+    home = sys.modules.get(function.function.__module__)
+    return home is not None and any(value is function for value in vars(home).values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ class Labels:
     Attributes:
         rows: how many queries.
         accepted: how many have the label 1.
-        mean_weight: the share of right transcripts that the model expects.
+        mean_weight: the share of right transcripts that the model expects; NaN without rows.
     """
 
     rows: int
@@ -45,8 +46,13 @@ def count_files(paths: Sequence[FilePath]) -> Patterns:
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: a file holds neither, or their functions are not the same.
+        WeakLabelError: a file holds neither or is given twice, or their functions are not the
+            same.
     """
+    files = [Path(path).resolve() for path in paths]
+    for path, file in zip(paths, files, strict=True):
+        if files.count(file) > 1:
+            raise WeakLabelError(f"{path} is given {files.count(file)} times: it is counted once")
     return Patterns.merge(_count(path) for path in paths)
 
 
@@ -93,6 +99,7 @@ def gold_of_files(
             "gold is compared with the log's transcripts: give the query log (--queries)"
         )
     truth = tables.read(gold)
+    _same_ids(log, truth, gold)
     right = correctness(log, truth, threshold=threshold, normalizer=normalizer)
     if right.height < truth.height:
         absent = truth.join(right, on="query_id", how="anti")["query_id"].to_list()
@@ -103,6 +110,15 @@ def gold_of_files(
     return gold_patterns(table, right)
 
 
+def _same_ids(log: pl.LazyFrame, truth: pl.DataFrame, gold: FilePath) -> None:
+    kinds = [table.collect_schema().get("query_id") for table in (log, truth)]
+    # Else text and numbers cannot even be compared. A column that lacks is told later.
+    if None not in kinds and len({kind == pl.String for kind in kinds}) > 1:
+        raise WeakLabelError(
+            f"query_id is {kinds[0]} in the query log and {kinds[1]} in {gold}: make them one"
+        )
+
+
 def label_files(
     votes: FilePath, model: FittedModel, out: FilePath, threshold: float = 0.5
 ) -> Labels:
@@ -111,21 +127,30 @@ def label_files(
     Args:
         votes: a file, a folder or a glob.
         model: knows the functions that voted.
-        out: .parquet (with the votes' metadata, and the model's kind and threshold), .csv or
+        out: .parquet (with the votes' metadata, the model's kind and the threshold), .csv or
             .jsonl.
         threshold: see `weaklabel.models.Fitted.label`.
 
     Raises:
         FileNotFoundError: there are no votes, or no folder for `out`.
-        WeakLabelError: the functions are not the model's.
+        WeakLabelError: the functions are not the model's, or there are patterns and no votes.
     """
+    metadata = read_metadata(votes)
+    if "patterns" in metadata:
+        raise WeakLabelError(f"{votes} holds patterns, which have no queries: give the votes")
     with tables.naming(votes):
         labelled = model.label(tables.scan(votes), threshold)
-        about = {**read_metadata(votes), "model": type(model).__name__, "threshold": threshold}
+        kind = getattr(model, "kind", type(model).__name__)
+        about = {**metadata, "model": kind, "threshold": threshold}
         parquet = Path(out).suffix == ".parquet"
         tables.write(labelled, out, metadata={METADATA: json.dumps(about)} if parquet else None)
+    if not os.path.getsize(out):  # JSON lines of no rows
+        return Labels(0, 0, math.nan)
     seen = tables.scan(out).select(
-        rows=pl.len(), accepted=(pl.col("label") == 1).sum(), weight=pl.col("weight").mean()
+        rows=pl.len(),
+        # Cast: in a CSV without rows, every column is text.
+        accepted=(pl.col("label").cast(pl.Int8) == 1).sum(),
+        weight=pl.col("weight").cast(pl.Float64).mean(),
     )
     rows, accepted, weight = seen.collect(engine="streaming").row(0)
-    return Labels(rows, accepted, weight)
+    return Labels(rows, accepted, weight if rows else math.nan)

@@ -173,7 +173,7 @@ def label(
         f"{summary.rows:,}",
         f"{summary.accepted:,}",
         f"{summary.rows - summary.accepted:,}",
-        f"{summary.mean_weight:.4f}",
+        f"{summary.mean_weight:.4f}" if summary.rows else "",
     )
     console.print(table)
     console.print(out, highlight=False, soft_wrap=True)

@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaklabel import functions as built_in
-from weaklabel.applier import apply, apply_files
+from weaklabel.applier import apply, apply_files, read_metadata
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import labeling_function
 from weaklabel.text import normalizer
@@ -367,6 +367,18 @@ def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None
         )
     assert_same(by_query(pl.read_parquet(tmp_path / "votes.parquet")), wanted, log)
     assert_same(by_query(pl.read_parquet(tmp_path / "votes" / "*.parquet")), wanted, log)
+
+    gone = tmp_path / "votes/part-00002-of-00005.parquet"
+    before = pl.read_parquet(gone).sort("query_id")
+    gone.unlink()
+    summary = apply_files(
+        FUNCTIONS, path, tmp_path / "votes", engine="spark", resume=True, progress=False
+    )
+    assert (summary.partitions, summary.resumed) == (5, 4)
+    assert pl.read_parquet(gone).sort("query_id").equals(before)
+    about = read_metadata(tmp_path / "votes")
+    assert [entry["name"] for entry in about["functions"]] == [f.name for f in FUNCTIONS]
+    assert about["engine"].startswith("spark ")
 
 
 @pytest.mark.slow

@@ -207,7 +207,9 @@ def second_asr_wer(
         return ABSTAIN
     rule = normalizer("basic")
     rate = Levenshtein.normalized_distance(rule(this).split(), rule(that).split())
-    return ACCEPT if rate <= accept else REJECT if rate >= reject else ABSTAIN
+    if (rate <= accept) == (rate >= reject):  # neither, or both
+        return ABSTAIN
+    return ACCEPT if rate <= accept else REJECT
 
 
 @hookimpl

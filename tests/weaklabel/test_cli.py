@@ -128,6 +128,40 @@ def test_plugins_are_listed_as_a_table(folder, capsys):
     assert "label-model" in out
 
 
+def test_a_plugin_is_listed_with_how_many_functions_it_has(folder, capsys, monkeypatch):
+    info = folder / "acme-0.3.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.3\n")
+    (info / "entry_points.txt").write_text("[weaklabel]\nmain = acme_lfs\n")
+    (folder / "acme_lfs.py").write_text(
+        "import weaklabel\n"
+        "from weaklabel import Exporter, labeling_function\n"
+        "@labeling_function(rowwise=True)\n"
+        "def one(row):\n"
+        "    return 0\n"
+        "@weaklabel.hookimpl\n"
+        "def weaklabel_labeling_functions(register):\n"
+        "    register(one)\n"
+        "@weaklabel.hookimpl\n"
+        "def weaklabel_exporters(register):\n"
+        "    register(Exporter('lines', 'lines', (), print))\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    run("plugins")
+    out = capsys.readouterr().out
+    assert [
+        cell.strip()
+        for cell in next(line for line in out.splitlines() if "acme" in line).split("│")[1:-1]
+    ] == ["main", "0.3", "1", "acme"]
+    assert out.rstrip().endswith("kaldi, lines")
+    sys.modules.pop("acme_lfs")
+
+
+def test_progress_is_for_terminals(folder, capsys):
+    run("apply", "queries.parquet", "--out", "votes.parquet")
+    assert capsys.readouterr().err == ""
+
+
 def test_patterns_of_two_sites_fit_as_all_rows_do(folder):
     queries = pl.read_parquet("queries.parquet")
     apply()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -34,7 +35,7 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction, Parameter
 from weaklabel.queries import check as check_queries
 from weaklabel.queries import join_hypotheses, scan, write
-from weaklabel.registry import Registry
+from weaklabel.registry import FUNCTIONS, Registry
 from weaklabel.tables import naming
 
 if TYPE_CHECKING:
@@ -80,8 +81,9 @@ def plugins(
         return
     table = Table("plugin", "version", "functions", "from", title="Plugins", title_justify="left")
     for origin in loaded.plugins:
-        named = [name for (_, name), other in loaded.origins.items() if other == origin]
-        table.add_row(origin.name, origin.version, str(len(named)), origin.distribution)
+        owners = [loaded.origins[FUNCTIONS, name] for name in loaded.labeling_functions]
+        count = owners.count(origin)
+        table.add_row(origin.name, origin.version, str(count), origin.distribution)
     console.print(table)
     table = Table(title="Labeling functions", title_justify="left")
     for name in ("function", "requires", "parameters", "what it does"):
@@ -285,7 +287,7 @@ def apply(
             metadata={
                 "identities": {function.name: loaded.identity(function) for function in chosen}
             },
-            progress=progress,
+            progress=progress and sys.stderr.isatty(),
         )
     _print_summary(summary)
     names = {function.name for function in chosen}

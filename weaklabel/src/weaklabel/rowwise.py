@@ -6,6 +6,7 @@ that it can be sent to a cluster's workers.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -99,6 +100,7 @@ class Meter:
         fault: what one of them raised, which an engine may pass on as mere text.
         wrong: what was no vote, by batch.
         advance: called with the rows of a batch that is done.
+        turn: held while a batch is worked on.
     """
 
     seconds: float = 0.0
@@ -106,6 +108,7 @@ class Meter:
     fault: WeakLabelError | None = None
     wrong: list[Wrong] = field(default_factory=list)
     advance: Callable[[int], object] | None = field(default=None, repr=False)
+    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def check(self) -> None:
         """Refuse what was no vote.
@@ -117,7 +120,8 @@ class Meter:
         for wrong in self.wrong:
             so_far = found.setdefault(wrong.name, Wrong(wrong.name))
             so_far.total += wrong.total
-            so_far.first = sorted(so_far.first + wrong.first, key=lambda pair: pair[0])[:SHOWN]
+            first = so_far.first + wrong.first
+            so_far.first = sorted(first, key=lambda pair: (pair[0] is None, pair[0]))[:SHOWN]
         if found:
             raise WeakLabelError("; ".join(map(str, found.values())))
 
@@ -159,21 +163,26 @@ class RowStep:
         """
         parts = [pl.DataFrame(schema={function.column: pl.Int8 for function in self.functions})]
         for batch in work.iter_slices(BATCH):
-            began = time.perf_counter()
-            try:
-                votes, wrong = zip(*(f.votes(batch) for f in self.functions), strict=True)
-            except WeakLabelError as error:
-                if meter is not None:
-                    meter.fault = error
-                raise
-            parts.append(pl.DataFrame(votes))
-            found = [some for some in wrong if some.total]
             if meter is None:
-                Meter(wrong=found).check()
+                votes, wrong = self._votes(batch)
+                Meter(wrong=wrong).check()
             else:
-                meter.wrong += found
-                meter.add(len(batch), time.perf_counter() - began)
+                # One thread after the other: two would only wait for each other at every row.
+                with meter.turn:
+                    began = time.perf_counter()
+                    try:
+                        votes, wrong = self._votes(batch)
+                    except WeakLabelError as error:
+                        meter.fault = error
+                        raise
+                    meter.wrong += wrong
+                    meter.add(len(batch), time.perf_counter() - began)
+            parts.append(votes)
         return pl.concat(parts)
+
+    def _votes(self, batch: pl.DataFrame) -> tuple[pl.DataFrame, list[Wrong]]:
+        votes, wrong = zip(*(function.votes(batch) for function in self.functions), strict=True)
+        return pl.DataFrame(votes), [some for some in wrong if some.total]
 
 
 def _is_vote(value: Any) -> bool:

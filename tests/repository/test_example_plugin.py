@@ -1,4 +1,4 @@
-"""The example plugin, built and installed as a stranger would: its functions are listed and vote."""
+"""The example plugin, built and installed as by a stranger: its functions are listed and vote."""
 
 import json
 import os
@@ -19,9 +19,7 @@ pytestmark = pytest.mark.slow
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    clean = {
-        name: value for name, value in os.environ.items() if not name.startswith("WEAKLABEL_")
-    }
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WEAKLABEL_")}
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=clean)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -105,9 +103,9 @@ def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_pat
     ]
 
 
-def test_the_plugins_own_tests_pass(environment, root, tmp_path):
+def test_the_plugins_own_tests_pass(environment, root):
     run(
-        *(environment / "python", "-I", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
-        *("-c", "/dev/null", "--rootdir", tmp_path, root / EXAMPLE / "tests"),
-        cwd=tmp_path,
+        *(environment / "python", "-I", "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        "tests",
+        cwd=root / EXAMPLE,
     )

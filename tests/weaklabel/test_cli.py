@@ -325,8 +325,12 @@ MISTAKES = {
         "'dwell' requires 'dwell'",
     ),
     "no function of use": (
-        ["apply", "bare.csv", "--out", "v.parquet", "-p", "no:builtin"],
-        "weaklabel plugins",
+        ["apply", "bare.csv", "--out", "v.parquet", "-p", "no:builtin", "--functions", "far.py"],
+        "each labeling function requires something else",
+    ),
+    "no function at all": (
+        ["apply", "queries.parquet", "--out", "v.parquet", "-p", "no:builtin"],
+        "there is no labeling function",
     ),
     "zoneless timestamps": (["check", "zoneless.csv"], "column 'timestamp'"),
     "an empty log": (["check", "empty.csv"], "empty"),
@@ -387,7 +391,7 @@ MISTAKES = {
     ),
     "memory of another engine": (
         ["apply", "queries.parquet", "--out", "v", "--memory-limit", "2GB", "--engine", "polars"],
-        "--engine duckdb",
+        "--engine duckdb or spark",
     ),
     "no hypotheses": (["combine", "bare.csv", "--out", "c.csv"], "'source'"),
 }
@@ -400,6 +404,9 @@ def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
         "value.toml": "functions = 3\n",
         "stray.toml": "[rapid_repetition]\nwithin = 1\n",
         "broken.py": "1 / 0",
+        "far.py": "from weaklabel import labeling_function\n"
+        "@labeling_function(requires=['nowhere'], rowwise=True)\n"
+        "def far(row): return 0\n",
         "bare.csv": "query_id,transcript\n1,play\n2,stop\n",
         "zoneless.csv": "query_id,transcript,timestamp\n1,play,2026-01-01T00:00:00\n",
         "empty.csv": "",
@@ -428,8 +435,10 @@ def test_a_faulty_plugin_is_told_once(folder, capsys, monkeypatch):
     (info / "entry_points.txt").write_text("[weaklabel]\nmain = no_such_module\n")
     monkeypatch.syspath_prepend(folder)
     run("plugins")
-    assert capsys.readouterr().err.count("broken 0.1") == 1
+    message = capsys.readouterr().err
+    assert message.count("broken 0.1") == message.count("\n") == 1
     assert main(["plugins", "--strict"]) == 2
+    assert capsys.readouterr().err.count("broken 0.1") == 1
     run("plugins", "--json")
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
     assert "Traceback" in fault["details"]

@@ -62,7 +62,7 @@ def load_registry(
             registered as they stand, unless it has hooks. Its faults are errors: it was asked for.
         strict: faults are an error. By default where the variable WEAKLABEL_STRICT is 1.
 
-    Faults are logged as warnings, with their traceback at level DEBUG.
+    Faults that are no errors are logged as warnings, with their traceback at level DEBUG.
 
     Raises:
         WeakLabelError: strict, and there are faults; or `file` does not load, holds no labeling
@@ -84,11 +84,11 @@ def load_registry(
     registry = loader.collect()
     if wrong := [fault.message for fault in registry.faults if fault.plugin is named]:
         raise WeakLabelError(f"{file}: {'; '.join(wrong)}")
+    if strict and registry.faults:
+        raise WeakLabelError("; ".join(map(str, registry.faults)))
     for fault in registry.faults:
         logger.warning("%s", fault)
         logger.debug("%s", fault.details)
-    if strict and registry.faults:
-        raise WeakLabelError("; ".join(map(str, registry.faults)))
     return registry
 
 

@@ -63,7 +63,14 @@ def _fail(message: str) -> int:
 
 
 def _warn(message: str) -> None:
-    errors.print(f"weaklabel: warning: {message}", style="yellow", markup=False, highlight=False)
+    # Wrapped by the terminal alone: in a log, a warning is one line.
+    errors.print(
+        f"weaklabel: warning: {message}",
+        style="yellow",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 class _Told(logging.Handler):

@@ -229,7 +229,7 @@ def apply(
         bool, typer.Option("--resume", help="Do the parts that are missing.")
     ] = False,
     memory_limit: Annotated[
-        str | None, typer.Option(help='DuckDB: what it may take, such as "2GB".')
+        str | None, typer.Option(help='What DuckDB, or Spark\'s driver, may take: "2GB", say.')
     ] = None,
     plugin: Plugins = None,
     strict: Strict = None,
@@ -246,8 +246,8 @@ def apply(
         )
     if master is not None and engine is not Engine.spark:
         raise WeakLabelError("--master is for --engine spark")
-    if memory_limit is not None and engine not in (Engine.auto, Engine.duckdb):
-        raise WeakLabelError("--memory-limit is for --engine duckdb")
+    if memory_limit is not None and engine is Engine.polars:
+        raise WeakLabelError("--memory-limit is for --engine duckdb or spark: Polars has none")
     loaded = registry(plugin, functions, strict)
     parameters = settings(set_, config)
     joined = hypotheses is not None or reject is not None
@@ -270,9 +270,13 @@ def apply(
             columns = scan(queries).collect_schema().names()
         chosen = loaded.select(lf, columns=columns, parameters=parameters)
         if not chosen:
+            there = ", ".join(columns or ())
             raise WeakLabelError(
-                f"the log has {', '.join(columns or ())}, and each labeling function requires"
-                " something else: see `weaklabel plugins`"
+                f"the log has {there}, and each labeling function requires something else: see"
+                " `weaklabel plugins`"
+                if loaded.labeling_functions
+                else "there is no labeling function: WEAKLABEL_PLUGINS, -p and what is said above"
+                " keep all plugins out, see `weaklabel plugins`"
             )
         summary = apply_files(
             chosen,

@@ -61,9 +61,15 @@ docs: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_tracing.py
+	$(BIN)/python tests/benchmarks/bench_weaklabel.py
+	$(BIN)/python tests/benchmarks/bench_label_model.py
 
+# Beside other tools, each in an environment of its own that is made if it is missing.
 bench-peers: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_peers.py
+	$(BIN)/python tests/benchmarks/bench_weaklabel.py --peers
+	$(BIN)/python tests/benchmarks/bench_label_model.py --peers
+	$(BIN)/python tests/benchmarks/bench_transcripts.py
 
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu tests/gpu

@@ -48,6 +48,9 @@ def combine(
     normalizer: Annotated[
         str, typer.Option(help="By whose rule transcripts are spelled: none or basic.")
     ] = "none",
+    rounds: Annotated[
+        int, typer.Option(min=0, help="How often sources are weighed anew; 0: all alike.")
+    ] = 3,
     progress: Progress = True,
 ) -> None:
     """Make one transcript out of several, weighing the sources without labels."""
@@ -60,6 +63,7 @@ def combine(
         sources=sources,
         method=method.value,
         normalizer=normalizer,
+        rounds=rounds,
         progress=None if progress else False,
     )
     best = combined.sources.sort("weight", descending=True).head(10)

@@ -1,0 +1,160 @@
+"""Samples ↔ frames of a feature encoder: what its convolutions' kernels and strides make of them.
+
+A convolution without padding makes (n − k) // s + 1 values of n. Divisions that round down nest
+(⌊(⌊x⌋ + m) / s⌋ = ⌊(x + m) / s⌋ for an integer m), so a stack of them is one convolution whose
+kernel is the receptive field and whose stride is the product of the strides, and both directions
+are exact in closed form.
+
+Frames are those of the *feature encoder*, which every bucket is counted in. What a model makes of
+them afterwards changes no bucket: SEW halves them for its transformer and doubles them again, and
+an adapter (`add_adapter`) shortens the logits only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Geometry"]
+
+Samples = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The convolutions over the waveform, first to last; without arguments those of Wav2Vec2.
+
+    Attributes:
+        kernels: kernel sizes.
+        strides: strides, as many.
+        sampling_rate: samples a second of the waveform.
+
+    >>> geometry = Geometry()
+    >>> geometry.frames(16_000), geometry.shortest(49), geometry.longest(49)
+    (49, 15760, 16079)
+
+    Raises:
+        ValueError: sizes that are no convolutions.
+    """
+
+    kernels: tuple[int, ...] = (10, 3, 3, 3, 3, 2, 2)
+    strides: tuple[int, ...] = (5, 2, 2, 2, 2, 2, 2)
+    sampling_rate: int = 16_000
+
+    def __post_init__(self) -> None:
+        for name in ("kernels", "strides"):
+            sizes = getattr(self, name)
+            if isinstance(sizes, str) or not isinstance(sizes, Sequence):
+                raise ValueError(f"{name} are a tuple of whole numbers, not {sizes!r}")
+            if not all(_positive(size) for size in sizes):
+                raise ValueError(f"{name} are whole numbers from 1 up, not {sizes!r}")
+            object.__setattr__(self, name, tuple(int(size) for size in sizes))
+        if len(self.kernels) != len(self.strides) or not self.kernels:
+            raise ValueError(
+                "each convolution has a kernel and a stride: "
+                f"{len(self.kernels)} kernels and {len(self.strides)} strides were given"
+            )
+        if not _positive(self.sampling_rate):
+            raise ValueError(
+                f"sampling_rate is a whole number of samples a second, not {self.sampling_rate!r}"
+            )
+        object.__setattr__(self, "sampling_rate", int(self.sampling_rate))
+
+    @classmethod
+    def of(cls, model: Any, *, sampling_rate: int | None = None) -> Geometry:
+        """The geometry of a model or a config of the Wav2Vec2 family; a `Geometry` stays itself.
+
+        Args:
+            model: what has `conv_kernel` and `conv_stride`, or a `config` that has.
+            sampling_rate: the feature extractor's; a config does not know it. By default 16,000.
+
+        Raises:
+            ValueError: its input is no waveform that convolutions without padding frame.
+        """
+        if isinstance(model, Geometry):
+            rate = model.sampling_rate if sampling_rate is None else sampling_rate
+            return cls(model.kernels, model.strides, rate)
+        config = getattr(model, "config", model)
+        kernels, strides = (getattr(config, name, None) for name in ("conv_kernel", "conv_stride"))
+        if not (isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple))):
+            raise ValueError(
+                f"{type(model).__name__} has no conv_kernel and conv_stride: a model or config of "
+                "the Wav2Vec2 family is needed, one that takes the waveform itself"
+            )
+        return cls(
+            tuple(kernels), tuple(strides), 16_000 if sampling_rate is None else sampling_rate
+        )
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return math.prod(self.strides)
+
+    @property
+    def receptive_field(self) -> int:
+        """Samples that one frame sees, and the fewest that give a frame."""
+        seen, step = 1, 1
+        for kernel, stride in zip(self.kernels, self.strides, strict=True):
+            seen += (kernel - 1) * step
+            step *= stride
+        return seen
+
+    @overload
+    def frames(self, samples: int) -> int: ...
+
+    @overload
+    def frames(self, samples: Samples) -> Samples: ...
+
+    def frames(self, samples: int | Samples) -> int | Samples:
+        """Frames of so many samples; 0 where a forward would fail, below the receptive field."""
+        frames = (samples - self.receptive_field) // self.hop + 1
+        return np.maximum(frames, 0) if isinstance(frames, np.ndarray) else max(int(frames), 0)
+
+    def shortest(self, frames: int) -> int:
+        """The fewest samples that give so many frames.
+
+        Raises:
+            ValueError: fewer than one frame.
+        """
+        return (self._checked(frames) - 1) * self.hop + self.receptive_field
+
+    def longest(self, frames: int) -> int:
+        """The most samples that give so many frames: what a bucket of that length holds.
+
+        Raises:
+            ValueError: fewer than one frame.
+        """
+        return self.shortest(frames) + self.hop - 1
+
+    def samples(self, frames: int) -> range:
+        """All numbers of samples that give so many frames.
+
+        Raises:
+            ValueError: fewer than one frame.
+        """
+        return range(self.shortest(frames), self.longest(frames) + 1)
+
+    def seconds(self, frames: int) -> float:
+        """How long the longest input of so many frames is."""
+        return self.longest(frames) / self.sampling_rate
+
+    def __str__(self) -> str:
+        return (
+            f"kernels {self.kernels}, strides {self.strides} (a frame each {self.hop} samples, "
+            f"over {self.receptive_field}) at {self.sampling_rate:,} Hz"
+        )
+
+    @staticmethod
+    def _checked(frames: int) -> int:
+        if not _positive(frames):
+            raise ValueError(f"frames are a whole number from 1 up, not {frames!r}")
+        return int(frames)
+
+
+def _positive(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) >= 1

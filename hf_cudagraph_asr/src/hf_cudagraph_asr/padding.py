@@ -1,0 +1,300 @@
+"""`ExactForward`: logits that padding does not change.
+
+The host's forward lets padding in at several places: group norm takes its statistics over it,
+convolutions with zero padding see what layers made of it where an unpadded run sees zeros, pooling
+and strided adapters move the boundary. Here the forward is composed anew from the model's own
+submodules, called by their public signatures, with a mask at each of these places. So nothing of
+the model is replaced, hooked or copied, not even for the time of a call: any number of threads
+may call it, and there is nothing to restore.
+
+The containers whose forward is composed here are not called themselves: the model, its base
+model, feature extractor and encoder, and the convolutional parts of some of them. Hooks on those
+do not fire; hooks on layers, attentions and linear maps do.
+
+All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
+the forward can be captured as a CUDA graph and exported as one graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from hf_cudagraph_asr.families import Frames, UnsupportedModel, family_of
+from hf_cudagraph_asr.masks import (
+    additive_mask,
+    convolve_and_normalise,
+    keep_mask,
+    zero_beyond,
+    zero_channels_beyond,
+)
+
+
+class ExactForward(nn.Module):
+    """The logits of each row of a padded batch as the model gives them for that row alone.
+
+        exact = ExactForward(model.eval())
+        logits, frames = exact(input_values, lengths)    # (B, T, V), (B,)
+        logits[0, : frames[0]]                           # = model(input_values[:1, :n]).logits[0]
+
+    Args:
+        model: a CTC model of a listed family (`families.FAMILIES`), in evaluation mode. It is
+            held, not copied: its parameters are those of this module.
+
+    Attributes:
+        model: the model.
+        geometry: its frame arithmetic.
+
+    Raises:
+        UnsupportedModel: there is no such forward for the model; the message says why.
+    """
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._encode: _Encode = _ENCODERS[family_of(model).encoder]
+        _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
+        self.geometry = Frames.of(model.config)
+        self.model = model
+        # Not through train(): that would set the model's mode.
+        self.training = model.training
+
+    @property
+    def receptive_field(self) -> int:
+        """The fewest samples that give a frame of logits."""
+        return self.geometry.receptive_field
+
+    def forward(
+        self, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of a padded batch.
+
+        A row shorter than the receptive field counts as padded with silence up to it, one longer
+        than the batch as cut off: the model gives such a row no logits at all, but a graph cannot
+        stop and say so, so the caller checks. No value beyond a row's length is ever used, not
+        even NaN.
+
+        Args:
+            input_values: (B, S) in the model's dtype and on its device, normalised as the model's
+                feature extractor does it for each row alone.
+            lengths: (B,) int64 on the same device, each row's samples.
+
+        Returns:
+            logits (B, T, V) in the model's dtype, and (B,) int64 how many of the T frames are the
+            row's own. The other frames are finite and mean nothing.
+
+        Raises:
+            ValueError: S is below the receptive field, or has more frames than there are
+                positions; or the model is in training mode.
+        """
+        geometry, base = self.geometry, self.model.base_model
+        total = input_values.shape[1]
+        if total < self.receptive_field:
+            raise ValueError(
+                f"a batch of {total} samples a row is shorter than the receptive field: pad it to "
+                f"{self.receptive_field} samples or more"
+            )
+        if self.model.training:
+            raise ValueError("the model is in training mode, where it is random: call model.eval()")
+
+        lengths = lengths.clamp(min=self.receptive_field, max=total)
+        heard = keep_mask(lengths, total)
+        samples = torch.where(heard, input_values, input_values.new_zeros(()))  # (B, S)
+        features = _features(base.feature_extractor, samples, geometry.features[0].out(lengths))
+        hidden = _project(base, features)
+        frames = geometry.encoded(lengths)
+        keep = keep_mask(frames, hidden.shape[1])
+        hidden = self._encode(base.encoder, zero_beyond(hidden, keep), frames, keep)  # (B, T, H)
+        if geometry.adapter:
+            hidden, frames = _adapt(base.adapter, hidden, geometry, frames)
+        logits: torch.Tensor = self.model.lm_head(hidden)  # (B, T', V)
+        return logits, frames
+
+
+def _check_first_layer(layer: Any) -> None:
+    norm = getattr(layer, "layer_norm", None)
+    if not isinstance(norm, nn.GroupNorm):
+        return
+    conv = layer.conv
+    # Exactly this class: an adapter or a quantiser in its place computes something else.
+    if type(conv) is not nn.Conv1d or type(norm) is not nn.GroupNorm:
+        raise UnsupportedModel(
+            f"the first convolution and its group norm are {type(conv).__name__} and "
+            f"{type(norm).__name__}, expected Conv1d and GroupNorm: merge or remove what wraps "
+            f"them, or run the model eagerly"
+        )
+    if conv.in_channels != 1 or norm.num_groups != conv.out_channels or norm.weight is None:
+        raise UnsupportedModel(
+            f"the first convolution has {conv.in_channels} input channels and "
+            f"{conv.out_channels} outputs in {norm.num_groups} groups, expected one input and as "
+            f"many affine groups as outputs; run the model eagerly"
+        )
+
+
+def _features(extractor: Any, samples: torch.Tensor, first_frames: torch.Tensor) -> torch.Tensor:
+    """(B, S) → (B, T, C); `first_frames`, (B,), are each row's after the first convolution.
+
+    These convolutions do not pad: a row's frames see none but its samples. Statistics do.
+    """
+    x: torch.Tensor
+    first, *others = extractor.conv_layers
+    norm = getattr(first, "layer_norm", None)
+    if isinstance(norm, nn.GroupNorm):
+        x = first.activation(convolve_and_normalise(samples, first_frames, first.conv, norm))
+    else:
+        x = first(samples[:, None])  # (B, C, T₁)
+    for layer in others:
+        x = layer(x)
+    return x.transpose(1, 2)
+
+
+def _project(base: Any, features: torch.Tensor) -> torch.Tensor:
+    """(B, T, C) → (B, T, H)."""
+    if hasattr(base, "project_features"):  # SEW: the parts lie in the base model itself
+        features = base.layer_norm(features)
+        if not base.project_features:
+            return features
+    projected = base.feature_projection(features)
+    # Most families also return what their pre-training quantises.
+    hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
+    return hidden
+
+
+def _positions(embed: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
+    """The positional convolution of (B, T, H), which is zero where `keep` is False.
+
+    Whatever stands between those zeros and a convolution makes something else of them.
+    """
+    stack = getattr(embed, "layers", None)
+    norm = getattr(embed, "batch_norm", None)
+    x = hidden.transpose(1, 2)  # (B, H, T)
+    if stack is not None:  # Data2Vec: several convolutions
+        for layer in stack:
+            x = layer(zero_channels_beyond(x, keep))
+        return x.transpose(1, 2)
+    if norm is not None:  # HuBERT: a shift before the convolution
+        x = embed.conv(zero_channels_beyond(norm(x), keep))
+        return embed.activation(embed.padding(x)).transpose(1, 2)
+    return embed(hidden)
+
+
+def _embed(encoder: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
+    hidden = hidden + _positions(encoder.pos_conv_embed, hidden, keep)
+    return hidden if _stable(encoder) else encoder.layer_norm(hidden)
+
+
+def _stable(encoder: Any) -> bool:
+    """Layer norm before attention and feed-forward, and once after all layers."""
+    return bool(getattr(encoder.config, "do_stable_layer_norm", False))
+
+
+def _transformer(
+    encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor
+) -> Any:
+    mask = additive_mask(keep, hidden.dtype)
+    hidden = _embed(encoder, hidden, keep)
+    for layer in encoder.layers:
+        hidden = layer(hidden, attention_mask=mask)
+    return encoder.layer_norm(hidden) if _stable(encoder) else hidden
+
+
+def _gated(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
+    """WavLM: the first layer makes the position bias, the others are handed it."""
+    hidden = _embed(encoder, hidden, keep)
+    bias = None
+    for layer in encoder.layers:
+        hidden, bias = layer(hidden, attention_mask=keep, position_bias=bias)
+    return encoder.layer_norm(hidden) if _stable(encoder) else hidden
+
+
+def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
+    """SEW: layers over every `squeeze_factor` frames pooled to one; a rest of frames is zero."""
+    factor, total = encoder.config.squeeze_factor, hidden.shape[1]
+    x = hidden.transpose(1, 2)  # (B, H, T)
+    positions, pooled = encoder.pos_conv_embed(x), encoder.pool(x)
+    size = min(positions.shape[-1], pooled.shape[-1])
+    hidden = (pooled[..., :size] + positions[..., :size]).transpose(1, 2)  # (B, T/factor, H)
+
+    squeezed = frames // factor
+    mask = additive_mask(keep_mask(squeezed, size), hidden.dtype)
+    hidden = encoder.layer_norm(hidden)
+    for layer in encoder.layers:
+        hidden = layer(hidden, attention_mask=mask)
+    hidden = encoder.upsample(hidden)
+    hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1]))
+    return nn.functional.pad(hidden, (0, 0, 0, total - hidden.shape[1]))  # (B, T, H)
+
+
+def _conformer(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
+    """The layer of arXiv 2005.08100, figure 1, with a mask inside its convolution module."""
+    mask = additive_mask(keep, hidden.dtype)
+    positions = _relative_positions(encoder, hidden)
+    for layer in encoder.layers:
+        hidden = hidden + layer.ffn1(layer.ffn1_layer_norm(hidden)) * 0.5
+        attended, _ = layer.self_attn(
+            hidden_states=layer.self_attn_layer_norm(hidden),
+            attention_mask=mask,
+            relative_position_embeddings=positions,
+        )
+        hidden = hidden + attended
+        hidden = hidden + _conformer_convolution(layer.conv_module, hidden, keep)
+        hidden = hidden + layer.ffn2(layer.ffn2_layer_norm(hidden)) * 0.5
+        hidden = layer.final_layer_norm(hidden)
+    return encoder.layer_norm(hidden)
+
+
+def _conformer_convolution(module: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
+    x = module.layer_norm(hidden).transpose(1, 2)  # (B, H, T)
+    x = module.glu(module.pointwise_conv1(x))
+    x = module.depthwise_conv(zero_channels_beyond(x, keep))
+    x = module.activation(module.batch_norm(x))
+    return module.pointwise_conv2(x).transpose(1, 2)
+
+
+def _relative_positions(encoder: Any, hidden: torch.Tensor) -> Any:
+    """What `encoder.embed_positions` returns.
+
+    Calling it would rebind its cache, which belongs to the host and is no graph's business, and
+    make rotary embeddings on the CPU.
+    """
+    kind, total = encoder.config.position_embeddings_type, hidden.shape[1]
+    if kind == "rotary":
+        frequencies = encoder.embed_positions.inv_freq  # (head / 2,)
+        times = torch.arange(total, device=frequencies.device).to(frequencies.dtype)
+        angles = times[:, None] * frequencies
+        angles = torch.cat((angles, angles), dim=-1)[:, None, None, :]  # (T, 1, 1, head)
+        return torch.stack((angles.cos(), angles.sin())).to(hidden.dtype)
+    if kind == "relative":
+        table = encoder.embed_positions.pe  # (1, 2·P − 1, H): distances P − 1 down to −(P − 1)
+        middle = table.shape[1] // 2
+        if total > middle + 1:
+            raise ValueError(
+                f"{total} frames are more than the {middle + 1} relative positions the model "
+                f"holds: shorten the batch, or call the model itself once on input as long"
+            )
+        return table[:, middle - total + 1 : middle + total].to(hidden.dtype)
+    return None
+
+
+def _adapt(
+    adapter: Any, hidden: torch.Tensor, geometry: Frames, frames: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, H) → (B, T', H'): each layer pads with zeros, at its own stride, and has fewer."""
+    if adapter.proj is not None:
+        hidden = adapter.proj_layer_norm(adapter.proj(hidden))
+    x = hidden.transpose(1, 2)  # (B, H', T)
+    for layer, convolution in zip(adapter.layers, geometry.adapter, strict=True):
+        x = layer(zero_channels_beyond(x, keep_mask(frames, x.shape[-1])))
+        frames = convolution.out(frames)
+    return x.transpose(1, 2), frames
+
+
+_Encode = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Any]
+_ENCODERS: dict[str, _Encode] = {
+    "transformer": _transformer,
+    "gated": _gated,
+    "squeezed": _squeezed,
+    "conformer": _conformer,
+}

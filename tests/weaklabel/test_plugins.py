@@ -166,6 +166,7 @@ def test_the_identity_follows_source_and_parameters(install):
             "call register(...)",
         ),
         (GOOD.format(name="dwell"), "name", "'dwell' is taken by weaklabel:builtin"),
+        (GOOD.format(name="Dwell"), "name", "'Dwell' is taken by weaklabel:builtin"),
     ],
     ids=[
         "import",
@@ -179,6 +180,7 @@ def test_the_identity_follows_source_and_parameters(install):
         "plain function",
         "returns",
         "name taken",
+        "name taken but for its case",
     ],
 )
 def test_a_fault_is_reported_and_the_others_work_on(install, caplog, source, stage, message):
@@ -381,6 +383,30 @@ def test_parameters_are_set_by_function_and_name(install):
     assert registry.labeling_functions["second_asr_agreement"].columns[1] == "second_transcript"
     with pytest.raises(WeakLabelError, match="no labeling function 'dwel'"):
         registry.select(parameters={"dwel": {}})
+
+
+def test_the_packages_own_models_and_exporters_are_not_replaced(install):
+    install(
+        "acme",
+        """
+        import weaklabel
+        from weaklabel import Exporter, Kind
+        @weaklabel.hookimpl
+        def weaklabel_label_models(register):
+            register(Kind("majority", object, object))
+            register(Kind("mine", object, object))
+        @weaklabel.hookimpl
+        def weaklabel_exporters(register):
+            register(Exporter("Nemo", "something else", (), print))
+            register(Exporter("lines", "lines", (), print))
+        """,
+    )
+    registry = load_registry()
+    assert [fault.message for fault in registry.faults] == [
+        "'majority' is taken by weaklabel: rename it",
+        "'Nemo' is taken by weaklabel: rename it",
+    ]
+    assert (list(registry.label_models), list(registry.exporters)) == (["mine"], ["lines"])
 
 
 @given(st.permutations(["a", "b", "c"]), st.integers(0, 2))

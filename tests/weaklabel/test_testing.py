@@ -115,3 +115,12 @@ def test_rows_of_cases_are_one_session_in_order():
         functions.rapid_repetition,
         [({}, 0), ({"timestamp": 100}, -1), ({"timestamp": 104}, 0), ({"session_id": "t"}, 0)],
     )
+
+
+def test_a_comparison_of_nothing_is_no_test():
+    with pytest.raises(AssertionError, match="two or more"):
+        check_engines(functions.dwell, engines=["polars"])
+    with pytest.raises(AssertionError, match="of their own"):
+        assert_votes(functions.dwell, [])
+    with pytest.raises(AssertionError, match="of their own"):
+        assert_votes(functions.dwell, [({"query_id": 1}, 0), ({"query_id": 1}, 0)])

@@ -127,6 +127,8 @@ class _Hook:
     what: str
     key: Callable[[Any], str]
     accepts: Callable[[Any], bool]
+    # Names that the package has without a hook.
+    own: Callable[[], Iterable[str]] = tuple
 
 
 def _is_exporter(item: Any) -> bool:
@@ -141,6 +143,18 @@ def _is_model(item: Any) -> bool:
     return isinstance(item, Kind)
 
 
+def _own_models() -> Iterable[str]:
+    from weaklabel.models import kinds
+
+    return kinds()
+
+
+def _own_exporters() -> Iterable[str]:
+    from weaklabel.export import BUILTIN_EXPORTERS
+
+    return (exporter.name for exporter in BUILTIN_EXPORTERS)
+
+
 HOOKS: Final = (
     _Hook(
         FUNCTIONS,
@@ -148,8 +162,20 @@ HOOKS: Final = (
         lambda item: item.name,
         lambda item: isinstance(item, LabelingFunction),
     ),
-    _Hook("weaklabel_label_models", "a weaklabel.Kind", lambda item: item.name, _is_model),
-    _Hook("weaklabel_exporters", "a weaklabel.Exporter", lambda item: item.name, _is_exporter),
+    _Hook(
+        "weaklabel_label_models",
+        "a weaklabel.Kind",
+        lambda item: item.name,
+        _is_model,
+        _own_models,
+    ),
+    _Hook(
+        "weaklabel_exporters",
+        "a weaklabel.Exporter",
+        lambda item: item.name,
+        _is_exporter,
+        _own_exporters,
+    ),
 )
 
 
@@ -248,14 +274,19 @@ class Loader:
         origins: dict[tuple[str, str], Plugin] = {}
         for hook in HOOKS:
             items = kinds[hook.name] = {}
+            taken: dict[str, object] = {}
             for implementation in self.implementations(hook.name):
                 plugin = self.plugins[implementation.plugin_name]
-                for item in self.registered(hook, implementation, plugin):
+                registered = self.registered(hook, implementation, plugin)
+                if registered and not taken:
+                    taken = {name.casefold(): PROJECT for name in hook.own()}
+                for item in registered:
                     name = hook.key(item)
-                    if name in items:
-                        taken = origins[hook.name, name]
-                        self.fault(plugin, "name", f"{name!r} is taken by {taken}: rename it")
+                    # Letter case tells no columns apart in DuckDB and Spark.
+                    if first := taken.get(name.casefold()):
+                        self.fault(plugin, "name", f"{name!r} is taken by {first}: rename it")
                         continue
+                    taken[name.casefold()] = plugin
                     items[name] = item
                     origins[hook.name, name] = plugin
         functions, models, exporters = (kinds[hook.name] for hook in HOOKS)

@@ -101,6 +101,8 @@ def assert_votes(
         if isinstance(row["timestamp"], int | float):
             row["timestamp"] = START + timedelta(seconds=row["timestamp"])
         rows.append(row)
+    ids = [row["query_id"] for row in rows]
+    assert len(set(ids)) == len(ids) > 0, f"cases need a query_id each of their own, not {ids}"
     names = dict.fromkeys([*(name for row in rows for name in row), *function.columns])
     # None: Polars finds the type. A query_id of the case's own may be a text.
     schema = {name: None if name == "query_id" else _SCHEMA.get(name) for name in names}
@@ -165,6 +167,7 @@ def check_engines(
         queries: by default `synthetic_query_log()`.
         engines: DuckDB needs `pip install "weaklabel[duckdb]"`, Spark "weaklabel[spark]" and Java.
     """
+    assert len(engines) > 1, f"to compare engines takes two or more, not {list(engines)}"
     log = synthetic_query_log() if queries is None else queries
     first, *others = engines
     votes = _votes(function, log, first)

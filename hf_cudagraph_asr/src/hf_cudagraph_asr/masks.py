@@ -63,6 +63,12 @@ def convolve_and_normalise(
     means = windows.sum(dim=1, keepdim=True) / count  # (B, 1, k)
     covariance = windows.mT @ windows / count - means.mT @ means  # (B, k, k)
     kernels = conv.weight[:, 0].double()  # (C, k)
+    if samples.dtype == torch.float32:
+        # Group norm takes a constant away again, but not what the convolution rounded because of
+        # it. With fewer bits the subtraction itself would round more than that.
+        constant = means.mean(dim=2)  # (B, 1)
+        samples = samples - constant.float()
+        means = means - constant[:, :, None]
     mean = means[:, 0] @ kernels.mT  # (B, C)
     if conv.bias is not None:
         mean = mean + conv.bias

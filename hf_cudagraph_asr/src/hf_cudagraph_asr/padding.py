@@ -7,9 +7,10 @@ submodules, called by their public signatures, with a mask at each of these plac
 the model is replaced, hooked or copied, not even for the time of a call: any number of threads
 may call it, and there is nothing to restore.
 
-The containers whose forward is composed here are not called themselves: the model, its base
-model, feature extractor and encoder, and the convolutional parts of some of them. Hooks on those
-do not fire; hooks on layers, attentions and linear maps do.
+The modules whose forward is composed here are not called themselves, and hooks on them do not
+fire: the model, its base model, feature extractor and encoder; with group norm the first
+convolutional layer; positional convolutions that mask inside; a conformer's layers and their
+convolution modules; the adapter. Hooks on what lies within them, and on all other layers, do.
 
 All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
 the forward can be captured as a CUDA graph and exported as one graph.

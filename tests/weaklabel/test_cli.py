@@ -273,6 +273,41 @@ def test_labels_are_exported(folder, capsys):
     assert "below 0.5" in capsys.readouterr().out
 
 
+def test_a_plugins_model_is_fitted_and_reported(folder, capsys):
+    (folder / "models.py").write_text(
+        "from dataclasses import dataclass\n"
+        "import weaklabel\n"
+        "from weaklabel.majority import FittedMajority, MajorityVote\n"
+        "@dataclass(frozen=True)\n"
+        "class FittedMine(FittedMajority):\n"
+        "    kind = 'mine'\n"
+        "@dataclass(frozen=True)\n"
+        "class Mine(MajorityVote):\n"
+        "    def fit(self, votes, *, gold=None):\n"
+        "        found = super().fit(votes, gold=gold)\n"
+        "        return FittedMine(found.functions, found.prior)\n"
+        "@weaklabel.hookimpl\n"
+        "def weaklabel_label_models(register):\n"
+        "    register(weaklabel.Kind('mine', Mine, FittedMine))\n"
+    )
+    apply()
+    mine = ("--functions", "models.py")
+    run("fit", "votes.parquet", "--out", "mine.json", "--model", "mine", *mine)
+    run("label", "votes.parquet", "--model", "mine.json", "--out", "labels.parquet", *mine)
+    run("report", "votes.parquet", "--model", "mine.json", *mine)
+    assert "mine" in capsys.readouterr().out
+
+
+def test_a_narrow_terminal_shows_every_function(folder, capsys, monkeypatch):
+    pipeline()
+    monkeypatch.setenv("COLUMNS", "44")
+    capsys.readouterr()
+    run("report", "votes.parquet", "--model", "model.json")
+    out = "".join(capsys.readouterr().out.split())
+    assert "second_asr_" in out
+    assert "dwell" in out
+
+
 def test_a_report_says_how_good_the_weights_are(folder, capsys):
     pipeline()
     run(
@@ -355,6 +390,20 @@ MISTAKES = {
         ["fit", "queries.parquet", "--out", "m.json", "--model", "oracle"],
         "no label model 'oracle'",
     ),
+    "an option of another type": (
+        ["fit", "v1.parquet", "--out", "m.json", "--option", "smoothing=much"],
+        "smoothing must be a number",
+    ),
+    "a condition that is no condition": (
+        ["apply", "bare.csv", "--out", "v.parquet", "--functions", "counts.py", "--lf", "counts"],
+        "'counts' gives accept a condition that is Int64",
+    ),
+    "a typing error in a column": (
+        ["apply", "bare.csv", "--out", "v.parquet", "--functions", "counts.py", "--lf", "typo"],
+        "'typo' cannot be computed",
+    ),
+    "votes cut short": (["fit", "broken.parquet", "--out", "m.json"], "was cut short"),
+    "a file in UTF-16": (["check", "wide.csv"], "iconv -f utf-16"),
     "an option the model lacks": (
         ["fit", "v1.parquet", "--out", "m.json", "--model", "majority", "--families", "auto"],
         "does not take these options",
@@ -412,9 +461,16 @@ def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
         "empty.csv": "",
         "broken.parquet": "PAR1 not PAR1",
         "log.xlsx": "x",
+        "counts.py": "import narwhals.stable.v2 as nw\n"
+        "from weaklabel import accept_if, labeling_function\n"
+        "@labeling_function(requires=['query_id'])\n"
+        "def counts(): return accept_if(nw.col('query_id'))\n"
+        "@labeling_function(requires=['transcript'])\n"
+        "def typo(): return accept_if(nw.col('transcrpt') == 'play')\n",
         "a.txt": "a\n",
         "b.txt": "a\nb\n",
     }
+    (folder / "wide.csv").write_bytes("query_id,transcript\n1,é".encode("utf-16"))
     for name, text in files.items():
         (folder / name).write_text(text)
     pl.DataFrame({"query_id": [1, 2], "lf:a": [1, -1]}).write_parquet("v1.parquet")

@@ -10,12 +10,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from weaklabel import (
+    WeakLabelError,
+    apply,
+    labeling_function,
     next_in_session,
     normalized,
     occurrences,
     position_in_session,
     previous_in_session,
     session_length,
+    vote,
 )
 from weaklabel.text import normalizer
 
@@ -113,3 +117,16 @@ def test_the_expression_agrees_with_the_normaliser(text):
     words = [word.strip("'") for word in mine.split()]
     basic = normalizer("basic")(text).replace("ς", "σ")
     assert " ".join(filter(None, words)) == basic
+
+
+@pytest.mark.parametrize("values", [[1, 0, -1, None], [0.5, None], ["play", None]])
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_condition_must_be_true_or_false(values, lazy):
+    @labeling_function(requires=["x"])
+    def odd():
+        """Forget to compare."""
+        return vote(accept=nw.col("x"), reject=nw.col("x").is_null())
+
+    table = pl.DataFrame({"query_id": list(range(len(values))), "x": values})
+    with pytest.raises(WeakLabelError, match="'odd' gives accept a condition that is"):
+        apply([odd], table.lazy() if lazy else table)

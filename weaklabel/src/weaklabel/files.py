@@ -212,7 +212,7 @@ def not_unicode(file: str, number: int, error: UnicodeDecodeError) -> str:
     """The message for a line that is no UTF-8."""
     return (
         f"{file}, line {number} is not UTF-8: byte 0x{error.object[error.start]:02x} at position"
-        f" {error.start} of the line; convert the file (iconv -f latin1 -t utf-8)"
+        f" {error.start} of the line; convert the file (iconv -f {_encoding(error)} -t utf-8)"
     )
 
 
@@ -225,3 +225,8 @@ def listed(names: Sequence[str]) -> str:
     """Names in quotes, at most ten of them."""
     shown = ", ".join(repr(name) for name in names[:10])
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
+
+
+def _encoding(error: UnicodeDecodeError) -> str:
+    """What the bytes probably are: UTF-16 begins with a mark."""
+    return "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"

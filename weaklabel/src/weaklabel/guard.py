@@ -154,8 +154,8 @@ def reasons(
         return
     if comparison.factors < LEAST_FACTORS and gold is None:
         yield (
-            f"there are {comparison.factors} functions or families that vote differently on"
-            f" different queries, and with fewer than {LEAST_FACTORS} votes alone do not tell how"
+            "functions or families that vote differently on different queries:"
+            f" {comparison.factors}; with fewer than {LEAST_FACTORS} votes alone do not tell how"
             " good they are: add functions, or give gold"
         )
     if comparison.accuracy < comparison.always_accept + MARGIN:
@@ -178,7 +178,7 @@ def reasons(
         yield (
             f"functions depend on each other beyond what is right or wrong: {named}{more}; the"
             " model takes them for independent, and may be led astray: declare a family for them,"
-            ' or fit with families="auto"'
+            ' or fit with families="auto" (--families auto)'
         )
     if comparison.rival > RIVAL:
         yield (

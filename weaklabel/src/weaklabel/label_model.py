@@ -73,6 +73,10 @@ class LabelModel:
                 raise WeakLabelError(
                     f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
+        for name in ("prior", "smoothing", "gold_weight", "tolerance"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) and not (name == "prior" and value is None):
+                raise WeakLabelError(f"{name} must be a number, got {value!r}")
         if self.prior is not None and not 0 < self.prior < 1:
             raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):

@@ -14,10 +14,11 @@ from typing import Any, Final
 
 import narwhals.stable.v2 as nw
 
+from weaklabel.engines.faults import gist
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
 from weaklabel.rowwise import SHOWN, RowFunction, RowStep, Wrong
-from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT
+from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT, conditions
 
 QUERY: Final = "query_id"
 
@@ -149,11 +150,13 @@ class Plan:
             WeakLabelError: a function raises, cannot be computed here, or has votes of a type that
                 is no number.
         """
-        votes = {
-            _VOTE.format(index): function.expression()
-            for index, function in enumerate(self.functions)
-            if not function.rowwise
-        }
+        votes: dict[str, nw.Expr] = {}
+        made_of: list[tuple[LabelingFunction, str, Any]] = []
+        for index, function in enumerate(self.functions):
+            if not function.rowwise:
+                with conditions() as found:
+                    votes[_VOTE.format(index)] = function.expression()
+                made_of += [(function, side, condition) for side, condition in found]
         others: dict[str, nw.Expr] = {
             _KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))
         }
@@ -171,8 +174,9 @@ class Plan:
             schema = raw.collect_schema()
         except Exception as error:
             self._blame(frame)
-            raise WeakLabelError(f"the votes cannot be computed here: {error}") from error
+            raise WeakLabelError(f"the votes cannot be computed here: {gist(error)}") from error
         self._check_types({name: schema[name] for name in votes})
+        _check_boolean(frame, made_of)
         return raw.select(
             QUERY,
             *others,
@@ -266,8 +270,28 @@ class Plan:
                 except Exception as error:
                     raise WeakLabelError(
                         f"labeling function {function.name!r} cannot be computed on"
-                        f" {frame.implementation.name.lower()}: {error}"
+                        f" {frame.implementation.name.lower()}: {gist(error)}"
                     ) from error
+
+
+def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]]) -> None:
+    """Refuse votes made of what is true or false only after a cast.
+
+    Raises:
+        WeakLabelError: a condition is of another type; the functions are named.
+    """
+    if not made_of:
+        return
+    named = {f"__weaklabel_condition_{i}": condition for i, (_, _, condition) in enumerate(made_of)}
+    seen = frame.select(*(condition.alias(name) for name, condition in named.items()))
+    schema = seen.collect_schema()
+    faults = [
+        f"labeling function {function.name!r} gives {side} a condition that is {schema[name]}"
+        for name, (function, side, _) in zip(named, made_of, strict=True)
+        if schema[name] != nw.Boolean
+    ]
+    if faults:
+        raise WeakLabelError(f"{'; '.join(faults)}. Expected true or false: compare with something")
 
 
 def _checked(name: str, dtype: Any) -> nw.Expr:

@@ -13,15 +13,19 @@ import hashlib
 import json as json_text
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weaklabel import plots
 from weaklabel.analysis import Analysis, FunctionSummary, analyse
 from weaklabel.atomic import written_beside
 from weaklabel.dependence import Dependence
 from weaklabel.report_table import gold_note, print_report, scores
+
+if TYPE_CHECKING:
+    from weaklabel.models import Kind
 
 __all__ = ["print_report", "render", "report_files", "to_html", "to_json"]
 
@@ -39,6 +43,7 @@ def report_files(
     json: FilePath | None = None,
     gold: FilePath | None = None,
     queries: FilePath | None = None,
+    kinds: Mapping[str, Kind] | None = None,
     **options: Any,
 ) -> Analysis:
     """Analyse votes and a model in files, and write what is asked for.
@@ -50,6 +55,7 @@ def report_files(
         json: write all numbers here.
         gold: a table `query_id`, `transcript`: the correct transcripts of some queries.
         queries: the query log; needed with gold, unless the votes carry the transcripts.
+        kinds: kinds of models by name, where there are more than the package's own.
         options: of `weaklabel.analysis.analyse`: threshold, wer_threshold, normalizer, resamples,
             seed, examples.
 
@@ -64,7 +70,7 @@ def report_files(
 
     if html is not None:
         _environment()  # what is missing is said before the work, not after
-    fitted = load_model(model)
+    fitted = load_model(model, kinds)
     patterns = count_files([votes])
     given: Any = patterns
     if gold is not None and not _holds_patterns(votes):

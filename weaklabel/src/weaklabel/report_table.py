@@ -17,6 +17,7 @@ from weaklabel.scores import Proportion
 
 WIDE = 116  # cells, from which on there is room for intervals and dependences
 GOLD = 40  # more, where gold has intervals, too
+NARROW = 60  # cells, below which two columns are left out
 _LONGEST = 40  # cells of a name
 
 
@@ -74,14 +75,16 @@ def _functions(analysis: Analysis, width: int) -> Table:
         title += "; and on gold"
     table = Table(title=title, title_justify="left", box=HEAVY_HEAD if wide else SIMPLE_HEAD)
     table.add_column("function", overflow="fold", min_width=12)
-    for name in ("covers", "overlaps", "conflicts"):
+    # Where there is hardly room for a name, it and what the function is worth come first.
+    narrow = width < NARROW
+    for name in ("covers",) if narrow else ("covers", "overlaps", "conflicts"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("right if it\naccepts", justify="right", no_wrap=True)
     table.add_column("wrong if it\nrejects", justify="right", no_wrap=True)
     if wide:
         table.add_column("depends most on", overflow="fold")
     for function in analysis.functions:
-        shares = (function.coverage, function.overlaps, function.conflicts)
+        shares = (function.coverage, function.overlaps, function.conflicts)[: 1 if narrow else 3]
         cells = [_name(function.name), *(Text(f"{value:.1%}") for value in shares)]
         cells.append(_accuracy(function.learned_accept, function.gold_accept, wide))
         cells.append(_accuracy(function.learned_reject, function.gold_reject, wide))

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from weaklabel import sources
 from weaklabel.atomic import written_beside
-from weaklabel.engines.faults import translated
+from weaklabel.engines.faults import gist
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
 from weaklabel.manifest import KEY, Manifest, parameters
@@ -292,10 +292,12 @@ def _tallied(plan: Plan, files: Sequence[Path]) -> tuple[Tally, ...]:
 def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[str, str]:
     if engine != "auto":
         return engine, "asked for"
-    if not (importlib.util.find_spec("duckdb") and importlib.util.find_spec("pyarrow")):
-        return "polars", "DuckDB is not installed"
     if memory_limit is not None:
         return "duckdb", "it keeps to a memory limit"
+    if not (importlib.util.find_spec("duckdb") and importlib.util.find_spec("pyarrow")):
+        return "polars", "DuckDB is not installed"
+    if not hasattr(os, "sysconf"):  # Windows does not say how much memory there is
+        return "duckdb", "it spills to disk where memory does not suffice"
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if log_bytes * POLARS_GROWTH > memory / 2:
         return "duckdb", f"{log_bytes:,} bytes may not fit into memory, and it spills to disk"
@@ -431,8 +433,12 @@ def read_metadata(path: Source) -> dict[str, Any]:
     found = sources.find(path)
     if not found.direct:
         return {}
-    with translated("Polars", found.given, pl.exceptions.PolarsError):
+    try:
         text = pl.read_parquet_metadata(Path(found.files[0])).get(KEY, "{}")
+    except pl.exceptions.PolarsError as error:
+        raise WeakLabelError(
+            f"{found.files[0]} is no Parquet file, or was cut short: {gist(error)}; write it again"
+        ) from error
     about = json.loads(text)
     if not isinstance(about, dict):
         raise WeakLabelError(f"the metadata of {path} is no object: {text[:100]}")

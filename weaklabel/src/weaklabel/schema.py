@@ -21,7 +21,9 @@ KINDS: Final[dict[Kind, tuple[str, str]]] = {
         "a Datetime with a time zone",
         (
             'pl.col("{name}").str.to_datetime(time_zone="UTC") where the clock was UTC, or write'
-            ' the offset into the text, "2026-01-01T00:00:00+02:00"'
+            ' the offset into the text, "2026-01-01T00:00:00+02:00"; milliseconds since 1970:'
+            ' pl.from_epoch(pl.col("{name}").cast(pl.Int64), time_unit="ms")'
+            '.dt.replace_time_zone("UTC")'
         ),
     ),
     "share": ("numbers within [0, 1] (Float64)", 'pl.col("{name}").cast(pl.Float64)'),

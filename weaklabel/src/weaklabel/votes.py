@@ -10,6 +10,9 @@ for it, and it is nobody's neighbour.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Final, Literal, TypeAlias
 
 import narwhals as nw_main
@@ -29,6 +32,9 @@ ORDER: Final = ("timestamp", "query_id")
 
 # Words that `normalized` leaves as they are.
 _PLAIN: Final = r"^[a-z0-9']+( [a-z0-9']+)*\z"
+
+# The conditions that votes are made of, while somebody listens.
+_CONDITIONS: ContextVar[list[tuple[str, Any]] | None] = ContextVar("conditions", default=None)
 
 #: What a labeling function that uses a session window requires.
 SESSION_COLUMNS: Final = (SESSION, "timestamp")
@@ -110,6 +116,21 @@ def normalized(column: str | nw.Expr) -> nw.Expr:
     return nw.when(plain).then(text).otherwise(changed)
 
 
+@contextmanager
+def conditions() -> Iterator[list[tuple[str, Any]]]:
+    """The conditions, with "accept" or "reject", of all votes that are made in the block.
+
+    An expression does not tell of which type it is before it meets a table: whoever has one can see
+    then whether the conditions are boolean there.
+    """
+    found: list[tuple[str, Any]] = []
+    token = _CONDITIONS.set(found)
+    try:
+        yield found
+    finally:
+        _CONDITIONS.reset(token)
+
+
 def _placed() -> nw.Expr:
     return ~(nw.col(SESSION).is_null() | nw.col("timestamp").is_null())
 
@@ -125,5 +146,7 @@ def _holds(side: str, condition: Any) -> Any:
             f"{side}= takes a boolean narwhals expression such as"
             f" nw.col('confidence') > 0.9, not {condition!r}"
         )
+    if (conditions := _CONDITIONS.get()) is not None:
+        conditions.append((side, condition))
     # 0 or 1, also for null.
     return nw.max_horizontal(condition.cast(nw.Int8), nw.lit(ABSTAIN, nw.Int8))

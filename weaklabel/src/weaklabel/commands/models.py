@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from enum import StrEnum
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -115,8 +116,9 @@ def fit(
     try:
         configured = known[model].model(**options)
     except TypeError as error:
+        takes = ", ".join(signature(known[model].model).parameters) or "none"
         raise WeakLabelError(
-            f"label model {model!r} does not take these options: {error}"
+            f"label model {model!r} does not take these options ({error}); it takes: {takes}"
         ) from error
     seen = count_files(votes)
     anchors = None
@@ -197,11 +199,15 @@ def report(
     examples: Annotated[
         int, typer.Option(min=0, help="Transcripts to show; 0 keeps all text out of the page.")
     ] = 10,
+    functions: Functions = None,
+    plugin: Plugins = None,
+    strict: Strict = None,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
+    from weaklabel.models import kinds
     from weaklabel.report import print_report, report_files
 
-    keep_apart([html, json_], [votes, model, gold, queries])
+    keep_apart([html, json_], [votes, model, gold, queries, functions])
     analysis = report_files(
         votes,
         model,
@@ -209,6 +215,7 @@ def report(
         json=json_,
         gold=gold,
         queries=queries,
+        kinds={**kinds(), **registry(plugin, functions, strict).label_models},
         threshold=threshold,
         wer_threshold=max_wer,
         normalizer=normalizer,

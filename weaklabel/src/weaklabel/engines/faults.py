@@ -15,6 +15,28 @@ _DISK = {
     "file too large": errno.EFBIG,
 }
 
+# Where an engine begins to tell of its own plan, which says nothing to who wrote a function.
+_INNER = (
+    "Resolved plan",
+    "Candidate functions",
+    "LINE ",
+    "This error occurred",
+    "---",
+    "JVM stack",
+)
+_LONGEST = 500  # characters
+
+
+def gist(error: BaseException) -> str:
+    """What an engine's error says, on one line and without its own plans and stacks."""
+    lines: list[str] = []
+    for line in str(error).strip().splitlines():
+        if line.strip().startswith(_INNER):
+            break
+        lines.append(line)
+    text = " ".join(" ".join(lines).split()) or type(error).__name__
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
 
 @contextmanager
 def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[None]:
@@ -36,12 +58,12 @@ def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[Non
     except Exception as error:
         if not isinstance(error, (*kinds, OSError)):
             raise
-        text = str(error).strip()
         for words, number in _DISK.items():
-            if words in text.lower():
+            if words in str(error).lower():
                 raise OSError(
-                    number, f"the votes could not be written: {text}; make room, then run again"
+                    number,
+                    f"the votes could not be written: {gist(error)}; make room, then run again",
                 ) from error
         if isinstance(error, OSError):
             raise
-        raise WeakLabelError(f"{engine} failed on {given}: {text}") from error
+        raise WeakLabelError(f"{engine} failed on {given}: {gist(error)}") from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ WORD = 4  # bytes of float32
 class Cost:
     """Curves over frames, straight between the lengths they are known at.
 
-    Before the first length a curve is flat; beyond the last it goes on as steeply as it came.
+    Before the first length a curve is flat; beyond the last it goes on as steeply as it came,
+    but never falls.
     Without arguments a replay costs its frames and an eager run `EAGER` times as much: an
     assumption, which measured milliseconds replace.
 
@@ -146,7 +147,7 @@ class Cost:
 
     def run_eagerly(self, frames: Ints) -> Floats:
         """Cost of an eager run of these lengths."""
-        return np.maximum(self._at(frames, self.eager), 0.0)
+        return self._at(frames, self.eager)
 
     def pool_memory(self, longest: Ints, rows: int, graphs: int) -> Floats:
         """Bytes of a pool by its longest bucket.
@@ -170,7 +171,8 @@ class Cost:
         known, values = np.asarray(self.frames, dtype=np.float64), np.asarray(curve)
         at = np.interp(frames, known, values)
         if len(known) > 1:
-            slope = (values[-1] - values[-2]) / (known[-1] - known[-2])
+            # Noise in the last two eager runs must not make very long ones free.
+            slope = max(values[-1] - values[-2], 0.0) / (known[-1] - known[-2])
             beyond = np.asarray(frames) > known[-1]
             at = np.where(beyond, values[-1] + slope * (frames - known[-1]), at)
         return np.asarray(at, dtype=np.float64)
@@ -179,15 +181,23 @@ class Cost:
 CostLike = Cost | Mapping[int, float] | Callable[[int], float] | None
 
 
-def memory_estimate(geometry: Geometry, model: Any = None) -> tuple[float, float]:
-    """Bytes a pool of one row is taken to need for no frame and for one, until it is measured.
+def with_memory_estimate(cost: Cost, geometry: Geometry, model: Any = None) -> Cost:
+    """The cost with the bytes its pools are taken to need until somebody measures them.
 
     The first convolution's output is by far the largest tensor of a forward: its channels, a value
     each first stride. It, its norm and its activation are taken to be alive at once, in float32.
     """
     channels = getattr(getattr(model, "config", model), "conv_dim", None) or (512,)
-    values = int(channels[0]) * geometry.hop / geometry.strides[0]
-    return 0.0, LIVE * WORD * values
+    a_frame = LIVE * WORD * int(channels[0]) * geometry.hop / geometry.strides[0]
+    # Two lengths at least, so that the estimate has a slope.
+    at = np.array(cost.frames if len(cost.frames) > 1 else (cost.frames[0], cost.frames[0] + 1))
+    return replace(
+        cost,
+        frames=tuple(at.tolist()),
+        replay=tuple(cost.replayed(at).tolist()),
+        eager=tuple(cost.run_eagerly(at).tolist()),
+        memory=tuple((a_frame * at).tolist()),
+    )
 
 
 def _rising(values: Floats) -> Floats:

@@ -15,7 +15,7 @@ from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.traffic import Traffic
 
 if TYPE_CHECKING:
-    from hf_cudagraph_asr.plan import BucketPlan
+    from hf_cudagraph_asr.bucket_plan import BucketPlan
 
 __all__ = ["load", "save"]
 
@@ -86,15 +86,15 @@ def load(path: FilePath) -> BucketPlan:
 
 
 def _plan(content: dict[str, Any]) -> BucketPlan:
-    from hf_cudagraph_asr.plan import BucketPlan
+    from hf_cudagraph_asr.bucket_plan import BucketPlan
 
     geometry, cost, traffic = (_object(content, name) for name in ("geometry", "cost", "traffic"))
     buckets = content["buckets"]
     if not (isinstance(buckets, list) and all(isinstance(bucket, dict) for bucket in buckets)):
         raise ValueError(f"buckets must be a list of objects, not {buckets!r:.60}")
-    lengths = [bucket["frames"] for bucket in buckets]
+    lengths = _tuple([bucket["frames"] for bucket in buckets], "the buckets' frames", int)
     if any(a >= b for a, b in pairwise(lengths)):
-        raise ValueError(f"the buckets' frames must ascend: {lengths}")
+        raise ValueError(f"the buckets' frames must ascend: {list(lengths)}")
     return BucketPlan.of(
         lengths,
         Traffic(_tuple(traffic["frames"], "frames", int), _tuple(traffic["counts"], "counts")),
@@ -110,7 +110,7 @@ def _plan(content: dict[str, Any]) -> BucketPlan:
             _tuple(cost["eager"], "eager"),
             str(cost["unit"]),
             None if cost["memory"] is None else _tuple(cost["memory"], "memory"),
-            cost["graph_memory"],
+            *_tuple([cost["graph_memory"]], "graph_memory"),
         ),
         replicas=[bucket["replicas"] for bucket in buckets],
         pinned=[bucket["frames"] for bucket in buckets if bucket["pinned"]],

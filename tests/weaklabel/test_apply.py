@@ -321,7 +321,7 @@ def test_auto_takes_an_engine_that_is_there_and_says_why(
     limited = run(plain_log(), tmp_path, "b.parquet", memory_limit="1GB")
     assert (limited.engine, limited.reason) == ("duckdb", "it keeps to a memory limit")
     with monkeypatch.context() as patch:
-        patch.setattr("weaklabel.runs.POLARS_GROWTH", 10**12)
+        patch.setattr("weaklabel.engines.runs.POLARS_GROWTH", 10**12)
         large = run(plain_log(), tmp_path, "c.parquet")
         assert large.engine == "duckdb"
         assert "spills to disk" in large.reason

@@ -1,8 +1,8 @@
 """What labeling functions and a label model did: coverage, conflicts, learned and true accuracy.
 
 All that needs no gold comes from counts of vote patterns, so that it costs the same for a thousand
-queries and for a billion. What needs gold (see `weaklabel.gold_analysis`) comes from the queries
-that were checked, which are few.
+queries and for a billion. What needs gold (see `weaklabel.reporting.gold_analysis`) comes from the
+queries that were checked, which are few.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.dependence import Dependence, dependences
 from weaklabel.errors import WeakLabelError
-from weaklabel.gold_analysis import GoldAnalysis, analyse_gold
-from weaklabel.guard import Comparison
-from weaklabel.learned import learned_shares
+from weaklabel.inference.dependence import Dependence, dependences
+from weaklabel.inference.guard import Comparison
+from weaklabel.inference.learned import learned_shares
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
-from weaklabel.scores import Deciles, Proportion
+from weaklabel.reporting.gold_analysis import GoldAnalysis, analyse_gold
+from weaklabel.reporting.scores import Deciles, Proportion
 from weaklabel.votes import PREFIX
 
 HISTOGRAM = 20  # bins of weights, of equal width
@@ -43,7 +43,7 @@ class FunctionSummary:
         conflicts: share where another function votes the opposite.
         polarity: the votes it ever casts: (), (-1,), (1,) or (-1, 1).
         learned_accept: P(right | it accepts) by the model, with a 95% interval whose limits are
-            described in `weaklabel.learned`; None if it never accepts.
+            described in `weaklabel.inference.learned`; None if it never accepts.
         learned_reject: P(wrong | it rejects), likewise.
         gold_accept: share right of the gold queries it accepts, with a 95% Wilson interval; None
             without gold, or if it accepts none of it.

@@ -10,11 +10,13 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.engines import polars_engine
+from weaklabel.engines.metadata import read_metadata
+from weaklabel.engines.plan import WRONG, Plan
+from weaklabel.engines.rowwise import Meter
+from weaklabel.engines.runs import apply_files
+from weaklabel.engines.tallies import Summary, Tally
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
-from weaklabel.plan import WRONG, Plan
-from weaklabel.rowwise import Meter
-from weaklabel.runs import Summary, Tally, apply_files, read_metadata
 
 __all__ = ["Summary", "Tally", "apply", "apply_files", "read_metadata"]
 

@@ -12,7 +12,7 @@ from weaklabel import tables
 from weaklabel.checks import refuse_rows, require_columns, require_ids, same_ids, shown
 from weaklabel.comparison import Comparison, compare
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import FORMATS
+from weaklabel.reading.files import FORMATS
 
 FilePath = str | os.PathLike[str]
 

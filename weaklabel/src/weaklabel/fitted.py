@@ -9,10 +9,10 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.dependence import Dependence
-from weaklabel.em import Abstain
-from weaklabel.factors import Factor
-from weaklabel.guard import Comparison
+from weaklabel.inference.dependence import Dependence
+from weaklabel.inference.em import Abstain
+from weaklabel.inference.factors import Factor
+from weaklabel.inference.guard import Comparison
 from weaklabel.models import Fitted, by_votes, check_votes, logistic, logistic_expression
 
 # Members up to which evidence is nested conditions rather than a table to look up: SQL engines

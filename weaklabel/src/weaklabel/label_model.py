@@ -1,8 +1,8 @@
 """`LabelModel`: how good every function is, from nothing but their votes.
 
 Given whether the transcript is right, the factors (functions, or families of them, see
-`weaklabel.factors`) vote independently. From how they agree follows how good each one is and how
-many transcripts are right (Dawid & Skene 1979); no label is needed.
+`weaklabel.inference.factors`) vote independently. From how they agree follows how good each one is
+and how many transcripts are right (Dawid & Skene 1979); no label is needed.
 
 What votes alone cannot tell:
 
@@ -27,16 +27,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel import em, guard
-from weaklabel.dependence import dependences
-from weaklabel.em import Abstain
 from weaklabel.errors import WeakLabelError
-from weaklabel.factors import by_family
 from weaklabel.fitted import FittedFactor, FittedLabelModel, FunctionRates
 from weaklabel.gold import Gold
+from weaklabel.inference import em, guard
+from weaklabel.inference.dependence import dependences
+from weaklabel.inference.em import Abstain
+from weaklabel.inference.factors import by_family
+from weaklabel.inference.structure import Partition, Search
 from weaklabel.models import WeakLabelWarning, as_patterns
 from weaklabel.patterns import Patterns
-from weaklabel.structure import Partition, Search
 
 FOLDS = 5
 ENOUGH_GOLD = 20  # checked queries; with fewer a comparison says little

@@ -18,11 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from weaklabel import plots
 from weaklabel.analysis import Analysis, FunctionSummary, analyse
 from weaklabel.atomic import written_beside
-from weaklabel.dependence import Dependence
-from weaklabel.report_table import gold_note, print_report, scores
+from weaklabel.inference.dependence import Dependence
+from weaklabel.reporting import plots
+from weaklabel.reporting.report_table import gold_note, print_report, scores
 
 if TYPE_CHECKING:
     from weaklabel.models import Kind
@@ -264,7 +264,7 @@ def _decimal(value: float | None, digits: int = 3) -> str:
 
 
 def _holds_patterns(path: FilePath) -> bool:
-    from weaklabel.runs import read_metadata
+    from weaklabel.engines.metadata import read_metadata
 
     return "patterns" in read_metadata(path)
 

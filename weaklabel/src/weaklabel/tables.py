@@ -16,11 +16,20 @@ from typing import Final
 import polars as pl
 
 from weaklabel.atomic import written_beside
-from weaklabel.csv_table import diagnose_fields, scan_csv
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import FORMATS, Files, Format, Source, diagnose_bytes, find, first_line, listed
-from weaklabel.json_lines import diagnose_lines, scan_lines
-from weaklabel.parquet_table import scan_parquet
+from weaklabel.reading.csv_table import diagnose_fields, scan_csv
+from weaklabel.reading.files import (
+    FORMATS,
+    Files,
+    Format,
+    Source,
+    diagnose_bytes,
+    find,
+    first_line,
+    listed,
+)
+from weaklabel.reading.json_lines import diagnose_lines, scan_lines
+from weaklabel.reading.parquet_table import scan_parquet
 
 _ISO: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
 

@@ -10,8 +10,8 @@ from typing import Any, Final
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
+from weaklabel.reading.text_types import time_from_text
 from weaklabel.schema import SOURCE_PREFIX, Column, kind_of
-from weaklabel.text_types import time_from_text
 
 #: The column that a refused row's reasons are written in.
 REASON: Final = "reason"

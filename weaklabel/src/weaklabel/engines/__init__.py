@@ -1,1 +1,1 @@
-"""The engines that compute votes, one a module: Polars, DuckDB, PySpark."""
+"""What computes votes: the plan, its parts, and an engine a module: Polars, DuckDB, PySpark."""

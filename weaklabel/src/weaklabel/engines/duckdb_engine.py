@@ -9,12 +9,12 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from weaklabel.arrow import stepped, votes_schema
+from weaklabel.engines.arrow import stepped, votes_schema
 from weaklabel.engines.faults import translated
+from weaklabel.engines.parts import Part
 from weaklabel.engines.partwise import Partwise
-from weaklabel.parts import Part
-from weaklabel.plan import QUERY, Plan
-from weaklabel.rowwise import BATCH, Meter, RowStep
+from weaklabel.engines.plan import QUERY, Plan
+from weaklabel.engines.rowwise import BATCH, Meter, RowStep
 from weaklabel.votes import SESSION
 
 _MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from weaklabel.parts import Part
-from weaklabel.plan import Plan
-from weaklabel.rowwise import Meter
+from weaklabel.engines.parts import Part
+from weaklabel.engines.plan import Plan
+from weaklabel.engines.rowwise import Meter
 
 
 class Partwise:

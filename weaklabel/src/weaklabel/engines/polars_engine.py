@@ -11,10 +11,10 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.engines.faults import translated
+from weaklabel.engines.parts import Part
 from weaklabel.engines.partwise import Partwise
-from weaklabel.parts import Part
-from weaklabel.plan import QUERY, Plan
-from weaklabel.rowwise import Meter
+from weaklabel.engines.plan import QUERY, Plan
+from weaklabel.engines.rowwise import Meter
 from weaklabel.votes import SESSION
 
 

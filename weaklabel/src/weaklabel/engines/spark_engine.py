@@ -14,11 +14,11 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from weaklabel.arrow import stepped
+from weaklabel.engines.arrow import stepped
 from weaklabel.engines.faults import translated
-from weaklabel.parts import Part
-from weaklabel.plan import QUERY, Plan
-from weaklabel.rowwise import Meter
+from weaklabel.engines.parts import Part
+from weaklabel.engines.plan import QUERY, Plan
+from weaklabel.engines.rowwise import Meter
 from weaklabel.votes import SESSION
 
 MASTER = "local[2]"

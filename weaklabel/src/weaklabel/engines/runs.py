@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Literal, Protocol, TypeAlias
@@ -20,16 +19,17 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import polars as pl
 from tqdm.auto import tqdm
 
-from weaklabel import sources
 from weaklabel.atomic import written_beside
-from weaklabel.engines.faults import gist
+from weaklabel.engines import sources
+from weaklabel.engines.manifest import KEY, Manifest
+from weaklabel.engines.manifest import NAME as MANIFEST
+from weaklabel.engines.metadata import about as about_votes
+from weaklabel.engines.parts import Part
+from weaklabel.engines.plan import WRONG, Plan
+from weaklabel.engines.rowwise import Meter
+from weaklabel.engines.tallies import Summary, Tally, tallied
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
-from weaklabel.manifest import KEY, Manifest, parameters
-from weaklabel.manifest import NAME as MANIFEST
-from weaklabel.parts import Part
-from weaklabel.plan import WRONG, Plan
-from weaklabel.rowwise import Meter
 
 Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
 Source: TypeAlias = str | os.PathLike[str]
@@ -46,50 +46,6 @@ POLARS_GROWTH: Final = 16
 _SCRATCH: Final = ".weaklabel.tmp"
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Tally:
-    """How one function voted.
-
-    Attributes:
-        name: the function's.
-        rowwise: it is of the slow kind.
-        accept: votes 1.
-        abstain: votes 0, nulls included.
-        reject: votes -1.
-    """
-
-    name: str
-    rowwise: bool
-    accept: int
-    abstain: int
-    reject: int
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a run of `apply_files` did.
-
-    Attributes:
-        rows: queries voted on, those of parts from an earlier run included.
-        functions: a tally each, in order.
-        seconds: of the whole run.
-        rowwise_seconds: of these, within row-wise functions; None where they ran on a cluster.
-        engine: which computed the votes.
-        reason: why this one.
-        partitions: how many files of votes there are.
-        resumed: how many of them were there already.
-    """
-
-    rows: int
-    functions: tuple[Tally, ...]
-    seconds: float
-    rowwise_seconds: float | None
-    engine: str
-    reason: str
-    partitions: int
-    resumed: int = 0
 
 
 class Log(Protocol):
@@ -201,7 +157,7 @@ def apply_files(
     ):
         with log.faults():
             plan.check_columns(log.columns)
-        about = _about(plan, found, log, metadata or {})
+        about = about_votes(plan, found, f"{log.name} {log.version}", metadata or {})
         run = _Run(log, plan, scratch, about, progress)
         if single:
             parts, done = 1, 0
@@ -212,7 +168,7 @@ def apply_files(
             parts, missing = manifest.partitions, manifest.missing(target)
             done = parts - len(missing)
             run.do(missing, {part: target / part.file for part in missing})
-            tallies = _tallied(plan, [target / part.file for part in manifest.parts])
+            tallies = tallied(plan, [target / part.file for part in manifest.parts])
     rows = tallies[0].accept + tallies[0].abstain + tallies[0].reject
     seconds = time.perf_counter() - began
     rowwise = None if chosen == "spark" and plan.rowwise else run.meter.seconds
@@ -250,7 +206,7 @@ class _Run:
                 self.meter.advance = bar.update
             with self.log.faults():
                 for part, made in self.log.parts(self.plan, parts, metadata, self.meter):
-                    tallies = _tallied(self.plan, [made])
+                    tallies = tallied(self.plan, [made])
                     self._check(made)
                     made.replace(targets[part])
                     if not rowwise:
@@ -264,29 +220,6 @@ class _Run:
         wrong = [f.name for f in self.plan.functions if seen[f.column].item()]
         if wrong:
             self.log.complain(self.plan, wrong)
-
-
-def _tallied(plan: Plan, files: Sequence[Path]) -> tuple[Tally, ...]:
-    """Counts of votes in files."""
-    wanted: list[pl.Expr] = [pl.len().alias("rows")]
-    for index, function in enumerate(plan.functions):
-        vote = pl.col(function.column)
-        wanted += [
-            (vote == 1).sum().alias(f"accept {index}"),
-            (vote == -1).sum().alias(f"reject {index}"),
-        ]
-    seen = pl.scan_parquet(list(files), glob=False).select(wanted).collect(engine="streaming")
-    counts = seen.row(0, named=True)
-    return tuple(
-        Tally(
-            function.name,
-            function.rowwise,
-            counts[f"accept {index}"],
-            counts["rows"] - counts[f"accept {index}"] - counts[f"reject {index}"],
-            counts[f"reject {index}"],
-        )
-        for index, function in enumerate(plan.functions)
-    )
 
 
 def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[str, str]:
@@ -387,59 +320,3 @@ def _begin(
     else:
         manifest.save(target)
     return manifest
-
-
-def _about(plan: Plan, found: sources.Found, log: Log, given: Mapping[str, Any]) -> dict[str, Any]:
-    others = dict(given)
-    identities = others.pop("identities", {})
-    return {
-        "functions": [
-            {
-                "name": function.name,
-                "identity": identities.get(
-                    function.name, f"local:{function.name}@0#{function.source_hash}"
-                ),
-                "family": function.family,
-                "parameters": parameters(function.parameters),
-                "rowwise": function.rowwise,
-                "scope": function.scope,
-            }
-            for function in plan.functions
-        ],
-        "engine": f"{log.name} {log.version}",
-        "version": version("weaklabel"),
-        "queries": {"path": found.given, "files": len(found.files), "bytes": found.bytes},
-        **others,
-    }
-
-
-def read_metadata(path: Source) -> dict[str, Any]:
-    """What a file or folder of votes says of itself; {} where it says nothing.
-
-    Args:
-        path: a Parquet file, or a folder or glob of them: their first one then.
-
-    Raises:
-        FileNotFoundError: there is nothing.
-        WeakLabelError: the file cannot be read, or the folder is a run that has not ended.
-    """
-    folder = Path(path)
-    manifest = Manifest.load(folder) if folder.is_dir() else None
-    if manifest is not None and (missing := manifest.missing(folder)):
-        raise WeakLabelError(
-            f"{folder} lacks {len(missing)} of {manifest.partitions} parts: finish the run"
-            " with resume"
-        )
-    found = sources.find(path)
-    if not found.direct:
-        return {}
-    try:
-        text = pl.read_parquet_metadata(Path(found.files[0])).get(KEY, "{}")
-    except pl.exceptions.PolarsError as error:
-        raise WeakLabelError(
-            f"{found.files[0]} is no Parquet file, or was cut short: {gist(error)}; write it again"
-        ) from error
-    about = json.loads(text)
-    if not isinstance(about, dict):
-        raise WeakLabelError(f"the metadata of {path} is no object: {text[:100]}")
-    return about

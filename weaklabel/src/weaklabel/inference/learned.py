@@ -19,9 +19,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.factors import Factor
+from weaklabel.inference.factors import Factor
 from weaklabel.patterns import Patterns
-from weaklabel.scores import Proportion, wilson
+from weaklabel.reporting.scores import Proportion, wilson
 
 MOST = 1500  # parameters; beyond, no interval is computed, as its time grows with their cube
 _CHUNK = 4096  # patterns whose scores are in memory at a time

@@ -11,9 +11,9 @@ from pathlib import Path
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import Files, lines, listed, not_unicode, opened, same_columns
+from weaklabel.reading.files import Files, lines, listed, not_unicode, opened, same_columns
+from weaklabel.reading.text_types import typed
 from weaklabel.schema import kind_of
-from weaklabel.text_types import typed
 
 
 def scan_csv(files: Files) -> pl.LazyFrame:

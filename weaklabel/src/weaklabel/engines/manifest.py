@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from weaklabel.atomic import written_beside
+from weaklabel.engines.parts import Part
+from weaklabel.engines.plan import Plan
 from weaklabel.errors import WeakLabelError
-from weaklabel.parts import Part
-from weaklabel.plan import Plan
 
 #: In a folder of votes, beside the parts; tables are looked for in names without the underscore.
 NAME: Final = "_weaklabel.json"

@@ -17,7 +17,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.factors import Factor
+from weaklabel.inference.factors import Factor
 from weaklabel.patterns import Patterns
 
 Abstain = Literal["symbol", "missing"]

@@ -11,9 +11,9 @@ from typing import Any
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import Files, lines, not_unicode, opened
+from weaklabel.reading.files import Files, lines, not_unicode, opened
+from weaklabel.reading.text_types import times
 from weaklabel.schema import kind_of, settled
-from weaklabel.text_types import times
 
 
 def scan_lines(files: Files) -> pl.LazyFrame:

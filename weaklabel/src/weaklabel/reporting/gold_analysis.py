@@ -17,7 +17,7 @@ import polars as pl
 from weaklabel.checks import refuse_rows, require_columns, require_ids, shown
 from weaklabel.errors import WeakLabelError
 from weaklabel.models import FittedModel
-from weaklabel.scores import (
+from weaklabel.reporting.scores import (
     Bin,
     Deciles,
     Proportion,
@@ -117,7 +117,7 @@ class GoldAnalysis:
         everything: all gold queries.
         accepted: those whose weight reaches the threshold.
         rejected: the others.
-        deciles: ten tenths of the log by weight, the lowest first, see `weaklabel.scores.Deciles`.
+        deciles: ten tenths of the log by weight, the lowest first, see `Deciles`.
         functions: accuracy of every function's votes, in the model's order.
         wrongly_accepted: wrong transcripts, the highest weights first.
         wrongly_rejected: right transcripts, the lowest weights first.

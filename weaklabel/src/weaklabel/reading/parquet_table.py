@@ -8,7 +8,7 @@ from typing import Any
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import Files, first_line, same_columns
+from weaklabel.reading.files import Files, first_line, same_columns
 from weaklabel.schema import settled
 
 

@@ -15,9 +15,9 @@ from typing import Any, Final
 import narwhals.stable.v2 as nw
 
 from weaklabel.engines.faults import gist
+from weaklabel.engines.rowwise import SHOWN, RowFunction, RowStep, Wrong
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction
-from weaklabel.rowwise import SHOWN, RowFunction, RowStep, Wrong
 from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT, conditions
 
 QUERY: Final = "query_id"

@@ -7,7 +7,7 @@ from typing import Any
 
 import polars as pl
 
-from weaklabel.rowwise import Meter, RowStep
+from weaklabel.engines.rowwise import Meter, RowStep
 
 
 def votes_schema(work: Any, step: RowStep) -> Any:

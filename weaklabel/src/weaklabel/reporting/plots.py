@@ -17,7 +17,7 @@ from rich.cells import cell_len
 
 from weaklabel.analysis import HISTOGRAM, Analysis
 from weaklabel.comparison_table import printable
-from weaklabel.gold_analysis import GoldAnalysis, GroupScore
+from weaklabel.reporting.gold_analysis import GoldAnalysis, GroupScore
 
 FEW = 30  # queries; what rests on fewer is shown faint
 FAINT = 0.35

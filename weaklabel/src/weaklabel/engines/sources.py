@@ -8,7 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from weaklabel import files, tables
+from weaklabel import tables
+from weaklabel.reading import files
 
 
 @dataclass(frozen=True)

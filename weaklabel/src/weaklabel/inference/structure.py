@@ -25,9 +25,9 @@ from math import comb
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel import em
-from weaklabel.dependence import dependences
-from weaklabel.factors import Factor
+from weaklabel.inference import em
+from weaklabel.inference.dependence import dependences
+from weaklabel.inference.factors import Factor
 from weaklabel.patterns import Patterns
 
 TOLERANCE = 1e-6  # nats a row; a partition's score need not be known better

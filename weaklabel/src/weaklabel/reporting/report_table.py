@@ -12,8 +12,8 @@ from rich.text import Text
 
 from weaklabel.analysis import Analysis, FunctionSummary
 from weaklabel.comparison_table import printable
-from weaklabel.gold_analysis import GoldAnalysis, GroupScore
-from weaklabel.scores import Proportion
+from weaklabel.reporting.gold_analysis import GoldAnalysis, GroupScore
+from weaklabel.reporting.scores import Proportion
 
 WIDE = 116  # cells, from which on there is room for intervals and dependences
 GOLD = 40  # more, where gold has intervals, too

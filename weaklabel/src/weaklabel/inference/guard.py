@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.dependence import Dependence
+from weaklabel.inference.dependence import Dependence
 from weaklabel.patterns import Patterns
 
 MARGIN = 0.005  # of accuracy: less than that is not "better"

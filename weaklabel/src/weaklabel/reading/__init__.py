@@ -1,0 +1,1 @@
+"""How each format of a table is read; see `weaklabel.tables`."""

@@ -1,0 +1,1 @@
+"""What `weaklabel.report` is made of: scores on gold, tables for a terminal, plots."""

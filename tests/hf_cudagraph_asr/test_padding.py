@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -248,6 +249,36 @@ def test_nothing_beyond_a_rows_length_is_heard(name: str) -> None:
         (expected, _), (logits, frames) = exact(quiet, lengths), exact(loud, lengths)
     assert torch.equal(logits, expected)
     assert frames.tolist() == exact.geometry.emitted(lengths).tolist()
+
+
+@WAVLM
+@every_kind
+def test_a_broken_row_breaks_no_other(name: str) -> None:
+    exact = ExactForward(CASES[name].build())
+    batch, lengths = padded([audio(700, 0), audio(700, 1), audio(450, 2)], 900)
+    broken = batch.clone()
+    broken[1, 100], broken[1, 300] = torch.nan, torch.inf
+    with torch.no_grad():
+        (expected, frames), (logits, _) = exact(batch, lengths), exact(broken, lengths)
+    for row in (0, 2):
+        own = slice(int(frames[row]))
+        torch.testing.assert_close(logits[row, own], expected[row, own], rtol=0, atol=1e-5)
+
+
+def test_threads_get_their_own_logits() -> None:
+    model = CASES["conformer-rotary"].build()
+    exact = ExactForward(model)
+    rows = [audio(300 + 17 * seed, seed) for seed in range(24)]
+
+    def error(row: torch.Tensor) -> float:
+        with torch.no_grad():
+            logits, frames = exact(*padded([row], 750 + len(row) % 3))
+            return float((logits[0, : frames[0]] - alone[len(row)]).abs().max())
+
+    with torch.no_grad():
+        alone = {len(row): model(row[None]).logits[0] for row in rows}
+    with ThreadPoolExecutor(8) as pool:
+        assert max(pool.map(error, rows)) < 1e-5
 
 
 @WAVLM

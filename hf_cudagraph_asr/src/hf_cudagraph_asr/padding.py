@@ -157,10 +157,14 @@ def _project(base: Any, features: torch.Tensor) -> torch.Tensor:
         features = base.layer_norm(features)
         if not base.project_features:
             return features
-    projected = base.feature_projection(features)
     # Most families also return what their pre-training quantises.
-    hidden: torch.Tensor = projected[0] if isinstance(projected, tuple) else projected
+    hidden: torch.Tensor = _first(base.feature_projection(features))
     return hidden
+
+
+def _first(output: Any) -> Any:
+    """Hidden states of a module that, in some family or version, returns more with them."""
+    return output[0] if isinstance(output, tuple) else output
 
 
 def _positions(embed: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
@@ -197,7 +201,7 @@ def _transformer(
     mask = additive_mask(keep, hidden.dtype)
     hidden = _embed(encoder, hidden, keep)
     for layer in encoder.layers:
-        hidden = layer(hidden, attention_mask=mask)
+        hidden = _first(layer(hidden, attention_mask=mask))
     return encoder.layer_norm(hidden) if _stable(encoder) else hidden
 
 
@@ -206,7 +210,7 @@ def _gated(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch
     hidden = _embed(encoder, hidden, keep)
     bias = None
     for layer in encoder.layers:
-        hidden, bias = layer(hidden, attention_mask=keep, position_bias=bias)
+        hidden, bias, *_ = layer(hidden, attention_mask=keep, position_bias=bias)
     return encoder.layer_norm(hidden) if _stable(encoder) else hidden
 
 
@@ -222,7 +226,7 @@ def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: to
     mask = additive_mask(keep_mask(squeezed, size), hidden.dtype)
     hidden = encoder.layer_norm(hidden)
     for layer in encoder.layers:
-        hidden = layer(hidden, attention_mask=mask)
+        hidden = _first(layer(hidden, attention_mask=mask))
     hidden = encoder.upsample(hidden)
     hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1]))
     return nn.functional.pad(hidden, (0, 0, 0, total - hidden.shape[1]))  # (B, T, H)

@@ -432,6 +432,17 @@ def test_recordings_count_as_the_pipelines_chunks(
     }
 
 
+def test_chunks_of_many_recordings_add_up() -> None:
+    cut = Chunking.of(GEOMETRY, 6.0, 1.0)  # a chunk begins every 4 s
+    recordings = {2.0: 3, 6.0: 5, 10.0: 7, 13.0: 2}
+    # 10 s: two whole chunks. 13 s: two, and one from 8 s on.
+    expected = {2.0: 3, 5.0: 2, 6.0: 5 + 2 * 7 + 2 * 2}
+    frames = {GEOMETRY.frames(int(s * 16_000)): float(n) for s, n in expected.items()}
+    for durations in (recordings, [s for s, n in recordings.items() for _ in range(n)]):
+        traffic = Traffic.of(durations, GEOMETRY, cut)
+        assert dict(zip(traffic.frames, traffic.counts, strict=True)) == frames
+
+
 def test_chunks_have_a_bucket_of_their_own() -> None:
     seconds = voice_queries(np.random.default_rng(0), 20_000)
     plain = plan_buckets(seconds, graphs=4)
@@ -495,6 +506,8 @@ def test_replicas_follow_time_not_queries() -> None:
     assert plan.captures == 2 * (short.replicas + long.replicas)
     assert {b.replicas for b in plan_buckets(seconds).buckets} == {1}
     assert plan_buckets(seconds, concurrency=5000).buckets[-1].replicas > 4000
+    free = plan_buckets(seconds, concurrency=8, cost={1: 0.0, 2: 0.0})
+    assert {b.replicas for b in free.buckets} == {1}
 
 
 MEMORY = Cost((0, 1), (0.0, 1.0), (0.0, 5.0), memory=(0.0, 1000.0), graph_memory=10_000.0)
@@ -701,6 +714,16 @@ def test_a_plan_is_read_as_it_was_written(plan: BucketPlan, tmp_path: Path) -> N
     bare = plan_buckets([2.0])
     bare.save(path)
     assert BucketPlan.load(path) == bare
+
+
+def test_lists_and_numpys_numbers_are_written_too(tmp_path: Path) -> None:
+    frames, counts = np.array([3, 9]), np.array([2, 5], dtype=np.float32)
+    traffic = Traffic([*frames], [*counts])  # type: ignore[arg-type]
+    cost = Cost([*frames], [*counts], [*counts], graph_memory=np.float32(3))  # type: ignore[arg-type]
+    plan = BucketPlan.of(frames, traffic, cost=cost, batch_sizes=frames, asked=np.int64(4))
+    assert hash(plan) == hash(copy.deepcopy(plan))
+    plan.save(tmp_path / "plan.json")
+    assert BucketPlan.load(tmp_path / "plan.json") == plan
 
 
 def test_a_plan_that_cannot_be_written_leaves_what_was_there(

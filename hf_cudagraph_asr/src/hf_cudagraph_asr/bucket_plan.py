@@ -183,9 +183,13 @@ class BucketPlan:
             samples: of the longest row.
         """
         at = bisect_left(self._samples, samples)
-        if at == len(self._samples) or samples < self.geometry.receptive_field:
+        if at == len(self._samples) or samples < self._shortest:
             return None
         return self.buckets[at]
+
+    @cached_property
+    def _shortest(self) -> int:
+        return self.geometry.receptive_field
 
     @cached_property
     def _samples(self) -> list[int]:

@@ -68,6 +68,7 @@ class Cost:
                 raise ValueError(f"{name} has {values.size} values for {len(frames)} lengths")
             if not (np.isfinite(values).all() and (values >= 0).all()):
                 raise ValueError(f"{name} holds finite numbers from 0 up")
+            object.__setattr__(self, name, tuple(values.tolist()))
             falls = np.flatnonzero(np.diff(values) < 0)
             if len(falls) and name != "eager":
                 i = int(falls[0])
@@ -78,6 +79,8 @@ class Cost:
                 )
         if not (np.isfinite(self.graph_memory) and self.graph_memory >= 0):
             raise ValueError(f"graph_memory is bytes from 0 up, not {self.graph_memory!r}")
+        object.__setattr__(self, "frames", tuple(frames.tolist()))  # lists and NumPy's numbers too
+        object.__setattr__(self, "graph_memory", float(self.graph_memory))
 
     @classmethod
     def measured(

@@ -79,15 +79,14 @@ def partition(
     best = Partition((), np.inf)
     cost = np.full(n + 1, np.inf)
     cost[0] = 0.0
-    reach, starts = 0, []
+    starts: list[Ints] = []
     f = np.concatenate([[0.0], replay])
     for m in range(1, min(graphs, n) + 1):
         feasible = int(
             np.searchsorted(passed[1:], m)
         )  # rows 1 … feasible: fewer than m pins before
-        cost, start = _layer(cost, total, f, before, reach, feasible)
+        cost, start = _layer(cost, total, f, before, feasible)
         starts.append(start)
-        reach = feasible
         until = min(feasible, n if longest is None else int(longest[m - 1]) + 1)
         if until < final:
             continue
@@ -100,17 +99,16 @@ def partition(
 
 
 def _layer(
-    cost: Floats, total: Floats, f: Floats, before: Ints, reach: int, feasible: int
+    cost: Floats, total: Floats, f: Floats, before: Ints, feasible: int
 ) -> tuple[Floats, Ints]:
     """One more bucket: D(m, ·) and its best starts from D(m − 1, ·), level by level.
 
     Args:
-        cost: (n + 1,) D(m − 1, ·), finite up to `reach`.
+        cost: (n + 1,) D(m − 1, ·).
         total: (n + 1,) cumulated weights.
         f: (n + 1,) cost of a bucket.
         before: (n + 1,) the first start each row may have; does not fall.
-        reach: the last start there may be.
-        feasible: the last row.
+        feasible: the last row that m buckets reach.
     """
     best = np.full(len(cost), np.inf)
     best[0] = 0.0  # no bucket at all: where "at most" begins
@@ -119,7 +117,7 @@ def _layer(
     while step and feasible:
         row = np.arange(step, feasible + 1, 2 * step)
         low = np.maximum(before[row], start[row - step])
-        high = np.minimum(row - 1, reach)
+        high = row - 1
         known = row + step <= feasible
         high[known] = np.minimum(high[known], start[row[known] + step])
         width = high - low + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
@@ -136,22 +137,26 @@ def _geometry(model: Any, sampling_rate: int | None) -> Geometry:
 
 def _replicated(plan: BucketPlan, concurrency: int, memory_limit: float | None) -> BucketPlan:
     """The plan with replicas, as many as the memory limit leaves room for in each bucket."""
-    time = [bucket.share * bucket.cost / plan.expected_cost for bucket in plan.buckets]
+    whole_time = plan.expected_cost or 1.0  # a cost of nothing keeps nothing busy
+    time = [bucket.share * bucket.cost / whole_time for bucket in plan.buckets]
     wanted = replicas(time, concurrency)
-    for most in range(max(wanted), 0, -1):
+
+    def at_most(most: int) -> BucketPlan:
         copies = [min(count, most) for count in wanted]
-        found = replace(
+        lengths = [bucket.frames for bucket in plan.buckets]
+        return replace(
             plan,
             buckets=tuple(
                 replace(bucket, replicas=count)
                 for bucket, count in zip(plan.buckets, copies, strict=True)
             ),
             memory=None
-            if plan.memory is None
-            else pools_memory(
-                plan.cost, [b.frames for b in plan.buckets], copies, plan.batch_sizes
-            ),
+            if plan.cost.memory is None
+            else pools_memory(plan.cost, lengths, copies, plan.batch_sizes),
         )
-        if memory_limit is None or found.memory is None or found.memory <= memory_limit:
-            return found
-    return plan
+
+    if memory_limit is None:
+        return at_most(max(wanted))
+    allowed = range(1, max(wanted) + 1)
+    fitting = bisect_right(allowed, memory_limit, key=lambda most: at_most(most).memory or 0.0)
+    return at_most(max(fitting, 1))

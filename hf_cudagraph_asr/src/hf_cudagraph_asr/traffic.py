@@ -102,6 +102,8 @@ class Traffic:
             raise ValueError("the lengths of traffic ascend, each of them once")
         if not (np.isfinite(counts).all() and (counts > 0).all()):
             raise ValueError("the counts of traffic are finite numbers above 0")
+        object.__setattr__(self, "frames", tuple(frames.tolist()))  # lists and NumPy's numbers too
+        object.__setattr__(self, "counts", tuple(counts.tolist()))
 
     @classmethod
     def of(cls, durations: Any, geometry: Geometry, chunking: Chunking | None = None) -> Traffic:

@@ -468,10 +468,13 @@ def test_chunks_have_a_bucket_of_their_own() -> None:
         ({"chunk_length_s": 6.0, "stride_length_s": 3.0}, "never advance"),
         ({"chunk_length_s": -6.0}, "seconds from 0 up"),
         ({"chunk_length_s": math.nan}, "seconds from 0 up"),
+        ({"chunk_length_s": "6"}, "seconds from 0 up"),
+        ({"chunk_length_s": 6.0, "stride_length_s": "1"}, "seconds from 0 up"),
+        ({"chunk_length_s": 6.0, "stride_length_s": (1.0,)}, "one for each side"),
         ({"stride_length_s": 1.0}, "without chunk_length_s"),
     ],
 )
-def test_chunks_that_cannot_be(options: dict[str, float], message: str) -> None:
+def test_chunks_that_cannot_be(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_buckets([1.0], **options)
 
@@ -625,6 +628,8 @@ def test_durations_that_cannot_be_planned_for(durations: Any, message: str) -> N
         ({"concurrency": 0}, "concurrency must be"),
         ({"memory_limit": 0}, "memory_limit is bytes above 0"),
         ({"memory_limit": math.nan}, "memory_limit is bytes above 0"),
+        ({"memory_limit": "1 GiB"}, "memory_limit is bytes above 0"),
+        ({"sampling_rate": 0}, "sampling_rate is a whole number"),
         ({"model": object()}, "object has no conv_kernel"),
         ({"cost": 3}, "cost is a Cost, a mapping or a callable of frames, not int"),
         ({"cost": lambda frames: -frames}, "replay holds finite numbers from 0 up"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import replace
@@ -16,7 +15,7 @@ from hf_cudagraph_asr.cost import Cost, CostLike, with_memory_estimate
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.partition import partition
 from hf_cudagraph_asr.replicas import pools_memory, replicas
-from hf_cudagraph_asr.traffic import Chunking, Traffic
+from hf_cudagraph_asr.traffic import Chunking, Traffic, finite
 
 __all__ = ["Bucket", "BucketPlan", "plan_buckets"]
 
@@ -43,7 +42,7 @@ def plan_buckets(
 
     Args:
         durations: seconds, as any iterable or array of numbers; or a histogram: a mapping of
-            seconds to counts, or the pair `(seconds, counts)`.
+            seconds to counts, or the pair `(seconds, counts)`; or a Traffic, taken as it is.
         graphs: how many lengths there may be. Each is captured once per batch size and replica.
         model: a model, config or Geometry whose frames count; by default Wav2Vec2's at 16 kHz.
         batch_sizes: rows to capture each length for. One query's cost chooses the lengths.
@@ -87,7 +86,7 @@ def plan_buckets(
     curves = Cost.of(cost, ends)
     longest = None
     if memory_limit is not None:
-        if not (math.isfinite(memory_limit) and memory_limit > 0):
+        if not (finite(memory_limit) and memory_limit > 0):
             raise ValueError(f"memory_limit is bytes above 0, not {memory_limit!r}")
         if curves.memory is None:
             curves = with_memory_estimate(curves, geometry, model)

@@ -62,7 +62,8 @@ def summary(plan: BucketPlan) -> list[str]:
     if plan.memory is not None:
         lines[-1] += f", {plan.memory / 2**20:,.0f} MiB"
     if len(plan.buckets) < plan.asked:
-        lines.append(f"no more buckets would gain anything; {plan.asked} were allowed")
+        why = "gain nothing" if plan.memory is None else "gain nothing, or exceed the memory limit"
+        lines.append(f"{plan.asked} were allowed: more than these {why}")
     if any(bucket.pinned for bucket in plan.buckets):
         lines.append("* chunks of long recordings")
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -51,19 +52,23 @@ class Chunking:
         Raises:
             ValueError: chunks that hold no frame, or that overlap entirely.
         """
-        strides: Any = chunk_length_s / 6 if stride_length_s is None else stride_length_s
-        left_s, right_s = strides if isinstance(strides, (tuple, list)) else (strides, strides)
-        given = [chunk_length_s, left_s, right_s]
-        if not all(np.isfinite(s) and s >= 0 for s in given):
+        strides: Any = stride_length_s
+        if strides is None:
+            strides = chunk_length_s / 6 if finite(chunk_length_s) else 0.0
+        pair = strides if isinstance(strides, (tuple, list)) else (strides, strides)
+        given = [chunk_length_s, *pair]
+        if not all(finite(s) and s >= 0 for s in given):
             raise ValueError(f"chunks and strides are seconds from 0 up, not {given}")
+        if len(given) != 3:
+            raise ValueError(f"stride_length_s is one number, or one for each side, not {pair}")
         hop, rate = geometry.hop, geometry.sampling_rate
         chunk, left, right = (int(round(s * rate / hop) * hop) for s in given)
         if geometry.frames(chunk) < 1:
             raise ValueError(f"a chunk of {chunk_length_s} s is too short for one frame")
         if chunk <= left + right:
             raise ValueError(
-                f"chunks of {chunk_length_s} s whose strides are {left_s} and {right_s} s never "
-                "advance: make the chunks longer or the strides shorter"
+                f"chunks of {chunk_length_s} s whose strides are {given[1]} and {given[2]} s "
+                "never advance: make the chunks longer or the strides shorter"
             )
         return cls(chunk, left, right)
 
@@ -201,6 +206,11 @@ def _numbers(values: Any, name: str) -> Floats:
         what = f"{array.ndim} dimensions" if array.ndim != 1 else f"{array.dtype} values"
         raise ValueError(f"{name} are one row of numbers; what was given has {what}")
     return array.astype(np.float64, copy=False)
+
+
+def finite(value: Any) -> bool:
+    """Whether this is one finite number."""
+    return isinstance(value, (int, float, np.number)) and math.isfinite(value)
 
 
 def _many(value: Any) -> bool:

@@ -286,14 +286,15 @@ def test_threads_get_their_own_logits() -> None:
 def test_a_row_below_the_receptive_field_counts_as_padded_up_to_it(name: str) -> None:
     exact = ExactForward(CASES[name].build())
     field_ = exact.receptive_field
-    batch, _ = padded([audio(20, 0), audio(700, 1), audio(900, 2)], 900)
+    batch, _ = padded([audio(20, 0), torch.zeros(0), audio(900, 2)], 900)
+    dirty = batch.clone()
+    dirty[0, 20:], dirty[1] = torch.nan, 1e4
     with torch.no_grad():
-        logits, frames = exact(batch, torch.tensor([20, 0, 10_000]))
+        logits, frames = exact(dirty, torch.tensor([20, 0, 10_000]))
         up_to, _ = exact(batch, torch.tensor([field_, field_, 900]))
     assert torch.isfinite(logits).all()
     assert frames.tolist() == exact.geometry.emitted(torch.tensor([field_, field_, 900])).tolist()
-    assert torch.equal(logits[0], up_to[0])
-    assert torch.equal(logits[2], up_to[2])
+    assert torch.equal(logits, up_to)
 
 
 def test_silence_is_finite() -> None:
@@ -509,6 +510,13 @@ def test_training_mode_and_too_short_a_batch_are_refused() -> None:
     model.train()
     with pytest.raises(ValueError, match=r"model\.eval"):
         exact(torch.zeros(1, 100), torch.tensor([100]))
+
+
+def test_a_model_that_does_not_fit_its_configuration_is_refused() -> None:
+    model = CASES["wav2vec2-layer"].build()
+    model.config.conv_stride = (5, 2, 1)
+    with pytest.raises(ValueError, match=r"gave 24 frames of 500 samples, .* says 48"):
+        ExactForward(model)(torch.zeros(1, 500), torch.tensor([500]))
 
 
 def test_more_frames_than_relative_positions_are_refused() -> None:

@@ -41,6 +41,10 @@ class ExactForward(nn.Module):
         logits, frames = exact(input_values, lengths)    # (B, T, V), (B,)
         logits[0, : frames[0]]                           # = model(input_values[:1, :n]).logits[0]
 
+    In float32 to 1e-5 of the row's largest logit. In bfloat16 and float16 rounding differs between
+    shapes whatever one does: there to twice what the model's own run of that dtype errs from
+    float32 with the same weights, taken over a batch of rows.
+
     Args:
         model: a CTC model of a listed family (`families.FAMILIES`), in evaluation mode. It is
             held, not copied: its parameters are those of this module.
@@ -88,7 +92,8 @@ class ExactForward(nn.Module):
 
         Raises:
             ValueError: S is below the receptive field, or has more frames than there are
-                positions; or the model is in training mode.
+                positions; or the model is in training mode, or was changed and no longer has the
+                geometry of its configuration.
         """
         geometry, base = self.geometry, self.model.base_model
         total = input_values.shape[1]
@@ -100,11 +105,17 @@ class ExactForward(nn.Module):
         if self.model.training:
             raise ValueError("the model is in training mode, where it is random: call model.eval()")
 
-        lengths = lengths.clamp(min=self.receptive_field, max=total)
         heard = keep_mask(lengths, total)
+        lengths = lengths.clamp(min=self.receptive_field, max=total)
         samples = torch.where(heard, input_values, input_values.new_zeros(()))  # (B, S)
         features = _features(base.feature_extractor, samples, geometry.features[0].out(lengths))
         hidden = _project(base, features)
+        if hidden.shape[1] != geometry.encoded(total):
+            raise ValueError(
+                f"the feature encoder gave {hidden.shape[1]} frames of {total} samples, its "
+                f"configuration says {geometry.encoded(total)}: build the ExactForward anew from a "
+                f"model whose config fits it"
+            )
         frames = geometry.encoded(lengths)
         keep = keep_mask(frames, hidden.shape[1])
         hidden = self._encode(base.encoder, zero_beyond(hidden, keep), frames, keep)  # (B, T, H)
@@ -238,12 +249,12 @@ def _conformer(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: t
     positions = _relative_positions(encoder, hidden)
     for layer in encoder.layers:
         hidden = hidden + layer.ffn1(layer.ffn1_layer_norm(hidden)) * 0.5
-        attended, _ = layer.self_attn(
+        attended = layer.self_attn(
             hidden_states=layer.self_attn_layer_norm(hidden),
             attention_mask=mask,
             relative_position_embeddings=positions,
         )
-        hidden = hidden + attended
+        hidden = hidden + _first(attended)
         hidden = hidden + _conformer_convolution(layer.conv_module, hidden, keep)
         hidden = hidden + layer.ffn2(layer.ffn2_layer_norm(hidden)) * 0.5
         hidden = layer.final_layer_norm(hidden)

@@ -63,6 +63,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_tracing.py
 	$(BIN)/python tests/benchmarks/bench_weaklabel.py
 	$(BIN)/python tests/benchmarks/bench_label_model.py
+	$(BIN)/python tests/benchmarks/bench_plan.py
 
 # Beside other tools, each in an environment of its own that is made if it is missing.
 bench-peers: $(STAMP)

@@ -79,15 +79,9 @@ def test_the_version_is_the_distributions_and_is_looked_up_late(package):
 
 
 @pytest.mark.parametrize("name", ["hf_cudagraph_asr"])
-def test_a_package_in_preparation_offers_nothing_but_its_version(name, root):
-    source = root / name / "src" / name
-    assert [file.name for file in source.rglob("*.py")] == ["__init__.py"]
-    code = f"import {name}; print(*{name}.__all__)"
-    run = subprocess.run(
-        [sys.executable, "-I", "-c", code], capture_output=True, text=True, check=True
-    )
-    assert run.stdout.split() == ["__version__"]
+def test_a_package_in_preparation_says_so(name, root):
     assert "in preparation" in (root / name / "README.md").read_text().lower()
+    assert "in preparation" in (root / name / "pyproject.toml").read_text().lower()
 
 
 def test_relative_links_lead_somewhere(root):

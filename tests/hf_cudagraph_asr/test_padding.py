@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_cudagraph_asr.families import FAMILIES, Convolution, Frames, UnsupportedModel, family_of
@@ -22,6 +23,7 @@ from hf_cudagraph_asr.masks import convolve_and_normalise
 from hf_cudagraph_asr.padding import ExactForward
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
+HALF = 2.5  # of what bfloat16 or float16 themselves err: two runs that round differently
 
 TINY = {
     "vocab_size": 12,
@@ -189,6 +191,19 @@ def test_every_row_of_every_bucket_has_the_logits_of_its_unpadded_run(
 
 @WAVLM
 @every_kind
+@settings(max_examples=8, deadline=None)
+@given(
+    lengths=st.lists(st.integers(50, 700), min_size=1, max_size=4),
+    extra=st.integers(0, 300),
+    seed=st.integers(0, 99),
+)
+def test_any_lengths_in_any_bucket(name: str, lengths: list[int], extra: int, seed: int) -> None:
+    rows = [audio(length, seed + row) for row, length in enumerate(lengths)]
+    assert deviation(CASES[name].build(seed), rows, max(lengths) + extra) <= TOLERANCE
+
+
+@WAVLM
+@every_kind
 def test_a_batch_of_one_at_full_length_is_the_model_itself(name: str) -> None:
     model = CASES[name].build()
     assert deviation(model, [audio(700, 0)], 700) <= TOLERANCE
@@ -342,17 +357,44 @@ def test_no_host_synchronisation(name: str, attention: str) -> None:
         exact(batch, lengths)
 
 
-# A meta tensor has a shape and no values, and meta and CPU tensors do not mix: a constant made on
-# the host, or a branch on a value, fails here as it would in a capture.
-# Not WavLM, which hands torch's attention an empty tensor of the CPU that is never read.
-@pytest.mark.parametrize("name", [name for name in KINDS if name != "wavlm-group"])
-def test_it_runs_where_there_are_no_values(name: str) -> None:
-    exact = ExactForward(CASES[name].build()).to("meta")
-    with torch.no_grad():
-        logits, frames = exact(
-            torch.zeros(3, 900, device="meta"), torch.zeros(3, dtype=torch.long, device="meta")
-        )
+def on_a_pretended_gpu(module: torch.nn.Module, shapes: dict[str, Any]) -> Any:
+    """Call it on CUDA tensors without values, which need no device; no copy may cross to it.
+
+    A constant made on the host, or a branch on a value, fails as it would in a capture.
+    """
+    with FakeTensorMode(), torch.no_grad():
+        held = {
+            name: torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
+            for name, tensor in [*module.named_parameters(), *module.named_buffers()]
+        }
+        inputs = {
+            name: torch.empty(shape, dtype=dtype, device="cuda")
+            for name, (shape, dtype) in shapes.items()
+        }
+        with NoHostSync():
+            return torch.func.functional_call(module, held, kwargs=inputs)
+
+
+@WAVLM
+@every_case
+def test_on_a_gpu_nothing_is_copied_to_or_from_the_host(name: str) -> None:
+    logits, frames = on_a_pretended_gpu(
+        ExactForward(CASES[name].build()),
+        {"input_values": ((3, 900), torch.float32), "lengths": ((3,), torch.int64)},
+    )
+    assert logits.device.type == frames.device.type == "cuda"
     assert logits.shape[0] == frames.shape[0] == 3
+
+
+def test_the_pretended_gpu_sees_the_stock_forward_copy() -> None:
+    values = ((3, 900), torch.float32)
+    with pytest.raises(AssertionError, match="from cpu"):  # rotary embeddings, made on the host
+        on_a_pretended_gpu(CASES["conformer-rotary"].build(), {"input_values": values})
+    mask = ((3, 900), torch.int64)
+    with pytest.raises((AssertionError, DataDependentOutputException)):  # is there any padding?
+        on_a_pretended_gpu(
+            CASES["wav2vec2-layer"].build(), {"input_values": values, "attention_mask": mask}
+        )
 
 
 @WAVLM
@@ -561,14 +603,12 @@ def in_half(model: Any, rows: Sequence[torch.Tensor], total: int) -> tuple[float
 @WAVLM
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_in_half_precision_it_is_within_twice_the_dtypes_own_error(
-    name: str, dtype: torch.dtype
-) -> None:
+def test_in_half_precision_it_is_within_the_dtypes_own_error(name: str, dtype: torch.dtype) -> None:
     model = CASES[name].build().to(dtype)
     rows = [audio(length, seed).to(dtype) for seed, length in enumerate((90, 250, 400, 401, 599))]
     exact, own, _ = in_half(model, rows, 640)
     assert 0 < own < 0.05
-    assert exact <= 2 * own
+    assert exact <= HALF * own
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
@@ -579,7 +619,7 @@ def test_in_half_precision_it_scatters_as_the_stock_mask_does_where_that_is_righ
     rows = [audio(length, seed).to(dtype) for seed, length in enumerate((90, 250, 400, 401, 599))]
     exact, _, stock = in_half(model, rows, 640)
     assert 0 < stock < 0.05
-    assert exact <= 2 * stock
+    assert exact <= HALF * stock
 
 
 # --- the parts

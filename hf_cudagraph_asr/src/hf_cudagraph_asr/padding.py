@@ -41,9 +41,9 @@ class ExactForward(nn.Module):
         logits, frames = exact(input_values, lengths)    # (B, T, V), (B,)
         logits[0, : frames[0]]                           # = model(input_values[:1, :n]).logits[0]
 
-    In float32 to 1e-5 of the row's largest logit. In bfloat16 and float16 rounding differs between
-    shapes whatever one does: there to twice what the model's own run of that dtype errs from
-    float32 with the same weights, taken over a batch of rows.
+    In float32 to 1e-5 of the row's largest logit. In bfloat16 and float16 runs of different shapes
+    round differently whatever one does: there to 2.5 times what the model's own run errs from
+    float32 with the same weights, the largest difference over a batch of rows each.
 
     Args:
         model: a CTC model of a listed family (`families.FAMILIES`), in evaluation mode. It is

@@ -1,0 +1,68 @@
+"""Where a call goes, and why. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from hf_cudagraph_asr.bucket_plan import Bucket
+
+__all__ = ["Dispatch", "Reason", "Route"]
+
+Route = Literal["bucket", "exact", "host"]
+
+
+class Reason(Enum):
+    """Why a call was not replayed. A fixed set, so that counts of them stay small."""
+
+    TRAINING = "training mode"
+    LABELS = "labels were given"
+    GRADIENTS = "gradients are wanted: call it under torch.no_grad() or torch.inference_mode()"
+    OUTPUTS = "hidden states or attentions were asked for"
+    ARGUMENTS = "arguments other than input_values and attention_mask"
+    INPUT = "input_values are no (rows, samples) tensor in the model's dtype on its device"
+    SHORT = "shorter than the receptive field"
+    MASK = "attention_mask is not ones followed by zeros in each row of input_values"
+    AUTOCAST = "autocast is on"
+    LONG = "longer than the last bucket"
+    ROWS = "more rows than the largest batch size planned"
+    CHANGED = "weights or modules were exchanged since the capture: call pool.rebuild()"
+    FAILED = "the capture failed"
+    UNSUPPORTED = "no length-exact forward for this model"
+    REFUSED = "the length-exact forward refused the input"
+    CLOSED = "the pool is disabled"
+
+
+@dataclass(frozen=True)
+class Dispatch:
+    """What becomes of a call.
+
+    Attributes:
+        route: "bucket": a captured program of that length. "exact": the length-exact forward, as
+            it is. "host": the model's own forward.
+        reason: why not a bucket; None where one serves it, or where nothing was to be captured.
+        detail: more of the reason, for people; often empty.
+        bucket: the bucket, or None.
+        batch_size: rows of the captured program; 0 without a bucket.
+        padding: frames computed in vain over frames asked for; 0 without a bucket.
+        cost: of one row in this bucket, in the unit of the plan's cost; None without a bucket.
+    """
+
+    route: Route
+    reason: Reason | None = None
+    detail: str = ""
+    bucket: Bucket | None = None
+    batch_size: int = 0
+    padding: float = 0.0
+    cost: float | None = None
+
+    def __str__(self) -> str:
+        if self.bucket is not None:
+            return (
+                f"bucket of {self.bucket.frames} frames, {self.batch_size} rows, "
+                f"{self.padding:.0%} padding"
+            )
+        name = {"exact": "the exact forward", "host": "the model's own forward"}[self.route]
+        why = "" if self.reason is None else f", because: {self.reason.value}"
+        return name + why + (f" ({self.detail})" if self.detail else "")

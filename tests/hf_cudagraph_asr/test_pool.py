@@ -12,10 +12,11 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.nn.utils.parametrize import remove_parametrizations
-from transformers import Wav2Vec2Config, Wav2Vec2ForCTC
+from transformers import Wav2Vec2ForCTC
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
@@ -33,7 +34,7 @@ BLANK = 3
 both_backends = pytest.mark.parametrize("backend", ["eager", "export"])
 
 
-def tiny(seed: int = 0, **changes: Any) -> Any:
+def tiny(seed: int = 0, stem: str = "Wav2Vec2", **changes: Any) -> Any:
     torch.manual_seed(seed)
     options: dict[str, Any] = {
         "vocab_size": 12,
@@ -49,7 +50,8 @@ def tiny(seed: int = 0, **changes: Any) -> Any:
         "num_conv_pos_embeddings": 8,
         "num_conv_pos_embedding_groups": 4,
     }
-    model = Wav2Vec2ForCTC(Wav2Vec2Config(**{**options, **changes})).eval()
+    config = getattr(transformers, f"{stem}Config")(**{**options, **changes})
+    model = getattr(transformers, f"{stem}ForCTC")(config).eval()
     with torch.no_grad():  # the initial weights give nearly the same logits for everything
         for parameter in model.parameters():
             if parameter.ndim >= 2:
@@ -280,6 +282,22 @@ def test_too_long_or_too_many_rows_are_exact_all_the_same(model: Any, fresh: Ena
         agree(found[: len(expected)], expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.bool, torch.int32, torch.int64, torch.float32], ids=str)
+def test_masks_of_any_dtype_give_the_lengths(enabled: Enabled, dtype: torch.dtype) -> None:
+    model, pool = enabled
+    rows = [audio(300, 1), audio(150, 2)]
+    call = batch(rows)
+    missed = dict(pool.stats().misses)
+    with torch.no_grad():
+        logits = model(call["input_values"], call["attention_mask"].to(dtype)).logits
+        alone = model(rows[0], torch.ones(1, 300, dtype=dtype)).logits
+    agree(alone[0], stock(model, rows[0]))
+    agree(logits[0], stock(model, rows[0]))
+    expected = stock(model, rows[1])
+    agree(logits[1, : len(expected)], expected)
+    assert pool.stats().misses == missed
+
+
 @pytest.mark.parametrize("kind", ["left", "hole", "two", "shape"])
 def test_masks_of_other_kinds_are_the_hosts(model: Any, fresh: EnabledPool, kind: str) -> None:
     mask = torch.ones(1, 300, dtype=torch.long)
@@ -344,6 +362,36 @@ def test_a_row_too_short_among_others_is_refused(enabled: Enabled) -> None:
         agree(model(audio(300)).logits[0], stock(model, audio(300)))
 
 
+# Other families
+
+FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "wav2vec2-adapter": ("Wav2Vec2", {"add_adapter": True, "num_adapter_layers": 2}),
+    "hubert-layer": ("Hubert", {"feat_extract_norm": "layer"}),
+    "sew": ("SEW", {"squeeze_factor": 2}),
+    "data2vec": ("Data2VecAudio", {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}),
+    "conformer": (
+        "Wav2Vec2Conformer",
+        {"position_embeddings_type": "relative", "conv_depthwise_kernel_size": 7},
+    ),
+}
+
+
+@both_backends
+@pytest.mark.parametrize("name", FAMILIES)
+def test_other_families_are_cut_at_their_own_frames(name: str, backend: str) -> None:
+    stem, changes = FAMILIES[name]
+    model = tiny(stem=stem, **changes)
+    rows = [audio(600, 1), audio(431, 2), audio(211, 3)]
+    with torch.no_grad(), enable_cuda_graphs(model, plan_for(model, (4,)), backend=backend) as pool:
+        logits = model(**batch(rows)).logits
+    assert logits.shape[1] == len(stock(model, rows[0]))
+    for found, row in zip(logits, rows, strict=True):
+        expected = stock(model, row)
+        agree(found[: len(expected)], expected)
+        assert (found[len(expected) :].argmax(-1) == BLANK).all()
+    assert pool.stats().hits == 1
+
+
 # Weights
 
 
@@ -355,7 +403,12 @@ def assign(model: Any) -> None:
     model.load_state_dict({k: v + 0.01 for k, v in model.state_dict().items()}, assign=True)
 
 
+def add_weight(model: Any) -> None:
+    model.lm_head.register_parameter("more", torch.nn.Parameter(torch.zeros(1)))
+
+
 CHANGES = {
+    "more": add_weight,
     "bfloat16": lambda model: model.to(torch.bfloat16),
     "head": exchange_head,
     "assign": assign,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import chain
 from operator import is_
 from typing import Any
 
@@ -20,34 +22,38 @@ class Fingerprint:
     Compared before every replay, so it walks lists made beforehand instead of the module tree.
     Tensors and submodules are looked up in the modules' own dictionaries, which a module's
     `parameters()` reads as well, at a fraction of its time.
+
+    Holds the memory it remembers: freed, it could be given to other weights, which would then
+    seem to be where they always were.
     """
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._attention = model.config._attn_implementation
-        self._tensors: list[tuple[dict[str, Any], str, torch.Tensor, int, torch.dtype]] = []
-        self._parts: list[tuple[dict[str, Any], tuple[Any, ...]]] = []
-        for module in model.modules():
-            if module._modules:
-                self._parts.append((module._modules, tuple(module._modules.values())))
-            for holder in (module._parameters, module._buffers):
-                self._tensors += [
-                    (holder, name, tensor, tensor.data_ptr(), tensor.dtype)
-                    for name, tensor in holder.items()
-                    if tensor is not None
-                ]
+        self._holders: list[dict[str, Any]] = [
+            holder
+            for module in model.modules()
+            for holder in (module._modules, module._parameters, module._buffers)
+            if holder
+        ]
+        self._held = [*_values(self._holders), _END]
+        self._tensors = [held for held in self._held if isinstance(held, torch.Tensor)]
+        self._storages = [tensor.untyped_storage() for tensor in self._tensors]
+        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
 
     def holds(self) -> bool:
         """The model is still as it was."""
+        # By identity: tensors and modules compare by value, if at all. The end tells a longer
+        # list from a shorter one.
         return (
             self._model.config._attn_implementation == self._attention
-            and all(
-                holder.get(name) is tensor and tensor.data_ptr() == pointer and tensor.dtype == kind
-                for holder, name, tensor, pointer, kind in self._tensors
-            )
-            # By identity: comparing modules or tensors by value would mean something else.
-            and all(
-                len(parts) == len(now) and all(map(is_, parts.values(), now))
-                for parts, now in self._parts
-            )
+            and all(map(is_, chain(_values(self._holders), (_END,)), self._held))
+            and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
         )
+
+
+_END = object()
+
+
+def _values(holders: list[dict[str, Any]]) -> Iterator[Any]:
+    return chain.from_iterable(map(dict.values, holders))

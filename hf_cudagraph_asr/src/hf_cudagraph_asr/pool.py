@@ -111,6 +111,7 @@ class GraphPool:
         self._hindered: tuple[Reason, str] | None = None
         self._closed = False
         self._blank = 0
+        self._shortest = 1
         self.rebuild()
 
     def rebuild(self) -> None:
@@ -157,7 +158,7 @@ class GraphPool:
             raise ValueError("samples of no rows: give a length, or a length for each row")
         with self._lock:
             self._check()
-            if self._exact is not None and max(lengths) < self._exact.receptive_field:
+            if self._exact is not None and max(lengths) < self._shortest:
                 return Dispatch("host", Reason.SHORT)
             return self._decide(lengths)
 
@@ -183,7 +184,7 @@ class GraphPool:
         if self._closed or exact is None:
             reason = Reason.CLOSED if self._closed else Reason.UNSUPPORTED
         else:
-            request = read(self._model, exact.receptive_field, args, kwargs)
+            request = read(self._model, self._shortest, args, kwargs)
             if isinstance(request, Request):
                 logits = self._logits(exact, request)
                 if logits is not None:
@@ -298,7 +299,7 @@ class GraphPool:
                 f"config.pad_token_id, the blank of CTC, is {blank!r}, expected 0 to {words - 1}: "
                 f"set it to the tokenizer's pad token"
             )
-        self._blank = blank
+        self._blank, self._shortest = blank, self._exact.receptive_field
 
     def _hinder(self, reason: Reason, detail: str = "") -> None:
         self._hindered = reason, detail

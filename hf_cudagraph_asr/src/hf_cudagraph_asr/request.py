@@ -115,6 +115,8 @@ def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
         return (values.shape[1],) * len(values)
     if not isinstance(mask, torch.Tensor) or mask.shape != values.shape:
         return None
+    if all(value == 1 for value in mask.aminmax()):  # soon said of most queries
+        return (values.shape[1],) * len(values)
     lengths = mask.sum(dim=1).long()  # (B,)
     if not torch.equal(mask, keep_mask(lengths, mask.shape[1]).to(mask.dtype)):
         return None

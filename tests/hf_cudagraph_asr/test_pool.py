@@ -99,10 +99,27 @@ def model() -> Any:
     return tiny()
 
 
+class StaticOutputs(ExportBackend):
+    """Programs that overwrite what they returned before, as replays of a CUDA graph do."""
+
+    def capture(self, exact: ExactForward, values: Any, lengths: Any) -> Program:
+        program = super().capture(exact, values, lengths)
+        static = program(values, lengths)
+
+        def replay(values: Any, lengths: Any) -> Any:
+            for held, new in zip(static, program(values, lengths), strict=True):
+                held.copy_(new)
+            return static
+
+        return replay
+
+
 Enabled = tuple[Any, EnabledPool]
 
 
-@pytest.fixture(scope="module", params=["eager", "export"])
+@pytest.fixture(
+    scope="module", params=["eager", "export", StaticOutputs()], ids=["eager", "export", "static"]
+)
 def enabled(request: pytest.FixtureRequest) -> Iterator[Enabled]:
     """A model and its pool, the same for many tests: programs take their time."""
     model = tiny()
@@ -181,6 +198,16 @@ def test_outputs_stay_as_they_are(enabled: Enabled) -> None:
         kept = first.clone()
         model(audio(310, 2))
     assert torch.equal(first, kept)
+
+
+def test_without_copies_the_next_call_overwrites(model: Any) -> None:
+    plan = plan_for(model, (1,))
+    pool = enable_cuda_graphs(model, plan, backend=StaticOutputs(), copy_outputs=False)
+    with torch.no_grad(), pool:
+        first = model(audio(300, 1)).logits
+        agree(first[0], stock(model, audio(300, 1)))
+        second = model(audio(300, 2)).logits
+    assert torch.equal(first, second)
 
 
 def test_sixteen_threads_get_their_own_answers(enabled: Enabled) -> None:
@@ -508,6 +535,16 @@ def test_a_capture_that_fails_leaves_the_model_working(
         assert str(pool.explain(900)).endswith("OutOfMemoryError: no room)")
     assert dict(pool.stats().misses) == {Reason.FAILED: 1}
     assert len(caplog.records) == 1
+
+
+def test_enabled_in_training_mode_it_says_what_to_do(model: Any) -> None:
+    plan = plan_for(model, (1,))
+    with torch.no_grad(), enable_cuda_graphs(model.train(), plan, backend="export") as pool:
+        assert "call model.eval()" in str(pool.explain(300))
+        model.eval()
+        pool.rebuild()
+        agree(model(audio(300)).logits[0], stock(model, audio(300)))
+    assert pool.stats().hits == 1
 
 
 # What it says of itself

@@ -111,8 +111,9 @@ def test_a_forward_of_the_instances_own_comes_back_as_it_was(model: Any) -> None
 
 
 def test_a_refused_plan_leaves_the_model_alone(model: Any) -> None:
-    with pytest.raises(ValueError, match="plan again with plan_buckets"):
-        enable_cuda_graphs(model, plan_buckets([1.0], graphs=1), backend="export")
+    for backend in ("eager", "export"):
+        with pytest.raises(ValueError, match="plan again with plan_buckets"):
+            enable_cuda_graphs(model, plan_buckets([1.0], graphs=1), backend=backend)
     with pytest.raises(ValueError, match="pass plan_buckets"):
         enable_cuda_graphs(model, backend="export")
     with pytest.raises(ValueError, match="no backend 'tensorrt'"):

@@ -470,6 +470,22 @@ def test_exchanged_weights_are_noticed_before_the_next_replay(
         assert pool.stats().hits == (2 if changed else 4)
 
 
+def test_a_rebuild_that_is_refused_leaves_the_model_working() -> None:
+    model = tiny()
+    with (
+        torch.no_grad(),
+        enable_cuda_graphs(model, plan_for(model, (1,)), backend="export") as pool,
+    ):
+        model.config.pad_token_id = None
+        with pytest.raises(ValueError, match="blank of CTC"):
+            pool.rebuild()
+        agree(model(audio(300)).logits[0], stock(model, audio(300)))
+        assert pool.explain(300).reason is Reason.CHANGED
+        model.config.pad_token_id = BLANK
+        pool.rebuild()
+        assert pool.explain(300).route == "bucket"
+
+
 def test_weights_changed_in_place_are_used() -> None:
     model = tiny()
     with (

@@ -123,16 +123,21 @@ class GraphPool:
         with self._lock:
             if self._closed:
                 raise ValueError("the pool is disabled: call enable_cuda_graphs(model, ...) again")
-            self._slots, self._hindered = {}, None
+            # Until all is captured: whatever is raised meanwhile, nothing is replayed.
+            self._slots, self._hindered = {}, (Reason.CHANGED, "")
             self._inspect()
-            if self._exact is None or not self.backend.captures or self.plan is None:
+            if self._exact is None:
                 return
-            self.plan.check_geometry(self._model)
-            try:
-                self._capture(self._exact, self.plan)
-            except _CAPTURE_ERRORS as error:
-                self._slots = {}
-                self._hinder(Reason.FAILED, f"{type(error).__name__}: {error}")
+            if self.plan is not None:
+                self.plan.check_geometry(self._model)
+                if self.backend.captures:
+                    try:
+                        self._capture(self._exact, self.plan)
+                    except _CAPTURE_ERRORS as error:
+                        self._slots = {}
+                        self._hinder(Reason.FAILED, f"{type(error).__name__}: {error}")
+                        return
+            self._hindered = None
 
     def close(self) -> None:
         """Drop the programs. Calls that still come are the host's."""
@@ -276,14 +281,13 @@ class GraphPool:
         """Notice that the model is no longer what was captured, before anything is replayed."""
         if self._closed or self._fingerprint.holds():
             return
-        captured = bool(self._slots)
-        self._slots = {}
-        if self._hindered is not None and self._hindered[0] is Reason.UNSUPPORTED:
-            self._hindered = None  # it may be supported now, and is asked again
-            captured = self.backend.captures
-        self._inspect()
-        if captured and self._hindered is None:
+        unsupported = self._hindered is not None and self._hindered[0] is Reason.UNSUPPORTED
+        if self._slots or (unsupported and self.backend.captures):
             self._hinder(Reason.CHANGED)
+        elif unsupported:
+            self._hindered = None  # it may be supported now
+        self._slots = {}
+        self._inspect()
 
     def _inspect(self) -> None:
         self._fingerprint = Fingerprint(self._model)

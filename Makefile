@@ -1,6 +1,8 @@
 # `make demo` and `make test` build .venv by themselves; they need python3 >= 3.11 with venv, git,
 # make and a package index.
 PYTHON ?= python3
+# Processes that run the tests; a file's tests stay together, for they share what they set up.
+WORKERS ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.synced
@@ -34,7 +36,7 @@ demo: $(STAMP)
 	  --gold $(LOG)/gold.parquet --queries $(LOG)/queries.parquet --html out/demo/weaklabel.html
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile
 
 venv: $(STAMP)
 

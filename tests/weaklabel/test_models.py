@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -18,7 +19,7 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold
 from weaklabel.logistic import FittedLogistic, LogisticRegression
 from weaklabel.majority import FittedMajority, MajorityVote
-from weaklabel.models import Kind, kinds, load_model
+from weaklabel.models import Fitted, Kind, kinds, load_model
 from weaklabel.patterns import Patterns
 
 VOTES = np.array([[1, 1, 0], [1, -1, 0], [-1, -1, -1], [0, 0, 0]], dtype=np.int8)
@@ -151,3 +152,14 @@ def test_importing_the_models_loads_no_optional_package() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
     assert done.stderr.strip() == ""
+
+
+def test_a_fitted_model_that_says_its_weight_only_once_cannot_be_made() -> None:
+    class Halfway(Fitted):
+        kind = "halfway"
+
+        def to_dict(self) -> dict[str, Any]:
+            return {}
+
+    with pytest.raises(TypeError, match="weight"):
+        Halfway()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,7 +81,7 @@ class Kind:
     fitted: type[Any]
 
 
-class Fitted:
+class Fitted(ABC):
     """What the package's own fitted models share: labels and files.
 
     A subclass is a frozen dataclass with `functions`, and says its weight twice: with NumPy in
@@ -90,13 +91,13 @@ class Fitted:
     kind: ClassVar[str]
     functions: tuple[str, ...]
 
+    @abstractmethod
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes; a null is an abstain."""
-        raise NotImplementedError
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """All parameters, as JSON can write them."""
-        raise NotImplementedError
 
     def label(self, frame: Frame, threshold: float = 0.5) -> Frame:
         """Add `weight` and `label` to a table of votes, inside the engine that holds it.

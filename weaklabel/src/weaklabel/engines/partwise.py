@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from weaklabel.engines.plan import Plan
 from weaklabel.engines.rowwise import Meter
 
 
-class Partwise:
+class Partwise(ABC):
     """The loop over parts, for engines that write one file at a time."""
 
     scratch: Path
 
+    @abstractmethod
     def write(
         self,
         plan: Plan,
@@ -35,7 +37,6 @@ class Partwise:
             metadata: of the file.
             meter: of row-wise functions.
         """
-        raise NotImplementedError
 
     def parts(
         self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter

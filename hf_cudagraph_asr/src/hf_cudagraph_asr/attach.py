@@ -116,7 +116,7 @@ def enable_cuda_graphs(
             f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
         )
     pool = EnabledPool(
-        model, backend_for(backend), plan, batch_sizes=batch_sizes, copy_outputs=copy_outputs
+        model, backend_for(backend, model.device), plan, batch_sizes=batch_sizes, copy_outputs=copy_outputs
     )
     model.forward = PooledForward(pool, model)
     return pool

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from typing import Any, Protocol
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol, Self
 
 import torch
 
@@ -15,30 +17,65 @@ Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tenso
 
 
 class Backend(Protocol):
-    """Makes the programs of a pool.
+    """Makes the programs of one replica of a pool, which runs one of them at a time.
+
+    A pool warms every shape first and captures them afterwards, the largest first. What grows
+    while another shape is warmed, a workspace or a cache, is then at rest during each capture.
 
     Attributes:
         name: as `enable_cuda_graphs` takes it.
         captures: it makes a program for each shape. One that does not runs the exact forward as
             it is, for any shape, and needs neither plan nor buffers.
+        exclusive: while it captures, no other thread may use the device.
     """
 
     name: str
     captures: bool
+    exclusive: bool
+
+    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Do whatever a first run of these shapes does lazily.
+
+        Args:
+            exact: the forward.
+            input_values: (B, S) the static input.
+            lengths: (B,) int64 likewise, at least one of them shorter than S.
+
+        Raises:
+            RuntimeError: the forward does not run.
+        """
+        ...
 
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
-        """A program for tensors of these shapes, warmed.
+        """A program for these tensors, ready to be called with them and no others.
 
         Args:
             exact: the forward.
-            input_values: (B, S) the static input. The program is called with this very tensor.
-            lengths: (B,) int64 likewise, at least one of them shorter than S.
+            input_values: (B, S) the static input, warmed before.
+            lengths: (B,) int64 likewise.
 
         Raises:
             RuntimeError: it cannot be captured.
         """
+        ...
+
+    def turn(self) -> AbstractContextManager[object]:
+        """Where the copy in, the program and the copy out of one replay run, after all that the
+        caller did before and before all that the caller does next."""
+        ...
+
+    def memory(self) -> int:
+        """Bytes that its programs hold on the device, static inputs and weights apart."""
+        ...
+
+    def replica(self) -> Self:
+        """Another such backend, which shares nothing with this one that a replay writes to."""
+        ...
+
+    def close(self) -> None:
+        """Drop what it holds. Its programs are not called any more."""
         ...
 
 
@@ -47,6 +84,11 @@ class EagerBackend:
 
     name = "eager"
     captures = False
+    exclusive = False
+
+    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Run the forward once."""
+        exact(input_values, lengths)
 
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
@@ -54,8 +96,23 @@ class EagerBackend:
         """The forward itself."""
         return exact
 
+    def turn(self) -> AbstractContextManager[object]:
+        """Nothing: each call runs where its caller is."""
+        return _HERE
 
-class ExportBackend:
+    def memory(self) -> int:
+        """Nothing."""
+        return 0
+
+    def replica(self) -> Self:
+        """A copy."""
+        return copy.copy(self)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class ExportBackend(EagerBackend):
     """One `torch.export` program a shape: static shapes, and none of the model's Python at replay.
 
     So it fails where the capture of a CUDA graph would ask the host, which makes it the twin that
@@ -74,14 +131,20 @@ class ExportBackend:
         return program  # type: ignore[no-any-return]
 
 
+_HERE = nullcontext()
+
 _BACKENDS: dict[str, Callable[[], Backend]] = {"eager": EagerBackend, "export": ExportBackend}
 
 
-def backend_for(choice: str | Backend) -> Backend:
+def backend_for(choice: str | Backend, device: torch.device) -> Backend:
     """A backend by its name, or itself; "auto" is the eager one.
 
+    Args:
+        choice: the name.
+        device: of the model.
+
     Raises:
-        ValueError: there is none of that name.
+        ValueError: there is none of that name, or it does not work on that device.
     """
     if not isinstance(choice, str):
         return choice
@@ -89,6 +152,6 @@ def backend_for(choice: str | Backend) -> Backend:
     if name not in _BACKENDS:
         raise ValueError(
             f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, _BACKENDS))}, or an "
-            f"object with `name`, `captures` and `capture`"
+            f"object with the methods of `hf_cudagraph_asr.capture.Backend`"
         )
     return _BACKENDS[name]()

@@ -29,8 +29,10 @@ class AudioError(ValueError):
     """This audio cannot be used; the message says which, why, and what to do."""
 
 
-def read_audio(source: Source, sampling_rate: int) -> Waveform:
-    """The waveform of a file or an upload.
+def read_audio(
+    source: Source, sampling_rate: int, *, offset: float = 0.0, seconds: float | None = None
+) -> Waveform:
+    """The waveform of a file or an upload, or of a part of it.
 
     Channels are averaged, and another rate is resampled (windowed sinc interpolation of
     torchaudio).
@@ -38,30 +40,49 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
     Args:
         source: the path of a file, or its content. What libsndfile decodes: WAV, FLAC, OGG, MP3.
         sampling_rate: samples a second that are wanted.
+        offset: seconds to leave out at the beginning.
+        seconds: the most to read; by default to the end.
 
     Returns:
         (T,) float32, full scale ±1. Files of floats may exceed it, and so may resampling.
 
     Raises:
-        AudioError: it cannot be decoded, holds no samples or some that are not finite, or has a
-            rate that cannot be resampled.
+        AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut
+            off, ends before the part that is wanted, or has a rate that cannot be resampled.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
     name = _name(source)
     blocks: list[Waveform] = []
     with _opened(source) as file:
-        rate, promised = int(file.samplerate), int(file.frames)
+        rate = int(file.samplerate)
+        start, promised = round(offset * rate), int(file.frames)
+        if start:
+            if start >= promised:
+                raise AudioError(
+                    f"{name} is {promised / rate:g} s long, and the part wanted begins at "
+                    f"{offset:g} s: correct the offset"
+                )
+            file.seek(start)
+        left = promised - start
+        if seconds is not None:
+            left = min(left, round(seconds * rate))
+        promised = left
         try:
-            while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):  # (T, C)
+            while left > 0:
+                block = file.read(min(left, BLOCK), dtype="float32", always_2d=True)  # (T, C)
+                if not len(block):
+                    break
                 # One channel stays as it is, bit for bit.
                 blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
+                left -= len(block)
         except _soundfile().SoundFileError as error:
             raise _undecodable(name, error) from error
+        guessed = file.format == "MP3"  # its header may not say how long it is
     waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)  # (T,)
     if not len(waveform):
         raise AudioError(f"{name} holds no samples: leave it out, or record it again")
-    if len(waveform) < promised:
+    if left > 0 and not guessed:
         raise AudioError(
             f"{name} ends after {len(waveform):,} of the {promised:,} samples its header promises: "
             f"copy or record it again"
@@ -114,7 +135,7 @@ def _soundfile() -> Any:
 
 
 def _undecodable(name: str, error: Exception) -> AudioError:
-    why = getattr(error, "error_string", str(error)).rstrip(". ")
+    why = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
     return AudioError(
         f"{name} cannot be decoded ({why}): give WAV, FLAC, OGG or MP3, or convert it to one"
     )

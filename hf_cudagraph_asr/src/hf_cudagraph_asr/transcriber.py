@@ -29,6 +29,8 @@ Waveform = npt.NDArray[np.float32]
 CHUNK = 30.0
 """Seconds beyond which a recording is transcribed in chunks, unless told otherwise."""
 
+LOUDEST = 1e15  # float32 holds the squares of a day of such samples, added up
+
 
 class Transcriber:
     """A CTC model with CUDA graphs enabled, its feature extractor and its tokenizer.
@@ -159,16 +161,54 @@ class Transcriber:
                 f"resample first, with read_audio(path, {self.sampling_rate}) or "
                 f"torchaudio.functional.resample"
             )
-        rows = [self._checked(row, waveform) for row, waveform in enumerate(waveforms)]
+        rows = []
+        for row, waveform in enumerate(waveforms):
+            if (fault := self.fault(waveform)) is not None:
+                raise ValueError(f"row {row} {fault}")
+            rows.append(np.asarray(waveform).astype(np.float32, copy=False))
         long = {row for row, waveform in enumerate(rows) if self._is_long(waveform)}
         found = {row: self._in_chunks(rows[row]) for row in long}
         together = [row for row in range(len(rows)) if row not in long]
         # Without an exact forward, rows of a batch would change each other's texts.
         alone = len(together) > 1 and self._explain([rows[row] for row in together]).route == "host"
         for batch in [[row] for row in together] if alone else [together] if together else []:
-            answers = self._batch([rows[row] for row in batch], batch)
+            answers = self._batch([rows[row] for row in batch])
             found.update(zip(batch, answers, strict=True))
         return [found[row] for row in range(len(rows))]
+
+    def fault(self, waveform: npt.ArrayLike) -> str | None:
+        """Why `transcribe` would refuse a waveform, or None where it would not.
+
+        Args:
+            waveform: as `transcribe` takes it.
+
+        Returns:
+            What goes on from the waveform's name: "is empty: leave it out".
+        """
+        given = np.asarray(waveform)
+        if given.ndim != 1:
+            # A list of samples in the place of a list of waveforms comes here too.
+            return (
+                f"has the shape {given.shape}, expected (samples,): average its channels as "
+                f"read_audio does, and put a single waveform in a list"
+            )
+        if not len(given):
+            return "is empty: leave it out"
+        if given.dtype.kind != "f":
+            return (
+                f"has {given.dtype} values, expected floating point with full scale 1: divide "
+                f"16-bit samples by 32768"
+            )
+        if not np.isfinite(given).all():
+            return "holds NaN or infinite samples: leave it out"
+        if (loudest := np.abs(given).max()) > LOUDEST:
+            return f"holds a sample of {loudest:g}, expected full scale 1: scale it"
+        if len(given) < self._frames.receptive_field:
+            return (
+                f"has {len(given)} samples, and the model needs {self._frames.receptive_field}, "
+                f"the receptive field of a frame: leave it out, or pad it with silence"
+            )
+        return None
 
     def close(self) -> None:
         """Give the model its own forward again and drop the pool."""
@@ -191,52 +231,17 @@ class Transcriber:
     def _is_long(self, waveform: Waveform) -> bool:
         return self._chunk is not None and len(waveform) > self._chunk
 
-    def _checked(self, row: int, waveform: npt.ArrayLike) -> Waveform:
-        """(T,) float32."""
-        given = np.asarray(waveform)
-        if given.ndim == 0:
-            raise ValueError("transcribe takes a list of waveforms: put a single one in a list")
-        if given.ndim != 1:
-            raise ValueError(
-                f"row {row} has the shape {given.shape}, expected (samples,): average its "
-                f"channels, as read_audio does"
-            )
-        if not len(given):
-            raise ValueError(f"row {row} is empty: leave it out")
-        if given.dtype.kind != "f":
-            raise ValueError(
-                f"row {row} has {given.dtype} values, expected floating point with full scale 1: "
-                f"divide 16-bit samples by 32768"
-            )
-        with np.errstate(over="ignore"):  # what float32 cannot hold is refused as infinite
-            values: Waveform = given.astype(np.float32, copy=False)
-        if not np.isfinite(values).all():
-            raise ValueError(f"row {row} holds NaN or infinite samples: leave it out")
-        if len(values) < self._frames.receptive_field:
-            raise ValueError(
-                f"row {row} has {len(values)} samples, and the model needs "
-                f"{self._frames.receptive_field}, the receptive field of a frame: leave it out, "
-                f"or pad it with silence"
-            )
-        return values
+    def _features(self, waveform: Waveform) -> torch.Tensor:
+        """(T,) float32, normalised by the samples of this row alone."""
+        found: torch.Tensor = self._extractor(
+            waveform, sampling_rate=self.sampling_rate, return_tensors="pt"
+        ).input_values[0]
+        return found
 
-    def _features(self, row: int, waveform: Waveform) -> torch.Tensor:
-        """(T,) float32, by the samples of this row alone."""
-        with np.errstate(over="ignore", invalid="ignore"):
-            found = self._extractor(
-                waveform, sampling_rate=self.sampling_rate, return_tensors="pt"
-            ).input_values[0]
-        if not torch.isfinite(found).all():
-            raise ValueError(
-                f"row {row} holds samples up to {np.abs(waveform).max():g}, too large to "
-                f"normalise: scale it to ±1"
-            )
-        return found  # type: ignore[no-any-return]
-
-    def _batch(self, waveforms: Sequence[Waveform], rows: Sequence[int]) -> list[Transcript]:
+    def _batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
         start = perf_counter()
         dispatch = self._explain(waveforms)
-        features = [self._features(*pair) for pair in zip(rows, waveforms, strict=True)]
+        features = [self._features(waveform) for waveform in waveforms]
         lengths = torch.tensor([len(row) for row in features])
         values = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, T)
         mask = None

@@ -20,6 +20,8 @@ Waveform = npt.NDArray[np.float32]
 
 BLOCK = 1 << 20  # frames decoded at a time: a header that lies about its length allocates nothing
 
+UNKNOWN = 1 << 48  # more samples than anything has: what libsndfile says where it does not know
+
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
 # divisor would need gigabytes.
 MOST_WEIGHTS = 1 << 22
@@ -56,7 +58,7 @@ def read_audio(
     blocks: list[Waveform] = []
     with _opened(source) as file:
         rate = int(file.samplerate)
-        start, promised = round(offset * rate), int(file.frames)
+        start, promised = round(offset * rate), _frames(file, name)
         if start:
             if start >= promised:
                 raise AudioError(
@@ -104,8 +106,9 @@ def duration(source: Source) -> float:
         ImportError: soundfile is missing.
     """
     with _opened(source) as file:
-        seconds = int(file.frames) / int(file.samplerate)
-    if not seconds > 0:
+        frames = _frames(file, _name(source))
+        seconds = frames / int(file.samplerate)
+    if not frames:
         raise AudioError(f"{_name(source)} holds no samples: leave it out, or record it again")
     return seconds
 
@@ -122,6 +125,15 @@ def _opened(source: Source) -> Iterator[Any]:
             raise _undecodable(_name(source), error) from error
         with file:
             yield file
+
+
+def _frames(file: Any, name: str) -> int:
+    frames = int(file.frames)
+    if frames > UNKNOWN:
+        raise AudioError(
+            f"{name} does not say how long it is, as FLAC from a pipe: encode it into a file"
+        )
+    return frames
 
 
 def _soundfile() -> Any:

@@ -63,11 +63,12 @@ def convolve_and_normalise(
     means = windows.sum(dim=1, keepdim=True) / count  # (B, 1, k)
     covariance = windows.mT @ windows / count - means.mT @ means  # (B, k, k)
     kernels = conv.weight[:, 0].double()  # (C, k)
-    if samples.dtype == torch.float32:
+    wide = torch.promote_types(samples.dtype, torch.float32)
+    if samples.dtype == wide:
         # Group norm takes a constant away again, but not what the convolution rounded because of
         # it. With fewer bits the subtraction itself would round more than that.
         constant = means.mean(dim=2)  # (B, 1)
-        samples = samples - constant.float()
+        samples = samples - constant.to(wide)
         means = means - constant[:, :, None]
     mean = means[:, 0] @ kernels.mT  # (B, C)
     if conv.bias is not None:
@@ -77,10 +78,10 @@ def convolve_and_normalise(
     # Batch norm with given statistics normalises in one pass; each row's channel is a channel.
     normalised = nn.functional.batch_norm(
         conv(samples[:, None]).flatten(0, 1)[None],  # (1, B·C, T)
-        mean.flatten().float(),
-        variance.flatten().float(),
-        norm.weight.float().repeat(batch),
-        norm.bias.float().repeat(batch),
+        mean.flatten().to(wide),
+        variance.flatten().to(wide),
+        norm.weight.to(wide).repeat(batch),
+        norm.bias.to(wide).repeat(batch),
         eps=norm.eps,
     )
     return normalised.view(batch, channels, -1)

@@ -34,19 +34,18 @@ class Served:
 
     @property
     def filled(self) -> int:
-        """Frames that were asked of a bucket; 0 without one."""
+        """Frames that were asked of buckets; 0 without one."""
         # The ratio is of small whole numbers, so rounding brings them back exactly.
         return round(self._computed / (1 + self.dispatch.padding))
 
     @property
     def added(self) -> int:
-        """Frames that a bucket computed in vain, unused rows included; 0 without one."""
+        """Frames that buckets computed in vain, unused rows included; 0 without one."""
         return self._computed - self.filled
 
     @property
     def _computed(self) -> int:
-        bucket = self.dispatch.bucket
-        return 0 if bucket is None else bucket.frames * self.dispatch.batch_size
+        return sum(replay.bucket.frames * replay.batch_size for replay in self.dispatch.replays)
 
 
 class Observer(Protocol):

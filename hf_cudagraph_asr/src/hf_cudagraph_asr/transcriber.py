@@ -16,6 +16,7 @@ import torch
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.bucket_plan import BucketPlan
+from hf_cudagraph_asr.dispatch import Dispatch
 from hf_cudagraph_asr.families import Frames
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.pool import GraphPool
@@ -52,8 +53,11 @@ class Transcriber:
 
     Attributes:
         model: the model.
+        extractor: the processor's feature extractor.
+        tokenizer: the processor's tokenizer.
         pool: the pool.
         sampling_rate: samples a second of the waveforms it takes.
+        chunk_length_s: as it was given.
 
     Raises:
         ValueError: the model takes no waveform, the processor lacks a part or decodes without
@@ -68,14 +72,14 @@ class Transcriber:
         *,
         chunk_length_s: float | None = CHUNK,
     ) -> None:
-        self._extractor, self._tokenizer = _parts(model, processor)
+        self.extractor, self.tokenizer = _parts(model, processor)
         self.model = model
         self.pool = pool
-        self.sampling_rate = int(self._extractor.sampling_rate)
+        self.sampling_rate = int(self.extractor.sampling_rate)
         self._geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
         self._frames = Frames.of(model.config)
         self._a_frame = frame_seconds(model.config, self.sampling_rate)
-        self._chunk_length_s = chunk_length_s
+        self.chunk_length_s = chunk_length_s
         self._chunk: int | None = None
         if chunk_length_s is not None:
             chunking = Chunking.of(self._geometry, chunk_length_s)
@@ -225,7 +229,7 @@ class Transcriber:
     ) -> None:
         self.close()
 
-    def _explain(self, waveforms: Sequence[Waveform]) -> Any:
+    def _explain(self, waveforms: Sequence[Waveform]) -> Dispatch:
         return self.pool.explain([len(waveform) for waveform in waveforms])
 
     def _is_long(self, waveform: Waveform) -> bool:
@@ -233,7 +237,7 @@ class Transcriber:
 
     def _features(self, waveform: Waveform) -> torch.Tensor:
         """(T,) float32, normalised by the samples of this row alone."""
-        found: torch.Tensor = self._extractor(
+        found: torch.Tensor = self.extractor(
             waveform, sampling_rate=self.sampling_rate, return_tensors="pt"
         ).input_values[0]
         return found
@@ -254,20 +258,28 @@ class Transcriber:
             ).logits  # (B, frames, V)
             ids = logits.argmax(dim=-1).cpu()  # waits for the device
         said = [
-            spoken(self._tokenizer, row[: self._frames.emitted(len(waveform))], self._a_frame)
+            spoken(self.tokenizer, row[: self._frames.emitted(len(waveform))], self._a_frame)
             for row, waveform in zip(ids, waveforms, strict=True)
         ]
         milliseconds = 1000 * (perf_counter() - start)
+        buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
         return [
-            Transcript(text, words, len(waveform) / self.sampling_rate, milliseconds, dispatch)
-            for (text, words), waveform in zip(said, waveforms, strict=True)
+            Transcript(
+                text,
+                words,
+                len(waveforms[row]) / self.sampling_rate,
+                milliseconds,
+                dispatch,
+                buckets.get(row),
+            )
+            for row, (text, words) in enumerate(said)
         ]
 
     def _in_chunks(self, waveform: Waveform) -> Transcript:
         start = perf_counter()
         assert self._chunk is not None  # or nothing is long
         found = self._pipeline(
-            waveform, chunk_length_s=self._chunk_length_s, return_timestamps="word"
+            waveform, chunk_length_s=self.chunk_length_s, return_timestamps="word"
         )
         words = tuple(
             Word(chunk["text"], *map(float, chunk["timestamp"])) for chunk in found["chunks"]
@@ -275,7 +287,7 @@ class Transcriber:
         milliseconds = 1000 * (perf_counter() - start)
         seconds = len(waveform) / self.sampling_rate
         dispatch = self.pool.explain(self._chunk)
-        return Transcript(found["text"], words, seconds, milliseconds, dispatch)
+        return Transcript(found["text"], words, seconds, milliseconds, dispatch, dispatch.bucket)
 
     @cached_property
     def _pipeline(self) -> Any:
@@ -283,8 +295,8 @@ class Transcriber:
 
         return AutomaticSpeechRecognitionPipeline(
             model=self.model,
-            tokenizer=self._tokenizer,
-            feature_extractor=self._extractor,
+            tokenizer=self.tokenizer,
+            feature_extractor=self.extractor,
             device=self.model.device,
         )
 

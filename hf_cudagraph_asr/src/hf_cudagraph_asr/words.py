@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.dispatch import Dispatch
 from hf_cudagraph_asr.families import Frames
 
@@ -38,6 +39,7 @@ class Transcript:
         seconds: of audio.
         milliseconds: from the waveforms to the texts of all that was computed together with it.
         dispatch: what became of the model's call; of a long recording, that of a whole chunk.
+        bucket: the captured length that this query went through, or None.
     """
 
     text: str
@@ -45,6 +47,7 @@ class Transcript:
     seconds: float
     milliseconds: float
     dispatch: Dispatch
+    bucket: Bucket | None = None
 
 
 def frame_seconds(config: Any, sampling_rate: int) -> float:

@@ -1,0 +1,51 @@
+"""Files that are there in whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["written_beside"]
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A path in the same folder to write to, which takes the name `path` once all went well.
+
+    It ends as `path` does, for whoever chooses a format by that.
+
+    Args:
+        path: what the finished file is called; replaced if it exists.
+
+    Raises:
+        FileNotFoundError: the folder does not exist; it is not created.
+        IsADirectoryError: `path` is a folder.
+    """
+    target = checked(path)
+    # Not tempfile: what it makes is readable by its owner alone, and the rename would keep that.
+    beside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    try:
+        yield beside
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def checked(path: str | os.PathLike[str]) -> Path:
+    """A path that a file can be written to, as far as can be told beforehand.
+
+    Raises:
+        FileNotFoundError: the folder does not exist.
+        IsADirectoryError: `path` is a folder.
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {target.parent} to write {target.name} in: create it first"
+        )
+    if target.is_dir():
+        raise IsADirectoryError(f"{target} is a folder: give the path of a file")
+    return target

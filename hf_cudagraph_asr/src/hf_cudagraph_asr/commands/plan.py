@@ -1,0 +1,116 @@
+"""`hf-cudagraph-asr plan`: from a log's durations to the lengths to capture."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from hf_cudagraph_asr.commands.console import (
+    Column,
+    Progress,
+    console,
+    counted,
+    keep_apart,
+    say,
+    size_in_bytes,
+    sizes,
+    warn,
+)
+
+if TYPE_CHECKING:
+    from hf_cudagraph_asr.durations import Durations
+    from hf_cudagraph_asr.geometry import Geometry
+
+
+def plan(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A table (.parquet, .csv, .tsv), JSON lines or a NeMo manifest, or a folder with "
+            "audio."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="The plan, a JSON file; replaced if it exists.")],
+    graphs: Annotated[int, typer.Option(min=1, help="How many lengths there may be.")] = 16,
+    column: Column = "duration",
+    model: Annotated[
+        str | None,
+        typer.Option(help="A model's folder or name, whose frames count. Default: Wav2Vec2's."),
+    ] = None,
+    batch_sizes: Annotated[
+        str, typer.Option(metavar="1,4", help="Rows to capture each length for.")
+    ] = "1",
+    chunk: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", help="Longer recordings come in chunks of this length."),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Queries that may run at once.")] = 1,
+    memory_limit: Annotated[
+        str | None, typer.Option(metavar="1GiB", help="What all pools may take.")
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Also draw the plan against the traffic: .png, .svg or .pdf."),
+    ] = None,
+    progress: Progress = True,
+) -> None:
+    """Choose the input lengths that suit a log best, and print what they mean for it."""
+    from hf_cudagraph_asr.atomic import checked, written_beside
+    from hf_cudagraph_asr.durations import read_durations
+    from hf_cudagraph_asr.plan import plan_buckets
+
+    keep_apart(checked(out), [source, plot])
+    if plot is not None:
+        keep_apart(checked(plot), [source])
+    rows, limit = sizes(batch_sizes), size_in_bytes(memory_limit)
+    found = read_durations(source, column=column, progress=progress and sys.stderr.isatty())
+    geometry = _geometry(model)
+    made = plan_buckets(
+        _usable(found, geometry).seconds,
+        graphs=graphs,
+        model=geometry,
+        batch_sizes=rows or (1,),
+        memory_limit=limit,
+        chunk_length_s=chunk,
+        concurrency=concurrency,
+    )
+    with ExitStack() as stack:
+        if plot is not None:
+            made.plot(stack.enter_context(written_beside(plot)))
+        made.save(out)
+    console.print(made)
+    say(f"{counted(len(found), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
+
+
+def _geometry(model: str | None) -> Geometry:
+    from hf_cudagraph_asr.geometry import Geometry
+
+    if model is None:
+        return Geometry()
+    from transformers import AutoConfig, AutoFeatureExtractor
+
+    # A configuration does not know its sampling rate.
+    rate = AutoFeatureExtractor.from_pretrained(model).sampling_rate
+    return Geometry.of(AutoConfig.from_pretrained(model), sampling_rate=rate)
+
+
+def _usable(found: Durations, geometry: Geometry) -> Durations:
+    """Those that a model can transcribe; what is left out is told."""
+    for message in found.unread:
+        warn(message)
+    if found.unread:
+        warn(f"{counted(len(found.unread), 'file')} could not be read and are not planned for")
+    if found.missing:
+        warn(f"{counted(found.missing, 'row')} without a number of seconds: not planned for")
+    shortest = geometry.receptive_field / geometry.sampling_rate
+    usable = found.at_least(shortest)
+    if short := len(found) - len(usable):
+        warn(
+            f"{counted(short, 'duration')} below the {shortest:g} s of a frame, down to "
+            f"{found.seconds.min():g} s: not planned for"
+        )
+    return usable

@@ -63,7 +63,11 @@ class Backend(Protocol):
 
     def turn(self) -> AbstractContextManager[object]:
         """Where the copy in, the program and the copy out of one replay run, after all that the
-        caller did before and before all that the caller does next."""
+        caller did before and before all that the caller does next.
+
+        It leaves the caller on its own stream: what it allocates in its turn is its own, and ready
+        for whatever it does next. The next turn begins, on the device, after all of this one.
+        """
         ...
 
     def memory(self) -> int:
@@ -133,11 +137,11 @@ class ExportBackend(EagerBackend):
 
 _HERE = nullcontext()
 
-_BACKENDS: dict[str, Callable[[], Backend]] = {"eager": EagerBackend, "export": ExportBackend}
+_NAMES = ("cuda", "compile", "export", "eager")
 
 
 def backend_for(choice: str | Backend, device: torch.device) -> Backend:
-    """A backend by its name, or itself; "auto" is the eager one.
+    """A backend by its name, or itself; "auto" is "cuda" where the model is on such a device.
 
     Args:
         choice: the name.
@@ -148,10 +152,28 @@ def backend_for(choice: str | Backend, device: torch.device) -> Backend:
     """
     if not isinstance(choice, str):
         return choice
-    name = "eager" if choice == "auto" else choice
-    if name not in _BACKENDS:
-        raise ValueError(
-            f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, _BACKENDS))}, or an "
-            f"object with the methods of `hf_cudagraph_asr.capture.Backend`"
-        )
-    return _BACKENDS[name]()
+    if choice == "auto":
+        choice = "cuda" if device.type == "cuda" else "eager"
+    if choice == "eager":
+        return EagerBackend()
+    if choice == "export":
+        return ExportBackend()
+    # Imported here: they are built on what is above.
+    if choice == "cuda":
+        if device.type != "cuda":
+            there = "" if torch.cuda.is_available() else ", and there is no CUDA device here"
+            raise ValueError(
+                f"the cuda backend captures on a CUDA device, but the model is on {device}{there}: "
+                f"call model.to('cuda') first, or take backend='auto', which is eager on {device}"
+            )
+        from hf_cudagraph_asr.cuda_graphs import CudaBackend
+
+        return CudaBackend()
+    if choice == "compile":
+        from hf_cudagraph_asr.compiled import CompileBackend, CompiledGraphBackend
+
+        return CompiledGraphBackend() if device.type == "cuda" else CompileBackend()
+    raise ValueError(
+        f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, _NAMES))}, or an "
+        f"object with the methods of `hf_cudagraph_asr.capture.Backend`"
+    )

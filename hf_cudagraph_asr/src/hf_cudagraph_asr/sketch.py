@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import threading
 from dataclasses import asdict
 from math import exp2
 from pathlib import Path
 from typing import Any
 
+from hf_cudagraph_asr.atomic import written_beside
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.traffic import Traffic, finite
 
@@ -152,20 +152,8 @@ class LengthSketch:
             "frames": [frames for frames, _ in found],
             "weights": [weight for _, weight in found],
         }
-        target = Path(path)
-        if not target.parent.is_dir():
-            raise FileNotFoundError(
-                f"no folder {target.parent} to write {target.name} in: create it"
-            )
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a folder: give the path of a file")
-        # Not tempfile: what it makes is readable by its owner alone, and the rename keeps that.
-        beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-        try:
+        with written_beside(path) as beside:
             beside.write_text(json.dumps(content, allow_nan=False) + "\n", encoding="utf-8")
-            beside.replace(target)
-        finally:
-            beside.unlink(missing_ok=True)
 
     @classmethod
     def load(cls, path: FilePath) -> LengthSketch:

@@ -15,12 +15,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from hf_cudagraph_asr.concurrency import replicas
 from hf_cudagraph_asr.cost import EAGER, Cost
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.partition import partition
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, plan_buckets
 from hf_cudagraph_asr.planners import PLANNERS, equal_duration
-from hf_cudagraph_asr.replicas import replicas
 from hf_cudagraph_asr.traffic import Chunking, Traffic
 
 GEOMETRY = Geometry()

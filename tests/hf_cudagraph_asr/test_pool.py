@@ -22,6 +22,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
 from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.capture import EagerBackend, ExportBackend, Program
+from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.padding import ExactForward
@@ -296,14 +297,37 @@ def test_a_tuple_for_who_wants_one(enabled: Enabled) -> None:
     agree(logits[0], stock(model, audio(300)))
 
 
-def test_too_long_or_too_many_rows_are_exact_all_the_same(model: Any, fresh: EnabledPool) -> None:
+def test_too_long_is_exact_all_the_same(model: Any, fresh: EnabledPool) -> None:
     with torch.no_grad():
         output, reasons = asked(model, fresh, audio(700))
         agree(output.logits[0], stock(model, audio(700)))
         assert reasons == [Reason.LONG]
-        rows = [audio(300, 1), audio(150, 2)]
-        output, reasons = asked(model, fresh, **batch(rows))
-    assert reasons == [Reason.ROWS]
+
+
+def test_more_rows_than_planned_are_split(model: Any, fresh: EnabledPool) -> None:
+    rows = [audio(300, 1), audio(150, 2), audio(309, 3)]
+    with torch.no_grad():
+        output, reasons = asked(model, fresh, **batch(rows, fill=float("nan")))
+    assert not reasons
+    for found, row in zip(output.logits, rows, strict=True):
+        expected = stock(model, row)
+        agree(found[: len(expected)], expected)
+        assert (found[len(expected) :].argmax(-1) == BLANK).all()
+    assert [(b.frames, b.batch_size, b.calls) for b in fresh.stats().buckets] == [(14, 1, 3)]
+    assert [replay.rows for replay in fresh.explain([300, 150, 309]).replays] == [(2,), (0,), (1,)]
+
+
+def test_more_rows_than_planned_run_eagerly_where_that_costs_less(model: Any) -> None:
+    geometry = Geometry.of(model)
+    cost = Cost((1, 50), replay=(1.0, 1.0), eager=(0.2, 0.2))
+    traffic = Traffic.of([0.01], geometry)
+    plan = BucketPlan.of([14], traffic, geometry=geometry, cost=cost)
+    rows = [audio(300, 1), audio(150, 2)]
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend="export") as pool:
+        output, reasons = asked(model, pool, **batch(rows))
+        assert reasons == [Reason.ROWS]
+        assert pool.explain([300, 150]).reason is Reason.ROWS
+        assert pool.explain(300).route == "bucket"
     for found, row in zip(output.logits, rows, strict=True):
         expected = stock(model, row)
         agree(found[: len(expected)], expected)
@@ -578,7 +602,9 @@ def test_explain_says_where_a_call_would_go(model: Any) -> None:
         assert rows.batch_size == 4
         assert rows.padding == pytest.approx(4 * 14 / sum(frames) - 1)
         assert str(rows).startswith("bucket of 14 frames, 4 rows, ")
-        assert pool.explain([300] * 5).reason is Reason.ROWS
+        split = pool.explain([300] * 5)
+        assert [replay.rows for replay in split.replays] == [(0, 1, 2, 3), (4,)]
+        assert split.padding == pytest.approx(14 / frames[0] - 1)
         assert pool.explain(930).reason is Reason.LONG
         assert pool.explain(29).reason is Reason.SHORT
         with pytest.raises(ValueError, match="no rows"):

@@ -9,8 +9,11 @@ from collections.abc import Iterable
 from types import TracebackType
 from typing import Any, NoReturn
 
+import torch
+
 from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.capture import Backend, backend_for
+from hf_cudagraph_asr.events import Observer
 from hf_cudagraph_asr.pool import GraphPool
 
 __all__ = ["EnabledPool", "PooledForward", "disable_cuda_graphs", "enable_cuda_graphs"]
@@ -82,7 +85,9 @@ def enable_cuda_graphs(
     *,
     backend: str | Backend = "auto",
     batch_sizes: Iterable[int] | None = None,
+    dtype: torch.dtype | None = None,
     copy_outputs: bool = True,
+    observers: Iterable[Observer] = (),
 ) -> EnabledPool:
     """Serve a model's calls from programs captured for the lengths of a plan.
 
@@ -99,16 +104,21 @@ def enable_cuda_graphs(
         plan: the lengths; not needed by the eager backend.
         backend: "eager": the length-exact forward, nothing captured. "export": a `torch.export`
             program for each length and batch size. "auto": "eager". Or a `Backend`.
-        batch_sizes: rows to capture each length for; by default the plan's.
+        batch_sizes: rows to capture each length for; by default the plan's. Batches of other
+            sizes are padded to one of these or split.
+        dtype: compute float32 weights in torch.bfloat16 or torch.float16, by autocast. The weights
+            stay as they are. By default, in their own dtype.
         copy_outputs: give each caller tensors of its own. Without, an output is right until the
             model's next call.
+        observers: called with a `hf_cudagraph_asr.events.Served` for each call.
 
     Returns:
         The pool, installed already: with or without `with`.
 
     Raises:
         ValueError: the model is enabled already; the plan is missing or for another geometry;
-            there is no such backend; or the model's configuration names no blank.
+            there is no such backend; the model's configuration names no blank; or the dtype does
+            not fit the weights.
     """
     if isinstance(vars(model).get("forward"), PooledForward):
         raise ValueError(
@@ -116,7 +126,13 @@ def enable_cuda_graphs(
             f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
         )
     pool = EnabledPool(
-        model, backend_for(backend, model.device), plan, batch_sizes=batch_sizes, copy_outputs=copy_outputs
+        model,
+        backend_for(backend, model.device),
+        plan,
+        batch_sizes=batch_sizes,
+        dtype=dtype,
+        copy_outputs=copy_outputs,
+        observers=observers,
     )
     model.forward = PooledForward(pool, model)
     return pool

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_cudagraph_asr.concurrency import pools_memory
 from hf_cudagraph_asr.cost import Cost, CostLike
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.replicas import pools_memory
 from hf_cudagraph_asr.traffic import Traffic
 
 if TYPE_CHECKING:

@@ -7,6 +7,7 @@ from enum import Enum
 from typing import Literal
 
 from hf_cudagraph_asr.bucket_plan import Bucket
+from hf_cudagraph_asr.packing import Replay
 
 __all__ = ["Dispatch", "Reason", "Route"]
 
@@ -24,9 +25,9 @@ class Reason(Enum):
     INPUT = "input_values are no (rows, samples) tensor in the model's dtype on its device"
     SHORT = "shorter than the receptive field"
     MASK = "attention_mask is not ones followed by zeros in each row of input_values"
-    AUTOCAST = "autocast is on"
+    AUTOCAST = "autocast is on, and not as captured"
     LONG = "longer than the last bucket"
-    ROWS = "more rows than the largest batch size planned"
+    ROWS = "more rows than the largest batch size planned, and one eager run costs less"
     CHANGED = "weights or modules were exchanged since the capture: call pool.rebuild()"
     FAILED = "the capture failed"
     UNSUPPORTED = "no length-exact forward for this model"
@@ -34,35 +35,45 @@ class Reason(Enum):
     CLOSED = "the pool is disabled"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Dispatch:
     """What becomes of a call.
 
     Attributes:
-        route: "bucket": a captured program of that length. "exact": the length-exact forward, as
-            it is. "host": the model's own forward.
+        route: "bucket": captured programs. "exact": the length-exact forward, as it is. "host":
+            the model's own forward.
         reason: why not a bucket; None where one serves it, or where nothing was to be captured.
         detail: more of the reason, for people; often empty.
-        bucket: the bucket, or None.
-        batch_size: rows of the captured program; 0 without a bucket.
+        replays: the programs run for it, that of the longest row first: one, unless a batch is
+            split.
         padding: frames computed in vain over frames asked for; 0 without a bucket.
-        cost: of one row in this bucket, in the unit of the plan's cost; None without a bucket.
+        cost: of all replays, in the unit of the plan's cost; None without a bucket.
     """
 
     route: Route
     reason: Reason | None = None
     detail: str = ""
-    bucket: Bucket | None = None
-    batch_size: int = 0
+    replays: tuple[Replay, ...] = ()
     padding: float = 0.0
     cost: float | None = None
 
+    @property
+    def bucket(self) -> Bucket | None:
+        """That of the longest row, or None."""
+        return self.replays[0].bucket if self.replays else None
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the program that runs the longest row; 0 without a bucket."""
+        return self.replays[0].batch_size if self.replays else 0
+
     def __str__(self) -> str:
-        if self.bucket is not None:
-            return (
-                f"bucket of {self.bucket.frames} frames, {self.batch_size} rows, "
-                f"{self.padding:.0%} padding"
+        if self.replays:
+            parts = ", then ".join(
+                f"bucket of {replay.bucket.frames} frames, {replay.batch_size} rows"
+                for replay in self.replays
             )
+            return f"{parts}, {self.padding:.0%} padding"
         name = {"exact": "the exact forward", "host": "the model's own forward"}[self.route]
         why = "" if self.reason is None else f", because: {self.reason.value}"
         return name + why + (f" ({self.detail})" if self.detail else "")

@@ -1,13 +1,13 @@
-"""Whether a captured program still computes with the weights that the model has."""
+"""Notice that a model's weights are no longer those a program was captured with."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import chain
 from operator import is_
 from typing import Any
 
 import torch
+
+from hf_cudagraph_asr.settings import ConfigView
 
 __all__ = ["Fingerprint"]
 
@@ -19,41 +19,53 @@ class Fingerprint:
     them where they lie. `.to`, `.half`, `load_state_dict(assign=True)`, an adapter that exchanges
     modules, a parametrisation that is removed and another attention implementation do not.
 
-    Compared before every replay, so it walks lists made beforehand instead of the module tree.
-    Tensors and submodules are looked up in the modules' own dictionaries, which a module's
-    `parameters()` reads as well, at a fraction of its time.
+    Compared before every answer, so it compares dictionaries made beforehand instead of walking
+    the module tree. Tensors and submodules are looked up in the modules' own dictionaries, which a
+    module's `parameters()` reads as well, at a fraction of its time.
 
     Holds the memory it remembers: freed, it could be given to other weights, which would then
     seem to be where they always were.
+
+    Args:
+        model: the model.
+        config: a view of its configuration.
     """
 
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._attention = model.config._attn_implementation
-        self._holders: list[dict[str, Any]] = [
+    def __init__(self, model: Any, config: ConfigView) -> None:
+        self._config = config
+        self._attention = config.read().attention
+        holders = [
             holder
             for module in model.modules()
             for holder in (module._modules, module._parameters, module._buffers)
             if holder
         ]
-        self._held = [*_values(self._holders), _END]
-        self._tensors = [held for held in self._held if isinstance(held, torch.Tensor)]
+        values = [value for holder in holders for value in holder.values()]
+        self._tensors = [value for value in values if isinstance(value, torch.Tensor)]
         self._storages = [tensor.untyped_storage() for tensor in self._tensors]
         self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+        # Equality of dictionaries takes the same object for equal without asking it. Two tensors
+        # of one element would be asked, and compare by value.
+        self._single = [
+            (holder, tuple(holder.values()))
+            for holder in holders
+            if any(isinstance(v, torch.Tensor) and v.numel() == 1 for v in holder.values())
+        ]
+        self._holders = holders
+        self._held = [dict(holder) for holder in holders]
 
     def holds(self) -> bool:
         """The model is still as it was."""
-        # By identity: tensors and modules compare by value, if at all. The end tells a longer
-        # list from a shorter one.
+        try:
+            same = self._holders == self._held
+        except (RuntimeError, TypeError):
+            return False  # tensors that are not the same object: they have no truth value
         return (
-            self._model.config._attn_implementation == self._attention
-            and all(map(is_, chain(_values(self._holders), (_END,)), self._held))
+            same
             and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
+            and self._config.read().attention == self._attention
+            and all(
+                len(holder) == len(held) and all(map(is_, holder.values(), held))
+                for holder, held in self._single
+            )
         )
-
-
-_END = object()
-
-
-def _values(holders: list[dict[str, Any]]) -> Iterator[Any]:
-    return chain.from_iterable(map(dict.values, holders))

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from hf_cudagraph_asr.bucket_plan import Bucket, BucketPlan, rows_of, whole
+from hf_cudagraph_asr.concurrency import pools_memory, replicas
 from hf_cudagraph_asr.cost import Cost, CostLike, with_memory_estimate
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.partition import partition
-from hf_cudagraph_asr.replicas import pools_memory, replicas
 from hf_cudagraph_asr.traffic import Chunking, Traffic, finite
 
 __all__ = ["Bucket", "BucketPlan", "plan_buckets"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
 from time import perf_counter
 from typing import Any
 
@@ -13,13 +13,16 @@ import torch
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.bucket_plan import BucketPlan, rows_of
-from hf_cudagraph_asr.capture import Backend, Program
+from hf_cudagraph_asr.capture import Backend
+from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
-from hf_cudagraph_asr.families import UnsupportedModel
-from hf_cudagraph_asr.fingerprint import Fingerprint
-from hf_cudagraph_asr.masks import keep_mask
-from hf_cudagraph_asr.padding import ExactForward
-from hf_cudagraph_asr.request import Request, read
+from hf_cudagraph_asr.events import Observer, Observers, Served
+from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr.packing import Replay
+from hf_cudagraph_asr.replan import Proposal, propose
+from hf_cudagraph_asr.request import Request
+from hf_cudagraph_asr.serving import Serving
+from hf_cudagraph_asr.sketch import LengthSketch
 from hf_cudagraph_asr.statistics import PoolStatistics, Tally
 
 __all__ = ["GraphPool"]
@@ -30,55 +33,38 @@ logger = logging.getLogger(__name__)
 # included; the rest comes from tracing code that was not written to be traced.
 _CAPTURE_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
-# In which the exact forward is tested.
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-
-# A logit so far below 0 has no probability, and float16 still holds it.
-_NEVER = -1e4
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """A program and the tensors it reads."""
-
-    program: Program
-    input_values: torch.Tensor  # (batch size, samples of the bucket)
-    lengths: torch.Tensor  # (batch size,)
-
-    def run(self, request: Request) -> tuple[torch.Tensor, torch.Tensor]:
-        """The program's own outputs for these rows, which the next run may overwrite."""
-        rows, longest = len(request.lengths), request.longest
-        self.input_values[:rows, :longest].copy_(request.input_values[:, :longest])
-        # Nothing of the query before this one stays, in whatever the program does with padding.
-        self.input_values[:rows, longest:].zero_()
-        self.input_values[rows:].zero_()
-        unused = [self.input_values.shape[1]] * (len(self.lengths) - rows)
-        self.lengths.copy_(torch.tensor([*request.lengths, *unused]))
-        return self.program(self.input_values, self.lengths)
-
 
 class GraphPool:
     """Captured programs for the buckets of a plan, and the way of each call to one of them.
 
-    `enable_cuda_graphs` makes one. It serves any number of threads: replays follow one another
-    under one lock, and each caller gets tensors of its own.
+    `enable_cuda_graphs` makes one. It serves any number of threads: replays of a replica follow
+    one another, and each caller gets tensors of its own.
 
     Rows of a batch come out as each would alone. Their logits are cut to the longest row; frames
-    beyond a shorter row say blank with certainty, so that they decode to nothing.
+    beyond a shorter row say blank with certainty, so that they decode to nothing. A batch is
+    replayed together, or split where that costs less by what `calibrate` measured; before it, by
+    the fewest replays.
 
-    What cannot be replayed is computed all the same. Too long an input and too many rows go
-    through the length-exact forward as it is, so that the texts are those of batch 1 whatever
-    the plan; what asks for more than logits goes to the model's own forward. `explain` says which.
+    What cannot be replayed is computed all the same. Too long an input goes through the
+    length-exact forward as it is, so that the texts are those of batch 1 whatever the plan; what
+    asks for more than logits goes to the model's own forward. `explain` says which.
 
     Args:
         model: a CTC model. One without a length-exact forward is served by its own.
         backend: makes the programs.
         plan: the buckets; a backend that captures nothing needs none.
         batch_sizes: rows to capture each bucket for; by default the plan's.
+        dtype: to compute float32 weights in, by autocast; by default in their own.
         copy_outputs: give each caller a copy. Without, an output is right until the next call.
+        observers: called with a `Served` for each call.
+
+    Attributes:
+        backend: what makes the programs.
+        sketch: the lengths it has seen, of which `replan` makes a plan.
 
     Raises:
-        ValueError: the plan is missing or for another geometry; or the model names no blank.
+        ValueError: the plan is missing or for another geometry; the model names no blank; or the
+            dtype does not fit its weights.
     """
 
     def __init__(
@@ -88,66 +74,148 @@ class GraphPool:
         plan: BucketPlan | None = None,
         *,
         batch_sizes: Iterable[int] | None = None,
+        dtype: torch.dtype | None = None,
         copy_outputs: bool = True,
+        observers: Iterable[Observer] = (),
     ) -> None:
         if plan is None and backend.captures:
             raise ValueError(
                 f"the {backend.name} backend captures the buckets of a plan: pass "
                 f"plan_buckets(durations, model=model), or backend='eager', which needs none"
             )
-        self.plan = plan
-        self.backend = backend
         if batch_sizes is not None:
-            self.batch_sizes = rows_of(batch_sizes)
+            sizes = rows_of(batch_sizes)
         else:
-            self.batch_sizes = (1,) if plan is None else plan.batch_sizes
+            sizes = (1,) if plan is None else plan.batch_sizes
+        self.backend = backend
+        self.sketch = LengthSketch(plan.geometry if plan is not None else _geometry(model))
         self._model = model
+        self._dtype = dtype
         self._copy_outputs = copy_outputs
-        self._lock = threading.RLock()
+        self._observers = Observers(observers)
         self._tally = Tally()
-        self._slots: dict[tuple[int, int], _Slot] = {}
-        self._exact: ExactForward | None = None
-        # Why calls that could be replayed are not, and more of it.
-        self._hindered: tuple[Reason, str] | None = None
+        # Held by whoever exchanges what serves; calls do without.
+        self._lock = threading.RLock()
+        # Down while a backend captures that wants the device for itself.
+        self._open = threading.Event()
+        self._open.set()
         self._closed = False
-        self._blank = 0
-        self._shortest = 1
-        self.rebuild()
+        self._serving = self._look(plan, sizes)
+        self._start(self._serving)
+
+    @property
+    def plan(self) -> BucketPlan | None:
+        """The buckets that are served now."""
+        return self._serving.plan
+
+    @property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """Rows that each bucket has programs for."""
+        return self._serving.batch_sizes
 
     def rebuild(self) -> None:
-        """Capture anew, from the weights that the model has now. Calls wait meanwhile.
+        """Capture anew, from the weights that the model has now. Nothing is replayed meanwhile.
 
         Raises:
             ValueError: the pool is disabled; or as when it was made.
         """
         with self._lock:
-            if self._closed:
-                raise ValueError("the pool is disabled: call enable_cuda_graphs(model, ...) again")
-            # Until all is captured: whatever is raised meanwhile, nothing is replayed.
-            self._slots, self._hindered = {}, (Reason.CHANGED, "")
-            self._inspect()
-            if self._exact is None:
-                return
-            if self.plan is not None:
-                self.plan.check_geometry(self._model)
-                if self.backend.captures:
-                    try:
-                        self._capture(self._exact, self.plan)
-                    except _CAPTURE_ERRORS as error:
-                        self._slots = {}
-                        self._hinder(Reason.FAILED, f"{type(error).__name__}: {error}")
-                        return
-            self._hindered = None
+            self._refuse_closed()
+            old = self._serving
+            # Whatever is raised from here on, nothing is replayed until all is captured.
+            old.hindered = Reason.CHANGED, ""
+            old.close()
+            serving = self._look(old.plan, old.batch_sizes)
+            self._start(serving)
+            self._serving = serving
+
+    def swap(self, plan: BucketPlan) -> None:
+        """Serve by another plan. Calls are replayed by the old one until the new one is captured.
+
+        A backend that wants the device for itself lets calls wait while it captures. Until the
+        end of it both plans are in memory.
+
+        Args:
+            plan: for the same geometry. Its batch sizes count.
+
+        Raises:
+            ValueError: the pool is disabled, or the plan is for another geometry.
+            RuntimeError: it cannot be captured, or nothing is replayed now. The old one stays.
+        """
+        with self._lock:
+            self._refuse_closed()
+            old = self._current()
+            if old.hindered is not None:
+                raise RuntimeError(
+                    f"nothing is replayed now, because: {old.hindered[0].value}; the plan stays as "
+                    f"it is: call pool.rebuild() before pool.swap(plan)"
+                )
+            serving = self._look(plan, plan.batch_sizes)
+            if self.backend.captures:
+                try:
+                    self._capture(serving)
+                except _CAPTURE_ERRORS as error:
+                    raise RuntimeError(
+                        f"the new plan cannot be captured, so the old one stays: "
+                        f"{type(error).__name__}: {error}"
+                    ) from error
+            self._serving = serving
+            old.close()
+
+    def replan(self, *, swap: bool = False, **options: Any) -> Proposal:
+        """The plan that suits what was seen, and what it gains over the present one.
+
+        Args:
+            swap: serve by it, where it is worth while.
+            options: of `hf_cudagraph_asr.replan.propose`.
+
+        Raises:
+            ValueError: there is no plan, or too little was seen to plan for.
+            RuntimeError: the new plan cannot be captured. The old one stays.
+        """
+        plan = self.plan
+        if plan is None:
+            raise ValueError(
+                "there is no plan to compare with: enable_cuda_graphs(model, plan), or "
+                "plan_buckets(pool.sketch.traffic(), model=model) for a first one"
+            )
+        proposal = propose(plan, self.sketch, **options)
+        if swap and proposal.worthwhile:
+            self.swap(proposal.plan)
+        return proposal
+
+    def calibrate(self, *, repeats: int = 10) -> Cost:
+        """Measure replays and eager runs at the buckets' lengths, and split batches by that.
+
+        Args:
+            repeats: runs of each. Their median counts.
+
+        Returns:
+            Milliseconds, for `plan_buckets(durations, cost=…)`.
+
+        Raises:
+            ValueError: nothing is captured.
+        """
+        with self._lock:
+            serving = self._current()
+            if self._closed or not serving.replicas:
+                why = self.explain(serving.receptive_field) if serving.exact else "no exact forward"
+                raise ValueError(f"nothing is captured that could be measured: {why}")
+            return serving.calibrate(repeats)
 
     def close(self) -> None:
         """Drop the programs. Calls that still come are the host's."""
         with self._lock:
             self._closed = True
-            self._slots = {}
+            self._serving.close()
 
     def stats(self) -> PoolStatistics:
         """What it did so far."""
-        return self._tally.read()
+        replicas = self._serving.replicas
+        return self._tally.read(
+            sum(replica.memory() for replica in replicas),
+            sum(replica.capture_seconds for replica in replicas),
+        )
 
     def explain(self, samples: int | Sequence[int]) -> Dispatch:
         """What would become of a call for logits alone.
@@ -161,11 +229,12 @@ class GraphPool:
         lengths = tuple(samples) if isinstance(samples, Iterable) else (samples,)
         if not lengths:
             raise ValueError("samples of no rows: give a length, or a length for each row")
-        with self._lock:
-            self._check()
-            if self._exact is not None and max(lengths) < self._shortest:
-                return Dispatch("host", Reason.SHORT)
-            return self._decide(lengths)
+        serving = self._current()
+        if self._closed:
+            return Dispatch("host", Reason.CLOSED)
+        if serving.exact is not None and max(lengths) < serving.receptive_field:
+            return Dispatch("host", Reason.SHORT)
+        return serving.dispatch(lengths, serving.pack(lengths))
 
     def answer(
         self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -183,155 +252,155 @@ class GraphPool:
         Raises:
             ValueError: a batch has a row shorter than the receptive field.
         """
-        with self._lock:
-            self._check()
-            exact = self._exact
-        if self._closed or exact is None:
-            reason = Reason.CLOSED if self._closed else Reason.UNSUPPORTED
+        if not self._open.is_set():
+            self._open.wait()
+        serving = self._current()
+        request: Request | Reason
+        if self._closed:
+            request = Reason.CLOSED
+        elif serving.exact is None:
+            request = Reason.UNSUPPORTED
         else:
-            request = read(self._model, self._shortest, args, kwargs)
-            if isinstance(request, Request):
-                logits = self._logits(exact, request)
-                if logits is not None:
-                    output = CausalLMOutput(logits=logits)
-                    return output.to_tuple() if request.as_tuple else output
-                reason = Reason.REFUSED
-            else:
-                reason = request
-        self._tally.missed(reason)
-        return host(*args, **kwargs)
+            request = serving.read(args, kwargs)
+        start = perf_counter()
+        if isinstance(request, Request):
+            for length in request.lengths:
+                self.sketch.add(length)
+            with torch.no_grad():
+                logits = self._logits(serving, request, start)
+            if logits is not None:
+                output = CausalLMOutput(logits=logits)
+                return output.to_tuple() if request.as_tuple else output
+            request = Reason.REFUSED
+        self._tally.missed(request)
+        output = host(*args, **kwargs)
+        if self._observers:
+            self._observers.notify(Served(Dispatch("host", request), (), perf_counter() - start))
+        return output
 
-    def _logits(self, exact: ExactForward, request: Request) -> torch.Tensor | None:
+    def _logits(self, serving: Serving, request: Request, start: float) -> torch.Tensor | None:
         """(B, T, V), T the frames of the longest row; None where there is no exact answer."""
-        with torch.no_grad():
-            with self._lock:
-                slot, dispatch = self._slot_for(request)
-                if slot is not None and dispatch.bucket is not None:
-                    start = perf_counter()
-                    logits = self._cut(exact, request, *slot.run(request), owned=False)
-                    seconds = perf_counter() - start
-                    filled = sum(map(_frames(self.plan), request.lengths))
-                    self._tally.replayed(
-                        dispatch.bucket.frames, dispatch.batch_size, filled, seconds
-                    )
-                    return logits
-            values = request.input_values[:, : request.longest]
-            lengths = torch.tensor(request.lengths, device=values.device)
-            try:
-                output = exact(values, lengths)
-            except ValueError:
-                # Changed meanwhile by another thread, or more frames than positions: the host's
-                # own forward makes room for more.
+        lengths = request.lengths
+        replays = serving.pack(lengths)
+        logits = None if replays is None else self._replay(serving, request, replays)
+        if logits is None:
+            logits = _exactly(serving, request)
+            if logits is None:
                 return None
+            dispatch = serving.dispatch(lengths, None)
             if dispatch.reason is None:
                 self._tally.hit()
             else:
                 self._tally.missed(dispatch.reason)
-            return self._cut(exact, request, *output, owned=True)
+        elif self._observers:
+            dispatch = serving.dispatch(lengths, replays)
+        if self._observers:
+            self._observers.notify(Served(dispatch, lengths, perf_counter() - start))
+        return logits
 
-    def _cut(
-        self,
-        exact: ExactForward,
-        request: Request,
-        logits: torch.Tensor,
-        frames: torch.Tensor,
-        *,
-        owned: bool,
-    ) -> torch.Tensor:
-        rows, total = len(request.lengths), exact.geometry.emitted(request.longest)
-        cut = logits[:rows, :total]  # (B, T, V)
-        if len(set(request.lengths)) > 1:
-            keep = keep_mask(frames[:rows], total)
-            certain = cut.new_full((cut.shape[-1],), _NEVER)
-            certain[self._blank] = 0
-            return torch.where(keep[:, :, None], cut, certain)
-        return cut.clone() if self._copy_outputs and not owned else cut
+    def _replay(
+        self, serving: Serving, request: Request, replays: Sequence[Replay]
+    ) -> torch.Tensor | None:
+        """The rows' logits, from one replica; None where it was closed meanwhile."""
+        lengths = request.lengths
+        with serving.a_replica(min([replay.bucket.replicas for replay in replays])) as replica:
+            start = perf_counter()
+            if replica.closed:
+                return None
+            with replica.backend.turn():
+                outputs = replica.run(request.input_values, lengths, replays)
+                if len(replays) == 1:
+                    logits = serving.cut(next(outputs), lengths, copy=self._copy_outputs)
+                else:
+                    logits = serving.gather(outputs, lengths, replays)
+            seconds = perf_counter() - start
+        if logits.is_cuda:
+            # Made on the replica's stream, used and freed on the caller's.
+            logits.record_stream(torch.cuda.current_stream(logits.device))
+        self._tally.replayed(replays, serving.frames(lengths), seconds)
+        return logits
 
-    def _slot_for(self, request: Request) -> tuple[_Slot | None, Dispatch]:
-        dispatch = self._decide(request.lengths)
-        if dispatch.bucket is None:
-            return None, dispatch
-        return self._slots[dispatch.bucket.frames, dispatch.batch_size], dispatch
+    def _current(self) -> Serving:
+        """What serves now, after a look whether the model is still what was captured."""
+        serving = self._serving
+        if serving.holds():
+            return serving
+        with self._lock:
+            old = self._serving
+            if self._closed or old.holds():
+                return old
+            try:
+                serving = self._look(old.plan, old.batch_sizes)
+            except ValueError as error:
+                serving = Serving.refused(self._model, old, str(error))
+            was = None if old.hindered is None else old.hindered[0]
+            if serving.hindered is not None:
+                self._warn(serving)
+            elif self.backend.captures:
+                # A pool whose capture failed, or that has changed before, has said so.
+                known = was in (Reason.CHANGED, Reason.FAILED)
+                serving.hindered = old.hindered if known else (Reason.CHANGED, "")
+                if not known:
+                    self._warn(serving)
+            self._serving = serving
+            old.close()
+            return serving
 
-    def _decide(self, lengths: Sequence[int]) -> Dispatch:
-        if self._closed:
-            return Dispatch("host", Reason.CLOSED)
-        if self._hindered is not None:
-            return Dispatch("host" if self._exact is None else "exact", *self._hindered)
-        if self.plan is None or not self.backend.captures:
-            return Dispatch("exact")
-        rows = next((size for size in self.batch_sizes if size >= len(lengths)), None)
-        if rows is None:
-            most = self.batch_sizes[-1]
-            return Dispatch("exact", Reason.ROWS, f"{len(lengths)} rows, at most {most}")
-        bucket = self.plan.bucket_for(max(lengths))
-        if bucket is None:
-            most = self.plan.buckets[-1].samples
-            return Dispatch("exact", Reason.LONG, f"{max(lengths)} samples, at most {most}")
-        filled = sum(map(self.plan.geometry.frames, lengths))
-        return Dispatch(
-            "bucket",
-            bucket=bucket,
-            batch_size=rows,
-            padding=(rows * bucket.frames - filled) / filled,
-            cost=bucket.cost,
-        )
+    def _look(self, plan: BucketPlan | None, batch_sizes: tuple[int, ...]) -> Serving:
+        captures = self.backend.captures
+        return Serving(self._model, plan, batch_sizes, dtype=self._dtype, captures=captures)
 
-    def _check(self) -> None:
-        """Notice that the model is no longer what was captured, before anything is replayed."""
-        if self._closed or self._fingerprint.holds():
+    def _start(self, serving: Serving) -> None:
+        if serving.hindered is None and self.backend.captures:
+            try:
+                self._capture(serving)
+            except _CAPTURE_ERRORS as error:
+                serving.hindered = Reason.FAILED, f"{type(error).__name__}: {error}"
+        if serving.hindered is not None:
+            self._warn(serving)
+
+    def _capture(self, serving: Serving) -> None:
+        if not self.backend.exclusive:
+            serving.capture(self.backend)
             return
-        unsupported = self._hindered is not None and self._hindered[0] is Reason.UNSUPPORTED
-        if self._slots or (unsupported and self.backend.captures):
-            self._hinder(Reason.CHANGED)
-        elif unsupported:
-            self._hindered = None  # it may be supported now
-        self._slots = {}
-        self._inspect()
-
-    def _inspect(self) -> None:
-        self._fingerprint = Fingerprint(self._model)
+        self._open.clear()
         try:
-            self._exact = _exact_forward(self._model)
-        except UnsupportedModel as error:
-            self._exact = None
-            self._hinder(Reason.UNSUPPORTED, str(error))
-            return
-        blank, words = self._model.config.pad_token_id, self._model.lm_head.out_features
-        if not isinstance(blank, int) or not 0 <= blank < words:
-            raise ValueError(
-                f"config.pad_token_id, the blank of CTC, is {blank!r}, expected 0 to {words - 1}: "
-                f"set it to the tokenizer's pad token"
-            )
-        self._blank, self._shortest = blank, self._exact.receptive_field
+            with ExitStack() as still:
+                for replica in self._serving.replicas:
+                    still.enter_context(replica.lock)
+                serving.capture(self.backend)
+        finally:
+            self._open.set()
 
-    def _hinder(self, reason: Reason, detail: str = "") -> None:
-        self._hindered = reason, detail
+    def _refuse_closed(self) -> None:
+        if self._closed:
+            raise ValueError("the pool is disabled: call enable_cuda_graphs(model, ...) again")
+
+    def _warn(self, serving: Serving) -> None:
+        assert serving.hindered is not None
+        reason, detail = serving.hindered
         logger.warning(
             "%s: %s%s", type(self._model).__name__, reason.value, detail and f": {detail}"
         )
 
-    def _capture(self, exact: ExactForward, plan: BucketPlan) -> None:
-        """All programs, the largest first: what it needs is there for the others."""
-        weight = self._model.lm_head.weight
-        shapes = [(bucket, rows) for bucket in plan.buckets for rows in self.batch_sizes]
-        # Static tensors must stay writable outside of inference mode, whoever builds the pool.
-        with torch.inference_mode(False), torch.no_grad():
-            for bucket, rows in sorted(shapes, key=lambda s: (-s[0].samples * s[1], -s[1])):
-                values = weight.new_zeros((rows, bucket.samples))
-                # Padded, as queries will be: other kernels serve what has no padding.
-                lengths = torch.full((rows,), exact.receptive_field, device=weight.device)
-                program = self.backend.capture(exact, values, lengths)
-                self._slots[bucket.frames, rows] = _Slot(program, values, lengths)
+
+def _exactly(serving: Serving, request: Request) -> torch.Tensor | None:
+    """The exact forward's answer, as it is; None where it refuses."""
+    assert serving.exact is not None
+    values = request.input_values[:, : max(request.lengths)]
+    lengths = torch.tensor(request.lengths, device=values.device)
+    try:
+        output = serving.exact(values, lengths)
+    except ValueError:
+        # Changed meanwhile by another thread, or more frames than positions: the host's own
+        # forward makes room for more.
+        return None
+    return serving.cut(output, request.lengths, copy=False)
 
 
-def _exact_forward(model: Any) -> ExactForward:
-    exact, dtype = ExactForward(model), model.lm_head.weight.dtype
-    if dtype not in _DTYPES:
-        raise UnsupportedModel(f"its weights are {dtype}, expected one of {_DTYPES}")
-    return exact
-
-
-def _frames(plan: BucketPlan | None) -> Callable[[int], int]:
-    assert plan is not None  # a slot was found, so there is one
-    return plan.geometry.frames
+def _geometry(model: Any) -> Geometry:
+    """The model's, or Wav2Vec2's where it has none: lengths are counted all the same."""
+    try:
+        return Geometry.of(model)
+    except ValueError:
+        return Geometry()

@@ -10,13 +10,12 @@ import torch
 
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.masks import keep_mask
+from hf_cudagraph_asr.settings import ConfigView
 
-__all__ = ["Request", "read"]
-
-_ASKS_FOR_MORE = ("output_attentions", "output_hidden_states")
+__all__ = ["Reader", "Request"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """Rows to transcribe.
 
@@ -30,94 +29,115 @@ class Request:
     lengths: tuple[int, ...]
     as_tuple: bool
 
-    @property
-    def longest(self) -> int:
-        """Samples of the longest row."""
-        return max(self.lengths)
 
-
-def read(
-    model: Any, receptive_field: int, args: Sequence[Any], kwargs: Mapping[str, Any]
-) -> Request | Reason:
-    """The request in a call `model(*args, **kwargs)`, or why the host must answer it itself.
-
-    Reads the mask's values, for which it waits for the device: once a call, and only with a mask.
+class Reader:
+    """Reads calls of a model.
 
     Args:
-        model: the model.
+        model: the model, while its fingerprint holds.
+        config: a view of its configuration.
         receptive_field: the fewest samples that give a frame of logits.
-        args: the call's positional arguments.
-        kwargs: its other arguments.
-
-    Raises:
-        ValueError: a row among others is shorter than the receptive field. The host would answer
-            with frames that no sample is in.
+        autocast: the dtype its programs compute in by autocast; None: without autocast.
     """
-    if model.training:
-        return Reason.TRAINING
-    named = dict(kwargs)
-    # What follows the first two has changed its order between versions of the host.
-    if len(args) > 2 or any(name in named for name in _NAMES[: len(args)]):
-        return Reason.ARGUMENTS
-    values, mask = (
-        args[i] if i < len(args) else named.pop(name, None) for i, name in enumerate(_NAMES)
-    )
-    if named.pop("labels", None) is not None:
-        return Reason.LABELS
-    asked = [named.pop(name, None) for name in _ASKS_FOR_MORE]
-    own = [getattr(model.config, name, False) for name in _ASKS_FOR_MORE]
-    if any(default if wish is None else wish for wish, default in zip(asked, own, strict=True)):
-        return Reason.OUTPUTS
-    return_dict = named.pop("return_dict", None)
-    if named:
-        return Reason.ARGUMENTS
-    weight = model.lm_head.weight
-    if not _fits(values, weight):
-        return Reason.INPUT
-    if torch.is_autocast_enabled(values.device.type):
-        return Reason.AUTOCAST
-    if torch.is_grad_enabled() and (
-        values.requires_grad or any(weight.requires_grad for weight in model.parameters())
-    ):
-        return Reason.GRADIENTS
-    if values.shape[1] < receptive_field:
-        return Reason.SHORT
-    lengths = _lengths(values, mask)
-    if lengths is None:
-        return Reason.MASK
-    short = [f"row {i} has {n}" for i, n in enumerate(lengths) if n < receptive_field]
-    if short:
-        raise ValueError(
-            f"each row needs {receptive_field} samples or more, the receptive field of a frame, "
-            f"but {', '.join(short)}: leave such rows out, or pad them with silence"
-        )
-    if return_dict is None:
-        return_dict = getattr(model.config, "return_dict", True)
-    return Request(values, lengths, as_tuple=not return_dict)
+
+    def __init__(
+        self,
+        model: Any,
+        config: ConfigView,
+        receptive_field: int,
+        autocast: torch.dtype | None = None,
+    ) -> None:
+        weight = model.lm_head.weight
+        self._model = model
+        self._config = config
+        self._shortest = receptive_field
+        self._autocast = autocast
+        self._dtype, self._device = weight.dtype, weight.device
+        self._weights = list(model.parameters())
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Request | Reason:
+        """The request in a call `model(*args, **kwargs)`, or why the host must answer it itself.
+
+        Reads the mask's values, for which it waits for the device: once, and only with a mask.
+
+        Args:
+            args: the call's positional arguments.
+            kwargs: its other arguments.
+
+        Raises:
+            ValueError: a row among others is shorter than the receptive field. The host would
+                answer with frames that no sample is in.
+        """
+        if self._model.training:
+            return Reason.TRAINING
+        named = dict(kwargs)
+        # What follows the first two has changed its order between versions of the host.
+        if len(args) > 2 or any(name in named for name in _NAMES[: len(args)]):
+            return Reason.ARGUMENTS
+        values = args[0] if args else named.pop("input_values", None)
+        mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
+        settings = self._config.read()
+        outputs = settings.output_attentions or settings.output_hidden_states
+        return_dict = None
+        if named:
+            if named.pop("labels", None) is not None:
+                return Reason.LABELS
+            attentions = named.pop("output_attentions", None)
+            states = named.pop("output_hidden_states", None)
+            outputs = bool(
+                (settings.output_attentions if attentions is None else attentions)
+                or (settings.output_hidden_states if states is None else states)
+            )
+            return_dict = named.pop("return_dict", None)
+        if outputs:
+            return Reason.OUTPUTS
+        if named:
+            return Reason.ARGUMENTS
+        if not (
+            isinstance(values, torch.Tensor)
+            and values.ndim == 2
+            and values.shape[0] > 0
+            and values.dtype == self._dtype
+            and values.device == self._device
+        ):
+            return Reason.INPUT
+        kind = self._device.type
+        if torch.is_autocast_enabled(kind) and torch.get_autocast_dtype(kind) != self._autocast:
+            return Reason.AUTOCAST
+        if torch.is_grad_enabled() and (
+            values.requires_grad or any(weight.requires_grad for weight in self._weights)
+        ):
+            return Reason.GRADIENTS
+        if values.shape[1] < self._shortest:
+            return Reason.SHORT
+        lengths = _lengths(values, mask)
+        if lengths is None:
+            return Reason.MASK
+        if min(lengths) < self._shortest:
+            short = [f"row {i} has {n}" for i, n in enumerate(lengths) if n < self._shortest]
+            raise ValueError(
+                f"each row needs {self._shortest} samples or more, the receptive field of a frame, "
+                f"but {', '.join(short)}: leave such rows out, or pad them with silence"
+            )
+        if return_dict is None:
+            return_dict = settings.return_dict
+        return Request(values, lengths, not return_dict)
 
 
 _NAMES = ("input_values", "attention_mask")
 
 
-def _fits(values: Any, weight: torch.Tensor) -> bool:
-    return (
-        isinstance(values, torch.Tensor)
-        and values.ndim == 2
-        and len(values) > 0
-        and values.dtype == weight.dtype
-        and values.device == weight.device
-    )
-
-
 def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
     """Samples of each row, or None where the mask is no right padding of these values."""
+    rows, samples = values.shape
     if mask is None:
-        return (values.shape[1],) * len(values)
+        return (samples,) * rows
     if not isinstance(mask, torch.Tensor) or mask.shape != values.shape:
         return None
-    if all(value == 1 for value in mask.aminmax()):  # soon said of most queries
-        return (values.shape[1],) * len(values)
+    if mask.device.type == "cpu" and all(value == 1 for value in mask.aminmax()):
+        return (samples,) * rows  # soon said of most queries
     lengths = mask.sum(dim=1).long()  # (B,)
-    if not torch.equal(mask, keep_mask(lengths, mask.shape[1]).to(mask.dtype)):
-        return None
-    return tuple(lengths.tolist())
+    right = (mask == keep_mask(lengths, samples)).all()
+    # One transfer, which a GPU is waited for.
+    *found, valid = torch.cat((lengths, right.long()[None])).tolist()
+    return tuple(found) if valid else None

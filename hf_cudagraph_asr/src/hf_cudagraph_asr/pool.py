@@ -303,7 +303,8 @@ class GraphPool:
     ) -> torch.Tensor | None:
         """The rows' logits, from one replica; None where it was closed meanwhile."""
         lengths = request.lengths
-        with serving.a_replica(min([replay.bucket.replicas for replay in replays])) as replica:
+        replica = serving.acquire(min([replay.bucket.replicas for replay in replays]))
+        try:
             start = perf_counter()
             if replica.closed:
                 return None
@@ -314,9 +315,8 @@ class GraphPool:
                 else:
                     logits = serving.gather(outputs, lengths, replays)
             seconds = perf_counter() - start
-        if logits.is_cuda:
-            # Made on the replica's stream, used and freed on the caller's.
-            logits.record_stream(torch.cuda.current_stream(logits.device))
+        finally:
+            replica.lock.release()
         self._tally.replayed(replays, serving.frames(lengths), seconds)
         return logits
 

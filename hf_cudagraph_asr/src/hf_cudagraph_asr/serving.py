@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -221,27 +220,20 @@ class Serving:
             return sum(replay.bucket.cost * replay.batch_size for replay in replays)
         return sum(self.prices.replay(r.bucket.frames, r.batch_size) for r in replays)
 
-    @contextmanager
-    def a_replica(self, among: int) -> Iterator[Replica]:
-        """One of the first `among` replicas, for this thread alone: a free one if there is one."""
+    def acquire(self, among: int) -> Replica:
+        """One of the first `among` replicas, locked for this thread: a free one if there is one."""
         replicas = self.replicas
         if among == 1:
-            with replicas[0].lock:
-                yield replicas[0]
-            return
+            replicas[0].lock.acquire()
+            return replicas[0]
         first = next(self._turns)
-        chosen = replicas[first % among]
         for i in range(among):
             replica = replicas[(first + i) % among]
             if replica.lock.acquire(blocking=False):
-                chosen = replica
-                break
-        else:
-            chosen.lock.acquire()
-        try:
-            yield chosen
-        finally:
-            chosen.lock.release()
+                return replica
+        replica = replicas[first % among]
+        replica.lock.acquire()
+        return replica
 
     def cut(
         self, output: tuple[torch.Tensor, torch.Tensor], lengths: Sequence[int], *, copy: bool

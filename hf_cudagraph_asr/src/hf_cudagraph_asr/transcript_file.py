@@ -189,7 +189,7 @@ class TranscriptFile:
         wanted = queries[done].audio_filepath, queries[done].offset
         if given != wanted:
             raise ValueError(
-                f"{self.path}, line {done + 1} is of {value!r:.60}, and the query there is "
+                f"{self.path}, line {done + 1} is of {given[0]!r:.200}, and the query there is "
                 f"{wanted[0]!r} now: {REMEDY}"
             )
 

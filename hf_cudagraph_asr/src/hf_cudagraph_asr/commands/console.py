@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from hf_cudagraph_asr.durations import Durations
+    from hf_cudagraph_asr.geometry import Geometry
 
 app = typer.Typer(
     help="Wav2Vec2 on a pool of length-bucketed CUDA graphs, without changing a transcript.",
@@ -126,3 +131,29 @@ def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
     for path in inputs:
         if path is not None and path.resolve() == out.resolve():
             raise ValueError(f"{out} is read, and would be replaced: write to another file")
+
+
+def quiet_host(progress: bool) -> None:
+    """The host's bars only where ours are."""
+    if not (progress and sys.stderr.isatty()):
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+
+def usable(found: Durations, geometry: Geometry) -> Durations:
+    """Those that a model can transcribe; what is left out is told on standard error."""
+    for message in found.unread:
+        warn(message)
+    if found.unread:
+        warn(f"{counted(len(found.unread), 'file')} could not be read: not counted")
+    if found.missing:
+        warn(f"{counted(found.missing, 'row')} without a number of seconds: not counted")
+    shortest = geometry.receptive_field / geometry.sampling_rate
+    usable = found.at_least(shortest)
+    if short := len(found) - len(usable):
+        warn(
+            f"{counted(short, 'duration')} below the {shortest:g} s of a frame, down to "
+            f"{found.seconds.min():g} s: not counted"
+        )
+    return usable

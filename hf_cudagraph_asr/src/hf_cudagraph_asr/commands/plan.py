@@ -18,11 +18,10 @@ from hf_cudagraph_asr.commands.console import (
     say,
     size_in_bytes,
     sizes,
-    warn,
+    usable,
 )
 
 if TYPE_CHECKING:
-    from hf_cudagraph_asr.durations import Durations
     from hf_cudagraph_asr.geometry import Geometry
 
 
@@ -70,7 +69,7 @@ def plan(
     found = read_durations(source, column=column, progress=progress and sys.stderr.isatty())
     geometry = _geometry(model)
     made = plan_buckets(
-        _usable(found, geometry).seconds,
+        usable(found, geometry).seconds,
         graphs=graphs,
         model=geometry,
         batch_sizes=rows or (1,),
@@ -96,21 +95,3 @@ def _geometry(model: str | None) -> Geometry:
     # A configuration does not know its sampling rate.
     rate = AutoFeatureExtractor.from_pretrained(model).sampling_rate
     return Geometry.of(AutoConfig.from_pretrained(model), sampling_rate=rate)
-
-
-def _usable(found: Durations, geometry: Geometry) -> Durations:
-    """Those that a model can transcribe; what is left out is told."""
-    for message in found.unread:
-        warn(message)
-    if found.unread:
-        warn(f"{counted(len(found.unread), 'file')} could not be read and are not planned for")
-    if found.missing:
-        warn(f"{counted(found.missing, 'row')} without a number of seconds: not planned for")
-    shortest = geometry.receptive_field / geometry.sampling_rate
-    usable = found.at_least(shortest)
-    if short := len(found) - len(usable):
-        warn(
-            f"{counted(short, 'duration')} below the {shortest:g} s of a frame, down to "
-            f"{found.seconds.min():g} s: not planned for"
-        )
-    return usable

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import sys
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,6 +16,7 @@ from hf_cudagraph_asr.commands.console import (
     Progress,
     counted,
     keep_apart,
+    quiet_host,
     say,
     warn,
 )
@@ -83,7 +83,7 @@ def transcribe(
     from hf_cudagraph_asr.transcriber import Transcriber
     from hf_cudagraph_asr.transcript_file import TranscriptFile
 
-    _quiet(progress)
+    quiet_host(progress)
     with (
         Transcriber.from_pretrained(
             model,
@@ -98,7 +98,8 @@ def transcribe(
     ):
         before, start, heard = file.done, perf_counter(), 0.0
         if before:
-            say(f"{out} has {before:,} of {counted(len(queries), 'query')}: going on")
+            going = "all is there" if before == len(queries) else "going on"
+            say(f"{out} has {before:,} of {counted(len(queries), 'query')}: {going}")
         try:
             for outcome in _shown(
                 transcribe_queries(transcriber, queries[before:], batch_size=rows),
@@ -133,14 +134,6 @@ def _captured(plan: BucketPlan | None, rows: int) -> tuple[int, ...] | None:
     if plan is None or rows in plan.batch_sizes:
         return None
     return tuple(sorted({1, rows}))
-
-
-def _quiet(progress: bool) -> None:
-    """The host's bars only where ours are."""
-    if not (progress and sys.stderr.isatty()):
-        from transformers.utils.logging import disable_progress_bar
-
-        disable_progress_bar()
 
 
 def _shown(outcomes: Any, before: int, total: int, progress: bool) -> Any:

@@ -62,7 +62,6 @@ def convolve_and_normalise(
     count = frames[:, None, None]
     means = windows.sum(dim=1, keepdim=True) / count  # (B, 1, k)
     covariance = windows.mT @ windows / count - means.mT @ means  # (B, k, k)
-    kernels = conv.weight[:, 0].double()  # (C, k)
     wide = torch.promote_types(samples.dtype, torch.float32)
     if samples.dtype == wide:
         # Group norm takes a constant away again, but not what the convolution rounded because of
@@ -70,6 +69,9 @@ def convolve_and_normalise(
         constant = means.mean(dim=2)  # (B, 1)
         samples = samples - constant.to(wide)
         means = means - constant[:, :, None]
+    # First of all: a hook may make the kernels of other weights, as pruning does.
+    convolved = conv(samples[:, None])  # (B, C, T)
+    kernels = conv.weight[:, 0].double()  # (C, k)
     mean = means[:, 0] @ kernels.mT  # (B, C)
     if conv.bias is not None:
         mean = mean + conv.bias
@@ -77,7 +79,7 @@ def convolve_and_normalise(
 
     # Batch norm with given statistics normalises in one pass; each row's channel is a channel.
     normalised = nn.functional.batch_norm(
-        conv(samples[:, None]).flatten(0, 1)[None],  # (1, B·C, T)
+        convolved.flatten(0, 1)[None],  # (1, B·C, T)
         mean.flatten().to(wide),
         variance.flatten().to(wide),
         norm.weight.to(wide).repeat(batch),

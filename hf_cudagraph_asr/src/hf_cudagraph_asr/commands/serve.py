@@ -116,6 +116,8 @@ def _run(
 ) -> None:
     from hf_cudagraph_asr.serve.application import NAME, build
 
+    # Ray reports its use over the network unless it is told otherwise.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     application = build(settings, limits, batching, autoscaling)  # says what is not installed
     import ray
     from ray import serve

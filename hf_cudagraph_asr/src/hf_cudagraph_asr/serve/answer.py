@@ -16,6 +16,7 @@ class Facts:
 
     Attributes:
         replica: the Recognizer's id.
+        pid: of its process, on its machine.
         sampling_rate: samples a second that the model takes.
         shortest: the fewest samples that it gives a frame for.
         backend: of its pool.
@@ -27,6 +28,7 @@ class Facts:
     """
 
     replica: str
+    pid: int
     sampling_rate: int
     shortest: int
     backend: str
@@ -39,6 +41,7 @@ class Facts:
         """What /healthz tells of a replica."""
         return {
             "replica": self.replica,
+            "pid": self.pid,
             "backend": self.backend,
             "buckets": len(self.buckets),
             "max_batch_size": self.max_batch_size,
@@ -82,8 +85,7 @@ class Answer:
         Args:
             sampling_rate: samples a second of the model.
         """
-        said, dispatch = self.transcript, self.transcript.dispatch
-        bucket = dispatch.bucket
+        said, bucket = self.transcript, self.transcript.bucket
         return {
             "text": said.text,
             "words": [
@@ -101,6 +103,6 @@ class Answer:
                 "samples": bucket.samples,
                 "seconds": round(bucket.samples / sampling_rate, 4),
             },
-            "dispatch": str(dispatch),
+            "dispatch": str(said.dispatch),
             "replica": self.replica,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
+import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from time import perf_counter
@@ -120,6 +121,7 @@ class Recognizer:
         longest = self._buckets[-1] if self._buckets else self._transcriber.sampling_rate
         return Facts(
             self._replica,
+            os.getpid(),
             self._transcriber.sampling_rate,
             self._shortest,
             pool.backend.name,

@@ -65,11 +65,12 @@ def check_headers(content_type: str, content_length: str | None, limits: Limits)
         raise Refusal(
             415,
             "unsupported_type",
-            f"the body is {kind}, expected audio/wav or audio/flac: send the file itself as the "
-            f"body, as curl --data-binary @query.wav does",
+            f"the body is {kind:.60}, expected audio/wav or audio/flac: send the file itself as "
+            f"the body, as curl --data-binary @query.wav does",
         )
     if content_length is not None:
-        if not (content_length.isascii() and content_length.isdigit()):
+        digits = content_length.isascii() and content_length.isdigit()
+        if not digits or len(content_length) > 18:  # Python refuses to read very long numbers
             raise Refusal(
                 400,
                 "bad_request",

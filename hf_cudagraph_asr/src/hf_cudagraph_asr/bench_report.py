@@ -134,7 +134,8 @@ class Report:
             title=f"{self.model}, {self.parameters / 1e6:,.1f} M parameters, {self.dtype}, "
             f"{self.device}",
             caption=f"{self.queries:,} queries, {self.seconds:,.0f} s of audio, "
-            f"{len(self.frames)} lengths; same: frames with the stock model's token",
+            f"{len(self.frames)} lengths\np50, p95, p99: milliseconds a query; start: seconds to "
+            f"capture; same: frames with the stock model's token",
             caption_justify="left",
             collapse_padding=True,
             pad_edge=False,
@@ -155,7 +156,7 @@ class Report:
             latency = contender.latency
             made.add_row(
                 contender.name,
-                *(f"{value:,.2f}" for value in (latency.p50, latency.p95, latency.p99)),
+                *map(_figures, (latency.p50, latency.p95, latency.p99)),
                 f"{contender.speedup:.2f}",
                 f"{contender.start_seconds:.1f}",
                 f"{contender.padding:.1%}",
@@ -165,3 +166,7 @@ class Report:
         return made
 
     __rich__ = table
+
+
+def _figures(milliseconds: float) -> str:
+    return f"{milliseconds:.2f}" if milliseconds < 100 else f"{milliseconds:,.0f}"

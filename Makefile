@@ -24,7 +24,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format bench bench-peers gpu docs lock tinyworld clean
+.PHONY: demo test venv lint format bench bench-peers gpu docs lock tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -34,6 +34,7 @@ demo: $(STAMP)
 	$(BIN)/weaklabel label out/demo/votes.parquet --model out/demo/model.json --out out/demo/labels.parquet
 	$(BIN)/weaklabel report out/demo/votes.parquet --model out/demo/model.json \
 	  --gold $(LOG)/gold.parquet --queries $(LOG)/queries.parquet --html out/demo/weaklabel.html
+	$(BIN)/python docs/examples/tinyvoice/transcribe.py
 
 test: $(STAMP)
 	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile
@@ -66,6 +67,9 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_weaklabel.py
 	$(BIN)/python tests/benchmarks/bench_label_model.py
 	$(BIN)/python tests/benchmarks/bench_plan.py
+	$(BIN)/python tests/benchmarks/bench_padding.py
+	$(BIN)/python tests/benchmarks/bench_dispatch.py
+	$(BIN)/python tests/benchmarks/bench_graphs.py
 
 # Beside other tools, each in an environment of its own that is made if it is missing.
 bench-peers: $(STAMP)
@@ -77,9 +81,12 @@ bench-peers: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu tests/gpu
 
-# Trains the demo's model anew.
+# These train the demo's models anew; tinyvoice needs espeak-ng and flite.
 tinyworld: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/train.py
+
+tinyvoice: $(STAMP)
+	$(BIN)/python docs/examples/tinyvoice/train.py
 
 # Universal, and without download addresses, so that the lock serves any platform and index.
 lock:

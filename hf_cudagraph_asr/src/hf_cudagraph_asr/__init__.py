@@ -1,8 +1,9 @@
-"""Wav2Vec2 on a pool of length-bucketed CUDA graphs. In preparation: there are no graphs yet.
+"""Wav2Vec2 on a pool of length-bucketed CUDA graphs, without changing a transcript.
 
-    plan = plan_buckets(durations, graphs=16)    # the input lengths that suit a traffic best
-    with enable_cuda_graphs(model, plan):        # batches get the logits of single queries
-        ...
+    plan = plan_buckets(durations, graphs=16, model=model)   # the lengths that suit a traffic best
+    with enable_cuda_graphs(model, plan) as pool:            # or keep it on; disable_cuda_graphs
+        pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
+        pool.explain(samples=31_000)                         # bucket, padding, or why not
 
 The idea is the inference part of SpeechNet (Tang et al., arXiv 2211.11740).
 """
@@ -17,12 +18,18 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.bucket_plan import BucketPlan as BucketPlan
     from hf_cudagraph_asr.cost import Cost as Cost
     from hf_cudagraph_asr.dispatch import Dispatch as Dispatch
+    from hf_cudagraph_asr.events import Served as Served
     from hf_cudagraph_asr.families import UnsupportedModel as UnsupportedModel
     from hf_cudagraph_asr.geometry import Geometry as Geometry
+    from hf_cudagraph_asr.metrics import PrometheusObserver as PrometheusObserver
     from hf_cudagraph_asr.padding import ExactForward as ExactForward
     from hf_cudagraph_asr.plan import plan_buckets as plan_buckets
     from hf_cudagraph_asr.pool import GraphPool as GraphPool
+    from hf_cudagraph_asr.replan import Proposal as Proposal
+    from hf_cudagraph_asr.sketch import LengthSketch as LengthSketch
     from hf_cudagraph_asr.statistics import PoolStatistics as PoolStatistics
+    from hf_cudagraph_asr.transcriber import Transcriber as Transcriber
+    from hf_cudagraph_asr.transcriber import Transcript as Transcript
 
     __version__: str
 
@@ -35,7 +42,13 @@ _HOME = {
     "ExactForward": "padding",
     "Geometry": "geometry",
     "GraphPool": "pool",
+    "LengthSketch": "sketch",
     "PoolStatistics": "statistics",
+    "PrometheusObserver": "metrics",
+    "Proposal": "replan",
+    "Served": "events",
+    "Transcriber": "transcriber",
+    "Transcript": "transcriber",
     "UnsupportedModel": "families",
     "disable_cuda_graphs": "attach",
     "enable_cuda_graphs": "attach",

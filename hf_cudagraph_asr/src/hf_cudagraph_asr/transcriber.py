@@ -205,7 +205,7 @@ class Transcriber:
             )
         if not np.isfinite(given).all():
             return "holds NaN or infinite samples: leave it out"
-        if (loudest := np.abs(given).max()) > LOUDEST:
+        if (loudest := float(np.abs(given).max())) > LOUDEST:
             return f"holds a sample of {loudest:g}, expected full scale 1: scale it"
         if len(given) < self._frames.receptive_field:
             return (

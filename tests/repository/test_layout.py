@@ -78,12 +78,6 @@ def test_the_version_is_the_distributions_and_is_looked_up_late(package):
     assert run.stdout.split() == ["True", package.project["version"]]
 
 
-@pytest.mark.parametrize("name", ["hf_cudagraph_asr"])
-def test_a_package_in_preparation_says_so(name, root):
-    assert "in preparation" in (root / name / "README.md").read_text().lower()
-    assert "in preparation" in (root / name / "pyproject.toml").read_text().lower()
-
-
 def test_relative_links_lead_somewhere(root):
     documents = [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]
     links = {

@@ -45,7 +45,7 @@ class LengthSketch:
     at most 13,312 bins, whatever comes.
 
     The newest query weighs 1, and one that n others followed 2^(−n / half_life), so that the
-    weights sum to 1.44 half-lives at most: last week's traffic counts little once today's is
+    weights sum to about 1.44 half-lives at most: last week's traffic counts little once today's is
     as many queries.
 
     Args:

@@ -199,6 +199,8 @@ def test_a_plan_that_cannot_be_captured_leaves_the_old_one(model: Any) -> None:
         agree(model(row[None]).logits[0], alone(model, row))
         with pytest.raises(ValueError, match="plan again"):
             pool.swap(BucketPlan.of([50], Traffic.of([1.0], Geometry())))
+        with pytest.raises(ValueError, match="for another sampling rate"):
+            pool.swap(plan_for(model, rate=8_000))
         model.to(torch.bfloat16)
         with pytest.raises(RuntimeError, match=r"call pool\.rebuild\(\) before pool\.swap"):
             pool.swap(plan_for(model, (700,)))

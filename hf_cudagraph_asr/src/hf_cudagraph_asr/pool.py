@@ -151,6 +151,11 @@ class GraphPool:
                     f"it is: call pool.rebuild() before pool.swap(plan)"
                 )
             serving = self._look(plan, plan.batch_sizes)
+            if plan.geometry != self.sketch.geometry:
+                raise ValueError(
+                    f"the lengths seen are counted for {self.sketch.geometry}, and the plan is for "
+                    f"{plan.geometry}: call enable_cuda_graphs anew for another sampling rate"
+                )
             if self.backend.captures:
                 try:
                     self._capture(serving)

@@ -163,6 +163,33 @@ def test_what_is_exchanged_is_noticed_before_the_next_replay(
         assert pool.stats().hits == (4 if pool.backend.captures else 8)
 
 
+def quantised(model: Any) -> None:
+    torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, torch.qint8, inplace=True)
+
+
+def dropped_out(model: Any) -> None:
+    model.lm_head = torch.nn.Sequential(torch.nn.Dropout(), model.lm_head)
+
+
+@pytest.mark.xfail(reason="the head's weight is asked for its dtype", strict=True)
+@pytest.mark.filterwarnings("ignore:torch.ao.quantization is deprecated:DeprecationWarning")
+@both_backends
+@pytest.mark.parametrize("change", [quantised, dropped_out])
+def test_a_head_that_is_no_linear_layer_leaves_the_model_working(
+    backend: str, change: Callable[[Any], None], warned: Warned
+) -> None:
+    model = CASES["wav2vec2-group"].build()
+    with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
+        change(model)
+        for _ in range(2):
+            with torch.no_grad():
+                agree(model(ROWS[0][None]).logits[0], alone(model, ROWS[0]))
+        assert not pool.backend.captures or not replays(pool)
+    assert len(warned) <= 1
+    with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend), torch.no_grad():
+        agree(model(ROWS[0][None]).logits[0], alone(model, ROWS[0]))
+
+
 # In place
 
 

@@ -128,6 +128,8 @@ def _of_table(path: Path, column: str) -> Durations:
         values = table.select(column).collect()[column]
     except pl.exceptions.PolarsError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
+    if values.null_count() == len(values):
+        return Durations(np.zeros(0), len(values))  # of whatever type
     if values.dtype == pl.Duration:
         values = values.dt.total_microseconds() / 1e6
     if not values.dtype.is_numeric():

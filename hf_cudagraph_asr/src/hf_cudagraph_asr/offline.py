@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
@@ -139,12 +139,10 @@ def _outcomes(
     waveforms = {
         place: read.waveform for place, read in enumerate(window) if read.waveform is not None
     }
-    places = list(waveforms)
     given = 0
-    for batch in by_length([len(waveforms[place]) for place in places], batch_size):
-        rows = [places[row] for row in batch]
-        transcripts = transcriber.transcribe([waveforms[place] for place in rows])
-        for place, transcript in zip(rows, transcripts, strict=True):
+    for places in _batches(transcriber, waveforms, batch_size):
+        transcripts = transcriber.transcribe([waveforms[place] for place in places])
+        for place, transcript in zip(places, transcripts, strict=True):
             found[place] = Outcome(window[place].query, transcript)
         while given in found:  # as soon as all before it are there
             yield found.pop(given)
@@ -152,3 +150,15 @@ def _outcomes(
     while given in found:
         yield found.pop(given)
         given += 1
+
+
+def _batches(
+    transcriber: Transcriber, waveforms: Mapping[int, Waveform], batch_size: int
+) -> Iterator[list[int]]:
+    """Keys in batches of similar length. One row too long for a plan keeps no other from it."""
+    kinds: dict[bool, list[int]] = {False: [], True: []}
+    for place, waveform in waveforms.items():
+        kinds[transcriber.pool.explain(len(waveform)).bucket is None].append(place)
+    for places in kinds.values():
+        for batch in by_length([len(waveforms[place]) for place in places], batch_size):
+            yield [places[row] for row in batch]

@@ -19,6 +19,7 @@ from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.dispatch import Dispatch
 from hf_cudagraph_asr.families import Frames
 from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr.loading import loaded
 from hf_cudagraph_asr.pool import GraphPool
 from hf_cudagraph_asr.traffic import Chunking
 from hf_cudagraph_asr.words import Transcript, Word, frame_seconds, spoken
@@ -124,8 +125,8 @@ class Transcriber:
         if plan is not None and not isinstance(plan, BucketPlan):
             plan = BucketPlan.load(plan)
         target, kind = device_of(device), dtype_of(dtype)  # refused before anything is loaded
-        processor = AutoProcessor.from_pretrained(name_or_path)
-        model = AutoModelForCTC.from_pretrained(name_or_path, dtype=kind).eval().to(target)
+        processor = loaded(AutoProcessor, name_or_path)
+        model = loaded(AutoModelForCTC, name_or_path, dtype=kind).eval().to(target)
         extractor, _ = _parts(model, processor)
         if plan is not None:
             plan.check_geometry(Geometry.of(model, sampling_rate=extractor.sampling_rate))

@@ -44,7 +44,9 @@ def run(arguments: list[str]) -> int:
             return app(arguments, prog_name="hf-cudagraph-asr", standalone_mode=False) or 0
     except typer.Exit as error:
         return error.exit_code
-    except typer.Abort:
+    except typer.Abort as error:
+        if isinstance(error.__cause__, KeyboardInterrupt):  # which typer turns into this
+            return 130
         return fail("aborted")
     except typer.TyperException as error:  # a flag that is not there, and the like
         return fail(error.format_message())

@@ -105,6 +105,7 @@ def _model(name: str, device: str, dtype: str, seed: int) -> tuple[Any, Geometry
 
     from hf_cudagraph_asr.bench import RANDOM, random_model
     from hf_cudagraph_asr.geometry import Geometry
+    from hf_cudagraph_asr.loading import loaded
     from hf_cudagraph_asr.transcriber import device_of, dtype_of
 
     target, kind = device_of(device), dtype_of(dtype)
@@ -112,8 +113,8 @@ def _model(name: str, device: str, dtype: str, seed: int) -> tuple[Any, Geometry
         model = random_model(name, seed=seed)
         model = model.to(target) if kind == "auto" else model.to(target, kind)
         return model, Geometry.of(model)
-    rate = AutoFeatureExtractor.from_pretrained(name).sampling_rate
-    model = AutoModelForCTC.from_pretrained(name, dtype=kind).eval().to(target)
+    rate = loaded(AutoFeatureExtractor, name).sampling_rate
+    model = loaded(AutoModelForCTC, name, dtype=kind).eval().to(target)
     return model, Geometry.of(model, sampling_rate=rate)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,6 @@ from hf_cudagraph_asr.commands.console import (
     sizes,
     usable,
 )
-
-if TYPE_CHECKING:
-    from hf_cudagraph_asr.geometry import Geometry
 
 
 def plan(
@@ -60,6 +57,7 @@ def plan(
     """Choose the input lengths that suit a log best, and print what they mean for it."""
     from hf_cudagraph_asr.atomic import checked, written_beside
     from hf_cudagraph_asr.durations import read_durations
+    from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
 
     keep_apart(checked(out), [source, plot])
@@ -67,11 +65,12 @@ def plan(
         keep_apart(checked(plot), [source])
     rows, limit = sizes(batch_sizes), size_in_bytes(memory_limit)
     found = read_durations(source, column=column, progress=progress and sys.stderr.isatty())
-    geometry = _geometry(model)
+    config, rate = _config(model)
     made = plan_buckets(
-        usable(found, geometry).seconds,
+        usable(found, Geometry.of(config, sampling_rate=rate)).seconds,
         graphs=graphs,
-        model=geometry,
+        model=config,
+        sampling_rate=rate,
         batch_sizes=rows or (1,),
         memory_limit=limit,
         chunk_length_s=chunk,
@@ -85,13 +84,14 @@ def plan(
     say(f"{counted(len(found), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
 
 
-def _geometry(model: str | None) -> Geometry:
-    from hf_cudagraph_asr.geometry import Geometry
-
+def _config(model: str | None) -> tuple[Any, int | None]:
+    """What knows the convolutions, and the sampling rate, which a configuration does not know."""
     if model is None:
-        return Geometry()
+        from hf_cudagraph_asr.geometry import Geometry
+
+        return Geometry(), None
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    # A configuration does not know its sampling rate.
-    rate = AutoFeatureExtractor.from_pretrained(model).sampling_rate
-    return Geometry.of(AutoConfig.from_pretrained(model), sampling_rate=rate)
+    from hf_cudagraph_asr.loading import loaded
+
+    return loaded(AutoConfig, model), loaded(AutoFeatureExtractor, model).sampling_rate

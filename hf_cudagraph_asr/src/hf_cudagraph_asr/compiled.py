@@ -118,8 +118,11 @@ def run(program: Program, input_values: torch.Tensor, lengths: torch.Tensor) -> 
         with torch.inference_mode(False), torch.no_grad():
             program(input_values, lengths)
     except RuntimeError as error:
-        # Dynamo's and Inductor's errors go on for pages; the first line says what it is.
-        what = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
+        # Dynamo's and Inductor's errors go on for pages after a first line, or a second, that says
+        # what it is.
+        lines = str(error).strip().splitlines() or [""]
+        told = lines[1] if lines[0].endswith("raised:") and len(lines) > 1 else lines[0]
+        what = f"{type(error).__name__}: {told}"
         remedy = ""
         if "compiler" in what:
             remedy = "; install g++, or name a compiler in the variable CXX"

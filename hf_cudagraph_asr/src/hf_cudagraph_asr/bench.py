@@ -103,12 +103,14 @@ def benchmark(
             `enable_cuda_graphs` raises.
     """
     rate = plan.geometry.sampling_rate
-    lengths = np.rint(np.asarray(durations, dtype=np.float64) * rate).astype(np.int64)
-    if not len(lengths) or lengths.min() < plan.geometry.receptive_field:
+    samples = np.rint(np.asarray(durations, dtype=np.float64) * rate)
+    least = plan.geometry.receptive_field
+    if not len(samples) or not (np.isfinite(samples) & (samples >= least)).all():
         raise ValueError(
-            f"{len(lengths)} queries were given, expected one or more, of "
-            f"{plan.geometry.receptive_field} samples at least"
+            f"{len(samples)} queries were given, expected one or more, each of {least / rate:g} s "
+            f"at least"
         )
+    lengths = samples.astype(np.int64)
     noise = np.random.default_rng(seed).standard_normal(int(lengths.max()), dtype=np.float32)
     with ExitStack() as stack:
         callers = [_Caller(STOCK, model, masked=True), _Caller(STOCK_NO_MASK, model, masked=False)]

@@ -141,16 +141,7 @@ class Report:
             pad_edge=False,
         )
         made.add_column("called as", no_wrap=True)
-        for name in (
-            "p50 ms",
-            "p95 ms",
-            "p99 ms",
-            "× stock",
-            "start s",
-            "padding",
-            "same",
-            "missed",
-        ):
+        for name in ("p50", "p95", "p99", "× stock", "start", "padding", "same", "missed"):
             made.add_column(name, justify="right", no_wrap=True)
         for contender in self.contenders:
             latency = contender.latency

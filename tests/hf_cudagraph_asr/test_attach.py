@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from tiny_models import CASES
+from tiny_models import CASES, both_backends, plan_for
 from transformers import Wav2Vec2ForCTC
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
@@ -100,3 +102,29 @@ def test_the_signature_is_the_hosts(model: Any) -> None:
     host = inspect.signature(model.forward)
     with enable_cuda_graphs(model):
         assert inspect.signature(model.forward) == host
+
+
+def test_hooks_on_the_model_see_its_calls(model: Any) -> None:
+    seen: list[tuple[torch.Size, torch.Size]] = []
+    model.register_forward_hook(
+        lambda _, args, kwargs, output: seen.append(
+            (kwargs["input_values"].shape, output.logits.shape)
+        ),
+        with_kwargs=True,
+    )
+    with torch.no_grad(), enable_cuda_graphs(model, plan_for(model), backend="export"):
+        output = model(input_values=torch.zeros(2, 300))
+    assert seen == [((2, 300), output.logits.shape)]
+
+
+@both_backends
+def test_an_enabled_model_that_nobody_holds_is_freed(backend: str) -> None:
+    model = CASES["wav2vec2-group"].build()
+    pool = enable_cuda_graphs(model, plan_for(model, (300,), (1,)), backend=backend)
+    with torch.no_grad():
+        model(torch.zeros(1, 300))
+    weight, held = weakref.ref(model.lm_head.weight), weakref.ref(pool)
+    del model, pool
+    gc.collect()
+    assert weight() is None
+    assert held() is None

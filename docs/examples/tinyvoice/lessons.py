@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -96,8 +94,3 @@ class Lessons(Dataset[dict[str, Tensor]]):
 def normalise(wave: perturb.Floats) -> perturb.Floats:
     """Mean 0 and variance 1, exactly as the processor does it."""
     return (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-7))
-
-
-def as_inputs(batch: dict[str, Tensor], device: torch.device) -> dict[str, Any]:
-    """A batch where the model is."""
-    return {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}

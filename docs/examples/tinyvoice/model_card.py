@@ -38,9 +38,12 @@ echo, and all were put into white, pink or babble noise at 8 to 35 dB, anew each
   the speech.
 - *Voices trained on*: the {speakers} speakers of the training, each with a pace and pitch of the
   day.
-- *Voices never heard*: flite's `rms`, and espeak-ng's variants {variants}; two of them speak
-  accents that are not in the training either (`en-us-nyc`, `en-029`). They are other voices of the
-  same two synthesisers, not other people.
+- *Voices never heard*: flite's `rms`, and espeak-ng's variants
+  {variants};
+  two of them speak accents that are not in the training either (`en-us-nyc`, `en-029`). They are
+  other voices of the same two synthesisers, not other people, and espeak-ng's are much alike.
+- The means of the two are not comparable: flite has about four in ten utterances of the first and
+  one in eight of the second. Compare voices, below.
 
 ## Training
 

@@ -11,7 +11,7 @@ import jiwer
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
@@ -25,6 +25,9 @@ from lessons import Lessons
 from recipe import Recipe, peak_share
 
 logger = logging.getLogger(__name__)
+
+# Where the batches lie that the convolutions start on: the training hears others.
+_AHEAD = 10_000_000
 
 
 def train(
@@ -52,8 +55,7 @@ def train(
     folder = recipe.work / "checkpoints"
     newest = snapshots.newest(folder)
     if newest is None and recipe.distil_steps:
-        # Batches from far ahead: the training begins with speech that is new to the convolutions.
-        ahead = range(10_000_000, 10_000_000 + recipe.distil_steps)
+        ahead = range(_AHEAD, _AHEAD + recipe.distil_steps)
         error = distil(model, _loader(lessons, recipe, accelerator, ahead), recipe, accelerator)
         logger.info("log-mel from the convolutions: mean squared error %.3f", error)
     average = {name: tensor.detach().clone() for name, tensor in model.named_parameters()}
@@ -73,31 +75,25 @@ def train(
     bar = tqdm(
         total=recipe.steps, initial=start, desc="ctc", disable=not accelerator.is_main_process
     )
-    total, norm = 0.0, 0.0
+    recent: list[tuple[float, float]] = []
     for step in range(start, recipe.steps):
         _seed_masks(recipe.seed, step, accelerator.process_index)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * peak_share(step, recipe)
-        batch = {name: tensor.to(accelerator.device) for name, tensor in next(batches).items()}
-        loss = wrapped(**batch).loss
-        optimizer.zero_grad()
-        accelerator.backward(loss)
-        norm += float(accelerator.clip_grad_norm_(model.parameters(), 1.0))
-        optimizer.step()
+        recent.append(_step(wrapped, optimizer, accelerator, next(batches)))
         _towards(average, model, min(recipe.ema, (1 + step) / (10 + step)))
-        total += loss.item()
         bar.update()
         done = step + 1
         if done % recipe.log_every == 0:
-            mean, total = total / recipe.log_every, 0.0
-            bar.set_postfix(loss=f"{mean:.3f}")
+            loss, gradient = np.mean(recent, axis=0)
+            recent.clear()
+            bar.set_postfix(loss=f"{loss:.3f}")
             log.write(
                 step=done,
-                loss=round(mean, 4),
-                gradient=round(norm / recipe.log_every, 2),
+                loss=round(float(loss), 4),
+                gradient=round(float(gradient), 2),
                 cpu_seconds=round(spent + cpu_seconds() - began),
             )
-            norm = 0.0
         if accelerator.is_main_process:
             if done % recipe.judge_every == 0:
                 log.write(step=done, **judge(with_weights(model, average), processor, dev))
@@ -141,6 +137,21 @@ class _Log:
         if self._active:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(values) + "\n")
+
+
+def _step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    accelerator: Accelerator,
+    batch: dict[str, Tensor],
+) -> tuple[float, float]:
+    """One step of the optimizer; returns this process's loss and the norm of the gradient."""
+    loss = model(**{name: tensor.to(accelerator.device) for name, tensor in batch.items()}).loss
+    optimizer.zero_grad()
+    accelerator.backward(loss)
+    norm = accelerator.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    return loss.item(), float(norm)
 
 
 def _loader(

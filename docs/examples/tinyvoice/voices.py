@@ -1,6 +1,6 @@
 """Voice queries of simulated speakers, spoken by espeak-ng and flite.
 
-    python docs/examples/tinyvoice/voices.py --part seen --count 5 --out runs/queries
+    python docs/examples/tinyvoice/voices.py --part unseen --count 8 --out runs/queries
 
 A speaker is a synthesiser's voice with a pace, a pitch and a resampling of its own. Three sets of
 voices never meet: those trained on, two used to watch the training, and those never heard. For
@@ -10,6 +10,7 @@ set occur in neither other set, and neither does flite's `rms` in any form.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -223,3 +224,26 @@ def _command(text: str, speaker: Speaker, path: Path) -> list[str]:
         "flite", "-voice", speaker.voice, "--setf", f"duration_stretch={speaker.pace:.3f}",
         "--setf", f"f0_shift={speaker.pitch:.3f}", "-t", text, "-o", str(path),
     ]  # fmt: skip
+
+
+def main() -> None:
+    """Write some queries as FLAC and print what is said in them."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=list(SNR), default="seen")
+    parser.add_argument("--count", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True, help="a folder")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    planned = plan(options.part, options.count, options.seed)
+    clips = [speak(one.text, one.speaker).astype(np.float32) / 32767 for one in planned]
+    for number, (utterance, clip) in enumerate(zip(planned, clips, strict=True)):
+        path = options.out / f"{options.part}-{number:04d}.flac"
+        soundfile.write(path, render(utterance, clip, clips), perturb.RATE, subtype="PCM_16")
+        print(path, utterance.speaker.voice, utterance.noise, utterance.snr, utterance.text)
+
+
+if __name__ == "__main__":
+    main()

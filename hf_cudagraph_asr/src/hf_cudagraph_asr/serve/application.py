@@ -52,7 +52,7 @@ def build(
     }
     gateway = serve.deployment(name=GATEWAY, **options[GATEWAY])(Gateway)
     recognizer = serve.deployment(name=RECOGNIZER, **options[RECOGNIZER])(Recognizer)
-    return gateway.bind(recognizer.bind(settings))
+    return gateway.bind(recognizer.bind(settings.of_model))
 
 
 def configuration(
@@ -78,7 +78,7 @@ def configuration(
                 "name": NAME,
                 "route_prefix": "/",
                 "import_path": IMPORT_PATH,
-                "args": settings.to_dict(),
+                "args": settings.of_model.to_dict(),
                 "deployments": _deployments(settings, limits, batching, autoscaling),
             }
         ],

@@ -18,7 +18,7 @@ from ray import serve
 from hf_cudagraph_asr.serve.answer import Answer, Facts, Fault
 from hf_cudagraph_asr.serve.backlog import Backlog, length_class
 from hf_cudagraph_asr.serve.counters import PoolCounts, RecognizerCounts
-from hf_cudagraph_asr.serve.settings import Batching, Settings
+from hf_cudagraph_asr.serve.settings import Batching, ModelSettings
 
 if TYPE_CHECKING:
     from hf_cudagraph_asr.words import Transcript
@@ -53,10 +53,10 @@ class Recognizer:
     rows fill up. Texts do not depend on the batch, so nothing else has to be asked of it.
 
     Args:
-        settings: the application's.
+        settings: of the model.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: ModelSettings) -> None:
         from hf_cudagraph_asr.families import Frames
         from hf_cudagraph_asr.transcriber import Transcriber
 

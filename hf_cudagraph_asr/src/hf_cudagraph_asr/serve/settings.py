@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-__all__ = ["Batching", "Limits", "Settings"]
+__all__ = ["Batching", "Limits", "ModelSettings", "Settings"]
 
 Reader = Callable[[Any], Any]
 
@@ -154,13 +154,35 @@ EAGER_ROWS = 8
 
 
 @dataclass(frozen=True)
-class Settings(_Read):
-    """The application's arguments: to change one is to start the replicas anew.
+class ModelSettings(_Read):
+    """What a Recognizer is made with. To change one is to start the replicas anew.
 
     Attributes:
         model: a folder that each machine has, or a model's name on the hub.
         plan: the file of a plan, which each machine has.
         backend, device, dtype, batch_sizes: as in `Transcriber.from_pretrained`.
+    """
+
+    model: str = field(metadata={"read": _text})
+    plan: str | None = _set(None, _text)
+    backend: str = _set("auto", _text)
+    device: str = _set("auto", _text)
+    dtype: str = _set("auto", _text)
+    batch_sizes: tuple[int, ...] | None = _set(None, _sizes)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any] | None) -> Self:
+        """As in every class of settings; `model` must be given."""
+        if not given or (isinstance(given, Mapping) and given.get("model") is None):
+            raise ValueError("model is missing: give a folder, or a model's name on the hub")
+        return super().of(given)
+
+
+@dataclass(frozen=True)
+class Settings(ModelSettings):
+    """The application's arguments. A configuration's `deployments` have the last word on these.
+
+    Attributes:
         replicas: of Recognizer; a pool each.
         gateways: replicas of Gateway.
         cpus: logical CPUs of a Recognizer. Ray also gives it so many threads.
@@ -170,12 +192,6 @@ class Settings(_Read):
         max_queued: requests that wait in a Gateway for a Recognizer with room; more are refused.
     """
 
-    model: str = field(metadata={"read": _text})
-    plan: str | None = _set(None, _text)
-    backend: str = _set("auto", _text)
-    device: str = _set("auto", _text)
-    dtype: str = _set("auto", _text)
-    batch_sizes: tuple[int, ...] | None = _set(None, _sizes)
     replicas: int = _set(1, _whole(1))
     gateways: int = _set(1, _whole(1))
     cpus: float = _set(1.0, _above(0, inclusive=True))
@@ -183,9 +199,7 @@ class Settings(_Read):
     max_ongoing: int = _set(32, _whole(1))
     max_queued: int = _set(128, _whole(1))
 
-    @classmethod
-    def of(cls, given: Mapping[str, Any] | None) -> Self:
-        """As in every class of settings; `model` must be given."""
-        if not given or given.get("model") is None:
-            raise ValueError("model is missing: give a folder, or a model's name on the hub")
-        return super().of(given)
+    @property
+    def of_model(self) -> ModelSettings:
+        """Those that a Recognizer is made with."""
+        return ModelSettings(**{f.name: getattr(self, f.name) for f in fields(ModelSettings)})

@@ -226,6 +226,13 @@ def test_help_needs_no_torch(arguments: list[str]) -> None:
         assert word in done.stdout
 
 
+def test_nothing_asked_is_answered_with_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    shown = capsys.readouterr()
+    assert "Usage: hf-cudagraph-asr" in shown.out + shown.err
+    assert "error" not in shown.err
+
+
 def test_a_plan_from_the_module_as_a_program() -> None:
     source = as_csv(SECONDS)
     command = [sys.executable, "-m", "hf_cudagraph_asr"]

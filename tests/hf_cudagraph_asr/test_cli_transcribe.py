@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import plan_for
@@ -191,6 +192,17 @@ def test_a_known_text_gives_the_word_error_rate(
     assert said()[0]["reference"] == lines[0]["text"]
 
 
+def test_without_jiwer_the_rate_is_left_out(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    write_lines(here / "known.jsonl", [{"audio_filepath": "audio/00.wav", "text": "a"}])
+    assert transcribe("known.jsonl") == 0
+    shown = capsys.readouterr().out
+    assert "pip install jiwer" in shown
+    assert "word error rate 1" not in shown
+
+
 # --- a run that was cut short
 
 
@@ -349,6 +361,39 @@ def test_two_runs_do_not_write_to_one_file(
     assert len(said()) == len(LENGTHS)
 
 
+def test_out_of_memory_keeps_what_is_done(
+    wanted: list[dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own = Transcriber.transcribe
+
+    def narrow(self: Transcriber, waveforms: Any, **options: Any) -> Any:
+        if sum(map(len, waveforms)) > 1_500:
+            raise torch.OutOfMemoryError
+        return own(self, waveforms, **options)
+
+    monkeypatch.setattr(Transcriber, "transcribe", narrow)
+    monkeypatch.setattr(offline, "LOOK_AHEAD", 1)
+    assert transcribe("good.jsonl", "--batch-size", 4) == 2
+    assert "again with a --batch-size below 4 or a shorter --chunk" in capsys.readouterr().err
+    assert said() == wanted[: len(said())]
+    assert transcribe("good.jsonl", "--batch-size", 1) == 0
+    assert said() == wanted
+
+
+def test_a_name_that_is_not_utf_8_is_kept(here: Path, wanted: list[dict[str, Any]]) -> None:
+    name = os.fsdecode(b"caf\xe9 \xc3\xa9 :a:.wav")
+    try:
+        shutil.copy(here / "audio/00.wav", here / name)
+    except OSError:
+        pytest.skip("the file system takes only UTF-8")
+    for _ in range(2):  # the second finds all done
+        assert transcribe(name) == 0
+        [line] = said()
+        assert line == wanted[0] | {"audio_filepath": name}
+
+
 # --- what is read when
 
 
@@ -401,8 +446,8 @@ def test_batches_are_all_rows_once_and_as_near_in_length_as_can_be(
         (["missing.wav"], "no file or folder missing.wav"),
         (["audio", "--plan", "missing.json"], "missing.json"),
         (["audio", "--plan", "good.jsonl"], "good.jsonl is no JSON"),
-        (["audio", "--backend", "tensorrt"], "no backend 'tensorrt'"),
-        (["audio", "--backend", "export"], "pass plan_buckets"),
+        (["audio", "--plan", "plan.json", "--backend", "trt"], "no backend 'trt'"),
+        (["audio", "--backend", "export"], "--backend export captures the lengths of a plan"),
         (["audio", "--dtype", "int8"], "no dtype 'int8'"),
         (["audio", "--device", "cuda:7"], "no device 'cuda:7'"),
         (["audio", "--model", "nowhere"], "nowhere"),

@@ -59,18 +59,18 @@ def read_audio(
     with _opened(source) as file:
         rate = int(file.samplerate)
         start, promised = round(offset * rate), _frames(file, name)
-        if start:
-            if start >= promised:
-                raise AudioError(
-                    f"{name} is {promised / rate:g} s long, and the part wanted begins at "
-                    f"{offset:g} s: correct the offset"
-                )
-            file.seek(start)
+        if start and start >= promised:
+            raise AudioError(
+                f"{name} is {promised / rate:g} s long, and the part wanted begins at "
+                f"{offset:g} s: correct the offset"
+            )
         left = promised - start
         if seconds is not None:
             left = min(left, round(seconds * rate))
         promised = left
         try:
+            if start:
+                file.seek(start)
             while left > 0:
                 block = file.read(min(left, BLOCK), dtype="float32", always_2d=True)  # (T, C)
                 if not len(block):

@@ -41,8 +41,8 @@ def _main(
     pass
 
 
-console = Console()
-errors = Console(stderr=True)
+console = Console(emoji=False)  # a path may hold :a:
+errors = Console(stderr=True, emoji=False)
 
 Plan: TypeAlias = Annotated[
     Path | None, typer.Option(help="The lengths to capture, as `plan` wrote them.")
@@ -69,7 +69,8 @@ def warn(text: str) -> None:
 
 def fail(text: str) -> int:
     """An error on standard error; returns the exit code of a mistake."""
-    _tell("error", text.strip(), "red")
+    if text.strip():  # typer's own help where nothing was asked has been shown already
+        _tell("error", text.strip(), "red")
     return 2
 
 

@@ -76,7 +76,14 @@ def transcribe(
     keep_apart(checked(out), [*sources, plan])
     queries = queries_in(sources)
     lengths = None if plan is None else BucketPlan.load(plan)
+    if lengths is None and backend not in ("auto", "eager"):
+        raise ValueError(
+            f"--backend {backend} captures the lengths of a plan: give --plan, a file that "
+            f"`hf-cudagraph-asr plan` writes"
+        )
     rows = batch_size or (8 if lengths is None else lengths.batch_sizes[-1])
+
+    import torch
 
     from hf_cudagraph_asr.offline import transcribe_queries
     from hf_cudagraph_asr.provenance import provenance
@@ -115,6 +122,11 @@ def transcribe(
                 f"same command again to go on"
             )
             raise
+        except torch.OutOfMemoryError as error:
+            raise ValueError(
+                f"out of memory after {file.done:,} of {counted(len(queries), 'query')}: run the "
+                f"same command again with a --batch-size below {rows} or a shorter --chunk"
+            ) from error
         seconds = perf_counter() - start
         padding = transcriber.pool.stats().padding
     if heard:

@@ -1,0 +1,511 @@
+"""A pool of CUDA graphs on a device: right in any order, from any stream, and gone afterwards.
+
+`GRAPHS_TEST_DEVICE=cpu pytest tests/gpu/test_graphs_gpu.py` runs the same functions on
+`torch.export` programs without a device, which checks the tests themselves; what asks for CUDA's
+own counters is left out then.
+"""
+
+from __future__ import annotations
+
+import copy
+import gc
+import inspect
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+HERE = Path(__file__).parent
+# This folder is no package, and neither are its neighbours.
+sys.path[:0] = [str(HERE), str(HERE.parent / "hf_cudagraph_asr")]
+
+from padded_rows import TOLERANCE, audio  # noqa: E402
+from tiny_models import CASES, KINDS, each, plan_for  # noqa: E402
+from uncapturable import HostReads  # noqa: E402
+
+from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs  # noqa: E402
+from hf_cudagraph_asr.dispatch import Reason  # noqa: E402
+from hf_cudagraph_asr.plan import plan_buckets  # noqa: E402
+
+DEVICE = os.environ.get("GRAPHS_TEST_DEVICE", "cuda")
+BACKEND = {"cuda": "cuda", "cpu": "export"}[DEVICE]
+pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
+CUDA_ONLY = pytest.mark.skipif(DEVICE != "cuda", reason="asks for CUDA itself")
+
+# An export takes seconds, a capture does not.
+COVERED = tuple(CASES) if DEVICE == "cuda" else ("wav2vec2-group", "conformer-relative")
+HALF = 2.5  # as in test_padding_precision
+MEBIBYTE = 2**20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _exact_float32(require: Callable[[object, str], None]) -> Iterator[None]:
+    require(DEVICE != "cuda" or torch.cuda.is_available(), "no CUDA device")
+    # Convolutions and matrices in float32 round to ten bits of mantissa where told or left to.
+    kept = [(part, part.allow_tf32) for part in (torch.backends.cudnn, torch.backends.cuda.matmul)]
+    for part, _ in kept:
+        part.allow_tf32 = False
+    yield
+    for part, allowed in kept:
+        part.allow_tf32 = allowed
+
+
+def rows_of(lengths: Sequence[int], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    return [audio(length, seed).to(DEVICE, dtype) for seed, length in enumerate(lengths)]
+
+
+def batch(rows: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """NaN where there is no sample: whatever is heard of it shows."""
+    values = torch.full((len(rows), max(map(len, rows))), torch.nan, dtype=rows[0].dtype)
+    values = values.to(DEVICE)
+    mask = torch.zeros(values.shape, dtype=torch.long, device=DEVICE)
+    for i, row in enumerate(rows):
+        values[i, : len(row)], mask[i, : len(row)] = row, 1
+    return {"input_values": values, "attention_mask": mask}
+
+
+def unpadded(model: Any, row: torch.Tensor) -> torch.Tensor:
+    """The stock model's answer to the row alone, enabled or not."""
+    with torch.no_grad():
+        logits: torch.Tensor = type(model).forward(model, row[None]).logits[0]
+        return logits
+
+
+def difference(found: torch.Tensor, expected: torch.Tensor) -> float:
+    found = found[: len(expected)].float()
+    return float((found - expected.float()).abs().max() / expected.float().abs().max())
+
+
+def stream() -> AbstractContextManager[Any]:
+    """A stream of one's own, which starts when all work before is done."""
+    if DEVICE != "cuda":
+        return nullcontext()
+    torch.cuda.synchronize()
+    return torch.cuda.stream(torch.cuda.Stream())
+
+
+def settle() -> None:
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+
+
+# --- what is captured computes what the model does
+
+
+@each(COVERED)
+def test_every_family_is_captured_and_gives_the_logits_of_each_row_alone(name: str) -> None:
+    model = CASES[name].build().to(DEVICE)
+    rows = rows_of((900, 611, 350))
+    expected = [unpadded(model, row) for row in rows]
+    plan = plan_for(model, samples=(900,), batch_sizes=(4,))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+        assert pool.explain(900).reason is None, pool.explain(900)
+        logits = model(**batch(rows)).logits
+        assert pool.stats().hits == 1
+    for found, alone in zip(logits, expected, strict=True):
+        assert difference(found, alone) <= TOLERANCE
+
+
+@each(KINDS if DEVICE == "cuda" else KINDS[:1])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
+@pytest.mark.parametrize("cast", [False, True], ids=["weights", "autocast"])
+def test_in_half_precision_it_is_within_the_dtypes_own_error(
+    name: str, dtype: torch.dtype, cast: bool
+) -> None:
+    model = CASES[name].build().to(DEVICE)
+    if not cast:
+        model = model.to(dtype)
+    full = copy.deepcopy(model).float()
+    rows = rows_of((90, 250, 400, 401, 599), torch.float32 if cast else dtype)
+    options = {"dtype": dtype} if cast else {}
+    plan = plan_for(model, samples=(640,), batch_sizes=(5,))
+    exact = own = scale = 0.0
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND, **options) as pool:
+        logits = model(**batch(rows)).logits
+        assert pool.stats().hits == 1, pool.explain([90] * 5)
+        for found, row in zip(logits, rows, strict=True):
+            with torch.autocast(DEVICE, dtype, enabled=cast):
+                alone = unpadded(model, row).float()
+            truth = unpadded(full, row.float())
+            exact = max(exact, float((found[: len(alone)].float() - alone).abs().max()))
+            own = max(own, float((alone - truth).abs().max()))
+            scale = max(scale, float(truth.abs().max()))
+    assert torch.isfinite(logits).all()
+    assert 0 < own / scale < 0.05
+    assert exact <= HALF * own
+
+
+Enabled = tuple[Any, EnabledPool]
+LENGTHS = (901, 880, 700, 599, 420, 333, 120, 60)
+
+
+@pytest.fixture(scope="module")
+def enabled(_exact_float32: None) -> Iterator[Enabled]:
+    """A model and its pool of two replicas, the same for all tests that change nothing of it."""
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    plan = plan_for(model, samples=(420, 901), batch_sizes=(1, 2))
+    plan = replace(plan, buckets=tuple(replace(bucket, replicas=2) for bucket in plan.buckets))
+    with enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+        assert pool.explain(420).reason is None, pool.explain(420)
+        yield model, pool
+
+
+def test_replays_in_any_order_after_other_work_stay_right(enabled: Enabled) -> None:
+    model, pool = enabled
+    rows = rows_of(LENGTHS)
+    expected = [unpadded(model, row) for row in rows]
+    other = CASES["hubert-layer-stable"].build().to(DEVICE)
+    chooser = random.Random(0)
+    kept: list[torch.Tensor] = []
+    hits = pool.stats().hits
+    for i in range(200):
+        which = chooser.randrange(len(rows))
+        with torch.inference_mode():
+            logits = model(rows[which][None]).logits[0]
+            # Memory taken and given back in between, some of it full of what must not be read.
+            kept.append(torch.full((chooser.randrange(1, 300_000),), torch.nan, device=DEVICE))
+            if len(kept) > 20:
+                kept.pop(chooser.randrange(20))
+            if i % 10 == 0:
+                other(rows[which][None])
+                gc.collect()
+        assert logits.shape == expected[which].shape
+        assert difference(logits, expected[which]) <= TOLERANCE
+    assert pool.stats().hits - hits == 200
+
+
+def test_sixteen_threads_on_streams_of_their_own_get_their_own_answers(enabled: Enabled) -> None:
+    model, pool = enabled
+    rows = rows_of(LENGTHS)
+    expected = [unpadded(model, row) for row in rows]
+    calls = 60 if DEVICE == "cuda" else 10
+
+    def ask(thread: int) -> float:
+        worst = 0.0
+        # Half of them share the default stream.
+        with torch.no_grad(), stream() if thread % 2 else nullcontext():
+            for i in range(calls):
+                first, second = (i * 7 + thread * 3) % len(rows), (i + thread) % len(rows)
+                if i % 3:
+                    # Copied on this stream: the value is made here and read here.
+                    found = model(rows[first][None] + 0.0).logits[0]
+                    worst = max(worst, difference(found, expected[first]))
+                else:
+                    logits = model(**batch([rows[first], rows[second]])).logits
+                    for found, which in zip(logits, (first, second), strict=True):
+                        worst = max(worst, difference(found, expected[which]))
+        return worst
+
+    settle()
+    before = pool.stats()
+    with ThreadPoolExecutor(16) as threads:
+        worst = list(threads.map(ask, range(16)))
+    settle()
+    assert max(worst) <= TOLERANCE
+    assert pool.stats().hits - before.hits == 16 * calls
+    assert pool.stats().misses == before.misses
+
+
+def test_a_slow_consumers_output_is_not_overwritten(enabled: Enabled) -> None:
+    model, _ = enabled
+    rows = rows_of(LENGTHS)
+    expected = unpadded(model, rows[0])
+    busy = torch.randn(512 if DEVICE == "cpu" else 8192, 512, device=DEVICE)
+    with torch.no_grad():
+        with stream():
+            output = model(rows[0][None]).logits[0]
+            for _ in range(500 if DEVICE == "cuda" else 2):  # what it waits for before it reads
+                busy = busy @ (busy.mT @ busy).softmax(-1)
+            seen = output.clone()
+            # Given back while it is still to be read: the memory is this stream's to reuse.
+            del output
+        for i in range(50):
+            model(rows[i % len(rows)][None] * 1000)
+            torch.full((1, 901), torch.nan, device=DEVICE)
+    settle()
+    assert difference(seen, expected) <= TOLERANCE
+
+
+def test_a_loud_query_is_not_heard_in_the_silent_one_after_it(enabled: Enabled) -> None:
+    model, _ = enabled
+    silence = torch.zeros(1, 430, device=DEVICE)
+    loud = 1000 * audio(901, 0).to(DEVICE)[None]
+    with torch.no_grad():
+        first = model(silence).logits
+        model(loud)
+        model(**batch([loud[0], loud[0, :880]]))
+        assert torch.equal(model(silence).logits, first)
+        together = model(**batch([silence[0], silence[0, :425]])).logits
+    assert difference(together[0], unpadded(model, silence[0])) <= TOLERANCE
+
+
+@contextmanager
+def no_synchronisation() -> Iterator[None]:
+    if DEVICE != "cuda":
+        with HostReads():
+            yield
+        return
+    mode = torch.cuda.get_sync_debug_mode()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(mode)
+
+
+def test_a_replay_without_a_mask_never_waits_for_the_device(enabled: Enabled) -> None:
+    model, pool = enabled
+    rows = rows_of((901, 333))
+    expected = [unpadded(model, row) for row in rows]
+    settle()
+    hits = pool.stats().hits
+    with torch.no_grad():
+        with no_synchronisation():
+            found = [model(row[None]).logits[0] for row in rows]
+        with no_synchronisation(), pytest.raises(RuntimeError, match=r"synchron|not permitted"):
+            found[0].sum().item()  # the guard sees what waits
+    assert pool.stats().hits - hits == 2
+    for logits, alone in zip(found, expected, strict=True):
+        assert difference(logits, alone) <= TOLERANCE
+
+
+# --- the model changes
+
+
+def test_weights_changed_in_place_are_used_and_exchanged_ones_noticed() -> None:
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    row = rows_of((420,))[0]
+    plan = plan_for(model, samples=(420,), batch_sizes=(1,))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+        before = model(row[None]).logits[0]
+        model.load_state_dict(CASES["wav2vec2-group"].build(1).state_dict())
+        found = model(row[None]).logits[0]
+        assert difference(found, unpadded(model, row)) <= TOLERANCE
+        assert difference(found, before) > 0.1
+        assert pool.stats().hits == 2
+
+        state = CASES["wav2vec2-group"].build(2).to(DEVICE).state_dict()
+        model.load_state_dict(state, assign=True)
+        gc.collect()
+        assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
+        assert pool.explain(420).reason is Reason.CHANGED
+        pool.rebuild()
+        assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
+        assert pool.stats().hits == 3
+
+
+def test_another_plan_under_traffic_drops_and_breaks_no_call() -> None:
+    model = CASES["wav2vec2-layer"].build().to(DEVICE)
+    rows = rows_of(LENGTHS)
+    expected = [unpadded(model, row) for row in rows]
+    stop = [False]
+    # Before anything is captured: making one waits for the device, which would end a capture.
+    streams = [stream() for _ in range(4)]
+
+    def ask(thread: int) -> tuple[int, float]:
+        worst, calls = 0.0, 0
+        with torch.no_grad(), streams[thread]:
+            while not stop[0] or calls < 5:
+                which = (thread + calls) % len(rows)
+                found = model(rows[which][None]).logits[0]
+                worst, calls = max(worst, difference(found, expected[which])), calls + 1
+        return calls, worst
+
+    plans = [plan_for(model, samples=ends, batch_sizes=(1,)) for ends in ((901,), (420, 901))]
+    with (
+        enable_cuda_graphs(model, plans[0], backend=BACKEND) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        asked = [threads.submit(ask, thread) for thread in range(4)]
+        try:
+            for plan in plans[::-1]:
+                pool.swap(plan)
+                assert pool.plan is plan
+        finally:
+            stop[0] = True
+        found = [future.result() for future in asked]
+        assert pool.stats().calls == sum(calls for calls, _ in found)
+    assert max(worst for _, worst in found) <= TOLERANCE
+
+
+# --- what cannot be captured
+
+
+def fails(name: str) -> dict[str, Any]:
+    """In a process of its own, as a capture that failed may leave its memory taken."""
+    done = subprocess.run(
+        [sys.executable, str(HERE / "uncapturable.py"), name, DEVICE],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def test_the_stock_masked_forward_fails_to_capture_and_the_exact_one_does_not() -> None:
+    found = fails("stock")
+    assert not found["exact"]
+    assert "captur" in found["stock"], found
+
+
+def test_an_operation_that_cannot_be_captured_leaves_the_model_eager_and_right() -> None:
+    found = fails("asking")
+    assert found["reason"] == "FAILED", found
+    assert found["error"] <= TOLERANCE
+    assert found["memory"] == 0
+    assert found["after"] <= TOLERANCE
+    assert found["route"] == "bucket", "it can be captured once the cause is gone"
+
+
+# --- memory
+
+
+def published(layers: int, **changes: Any) -> Any:
+    """The published base geometry with random weights."""
+    torch.manual_seed(0)
+    config = transformers.Wav2Vec2Config(num_hidden_layers=layers, **changes)
+    return transformers.Wav2Vec2ForCTC(config).eval().to(DEVICE)
+
+
+def reserved() -> int:
+    gc.collect()
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
+@CUDA_ONLY
+def test_memory_returns_when_a_pool_is_disabled() -> None:
+    model = published(2)
+    values = torch.randn(1, 128_000, device=DEVICE)
+    plan = plan_buckets([2.0, 8.0], graphs=2, model=model)
+    with torch.no_grad():
+        model(values)
+        before = reserved()
+        held = []
+        for _ in range(2):
+            with enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+                model(values)
+                held.append(pool.stats().memory)
+                assert pool.stats().hits == 1, pool.explain(128_000)
+                assert reserved() - before >= 0.8 * held[-1]
+    assert min(held) > 100 * MEBIBYTE
+    # What a library keeps for each stream, such as the workspace of cuBLAS, may stay; no pool does.
+    assert reserved() - before < min(held)
+
+
+@CUDA_ONLY
+def test_out_of_memory_leaves_the_model_eager_and_right() -> None:
+    model = published(2)
+    row = torch.randn(1, 16_000, device=DEVICE)
+    plan = plan_buckets([1.0, 60.0], graphs=2, model=model)
+    total = torch.cuda.get_device_properties(0).total_memory
+    with torch.no_grad():
+        expected = model(row).logits[0]
+        limit = reserved() + 256 * MEBIBYTE  # enough for a second of audio, not for a minute
+        torch.cuda.set_per_process_memory_fraction(limit / total)
+        try:
+            with enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+                why = pool.explain(16_000)
+                assert why.reason is Reason.FAILED
+                assert "memory" in why.detail
+                assert pool.stats().memory == 0
+                assert difference(model(row).logits[0], expected) <= TOLERANCE
+                torch.cuda.set_per_process_memory_fraction(1.0)
+                pool.rebuild()
+                assert difference(model(row).logits[0], expected) <= TOLERANCE
+                assert pool.explain(16_000).route == "bucket"
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+
+
+@CUDA_ONLY
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["fp32", "bf16"])
+def test_sixteen_graphs_of_base_are_within_a_gibibyte(dtype: torch.dtype) -> None:
+    model = published(12).to(dtype)
+    durations = np.random.default_rng(0).lognormal(np.log(1.8), 0.5, 10_000).clip(0.1, 8)
+    plan = plan_buckets(np.append(durations, 8.0), graphs=16, model=model)
+    assert len(plan.buckets) == 16
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+        assert pool.explain(16_000).reason is None, pool.explain(16_000)
+        assert 0 < pool.stats().memory <= 1024 * MEBIBYTE
+
+
+# --- CUDA's own guards
+
+
+CHECKED = "check_input_liveness" in inspect.signature(torch.cuda.graph.__init__).parameters
+
+
+@CUDA_ONLY
+@pytest.mark.skipif(not CHECKED, reason="torch before 2.13 does not look")
+def test_all_that_graphs_read_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "graph", partial(torch.cuda.graph, check_input_liveness=True))
+    graph, dead = torch.cuda.CUDAGraph(), torch.ones(1000, device=DEVICE)
+    with torch.cuda.graph(graph):
+        dead + 1
+    del dead
+    with pytest.raises(RuntimeError, match="dead tensor"):  # it does look
+        graph.replay()
+
+    for name in ("wav2vec2-group", "conformer-relative", "conformer-rotary"):
+        model = CASES[name].build().to(DEVICE)
+        row = rows_of((600,))[0]
+        with (
+            torch.no_grad(),
+            enable_cuda_graphs(model, plan_for(model, batch_sizes=(1,)), backend=BACKEND) as pool,
+        ):
+            gc.collect()
+            torch.cuda.empty_cache()
+            assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
+            assert pool.stats().hits == 1
+
+
+@CUDA_ONLY
+@each(("wav2vec2-group", "wav2vec2-layer-stable"))
+def test_graphs_of_the_compiled_forward_give_the_models_logits(name: str) -> None:
+    model = CASES[name].build().to(DEVICE)
+    rows = rows_of((900, 611))
+    expected = [unpadded(model, row) for row in rows]
+    plan = plan_for(model, samples=(600, 900), batch_sizes=(1, 2))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend="compile") as pool:
+        assert pool.explain(900).reason is None, pool.explain(900)
+        alone = [model(row[None]).logits[0] for row in rows]
+        together = model(**batch(rows)).logits
+        assert pool.stats().hits == 3
+    for found, stock in zip([*alone, *together], [*expected, *expected], strict=True):
+        assert difference(found, stock) <= TOLERANCE
+
+
+@CUDA_ONLY
+def test_pools_capture_on_streams_of_their_own() -> None:
+    # PyTorch hands out the same stream again after 32 others.
+    from hf_cudagraph_asr.cuda_graphs import CudaBackend
+
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    row = rows_of((420,))[0]
+    plan = plan_for(model, samples=(420,), batch_sizes=(1,))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=CudaBackend()) as pool:
+        expected = model(row[None]).logits[0].clone()
+        for _ in range(33):
+            other = CASES["wav2vec2-group"].build(1).to(DEVICE)
+            with enable_cuda_graphs(other, plan, backend=BACKEND):
+                assert difference(other(row[None]).logits[0], unpadded(other, row)) <= TOLERANCE
+        assert torch.equal(model(row[None]).logits[0], expected)
+        assert pool.stats().hits == 2

@@ -129,13 +129,14 @@ class Report:
         from rich import box
         from rich.table import Table
 
+        lengths = "1 length" if len(self.frames) == 1 else f"{len(self.frames)} lengths"
         made = Table(
             box=box.SIMPLE_HEAD,
             title=f"{self.model}, {self.parameters / 1e6:,.1f} M parameters, {self.dtype}, "
             f"{self.device}",
-            caption=f"{self.queries:,} queries, {self.seconds:,.0f} s of audio, "
-            f"{len(self.frames)} lengths\np50, p95, p99: milliseconds a query; start: seconds to "
-            f"capture; same: frames with the stock model's token",
+            caption=f"{self.queries:,} queries, {self.seconds:,.0f} s of audio, {lengths}\n"
+            "p50, p95, p99: milliseconds a query; start: seconds to capture; same: frames with "
+            "the stock model's token",
             caption_justify="left",
             collapse_padding=True,
             pad_edge=False,

@@ -19,7 +19,7 @@ from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.dispatch import Dispatch
 from hf_cudagraph_asr.families import Frames
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.loading import loaded
+from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
 from hf_cudagraph_asr.pool import GraphPool
 from hf_cudagraph_asr.traffic import Chunking
 from hf_cudagraph_asr.words import Transcript, Word, frame_seconds, spoken
@@ -300,40 +300,6 @@ class Transcriber:
             feature_extractor=self.extractor,
             device=self.model.device,
         )
-
-
-def device_of(choice: str | torch.device) -> torch.device:
-    """A device by its name; "auto" is the GPU, or the CPU where there is none.
-
-    Raises:
-        ValueError: it is not there.
-    """
-    if choice == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(choice)
-    except RuntimeError as error:
-        raise ValueError(f"no device {choice!r}: expected auto, cpu, cuda or cuda:1") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ValueError(
-            f"no device {str(device)!r}: torch sees {torch.cuda.device_count()} GPUs here; give "
-            f"cpu or auto"
-        )
-    return device
-
-
-def dtype_of(choice: str | torch.dtype) -> str | torch.dtype:
-    """A floating-point type by its name, or "auto".
-
-    Raises:
-        ValueError: it is none.
-    """
-    if choice == "auto":
-        return "auto"
-    found = getattr(torch, choice, None) if isinstance(choice, str) else choice
-    if isinstance(found, torch.dtype) and found.is_floating_point:
-        return found
-    raise ValueError(f"no dtype {choice!r}: expected auto, float32, bfloat16 or float16")
 
 
 def _parts(model: Any, processor: Any) -> tuple[Any, Any]:

@@ -105,8 +105,7 @@ def _model(name: str, device: str, dtype: str, seed: int) -> tuple[Any, Geometry
 
     from hf_cudagraph_asr.bench import RANDOM, random_model
     from hf_cudagraph_asr.geometry import Geometry
-    from hf_cudagraph_asr.loading import loaded
-    from hf_cudagraph_asr.transcriber import device_of, dtype_of
+    from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
 
     target, kind = device_of(device), dtype_of(dtype)
     if name in RANDOM:

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hf_cudagraph_asr.attach import disable_cuda_graphs as disable_cuda_graphs
     from hf_cudagraph_asr.attach import enable_cuda_graphs as enable_cuda_graphs
+    from hf_cudagraph_asr.audio import AudioError as AudioError
+    from hf_cudagraph_asr.audio import read_audio as read_audio
     from hf_cudagraph_asr.bucket_plan import Bucket as Bucket
     from hf_cudagraph_asr.bucket_plan import BucketPlan as BucketPlan
     from hf_cudagraph_asr.cost import Cost as Cost
@@ -29,12 +31,14 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.sketch import LengthSketch as LengthSketch
     from hf_cudagraph_asr.statistics import PoolStatistics as PoolStatistics
     from hf_cudagraph_asr.transcriber import Transcriber as Transcriber
-    from hf_cudagraph_asr.transcriber import Transcript as Transcript
+    from hf_cudagraph_asr.words import Transcript as Transcript
+    from hf_cudagraph_asr.words import Word as Word
 
     __version__: str
 
 # Imported at first use: a plan needs no torch.
 _HOME = {
+    "AudioError": "audio",
     "Bucket": "bucket_plan",
     "BucketPlan": "bucket_plan",
     "Cost": "cost",
@@ -48,11 +52,13 @@ _HOME = {
     "Proposal": "replan",
     "Served": "events",
     "Transcriber": "transcriber",
-    "Transcript": "transcriber",
+    "Transcript": "words",
     "UnsupportedModel": "families",
+    "Word": "words",
     "disable_cuda_graphs": "attach",
     "enable_cuda_graphs": "attach",
     "plan_buckets": "plan",
+    "read_audio": "audio",
 }
 __all__ = [*_HOME]
 

@@ -56,9 +56,7 @@ def load(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
     )
 
 
-@pytest.fixture(
-    scope="module", params=["wav2vec2-group", "wav2vec2-layer-stable", "hubert-layer-stable"]
-)
+@pytest.fixture(scope="module", params=["wav2vec2-group", "wav2vec2-layer-stable"])
 def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save(request.param, tmp_path_factory.mktemp("model"))
 

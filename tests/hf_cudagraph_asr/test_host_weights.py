@@ -31,6 +31,10 @@ ROWS = [audio(600, 0), audio(431, 1), audio(211, 2)]
 ROUGH = 0.1  # of the largest logit, in bfloat16 and float16; what must be told apart is far more
 
 
+def tiny(seed: int = 0) -> Any:
+    return CASES["wav2vec2-group"].build(seed, num_hidden_layers=1)
+
+
 def lora(model: Any, seed: int = 1, name: str = "default") -> Any:
     """Low-rank weights beside each attention's, inserted in place; random, not the initial zero."""
     config = peft.LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "v_proj"])
@@ -58,7 +62,7 @@ def more_words(model: Any) -> None:
 
 
 def assign(model: Any) -> None:
-    model.load_state_dict(CASES["wav2vec2-group"].build(seed=1).state_dict(), assign=True)
+    model.load_state_dict(tiny(seed=1).state_dict(), assign=True)
 
 
 def other_data(model: Any) -> None:
@@ -83,8 +87,7 @@ def pruned(model: Any) -> None:
 
 
 def fewer_layers(model: Any) -> None:
-    del model.wav2vec2.encoder.layers[1]
-    model.config.num_hidden_layers = 1
+    del model.wav2vec2.encoder.layers[0]
 
 
 EXCHANGED: dict[str, Callable[[Any], Any]] = {
@@ -141,7 +144,7 @@ def replays(pool: EnabledPool, samples: int | list[int] = 600) -> bool:
 def test_what_is_exchanged_is_noticed_before_the_next_replay(
     backend: str, change: str, warned: Warned
 ) -> None:
-    model = CASES["wav2vec2-group"].build()
+    model = tiny()
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
         serves(model)
         before = alone(model, ROWS[0])
@@ -168,7 +171,7 @@ def test_what_is_exchanged_is_noticed_before_the_next_replay(
 def test_a_head_that_is_no_linear_layer_leaves_the_model_working(
     backend: str, warned: Warned
 ) -> None:
-    model = CASES["wav2vec2-group"].build()
+    model = tiny()
     plan = plan_for(model, (600,), (4,))
     expected = alone(model, ROWS[0])
     with enable_cuda_graphs(model, plan, backend=backend) as pool, torch.no_grad():
@@ -185,7 +188,7 @@ def test_a_head_that_is_no_linear_layer_leaves_the_model_working(
 
 
 def loaded(model: Any) -> None:
-    model.load_state_dict(CASES["wav2vec2-group"].build(seed=1).state_dict())
+    model.load_state_dict(tiny(seed=1).state_dict())
 
 
 def trained(model: Any) -> None:
@@ -214,7 +217,7 @@ def tuned(model: Any) -> None:
 def test_what_changes_in_place_is_simply_used(
     backend: str, change: Callable[[Any], None], warned: Warned
 ) -> None:
-    model = CASES["wav2vec2-group"].build()
+    model = tiny()
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
         before = alone(model, ROWS[0])
         change(model)
@@ -227,7 +230,7 @@ def test_what_changes_in_place_is_simply_used(
 
 @both_backends
 def test_weights_that_a_module_makes_of_others_are_made_anew(backend: str) -> None:
-    model = CASES["wav2vec2-group"].build()
+    model = tiny()
     pruned(model)
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
         with torch.no_grad():
@@ -245,7 +248,7 @@ def test_weights_that_a_module_makes_of_others_are_made_anew(backend: str) -> No
 
 @both_backends
 def test_a_model_of_peft_is_enabled_by_its_base(backend: str, warned: Warned) -> None:
-    wrapped = lora(CASES["wav2vec2-group"].build())
+    wrapped = lora(tiny())
     model = wrapped.get_base_model()
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
         serves(model, call=wrapped)
@@ -292,7 +295,7 @@ def test_what_peft_switches_is_noticed(
     if backend == "export" and change is not unloaded:
         why = "a program keeps what an attribute of PEFT's layers said when it was captured"
         request.applymarker(pytest.mark.xfail(reason=why, raises=AssertionError, strict=True))
-    wrapped = lora(lora(CASES["wav2vec2-group"].build()), seed=2, name="other")
+    wrapped = lora(lora(tiny()), seed=2, name="other")
     model = wrapped.get_base_model()
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:
         serves(model, call=wrapped)

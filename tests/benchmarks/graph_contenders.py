@@ -92,10 +92,11 @@ def reduce_overhead(model: Any, plan: BucketPlan) -> Contender:
 
     settle(model.device)
     start = time.perf_counter()
-    for bucket in reversed(plan.buckets):
-        values = torch.zeros(1, bucket.samples, device=model.device, dtype=model.dtype)
-        for _ in range(3):  # compiled, recorded, replayed
-            run(values)
+    with torch.inference_mode():  # in which it is called: else it would be compiled again then
+        for bucket in reversed(plan.buckets):
+            values = torch.zeros(1, bucket.samples, device=model.device, dtype=model.dtype)
+            for _ in range(3):  # compiled, recorded, replayed
+                run(values)
     settle(model.device)
     return Contender(REDUCE, _padded(run, plan), start_seconds=time.perf_counter() - start)
 

@@ -19,7 +19,7 @@ from hf_cudagraph_asr.attach import enable_cuda_graphs
 from hf_cudagraph_asr.capture import Backend, EagerBackend, ExportBackend, Program, backend_for
 from hf_cudagraph_asr.capture_thread import CaptureThread
 from hf_cudagraph_asr.compiled import CompileBackend, CompiledGraphBackend, compiled
-from hf_cudagraph_asr.cuda_graphs import CudaBackend
+from hf_cudagraph_asr.cuda_graphs import CudaBackend, memory_of
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.padding import ExactForward
 
@@ -106,6 +106,21 @@ def test_a_graph_backend_without_graphs_has_no_turn_and_can_be_closed() -> None:
         backend.turn()
     backend.close()
     backend.close()
+
+
+def test_all_memory_that_a_forward_may_read_is_held() -> None:
+    model = CASES["conformer-relative"].build()
+    model.lm_head.table = torch.ones(5)  # neither parameter nor buffer
+    tensors = [*model.parameters(), *model.buffers(), model.lm_head.table]
+    read = {tensor.untyped_storage().data_ptr(): tensor.nbytes for tensor in tensors}
+    held = memory_of(ExactForward(model))
+    model.load_state_dict(CASES["conformer-relative"].build(1).state_dict(), assign=True)
+    del model.lm_head.table, tensors
+    addresses = {storage.data_ptr() for storage in held}
+    assert read.keys() <= addresses
+    # Still taken: nothing new lies there.
+    new = [torch.zeros(nbytes, dtype=torch.uint8).data_ptr() for nbytes in read.values()]
+    assert not addresses & set(new)
 
 
 # --- the thread that captures

@@ -6,7 +6,8 @@ A graph replays with the addresses it was captured with, so what it reads must s
   which the graphs share, as no two of them run at once.
 - The workspace of cuBLAS belongs to a stream. A pool captures on a stream that no other pool has,
   and nothing else is run there: a workspace allocated before the capture would lie outside the
-  memory pool, and one of a stream that two pools have goes when the first of them does.
+  memory pool, and one of a stream that two pools have goes when the first of them does
+  (pytorch/pytorch#193402).
 - Graphs are destroyed together, never one alone.
 
 A replay runs on its caller's stream. An event keeps replays from different streams apart as one
@@ -196,7 +197,7 @@ class CudaBackend:
                 f"the forward cannot be captured: {type(cause).__name__}: {cause}"
             ) from cause
         self._bytes = None
-        replay = _Replay(graph, site.stream, input_values, lengths, outputs, _memory_of(exact))
+        replay = _Replay(graph, site.stream, input_values, lengths, outputs, memory_of(exact))
         self._replays.append(replay)
         return replay
 
@@ -278,7 +279,7 @@ class _Replay:
         self._graph.reset()
 
 
-def _memory_of(exact: ExactForward) -> tuple[torch.UntypedStorage, ...]:
+def memory_of(exact: ExactForward) -> tuple[torch.UntypedStorage, ...]:
     """The memory of all a forward may read: also of tensors that are no parameter or buffer."""
     found = [*exact.parameters(), *exact.buffers()]
     for module in exact.modules():

@@ -48,7 +48,6 @@ ENVIRONMENT = {
     "RAY_AUTH_MODE": "disabled",  # of this machine alone, so it needs no token in the home folder
     "RAY_SERVE_LOG_TO_STDERR": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_raylet_start_wait_time_s": "120",  # 30 are too few on a busy machine
     "RAY_worker_niceness": "0",  # or what else runs here comes first
 }
 
@@ -103,7 +102,6 @@ def offline(folder: Path) -> Iterator[Callable[[bytes], str]]:
 @pytest.fixture(scope="module")
 def ray_session() -> Iterator[None]:
     """A Ray of our own on this machine, gone afterwards whatever happens."""
-    place = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets lie in it
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setattr(sys, "path", list(sys.path))  # `serve run` puts the current folder there
@@ -111,32 +109,47 @@ def ray_session() -> Iterator[None]:
             patch.setenv(name, value)
         import ray
         from ray import serve
-        from ray.cluster_utils import Cluster
 
-        # A raylet gives its agents 15 seconds to name ports of their own choice, which is too few
-        # on a busy machine; ports that are given are not waited for.
-        agents = "metrics_agent metrics_export dashboard_agent_listen runtime_env_agent gcs_server"
-        names = [f"{agent}_port" for agent in agents.split()]
-        ports = dict(zip(names, free_ports(len(names)), strict=True))
-        cluster = Cluster(shutdown_at_exit=True)
+        folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets lie in it
+        cluster = started(folder)
         try:
-            cluster.add_node(
-                num_cpus=1,
-                num_gpus=0,
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                temp_dir=place,
-                **ports,
-            )
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
             yield
             serve.shutdown()
         finally:
             ray.shutdown()
             cluster.shutdown()
-            shutil.rmtree(place, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
             with warnings.catch_warnings(action="ignore", category=ResourceWarning):
                 gc.collect()  # of Ray's handles that it did not close
+
+
+def started(folder: str, attempts: int = 3) -> Any:
+    """A cluster of this machine; the caller shuts it down."""
+    from ray.cluster_utils import Cluster
+
+    # A raylet gives its agents 15 seconds to name ports of their own choice, and has 30 to start
+    # itself. Ports that are given are not waited for; on a busy machine it may still be late.
+    agents = "metrics_agent metrics_export dashboard_agent_listen runtime_env_agent gcs_server"
+    names = [f"{agent}_port" for agent in agents.split()]
+    for attempt in range(attempts):
+        cluster = Cluster()
+        try:
+            cluster.add_node(
+                num_cpus=1,
+                num_gpus=0,
+                include_dashboard=False,
+                object_store_memory=100 * 2**20,
+                temp_dir=f"{folder}/{attempt}",
+                **dict(zip(names, free_ports(len(names)), strict=True)),
+            )
+        except Exception as error:
+            cluster.shutdown()
+            if attempt + 1 == attempts or "timed out during startup" not in str(error):
+                raise
+        else:
+            return cluster
+    raise AssertionError
 
 
 def free_ports(count: int) -> list[int]:
@@ -263,6 +276,10 @@ def test_it_is_not_ready_before_a_model_is(cold: Service) -> None:
         assert response.status_code == 503
         assert response.json()["error"] == "not_ready"
         assert response.headers["Retry-After"] == "1"
+
+
+def test_requests_start_a_model_where_there_was_none(cold: Service) -> None:
+    until(lambda: cold.post(encoded(300)).status_code == 200)
 
 
 def test_it_is_ready_once_all_is_captured(service: Service) -> None:

@@ -122,15 +122,26 @@ def _run(
     import ray
     from ray import serve
 
+    where: dict[str, Any] = {"address": address}
     if address is None:
         # What was asked for is to fit, whatever the machine: CPUs are a promise to Ray, no more.
         wanted = math.ceil((max_replicas or settings.replicas) * settings.cpus) + 1
-        ray.init(
-            address="local", num_cpus=max(os.cpu_count() or 1, wanted), include_dashboard=False
-        )
-    else:
-        ray.init(address=address)
+        most = max(os.cpu_count() or 1, wanted)
+        where = {"address": "local", "num_cpus": most, "include_dashboard": False}
     try:
+        ray.init(**where)
+    except Exception as error:  # Ray has no class of its own for it
+        raise ValueError(
+            f"Ray did not start ({error}): try again when the machine is less busy, or start it "
+            f"with `ray start --head` and give --address auto"
+        ) from error
+    try:
+        gpus = ray.cluster_resources().get("GPU", 0)
+        if address is None and settings.replicas * settings.gpus > gpus:
+            raise ValueError(
+                f"{settings.replicas} replicas with {settings.gpus:g} GPUs each do not fit in "
+                f"{gpus:g}: give fewer --replicas, or let some share one, as with --gpus 0.5"
+            )
         serve.start(http_options={"host": host, "port": port})
         try:
             try:
@@ -151,7 +162,7 @@ def _run(
 
 @contextmanager
 def _interrupted() -> Iterator[threading.Event]:
-    """Set by Ctrl-C and by a supervisor's SIGTERM, so that replicas finish what they have."""
+    """Set by Ctrl-C and by a supervisor's SIGTERM, so that Ray's processes end with this one."""
     event = threading.Event()
     signals = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, lambda *_: event.set()) for number in signals]

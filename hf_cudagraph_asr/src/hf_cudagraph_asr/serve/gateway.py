@@ -222,8 +222,10 @@ class Gateway:
     async def _health(self) -> Response:
         try:
             found, silent = await self._everyone(self._recognizers, "facts", Facts)
-        except TimeoutError:  # one that hangs makes the others no less ready
-            self._facts = None
+        except TimeoutError as error:
+            if self._facts is None:  # none was ever there; and to ask again would start one
+                raise self._later("not_ready", "no model is ready", self._limits) from error
+            self._facts = None  # one that hangs makes the others no less ready
             found, silent = [await self._known(self._limits)], 1
         if not found:
             raise self._later("not_ready", "no model is ready", self._limits)

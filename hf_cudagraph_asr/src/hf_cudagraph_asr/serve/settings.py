@@ -173,7 +173,7 @@ class ModelSettings(_Read):
     @classmethod
     def of(cls, given: Mapping[str, Any] | None) -> Self:
         """As in every class of settings; `model` must be given."""
-        if not given or (isinstance(given, Mapping) and given.get("model") is None):
+        if not given or given.get("model") is None:
             raise ValueError("model is missing: give a folder, or a model's name on the hub")
         return super().of(given)
 

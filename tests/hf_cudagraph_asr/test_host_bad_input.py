@@ -129,9 +129,6 @@ def test_it_is_met_as_the_host_meets_it_and_the_next_query_is_right(
     assert pool.stats().hits == hits + 2
 
 
-@pytest.mark.xfail(
-    raises=AssertionError, reason="a sparse tensor counts as one of samples", strict=True
-)
 def test_a_sparse_tensor_is_met_as_the_host_meets_it(enabled: Enabled) -> None:
     model, _ = enabled
     call = {"input_values": ONE.to_sparse()}

@@ -55,11 +55,8 @@ def test_outputs_of_inference_mode_are_used_like_the_hosts(backend: str) -> None
 
 @both_backends
 def test_positions_that_the_host_extends_meanwhile(
-    backend: str, request: pytest.FixtureRequest
+    backend: str,
 ) -> None:
-    if backend == "export":
-        why = "the host's longer table counts as a change of the model, until it is rebuilt"
-        request.applymarker(pytest.mark.xfail(reason=why, raises=AssertionError, strict=True))
     model = CASES["conformer-relative"].build(max_source_positions=20)
     row, long = audio(300, 0), audio(1000, 1)
     with enable_cuda_graphs(model, plan_for(model, (400,), (1,)), backend=backend) as pool:

@@ -166,7 +166,6 @@ def test_what_is_exchanged_is_noticed_before_the_next_replay(
         assert pool.stats().hits == (4 if pool.backend.captures else 8)
 
 
-@pytest.mark.xfail(raises=AttributeError, reason="the head is asked for its weight", strict=True)
 @both_backends
 def test_a_head_that_is_no_linear_layer_leaves_the_model_working(
     backend: str, warned: Warned
@@ -290,11 +289,7 @@ def test_what_peft_switches_is_noticed(
     backend: str,
     change: Callable[[Any], None],
     warned: Warned,
-    request: pytest.FixtureRequest,
 ) -> None:
-    if backend == "export" and change is not unloaded:
-        why = "a program keeps what an attribute of PEFT's layers said when it was captured"
-        request.applymarker(pytest.mark.xfail(reason=why, raises=AssertionError, strict=True))
     wrapped = lora(lora(tiny()), seed=2, name="other")
     model = wrapped.get_base_model()
     with enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend) as pool:

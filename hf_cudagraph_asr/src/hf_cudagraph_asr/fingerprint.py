@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from operator import is_
 from typing import Any
 
@@ -17,7 +18,8 @@ class Fingerprint:
 
     Weights changed in place (`load_state_dict`, an optimiser) leave it the same: programs read
     them where they lie. `.to`, `.half`, `load_state_dict(assign=True)`, an adapter that exchanges
-    modules, a parametrisation that is removed and another attention implementation do not.
+    modules or is switched on or off, a parametrisation that is removed and another attention
+    implementation do not.
 
     Compared before every answer, so it compares dictionaries made beforehand instead of walking
     the module tree. Tensors and submodules are looked up in the modules' own dictionaries, which a
@@ -34,12 +36,20 @@ class Fingerprint:
     def __init__(self, model: Any, config: ConfigView) -> None:
         self._config = config
         self._attention = config.read().attention
+        modules = list(model.modules())
         holders = [
             holder
-            for module in model.modules()
+            for module in modules
             for holder in (module._modules, module._parameters, module._buffers)
-            if holder
+            # A conformer's table of positions is exchanged for a longer one by each longer input.
+            # What it held is the same in both, and kept below.
+            if holder and not (holder is module._buffers and hasattr(module, "extend_pe"))
         ]
+        self._tables = [list(m.buffers()) for m in modules if hasattr(m, "extend_pe")]
+        # PEFT's layers are switched without touching a tensor: the names are those of its
+        # `BaseTunerLayer`.
+        self._adapted = [module for module in modules if hasattr(module, "merged_adapters")]
+        self._switched = copy.deepcopy(_switches(self._adapted))
         values = [value for holder in holders for value in holder.values()]
         self._tensors = [value for value in values if isinstance(value, torch.Tensor)]
         self._storages = [tensor.untyped_storage() for tensor in self._tensors]
@@ -62,6 +72,7 @@ class Fingerprint:
             return False  # tensors that are not the same object: they have no truth value
         return (
             same
+            and (not self._adapted or _switches(self._adapted) == self._switched)
             and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
             and self._config.read().attention == self._attention
             and all(
@@ -69,3 +80,16 @@ class Fingerprint:
                 for holder, held in self._single
             )
         )
+
+
+def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:
+    """What a PEFT layer computes with, tensors apart."""
+    return [
+        (
+            module.merged_adapters,
+            getattr(module, "active_adapters", None),
+            getattr(module, "disable_adapters", None),
+            getattr(module, "scaling", None),
+        )
+        for module in adapted
+    ]

@@ -99,6 +99,7 @@ class Reader:
             and values.shape[0] > 0
             and values.dtype == self._dtype
             and values.device == self._device
+            and values.layout == torch.strided
         ):
             return Reason.INPUT
         kind = self._device.type

@@ -96,7 +96,8 @@ class Serving:
         self._turns = itertools.count()
         self._config = ConfigView(model)
         self._fingerprint = Fingerprint(model, self._config)
-        weights = model.lm_head.weight.dtype if hasattr(model, "lm_head") else None
+        head = getattr(getattr(model, "lm_head", None), "weight", None)
+        weights = head.dtype if isinstance(head, torch.Tensor) else None
         if dtype == weights:
             dtype = None
         elif dtype is not None and (weights != torch.float32 or dtype not in _DTYPES):

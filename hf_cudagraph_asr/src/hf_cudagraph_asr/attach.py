@@ -95,15 +95,15 @@ def enable_cuda_graphs(
             pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
             print(pool.explain(samples=31_000))
 
-    There is no backend for CUDA graphs yet.
-
     Args:
         model: a CTC model of transformers, in evaluation mode when it is called. Nothing of it
             changes but its instance's `forward`. One of a family without a length-exact forward
             keeps its own: a warning says why, and `explain` repeats it.
         plan: the lengths; not needed by the eager backend.
-        backend: "eager": the length-exact forward, nothing captured. "export": a `torch.export`
-            program for each length and batch size. "auto": "eager". Or a `Backend`.
+        backend: "cuda": a CUDA graph for each length and batch size. "compile": a program of
+            torch.compile for each, inside a graph on CUDA. "export": a `torch.export` program for
+            each. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
+            model is on such a device, else "eager". Or a `Backend`.
         batch_sizes: rows to capture each length for; by default the plan's. Batches of other
             sizes are padded to one of these or split.
         dtype: compute float32 weights in torch.bfloat16 or torch.float16, by autocast. The weights

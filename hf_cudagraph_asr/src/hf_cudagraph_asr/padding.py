@@ -290,7 +290,8 @@ def _relative_positions(encoder: Any, hidden: torch.Tensor) -> Any:
                 f"{total} frames are more than the {middle + 1} relative positions the model "
                 f"holds: shorten the batch, or call the model itself once on input as long"
             )
-        return table[:, middle - total + 1 : middle + total].to(hidden.dtype)
+        # Until its first call the host of some versions keeps the table on the CPU.
+        return table[:, middle - total + 1 : middle + total].to(hidden)
     return None
 
 

@@ -69,7 +69,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_plan.py
 	$(BIN)/python tests/benchmarks/bench_padding.py
 	$(BIN)/python tests/benchmarks/bench_dispatch.py
-	$(BIN)/python tests/benchmarks/bench_graphs.py
+	$(BIN)/python tests/benchmarks/bench_graphs.py --queries 20 --graphs 2 --seconds 1 --repeats 1
 
 # Beside other tools, each in an environment of its own that is made if it is missing.
 bench-peers: $(STAMP)

@@ -64,7 +64,6 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from hf_cudagraph_asr.bench import RANDOM, lognormal, random_model  # noqa: E402
 from hf_cudagraph_asr.bucket_plan import BucketPlan  # noqa: E402
-from hf_cudagraph_asr.capture import EagerBackend, Program  # noqa: E402
 from hf_cudagraph_asr.plan import plan_buckets  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -78,7 +77,6 @@ NOISE = 1.03  # times slower that two equals may seem
 SOONER = 10.0
 JITTER = 1.5  # p99 over p50 within a bucket
 POOL = 1024 * MEBIBYTE  # 16 graphs of base
-DISPATCH = 50e-6
 ENOUGH = 50  # queries of a bucket, for a 99th percentile
 
 
@@ -114,33 +112,6 @@ def floating_operations(model: Any, samples: int) -> int:
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         ghost(torch.empty(1, samples, device="meta", dtype=model.dtype))
     return int(counter.get_total_flops())
-
-
-class Nothing(EagerBackend):
-    """Programs that compute nothing: what is left of a call is its dispatch."""
-
-    name = "nothing"
-    captures = True
-
-    def capture(self, exact: Any, input_values: torch.Tensor, lengths: torch.Tensor) -> Program:
-        with torch.no_grad():
-            outputs = exact(input_values, lengths)
-        return lambda values, lengths: outputs
-
-
-def dispatch_seconds(model: Any, plan: BucketPlan, lengths: Sequence[int]) -> float:
-    """Median time of a call whose program takes none: processor time, on the CPU."""
-    from timing import measure
-
-    from hf_cudagraph_asr.attach import enable_cuda_graphs
-
-    values = [torch.randn(1, length) for length in lengths]
-    with torch.inference_mode(), enable_cuda_graphs(model, plan, backend=Nothing()):
-        for value in values[:20]:
-            model(value)
-        return statistics.median(
-            measure(lambda value=value: model(value), "cpu").cpu for value in values
-        )
 
 
 def traffic(queries: int, seed: int) -> list[int]:
@@ -183,11 +154,6 @@ def bench(
     at = {contender.name: times[i] for i, contender in enumerate(contenders)}
     bars = _gpu_bars if on_gpu else _cpu_bars
     judged = bars(geometry, dtype, arguments, plan, lengths, at, contenders, memory)
-    if not on_gpu:
-        each = dispatch_seconds(model, plan, lengths[:200])
-        judged.append(
-            Bar("dispatch of a query", f"{each * 1e6:.0f} µs", "≤ 50 µs", each <= DISPATCH)
-        )
     limit = {
         second: _limit(model, second * RATE, dtype, arguments) for second in arguments.seconds
     } if on_gpu else {}  # fmt: skip

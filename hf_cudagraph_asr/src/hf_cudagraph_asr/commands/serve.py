@@ -136,7 +136,7 @@ def _run(
             f"with `ray start --head` and give --address auto"
         ) from error
     try:
-        gpus = ray.cluster_resources().get("GPU", 0)
+        gpus = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
         if address is None and settings.replicas * settings.gpus > gpus:
             raise ValueError(
                 f"{settings.replicas} replicas with {settings.gpus:g} GPUs each do not fit in "

@@ -6,7 +6,7 @@
              limits, decoding, resampling,        arrivals batched by length, one batch
              another try, metrics of all          on the device at a time
 
-What decides is free of Ray: `settings`, `backlog`, `upload`, `refusal`, `counters`, `exposition`.
+What decides is free of Ray: `settings`, `backlog`, `batcher`, `upload`, `counters`, `exposition`.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +168,8 @@ class Service:
 
     config: dict[str, Any]
     path: Path
+    # One for all requests: to make one takes longer than most of them.
+    client: httpx.Client = field(default_factory=lambda: httpx.Client(timeout=60))
 
     @property
     def url(self) -> str:
@@ -195,16 +197,16 @@ class Service:
         assert serve.status().applications[NAME].status == "RUNNING"
 
     def post(self, body: bytes, **headers: str) -> httpx.Response:
-        return httpx.post(f"{self.url}/transcribe", content=body, headers=headers, timeout=60)
+        return self.client.post(f"{self.url}/transcribe", content=body, headers=headers)
 
     def health(self) -> httpx.Response:
-        return httpx.get(f"{self.url}/healthz", timeout=60)
+        return self.client.get(f"{self.url}/healthz")
 
     def replicas(self) -> list[str]:
         return sorted(one["replica"] for one in self.health().json()["replicas"])
 
     def metrics(self) -> Any:
-        response = httpx.get(f"{self.url}/metrics", timeout=60)
+        response = self.client.get(f"{self.url}/metrics")
         assert response.status_code == 200
         return read(response.text)
 
@@ -230,7 +232,7 @@ def until(true: Callable[[], bool], seconds: float = 120) -> None:
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.1)
+        time.sleep(0.2)
 
 
 def total(metrics: Any, name: str, **labels: str) -> float:
@@ -240,7 +242,9 @@ def total(metrics: Any, name: str, **labels: str) -> float:
 
 
 @pytest.fixture(scope="module")
-def cold(folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory) -> Service:
+def cold(
+    folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Service]:
     """The application with a Gateway, and no Recognizer until there are requests."""
     path = tmp_path_factory.mktemp("serve") / "serve.yaml"
     command(
@@ -261,7 +265,8 @@ def cold(folder: Path, ray_session: None, tmp_path_factory: pytest.TempPathFacto
             "Recognizer": {"autoscaling_config": none_yet},
         }
     )
-    return service
+    with service.client:
+        yield service
 
 
 @pytest.fixture(scope="module")
@@ -350,7 +355,7 @@ def test_what_is_no_query_is_refused_in_json(
     status: int,
     error: str | None,
 ) -> None:
-    response = httpx.request(method, service.url + path, content=body, headers=headers, timeout=60)
+    response = service.client.request(method, service.url + path, content=body, headers=headers)
     assert response.status_code == status
     found = response.json()
     assert found.keys() == {"error", "detail"}

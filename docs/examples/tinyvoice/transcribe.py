@@ -18,13 +18,13 @@ from typing import Any
 
 import jiwer
 import torch
-from hf_cudagraph_asr import BucketPlan, enable_cuda_graphs, plan_buckets
 from rich.console import Console
 from rich.table import Table
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 import perturb
 import recordings
+from hf_cudagraph_asr import BucketPlan, enable_cuda_graphs, plan_buckets
 from recordings import Recording
 
 MODEL = Path(__file__).with_name("model")

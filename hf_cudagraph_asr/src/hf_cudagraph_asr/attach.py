@@ -67,16 +67,18 @@ class EnabledPool(GraphPool):
         trace: TracebackType | None,
     ) -> None:
         """Restore the model, unless it was disabled, or enabled anew, in the meantime."""
-        forward = vars(self._model).get("forward")
-        if isinstance(forward, PooledForward) and forward.pool is self:
+        if self.closed:
+            return
+        forward = _pooled(self._model)
+        if forward is not None and forward.pool is self:
             disable_cuda_graphs(self._model)
-        elif not self._closed:
-            logger.warning(
-                "the forward of %s was replaced while CUDA graphs were enabled and is left as it "
-                "is; calls that reach the pool go on to the model's own forward",
-                type(self._model).__name__,
-            )
-            self.close()
+            return
+        logger.warning(
+            "the forward of %s was replaced while CUDA graphs were enabled and is left as it is; "
+            "calls that reach the pool go on to the model's own forward",
+            type(self._model).__name__,
+        )
+        self.close()
 
 
 def enable_cuda_graphs(
@@ -103,7 +105,7 @@ def enable_cuda_graphs(
         backend: "cuda": a CUDA graph for each length and batch size. "compile": a program of
             torch.compile for each, inside a graph on CUDA. "export": a `torch.export` program for
             each. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
-            model is on such a device, else "eager". Or a `Backend`.
+            model is on such a device and there is a plan, else "eager". Or a `Backend`.
         batch_sizes: rows to capture each length for; by default the plan's. Batches of other
             sizes are padded to one of these or split.
         dtype: compute float32 weights in torch.bfloat16 or torch.float16, by autocast. The weights
@@ -120,14 +122,15 @@ def enable_cuda_graphs(
             there is no such backend; the model's configuration names no blank; or the dtype does
             not fit the weights.
     """
-    if isinstance(vars(model).get("forward"), PooledForward):
+    if (forward := _pooled(model)) is not None and not forward.pool.closed:
         raise ValueError(
             f"CUDA graphs are enabled on this {type(model).__name__} already: call "
             f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
         )
     pool = EnabledPool(
         model,
-        backend_for(backend, model.device),
+        # Without a plan there is nothing to capture on any device.
+        backend_for("eager" if plan is None and backend == "auto" else backend, model.device),
         plan,
         batch_sizes=batch_sizes,
         dtype=dtype,
@@ -144,11 +147,25 @@ def disable_cuda_graphs(model: Any) -> None:
     Args:
         model: the model.
     """
-    forward = vars(model).get("forward")
-    if not isinstance(forward, PooledForward):
+    forward = _pooled(model)
+    if forward is None:
         return
-    if forward.was_own:
+    if vars(model)["forward"] is not forward:
+        logger.warning(
+            "the forward of %s was wrapped while CUDA graphs were enabled and is left as it is; "
+            "calls that reach the pool go on to the model's own forward",
+            type(model).__name__,
+        )
+    elif forward.was_own:
         model.forward = forward.host
     else:
         del model.forward
     forward.pool.close()
+
+
+def _pooled(model: Any) -> PooledForward | None:
+    """What serves in a model's forward, also inside of what others wrapped around it."""
+    forward = vars(model).get("forward")
+    while forward is not None and not isinstance(forward, PooledForward):
+        forward = getattr(forward, "__wrapped__", None)
+    return forward

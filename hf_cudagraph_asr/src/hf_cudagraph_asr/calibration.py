@@ -86,7 +86,7 @@ def calibrate(
             if rows in (batch_sizes[0], batch_sizes[-1]):
                 runs["eager", bucket.frames, rows] = eager
     seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in runs}
-    with torch.no_grad():
+    with torch.no_grad(), torch.autocast(weight.device.type, enabled=False):
         for round_ in range(repeats + 1):
             for key, run in runs.items():
                 _wait(weight.device)

@@ -91,16 +91,17 @@ class CudaBackend:
 
     def memory(self) -> int:
         """Bytes of the graphs' memory pool, as the allocator counts them. Slow after a capture."""
-        if self._site is None:
+        site, known = self._site, self._bytes
+        if site is None:
             return 0
-        if self._bytes is None:
-            pool = tuple(self._site.pool)
-            self._bytes = sum(
+        if known is None:
+            pool = tuple(site.pool)
+            known = self._bytes = sum(
                 segment["total_size"]
                 for segment in _cuda.memory_snapshot()
                 if tuple(segment["segment_pool_id"]) == pool
             )
-        return self._bytes
+        return known
 
     def replica(self) -> Self:
         """One with a stream, a memory pool and a thread of its own."""

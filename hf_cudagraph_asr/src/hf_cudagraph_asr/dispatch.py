@@ -47,7 +47,8 @@ class Dispatch:
         replays: the programs run for it, that of the longest row first: one, unless a batch is
             split.
         padding: frames computed in vain over frames asked for; 0 without a bucket.
-        cost: of all replays, in the unit of the plan's cost; None without a bucket.
+        cost: of all replays, in the unit of the plan's cost, or in milliseconds after
+            `GraphPool.calibrate`; None without a bucket.
     """
 
     route: Route

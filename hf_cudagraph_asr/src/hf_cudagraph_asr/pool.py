@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
+from dataclasses import replace
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +18,7 @@ from hf_cudagraph_asr.capture import Backend
 from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
 from hf_cudagraph_asr.events import Observer, Observers, Served
+from hf_cudagraph_asr.gate import Gate
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.packing import Replay
 from hf_cudagraph_asr.replan import Proposal, propose
@@ -28,10 +30,6 @@ from hf_cudagraph_asr.statistics import PoolStatistics, Tally
 __all__ = ["GraphPool"]
 
 logger = logging.getLogger(__name__)
-
-# What a capture that is not possible raises: torch's own errors are RuntimeErrors, out of memory
-# included; the rest comes from tracing code that was not written to be traced.
-_CAPTURE_ERRORS = (RuntimeError, ValueError, TypeError, AttributeError, AssertionError)
 
 
 class GraphPool:
@@ -96,12 +94,16 @@ class GraphPool:
         self._tally = Tally()
         # Held by whoever exchanges what serves; calls do without.
         self._lock = threading.RLock()
-        # Down while a backend captures that wants the device for itself.
-        self._open = threading.Event()
-        self._open.set()
+        # Shut while a backend captures that wants the device for itself.
+        self._gate = Gate()
         self._closed = False
         self._serving = self._look(plan, sizes)
         self._start(self._serving)
+
+    @property
+    def closed(self) -> bool:
+        """It is disabled, and calls that still come are the host's."""
+        return self._closed
 
     @property
     def plan(self) -> BucketPlan | None:
@@ -132,8 +134,8 @@ class GraphPool:
     def swap(self, plan: BucketPlan) -> None:
         """Serve by another plan. Calls are replayed by the old one until the new one is captured.
 
-        A backend that wants the device for itself lets calls wait while it captures. Until the
-        end of it both plans are in memory.
+        With CUDA graphs calls wait during the capture itself, though not while the new buckets
+        are warmed or compiled for it. Until the end both plans are in memory.
 
         Args:
             plan: for the same geometry. Its batch sizes count.
@@ -159,7 +161,7 @@ class GraphPool:
             if self.backend.captures:
                 try:
                     self._capture(serving)
-                except _CAPTURE_ERRORS as error:
+                except Exception as error:
                     raise RuntimeError(
                         f"the new plan cannot be captured, so the old one stays: "
                         f"{type(error).__name__}: {error}"
@@ -184,7 +186,8 @@ class GraphPool:
                 "there is no plan to compare with: enable_cuda_graphs(model, plan), or "
                 "plan_buckets(pool.sketch.traffic(), model=model) for a first one"
             )
-        proposal = propose(plan, self.sketch, **options)
+        # The sizes may be others than the plan's own: they were given when it was enabled.
+        proposal = propose(replace(plan, batch_sizes=self.batch_sizes), self.sketch, **options)
         if swap and proposal.worthwhile:
             self.swap(proposal.plan)
         return proposal
@@ -203,16 +206,18 @@ class GraphPool:
         """
         with self._lock:
             serving = self._current()
-            if self._closed or not serving.replicas:
-                why = self.explain(serving.receptive_field) if serving.exact else "no exact forward"
-                raise ValueError(f"nothing is captured that could be measured: {why}")
+            if not serving.replicas or serving.hindered is not None:
+                dispatch = serving.dispatch((), None)
+                raise ValueError(f"nothing is captured that could be measured: {dispatch}")
             return serving.calibrate(repeats)
 
     def close(self) -> None:
         """Drop the programs. Calls that still come are the host's."""
         with self._lock:
             self._closed = True
-            self._serving.close()
+            old, self._serving = self._serving, Serving.closed(self._serving)
+            old.close()
+            self._model = None  # who keeps the pool, for its statistics, does not keep the model
 
     def stats(self) -> PoolStatistics:
         """What it did so far."""
@@ -235,10 +240,8 @@ class GraphPool:
         if not lengths:
             raise ValueError("samples of no rows: give a length, or a length for each row")
         serving = self._current()
-        if self._closed:
-            return Dispatch("host", Reason.CLOSED)
-        if serving.exact is not None and max(lengths) < serving.receptive_field:
-            return Dispatch("host", Reason.SHORT)
+        if serving.exact is not None and min(lengths) < serving.receptive_field:
+            return Dispatch("host", Reason.SHORT, f"{min(lengths)} samples")
         return serving.dispatch(lengths, serving.pack(lengths))
 
     def answer(
@@ -257,14 +260,19 @@ class GraphPool:
         Raises:
             ValueError: a batch has a row shorter than the receptive field.
         """
-        if not self._open.is_set():
-            self._open.wait()
+        self._gate.enter()
+        try:
+            return self._answer(host, args, kwargs)
+        finally:
+            self._gate.leave()
+
+    def _answer(
+        self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
         serving = self._current()
         request: Request | Reason
-        if self._closed:
-            request = Reason.CLOSED
-        elif serving.exact is None:
-            request = Reason.UNSUPPORTED
+        if serving.exact is None:
+            request = Reason.CLOSED if self._closed else Reason.UNSUPPORTED
         else:
             request = serving.read(args, kwargs)
         start = perf_counter()
@@ -273,10 +281,12 @@ class GraphPool:
                 self.sketch.add(length)
             with torch.no_grad():
                 logits = self._logits(serving, request, start)
+                if logits is None and len(request.lengths) > 1:
+                    logits = self._row_by_row(serving, host, request, start)
             if logits is not None:
                 output = CausalLMOutput(logits=logits)
                 return output.to_tuple() if request.as_tuple else output
-            request = Reason.REFUSED
+            request = Reason.CLOSED if self._closed else Reason.REFUSED
         self._tally.missed(request)
         output = host(*args, **kwargs)
         if self._observers:
@@ -287,8 +297,11 @@ class GraphPool:
         """(B, T, V), T the frames of the longest row; None where there is no exact answer."""
         lengths = request.lengths
         replays = serving.pack(lengths)
-        logits = None if replays is None else self._replay(serving, request, replays)
-        if logits is None:
+        if replays is not None:
+            logits = self._replay(serving, request, replays)
+            if logits is None:  # another thread has exchanged what serves
+                return self._logits(self._current(), request, start)
+        else:
             logits = _exactly(serving, request)
             if logits is None:
                 return None
@@ -297,10 +310,25 @@ class GraphPool:
                 self._tally.hit()
             else:
                 self._tally.missed(dispatch.reason)
-        elif self._observers:
-            dispatch = serving.dispatch(lengths, replays)
         if self._observers:
+            dispatch = serving.dispatch(lengths, replays)
             self._observers.notify(Served(dispatch, lengths, perf_counter() - start))
+        return logits
+
+    def _row_by_row(
+        self, serving: Serving, host: Callable[..., Any], request: Request, start: float
+    ) -> torch.Tensor:
+        """What the host says of each row alone: of a batch, it would say something else."""
+        reason = Reason.CLOSED if self._closed else Reason.REFUSED
+        self._tally.missed(reason)
+        rows = [
+            host(row[None, :length], return_dict=True).logits
+            for row, length in zip(request.input_values, request.lengths, strict=True)
+        ]
+        logits = serving.gather(rows, request.lengths, [(row,) for row in range(len(rows))])
+        if self._observers:
+            dispatch = Dispatch("host", reason, "row by row")
+            self._observers.notify(Served(dispatch, request.lengths, perf_counter() - start))
         return logits
 
     def _replay(
@@ -309,6 +337,8 @@ class GraphPool:
         """The rows' logits, from one replica; None where it was closed meanwhile."""
         lengths = request.lengths
         replica = serving.acquire(min([replay.bucket.replicas for replay in replays]))
+        if replica is None:
+            return None
         try:
             start = perf_counter()
             if replica.closed:
@@ -318,7 +348,11 @@ class GraphPool:
                 if len(replays) == 1:
                     logits = serving.cut(next(outputs), lengths, copy=self._copy_outputs)
                 else:
-                    logits = serving.gather(outputs, lengths, replays)
+                    logits = serving.gather(
+                        (logits for logits, _ in outputs),
+                        lengths,
+                        [replay.rows for replay in replays],
+                    )
             seconds = perf_counter() - start
         finally:
             replica.lock.release()
@@ -332,7 +366,7 @@ class GraphPool:
             return serving
         with self._lock:
             old = self._serving
-            if self._closed or old.holds():
+            if old.holds():
                 return old
             try:
                 serving = self._look(old.plan, old.batch_sizes)
@@ -359,23 +393,13 @@ class GraphPool:
         if serving.hindered is None and self.backend.captures:
             try:
                 self._capture(serving)
-            except _CAPTURE_ERRORS as error:
+            except Exception as error:  # noqa: BLE001 - tracing raises anything; it is told, and why
                 serving.hindered = Reason.FAILED, f"{type(error).__name__}: {error}"
         if serving.hindered is not None:
             self._warn(serving)
 
     def _capture(self, serving: Serving) -> None:
-        if not self.backend.exclusive:
-            serving.capture(self.backend)
-            return
-        self._open.clear()
-        try:
-            with ExitStack() as still:
-                for replica in self._serving.replicas:
-                    still.enter_context(replica.lock)
-                serving.capture(self.backend)
-        finally:
-            self._open.set()
+        serving.capture(self.backend, self._gate.shut if self.backend.exclusive else nullcontext)
 
     def _refuse_closed(self) -> None:
         if self._closed:
@@ -391,7 +415,8 @@ class GraphPool:
 
 def _exactly(serving: Serving, request: Request) -> torch.Tensor | None:
     """The exact forward's answer, as it is; None where it refuses."""
-    assert serving.exact is not None
+    if serving.exact is None:
+        return None
     values = request.input_values[:, : max(request.lengths)]
     lengths = torch.tensor(request.lengths, device=values.device)
     try:

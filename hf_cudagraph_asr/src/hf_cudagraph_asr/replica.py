@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 
 import torch
@@ -83,6 +84,8 @@ class Slot:
 class Replica:
     """The programs of one backend, their static inputs and the lock that keeps them apart.
 
+    Made warm; `capture` is the second step.
+
     Args:
         backend: makes the programs, and is this replica's own.
         exact: the forward.
@@ -90,7 +93,7 @@ class Replica:
         batch_sizes: rows to capture each for.
 
     Raises:
-        RuntimeError: a program cannot be captured. Nothing is held then.
+        RuntimeError: the forward does not run. Nothing is held then.
     """
 
     def __init__(
@@ -108,8 +111,8 @@ class Replica:
         # What the largest needs is there for the others.
         shapes.sort(key=lambda shape: (-shape[0].samples * shape[1], -shape[1]))
         self.slots: dict[tuple[int, int], Slot] = {}
-        # Static tensors must stay writable outside of inference mode, whoever builds the pool.
-        with torch.inference_mode(False), torch.no_grad():
+        self._exact = exact
+        with _as_nobody(weight.device):
             try:
                 for bucket, rows in shapes:
                     self.slots[bucket.frames, rows] = Slot(
@@ -120,11 +123,23 @@ class Replica:
                     )
                 for slot in self.slots.values():
                     slot.warm(backend, exact)
-                for slot in self.slots.values():
-                    slot.capture(backend, exact)
             except BaseException:
                 self.close()
                 raise
+
+    def capture(self) -> None:
+        """Make the programs.
+
+        Raises:
+            RuntimeError: one cannot be captured. Nothing is held then.
+        """
+        try:
+            for slot in self.slots.values():
+                with _as_nobody(slot.input_values.device):
+                    slot.capture(self.backend, self._exact)
+        except BaseException:
+            self.close()
+            raise
 
     def run(
         self, values: torch.Tensor, lengths: Sequence[int], replays: Iterable[Replay]
@@ -158,3 +173,14 @@ class Replica:
             self.closed = True
             self.slots = {}
             self.backend.close()
+
+
+@contextmanager
+def _as_nobody(device: torch.device) -> Iterator[None]:
+    """Without the modes of whoever makes the pool, so that programs and buffers serve everybody."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield

@@ -139,7 +139,7 @@ def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
         lowest, highest = mask.aminmax()
         if lowest.item() == 1 == highest.item():
             return (samples,) * rows
-    lengths = mask.sum(dim=1).long()  # (B,)
+    lengths = mask.sum(dim=1, dtype=torch.int64)  # (B,)
     right = (mask == keep_mask(lengths, samples)).all()
     # One transfer, which a GPU is waited for.
     *found, valid = torch.cat((lengths, right.long()[None])).tolist()

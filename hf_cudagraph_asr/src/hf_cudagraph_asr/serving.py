@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -95,7 +96,7 @@ class Serving:
         self._captures = captures
         self._turns = itertools.count()
         self._config = ConfigView(model)
-        self._fingerprint = Fingerprint(model, self._config)
+        self._fingerprint: Fingerprint | None = Fingerprint(model, self._config)
         head = getattr(getattr(model, "lm_head", None), "weight", None)
         weights = head.dtype if isinstance(head, torch.Tensor) else None
         if dtype == weights:
@@ -133,20 +134,32 @@ class Serving:
     @classmethod
     def refused(cls, model: Any, before: Serving, why: str) -> Serving:
         """A model that its own forward serves, for what `Serving` raised."""
+        serving = cls.closed(before)
+        serving.hindered = Reason.UNSUPPORTED, why
+        serving._fingerprint = Fingerprint(model, ConfigView(model))
+        return serving
+
+    @classmethod
+    def closed(cls, before: Serving) -> Serving:
+        """What is left of a pool that is disabled. Holds nothing of the model."""
         serving = cls.__new__(cls)
-        serving.__dict__.update(
-            vars(before), replicas=(), exact=None, hindered=(Reason.UNSUPPORTED, why), prices=None
-        )
-        serving._config = ConfigView(model)
-        serving._fingerprint = Fingerprint(model, serving._config)
+        serving.plan, serving.batch_sizes = before.plan, before.batch_sizes
+        serving.replicas, serving.exact, serving.prices = (), None, None
+        serving.hindered = Reason.CLOSED, ""
+        serving._captures = before._captures
+        serving._fingerprint = None
         return serving
 
     def holds(self) -> bool:
         """The model's weights and modules are still those."""
-        return self._fingerprint.holds()
+        return self._fingerprint is None or self._fingerprint.holds()
 
-    def capture(self, backend: Backend) -> None:
+    def capture(self, backend: Backend, alone: Callable[[], AbstractContextManager[None]]) -> None:
         """Capture the programs of the plan: all of its buckets, then those with another replica.
+
+        Args:
+            backend: replicas of it make the programs.
+            alone: keeps other calls away, while nothing but the capture itself is left to do.
 
         Raises:
             RuntimeError: it cannot be done; nothing is held then.
@@ -159,6 +172,9 @@ class Serving:
                 buckets = [bucket for bucket in self.plan.buckets if bucket.replicas > held]
                 # Also the first: what an earlier capture left in a backend is not used again.
                 made.append(Replica(backend.replica(), self.exact, buckets, self.batch_sizes))
+            with alone():
+                for replica in made:
+                    replica.capture()
         except BaseException:
             for replica in made:
                 replica.close()
@@ -221,9 +237,14 @@ class Serving:
             return sum(replay.bucket.cost * replay.batch_size for replay in replays)
         return sum(self.prices.replay(r.bucket.frames, r.batch_size) for r in replays)
 
-    def acquire(self, among: int) -> Replica:
-        """One of the first `among` replicas, locked for this thread: a free one if there is one."""
+    def acquire(self, among: int) -> Replica | None:
+        """One of the first `among` replicas, locked for this thread: a free one if there is one.
+
+        None where they were dropped meanwhile.
+        """
         replicas = self.replicas
+        if not replicas:
+            return None
         if among == 1:
             replicas[0].lock.acquire()
             return replicas[0]
@@ -261,24 +282,24 @@ class Serving:
 
     def gather(
         self,
-        outputs: Iterable[tuple[torch.Tensor, torch.Tensor]],
+        outputs: Iterable[torch.Tensor],
         lengths: Sequence[int],
-        replays: Iterable[Replay],
+        rows: Iterable[Sequence[int]],
     ) -> torch.Tensor:
         """(B, T, V): the logits of a split batch, as `cut` gives those of one that is not.
 
         Args:
-            outputs: of each replay, as it runs.
+            outputs: logits of each part, as it runs.
             lengths: samples of the B rows.
-            replays: the replays.
+            rows: of each part, those of the batch that its first rows are.
         """
         gathered: torch.Tensor | None = None
-        for (logits, _), replay in zip(outputs, replays, strict=True):
+        for logits, part in zip(outputs, rows, strict=True):
             if gathered is None:
                 total = self.emitted(max(lengths))
                 gathered = logits.new_full((len(lengths), total, logits.shape[-1]), _NEVER)
                 gathered[..., self.blank] = 0
-            for i, row in enumerate(replay.rows):
+            for i, row in enumerate(part):
                 own = self.emitted(lengths[row])
                 gathered[row, :own] = logits[i, :own]
         assert gathered is not None
@@ -286,5 +307,6 @@ class Serving:
 
     def close(self) -> None:
         """Drop the programs, when none of them runs."""
-        for replica in self.replicas:
+        replicas, self.replicas = self.replicas, ()
+        for replica in replicas:
             replica.close()

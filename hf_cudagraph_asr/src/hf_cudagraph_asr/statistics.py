@@ -42,7 +42,7 @@ class PoolStatistics:
     """All calls of an enabled model since it was enabled.
 
     Attributes:
-        calls: all of them.
+        calls: all that were answered; one refused with an error does not count.
         hits: those that buckets replayed; with the eager backend, those the exact forward served.
         misses: how many of the others there were of each reason.
         buckets: each captured length that was used, by length and rows.

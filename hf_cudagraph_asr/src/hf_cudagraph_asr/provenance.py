@@ -22,8 +22,8 @@ def provenance(transcriber: Transcriber) -> dict[str, Any]:
         transcriber: what transcribes.
 
     Returns:
-        Names and JSON values. `model` and `processor` are digests, of the configuration and the
-        beginning of each weight tensor, and of feature extractor and tokenizer.
+        Names and JSON values. `model` and `processor` are digests, of the configuration and
+        values from all over each weight tensor, and of feature extractor and tokenizer.
     """
     model = transcriber.model
     return {
@@ -31,6 +31,7 @@ def provenance(transcriber: Transcriber) -> dict[str, Any]:
         "processor": _digest(
             _settings(transcriber.extractor.to_dict()),
             _json(transcriber.tokenizer.get_vocab()),
+            _settings(transcriber.tokenizer.init_kwargs),
         ),
         "dtype": str(model.dtype).removeprefix("torch."),
         "chunk_length_s": transcriber.chunk_length_s,
@@ -39,8 +40,12 @@ def provenance(transcriber: Transcriber) -> dict[str, Any]:
 
 def _settings(values: dict[str, Any]) -> bytes:
     # Where it was loaded from, by which version and as what changes no text, or is said apart.
-    ignored = ("transformers_version", "dtype", "torch_dtype", "processor_class")
-    kept = {k: v for k, v in values.items() if not (k.startswith("_") or k in ignored)}
+    ignored = ("transformers_version", "dtype", "torch_dtype", "processor_class", "name_or_path")
+    kept = {
+        key: value
+        for key, value in values.items()
+        if not (key.startswith("_") or key.endswith("_file") or key in ignored)
+    }
     return _json(kept)
 
 
@@ -51,7 +56,8 @@ def _json(values: Any) -> bytes:
 def _weights(model: Any) -> list[bytes]:
     parts = []
     for name, tensor in sorted(model.state_dict().items()):
-        values = tensor.detach().flatten()[:SAMPLE].to("cpu", torch.float64)
+        every = -(-tensor.numel() // SAMPLE) or 1
+        values = tensor.detach().flatten()[::every].to("cpu", torch.float64)
         parts += [f"{name} {tuple(tensor.shape)}".encode(), values.numpy().tobytes()]
     return parts
 

@@ -21,6 +21,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+from transformers.utils.logging import disable_progress_bar
 
 import perturb
 import recordings
@@ -55,7 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run; returns 1 where the transcripts are not the stock model's."""
     options = _options(arguments)
     torch.set_num_threads(1)  # so small a model is slower with more
-    console = Console()
+    disable_progress_bar()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     model = Wav2Vec2ForCTC.from_pretrained(MODEL).eval()
     processor = Wav2Vec2Processor.from_pretrained(MODEL)
     if torch.cuda.is_available():

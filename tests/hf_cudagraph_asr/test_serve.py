@@ -111,6 +111,9 @@ def ray_session() -> Iterator[None]:
         from ray import serve
 
         folder = tempfile.mkdtemp(prefix="ray", dir="/tmp")  # short: sockets lie in it
+        # Where a cluster writes its address, for others to find it: not where all look.
+        patch.setenv("RAY_TMPDIR", folder)
+        Path(folder, "ray").mkdir()
         cluster = started(folder)
         try:
             ray.init(address=cluster.address, log_to_driver=False, logging_level="error")

@@ -23,6 +23,9 @@ from hf_cudagraph_asr.cuda_graphs import CudaBackend, memory_of
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.padding import ExactForward
 
+# What torch 2.11's compiler uses of torch itself.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+
 CPU, CUDA = torch.device("cpu"), torch.device("cuda", 0)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol, Self
@@ -12,6 +13,8 @@ import torch
 from hf_cudagraph_asr.padding import ExactForward
 
 __all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "backend_for"]
+
+logger = logging.getLogger(__name__)
 
 Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -26,7 +29,7 @@ class Backend(Protocol):
         name: as `enable_cuda_graphs` takes it.
         captures: it makes a program for each shape. One that does not runs the exact forward as
             it is, for any shape, and needs neither plan nor buffers.
-        exclusive: while it captures, no other thread may use the device.
+        exclusive: while it captures, no other thread may use the device or the model.
     """
 
     name: str
@@ -74,8 +77,12 @@ class Backend(Protocol):
         """Bytes that its programs hold on the device, static inputs and weights apart."""
         ...
 
-    def replica(self) -> Self:
-        """Another such backend, which shares nothing with this one that a replay writes to."""
+    def replica(self, *, live: bool = False) -> Self:
+        """Another such backend, which shares nothing with this one that a replay writes to.
+
+        Args:
+            live: others may call the model while it captures.
+        """
         ...
 
     def close(self) -> None:
@@ -108,7 +115,7 @@ class EagerBackend:
         """Nothing."""
         return 0
 
-    def replica(self) -> Self:
+    def replica(self, *, live: bool = False) -> Self:
         """A copy."""
         return copy.copy(self)
 
@@ -125,12 +132,41 @@ class ExportBackend(EagerBackend):
 
     name = "export"
     captures = True
+    # While torch.export traces a model, tensors without values stand in the place of its weights.
+    exclusive = True
+
+    def __init__(self) -> None:
+        self._live = False
+
+    def replica(self, *, live: bool = False) -> Self:
+        """One for a model at rest, or in use."""
+        other = copy.copy(self)
+        other._live = live
+        return other
 
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
         """The exported program, run once."""
-        program: Any = torch.export.export(exact, (input_values, lengths), strict=False).module()
+        # The quick way to trace changes the call of every module there is, also for threads that
+        # are on their way to wait. The strict one does not, but takes longer, and not all models:
+        # those it refuses are traced quickly all the same.
+        if self._live:
+            try:
+                return self._export(exact, input_values, lengths, strict=True)
+            except Exception as error:  # noqa: BLE001 - tracing raises anything; the other is next
+                logger.info("torch.export in its strict mode: %s", error)
+        return self._export(exact, input_values, lengths, strict=False)
+
+    def _export(
+        self,
+        exact: ExactForward,
+        input_values: torch.Tensor,
+        lengths: torch.Tensor,
+        *,
+        strict: bool,
+    ) -> Program:
+        program: Any = torch.export.export(exact, (input_values, lengths), strict=strict).module()
         program(input_values, lengths)
         return program  # type: ignore[no-any-return]
 

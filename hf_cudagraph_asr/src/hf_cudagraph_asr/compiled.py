@@ -50,7 +50,7 @@ class CompileBackend(EagerBackend):
             self.warm(exact, input_values, lengths)
         return self._programs[shape]
 
-    def replica(self) -> Self:
+    def replica(self, *, live: bool = False) -> Self:
         """One that compiles its own."""
         return type(self)()
 

@@ -103,7 +103,7 @@ class CudaBackend:
             )
         return known
 
-    def replica(self) -> Self:
+    def replica(self, *, live: bool = False) -> Self:
         """One with a stream, a memory pool and a thread of its own."""
         return type(self)()
 

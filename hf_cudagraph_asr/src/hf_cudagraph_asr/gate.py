@@ -9,7 +9,7 @@ from time import monotonic
 
 __all__ = ["Gate"]
 
-PATIENCE = 10.0
+PATIENCE = 30.0
 """Seconds that are waited for calls inside to end. One of them may itself wait for who waits."""
 
 

@@ -98,7 +98,7 @@ class GraphPool:
         self._gate = Gate()
         self._closed = False
         self._serving = self._look(plan, sizes)
-        self._start(self._serving)
+        self._start(self._serving, live=False)
 
     @property
     def closed(self) -> bool:
@@ -128,14 +128,14 @@ class GraphPool:
             old.hindered = Reason.CHANGED, ""
             old.close()
             serving = self._look(old.plan, old.batch_sizes)
-            self._start(serving)
+            self._start(serving, live=True)
             self._serving = serving
 
     def swap(self, plan: BucketPlan) -> None:
         """Serve by another plan. Calls are replayed by the old one until the new one is captured.
 
-        With CUDA graphs calls wait during the capture itself, though not while the new buckets
-        are warmed or compiled for it. Until the end both plans are in memory.
+        With CUDA graphs and exported programs calls wait during the capture itself, though not
+        while the new buckets are warmed or compiled for it. Until the end both plans are in memory.
 
         Args:
             plan: for the same geometry. Its batch sizes count.
@@ -160,7 +160,7 @@ class GraphPool:
                 )
             if self.backend.captures:
                 try:
-                    self._capture(serving)
+                    self._capture(serving, live=True)
                 except Exception as error:
                     raise RuntimeError(
                         f"the new plan cannot be captured, so the old one stays: "
@@ -389,17 +389,18 @@ class GraphPool:
         captures = self.backend.captures
         return Serving(self._model, plan, batch_sizes, dtype=self._dtype, captures=captures)
 
-    def _start(self, serving: Serving) -> None:
+    def _start(self, serving: Serving, *, live: bool) -> None:
         if serving.hindered is None and self.backend.captures:
             try:
-                self._capture(serving)
+                self._capture(serving, live=live)
             except Exception as error:  # noqa: BLE001 - tracing raises anything; it is told, and why
                 serving.hindered = Reason.FAILED, f"{type(error).__name__}: {error}"
         if serving.hindered is not None:
             self._warn(serving)
 
-    def _capture(self, serving: Serving) -> None:
-        serving.capture(self.backend, self._gate.shut if self.backend.exclusive else nullcontext)
+    def _capture(self, serving: Serving, *, live: bool) -> None:
+        alone = self._gate.shut if self.backend.exclusive else nullcontext
+        serving.capture(self.backend, alone, live=live)
 
     def _refuse_closed(self) -> None:
         if self._closed:

@@ -154,12 +154,15 @@ class Serving:
         """The model's weights and modules are still those."""
         return self._fingerprint is None or self._fingerprint.holds()
 
-    def capture(self, backend: Backend, alone: Callable[[], AbstractContextManager[None]]) -> None:
+    def capture(
+        self, backend: Backend, alone: Callable[[], AbstractContextManager[None]], *, live: bool
+    ) -> None:
         """Capture the programs of the plan: all of its buckets, then those with another replica.
 
         Args:
             backend: replicas of it make the programs.
             alone: keeps other calls away, while nothing but the capture itself is left to do.
+            live: there may be other calls.
 
         Raises:
             RuntimeError: it cannot be done; nothing is held then.
@@ -171,7 +174,8 @@ class Serving:
             for held in range(max(bucket.replicas for bucket in self.plan.buckets)):
                 buckets = [bucket for bucket in self.plan.buckets if bucket.replicas > held]
                 # Also the first: what an earlier capture left in a backend is not used again.
-                made.append(Replica(backend.replica(), self.exact, buckets, self.batch_sizes))
+                own = backend.replica(live=live)
+                made.append(Replica(own, self.exact, buckets, self.batch_sizes))
             with alone():
                 for replica in made:
                     replica.capture()

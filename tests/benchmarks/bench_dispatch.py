@@ -32,7 +32,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_cudagraph_asr import enable_cuda_graphs, plan_buckets
 from hf_cudagraph_asr.attach import EnabledPool
 from hf_cudagraph_asr.capture import EagerBackend, Program
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.statistics import Tally
 
 BOUND = 50.0  # microseconds

@@ -63,8 +63,7 @@ from timing import Seconds  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
 from hf_cudagraph_asr.bench import RANDOM, lognormal, random_model  # noqa: E402
-from hf_cudagraph_asr.bucket_plan import BucketPlan  # noqa: E402
-from hf_cudagraph_asr.plan import plan_buckets  # noqa: E402
+from hf_cudagraph_asr.plan import BucketPlan, plan_buckets  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 RATE, LONGEST = 16_000, 8.0

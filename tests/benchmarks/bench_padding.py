@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 from timing import Comparison, compare
 
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 BOUND = 1.03
 RATE = 16_000

@@ -31,9 +31,12 @@ sys.path.insert(0, str(ROOT / "tests" / "hf_cudagraph_asr"))
 
 from test_plan import COVERED, GEOMETRY, TRAFFICS, voice_queries  # noqa: E402
 
-from hf_cudagraph_asr.plan import BucketPlan, plan_buckets  # noqa: E402
-from hf_cudagraph_asr.planners import PLANNERS  # noqa: E402
-from hf_cudagraph_asr.traffic import Traffic  # noqa: E402
+from hf_cudagraph_asr.plan import (  # noqa: E402
+    BucketPlan,
+    Traffic,
+    plan_buckets,
+)
+from hf_cudagraph_asr.plan.planners import PLANNERS  # noqa: E402
 
 GRAPHS = (4, 8, 16)
 MANY = 10_000_000

@@ -14,7 +14,7 @@ import torch
 from timing import Seconds
 
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
-from hf_cudagraph_asr.bucket_plan import BucketPlan
+from hf_cudagraph_asr.plan import BucketPlan
 
 PIPELINE, BARE, AT_BUCKET, REDUCE = "pipeline's call", "no mask", "at bucket", "reduce-overhead"
 

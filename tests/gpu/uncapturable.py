@@ -21,7 +21,7 @@ from padded_rows import audio
 from tiny_models import CASES, plan_for
 
 from hf_cudagraph_asr.attach import enable_cuda_graphs
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 
 class HostReads(TorchDispatchMode):

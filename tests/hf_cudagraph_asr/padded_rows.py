@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from tiny_models import BLANK
 
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
 

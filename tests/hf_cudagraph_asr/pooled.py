@@ -9,12 +9,11 @@ import torch
 import transformers
 
 from hf_cudagraph_asr.attach import EnabledPool
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.capture import ExportBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.padding import ExactForward
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
 TOLERANCE = 1e-5  # of the largest logit of the row
 COARSE = 0.1  # in bfloat16, where one rounding says little; what is told apart is far more

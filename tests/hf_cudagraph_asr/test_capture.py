@@ -21,7 +21,7 @@ from hf_cudagraph_asr.capture_thread import CaptureThread
 from hf_cudagraph_asr.compiled import CompileBackend, CompiledGraphBackend, compiled
 from hf_cudagraph_asr.cuda_graphs import CudaBackend, memory_of
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 # What torch 2.11's compiler uses of torch itself.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")

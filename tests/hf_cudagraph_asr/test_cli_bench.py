@@ -18,8 +18,8 @@ from tiny_recogniser import RATE, save_recogniser
 
 from hf_cudagraph_asr.bench import STOCK, STOCK_NO_MASK, benchmark, lognormal, random_model
 from hf_cudagraph_asr.bench_report import Latency, Report
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.cli import main
+from hf_cudagraph_asr.plan import BucketPlan
 
 SECONDS = [0.31, 0.7, 0.299, 0.65, 0.84, 0.1, 0.512, 0.3]
 

@@ -15,11 +15,10 @@ import pytest
 from tiny_recogniser import RATE, record, save_recogniser, write_lines
 from transformers import AutoConfig
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.cli import main
 from hf_cudagraph_asr.durations import read_durations
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import plan_buckets
+from hf_cudagraph_asr.plan import BucketPlan, plan_buckets
 
 SECONDS = np.random.default_rng(0).lognormal(np.log(1.8), 0.5, 500).round(3)
 

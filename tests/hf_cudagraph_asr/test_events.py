@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
 from hf_cudagraph_asr.events import Observers, Served
 from hf_cudagraph_asr.packing import Replay
+from hf_cudagraph_asr.plan import Bucket
 
 HOST = Served(Dispatch("host", Reason.LABELS), (), 0.25)
 

@@ -11,7 +11,7 @@ from padded_rows import agree, alone, answers, audio, queries
 from tiny_models import CASES, both_backends, every_case, plan_for
 
 from hf_cudagraph_asr.attach import enable_cuda_graphs
-from hf_cudagraph_asr.families import Frames
+from hf_cudagraph_asr.geometry import Frames
 
 MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 

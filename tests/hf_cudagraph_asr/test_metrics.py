@@ -17,11 +17,11 @@ from prometheus_client.openmetrics.parser import (
 from prometheus_client.parser import text_string_to_metric_families
 
 from hf_cudagraph_asr import metrics
-from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
 from hf_cudagraph_asr.events import Observers, Served
 from hf_cudagraph_asr.metrics import PrometheusObserver
 from hf_cudagraph_asr.packing import Replay
+from hf_cudagraph_asr.plan import Bucket
 from hf_cudagraph_asr.statistics import PoolStatistics, Tally
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

@@ -8,10 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.packing import Replay, fewest_replays, pack
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
 GEOMETRY = Geometry()
 FRAMES = (50, 100, 200)

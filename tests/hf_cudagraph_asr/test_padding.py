@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from padded_rows import TOLERANCE, audio, deviation, padded
 from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomised
 
-from hf_cudagraph_asr.families import Frames
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr.geometry import Frames
 
 
 def boundaries(model: Any, frames: Sequence[int]) -> list[int]:

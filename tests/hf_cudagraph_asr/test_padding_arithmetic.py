@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from padded_rows import TOLERANCE, audio, padded
 
-from hf_cudagraph_asr.families import Convolution
-from hf_cudagraph_asr.masks import convolve_and_normalise
+from hf_cudagraph_asr.exact import convolve_and_normalise
+from hf_cudagraph_asr.geometry import Convolution
 
 
 @given(

@@ -13,8 +13,8 @@ import transformers
 from padded_rows import TOLERANCE, audio, deviation, padded
 from tiny_models import CASES, every_kind
 
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.families import FAMILIES, UnsupportedModel, family_of
-from hf_cudagraph_asr.padding import ExactForward
 
 
 def belongings(model: Any) -> list[tuple[str, dict[str, Any]]]:

@@ -11,7 +11,7 @@ from tiny_models import CASES, asks_the_host, every_case, every_kind
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 
 class NoHostSync(TorchDispatchMode):

@@ -15,13 +15,19 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.concurrency import replicas
-from hf_cudagraph_asr.cost import EAGER, Cost
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.partition import partition
-from hf_cudagraph_asr.plan import Bucket, BucketPlan, plan_buckets
-from hf_cudagraph_asr.planners import PLANNERS, equal_duration
-from hf_cudagraph_asr.traffic import Chunking, Traffic
+from hf_cudagraph_asr.plan import (
+    EAGER,
+    Bucket,
+    BucketPlan,
+    Chunking,
+    Cost,
+    Traffic,
+    plan_buckets,
+    replicas,
+)
+from hf_cudagraph_asr.plan.partition import partition
+from hf_cudagraph_asr.plan.planners import PLANNERS, equal_duration
 
 GEOMETRY = Geometry()
 COVERED = Cost((0, 1), (0.0, 1.0), (0.0, 1e6))  # an eager run so dear that every query is replayed

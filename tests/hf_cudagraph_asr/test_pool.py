@@ -28,8 +28,8 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
 from hf_cudagraph_asr.capture import ExportBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.padding import ExactForward
 
 
 @pytest.fixture

@@ -15,14 +15,12 @@ from padded_rows import agree, alone, answers, audio, queries
 from tiny_models import CASES, both_backends, plan_for
 
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.capture import EagerBackend, ExportBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.events import Served
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.padding import ExactForward
-from hf_cudagraph_asr.plan import plan_buckets
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import BucketPlan, Traffic, plan_buckets
 
 
 class Direct(EagerBackend):

@@ -15,8 +15,8 @@ from tiny_models import CASES, plan_for
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.capture import EagerBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.gate import Gate
-from hf_cudagraph_asr.padding import ExactForward
 
 
 class Direct(EagerBackend):

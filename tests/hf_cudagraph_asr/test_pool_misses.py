@@ -20,11 +20,9 @@ from pooled import (
 from tiny_models import both_backends
 
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
-from hf_cudagraph_asr.bucket_plan import BucketPlan
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import BucketPlan, Cost, Traffic
 
 
 @pytest.fixture

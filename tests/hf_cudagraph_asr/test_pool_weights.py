@@ -21,7 +21,7 @@ from transformers import Wav2Vec2ForCTC
 from hf_cudagraph_asr.attach import enable_cuda_graphs
 from hf_cudagraph_asr.capture import EagerBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 
 @pytest.fixture

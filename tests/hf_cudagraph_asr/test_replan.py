@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_plan import TRAFFICS
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import plan_buckets
-from hf_cudagraph_asr.replan import Proposal, propose
-from hf_cudagraph_asr.sketch import LengthSketch
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import (
+    BucketPlan,
+    Cost,
+    LengthSketch,
+    Proposal,
+    Traffic,
+    plan_buckets,
+    propose,
+)
 
 GEOMETRY = Geometry()
 

@@ -32,7 +32,7 @@ import yaml
 from test_serve_metrics import read
 from tiny_models import CASES, plan_for
 
-from hf_cudagraph_asr.commands.serve import serve as command
+from hf_cudagraph_asr.cli.serve import serve as command
 
 pytestmark = [
     pytest.mark.slow,

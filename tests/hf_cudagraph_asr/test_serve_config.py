@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hf_cudagraph_asr.commands.serve import serve as command
+from hf_cudagraph_asr.cli.serve import serve as command
 from hf_cudagraph_asr.serve.application import IMPORT_PATH, configuration
 from hf_cudagraph_asr.serve.settings import Batching, Limits, Settings
 

@@ -16,11 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import plan_buckets
-from hf_cudagraph_asr.sketch import EXACT, LONGEST, LengthSketch
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import EXACT, LONGEST, Cost, LengthSketch, Traffic, plan_buckets
 
 GEOMETRY = Geometry()
 SMALL = Geometry((4, 3), (3, 2), 8_000)

@@ -11,9 +11,8 @@ import torch
 import transformers
 from packaging.version import Version
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
 BLANK = 3
 TINY = {

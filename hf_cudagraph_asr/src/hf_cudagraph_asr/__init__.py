@@ -16,19 +16,19 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.attach import enable_cuda_graphs as enable_cuda_graphs
     from hf_cudagraph_asr.audio import AudioError as AudioError
     from hf_cudagraph_asr.audio import read_audio as read_audio
-    from hf_cudagraph_asr.bucket_plan import Bucket as Bucket
-    from hf_cudagraph_asr.bucket_plan import BucketPlan as BucketPlan
-    from hf_cudagraph_asr.cost import Cost as Cost
     from hf_cudagraph_asr.dispatch import Dispatch as Dispatch
     from hf_cudagraph_asr.events import Served as Served
+    from hf_cudagraph_asr.exact import ExactForward as ExactForward
     from hf_cudagraph_asr.families import UnsupportedModel as UnsupportedModel
     from hf_cudagraph_asr.geometry import Geometry as Geometry
     from hf_cudagraph_asr.metrics import PrometheusObserver as PrometheusObserver
-    from hf_cudagraph_asr.padding import ExactForward as ExactForward
+    from hf_cudagraph_asr.plan import Bucket as Bucket
+    from hf_cudagraph_asr.plan import BucketPlan as BucketPlan
+    from hf_cudagraph_asr.plan import Cost as Cost
+    from hf_cudagraph_asr.plan import LengthSketch as LengthSketch
+    from hf_cudagraph_asr.plan import Proposal as Proposal
     from hf_cudagraph_asr.plan import plan_buckets as plan_buckets
     from hf_cudagraph_asr.pool import GraphPool as GraphPool
-    from hf_cudagraph_asr.replan import Proposal as Proposal
-    from hf_cudagraph_asr.sketch import LengthSketch as LengthSketch
     from hf_cudagraph_asr.statistics import PoolStatistics as PoolStatistics
     from hf_cudagraph_asr.transcriber import Transcriber as Transcriber
     from hf_cudagraph_asr.words import Transcript as Transcript
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 # Imported at first use: a plan needs no torch.
 _HOME = {
     "AudioError": "audio",
-    "Bucket": "bucket_plan",
-    "BucketPlan": "bucket_plan",
-    "Cost": "cost",
+    "Bucket": "plan",
+    "BucketPlan": "plan",
+    "Cost": "plan",
     "Dispatch": "dispatch",
-    "ExactForward": "padding",
+    "ExactForward": "exact",
     "Geometry": "geometry",
     "GraphPool": "pool",
-    "LengthSketch": "sketch",
+    "LengthSketch": "plan",
     "PoolStatistics": "statistics",
     "PrometheusObserver": "metrics",
-    "Proposal": "replan",
+    "Proposal": "plan",
     "Served": "events",
     "Transcriber": "transcriber",
     "Transcript": "words",

@@ -11,9 +11,9 @@ from typing import Any, NoReturn
 
 import torch
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.capture import Backend, backend_for
 from hf_cudagraph_asr.events import Observer
+from hf_cudagraph_asr.plan import BucketPlan
 from hf_cudagraph_asr.pool import GraphPool
 
 __all__ = ["EnabledPool", "PooledForward", "disable_cuda_graphs", "enable_cuda_graphs"]

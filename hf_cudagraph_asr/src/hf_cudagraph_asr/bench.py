@@ -23,7 +23,7 @@ import torch
 
 from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
 from hf_cudagraph_asr.bench_report import BucketLatency, Contender, Latency, Report
-from hf_cudagraph_asr.bucket_plan import BucketPlan
+from hf_cudagraph_asr.plan import BucketPlan
 
 __all__ = ["RANDOM", "STOCK", "STOCK_NO_MASK", "benchmark", "lognormal", "random_model"]
 

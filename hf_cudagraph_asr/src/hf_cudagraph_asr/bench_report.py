@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from hf_cudagraph_asr.atomic import written_beside
+from hf_cudagraph_asr.files import written_beside
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan, whole
-from hf_cudagraph_asr.cost import Cost
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr.plan import BucketPlan, Cost, whole
 
 if TYPE_CHECKING:
     from hf_cudagraph_asr.replica import Replica

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self
 
 import torch
 
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 __all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "backend_for"]
 

@@ -16,7 +16,7 @@ import torch
 
 from hf_cudagraph_asr.capture import EagerBackend, Program
 from hf_cudagraph_asr.cuda_graphs import CudaBackend
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 __all__ = ["CompileBackend", "CompiledGraphBackend"]
 

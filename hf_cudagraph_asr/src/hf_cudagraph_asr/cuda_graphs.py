@@ -26,7 +26,7 @@ import torch
 
 from hf_cudagraph_asr.capture import Program
 from hf_cudagraph_asr.capture_thread import CaptureThread
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.exact import ExactForward
 
 __all__ = ["CudaBackend"]
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.packing import Replay
+from hf_cudagraph_asr.plan import Bucket
 
 __all__ = ["Dispatch", "Reason", "Route"]
 

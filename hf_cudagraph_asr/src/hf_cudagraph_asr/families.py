@@ -7,7 +7,6 @@ that was not tested, is refused with the reason; it can always run eagerly.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -79,75 +78,3 @@ def family_of(model: Any) -> Family:
             f"device; call model.set_attn_implementation('sdpa'), or run it eagerly"
         )
     return family
-
-
-@dataclass(frozen=True)
-class Convolution:
-    """Geometry of a 1-D convolution or pooling: how many positions it gives, how many it needs.
-
-    >>> Convolution(10, 5).out(400), Convolution(10, 5).needed(79)
-    (79, 400)
-    """
-
-    kernel: int
-    stride: int
-    padding: int = 0
-
-    def out(self, length: Any) -> Any:
-        """Positions out of `length` positions: ints, or integer tensors without a host sync."""
-        return (length + 2 * self.padding - self.kernel) // self.stride + 1
-
-    def needed(self, out: int) -> int:
-        """The fewest positions that give `out` ≥ 1 positions."""
-        return max(1, (out - 1) * self.stride + self.kernel - 2 * self.padding)
-
-
-@dataclass(frozen=True)
-class Frames:
-    """From samples to frames.
-
-    Attributes:
-        features: the feature encoder's convolutions; they do not pad.
-        adapter: the adapter's convolutions, after the encoder; often none.
-        squeeze: frames that the encoder pools to one; 1 where it does not pool.
-    """
-
-    features: tuple[Convolution, ...]
-    adapter: tuple[Convolution, ...] = ()
-    squeeze: int = 1
-
-    @classmethod
-    def of(cls, config: Any) -> Frames:
-        """From a configuration of a listed family."""
-        adapter: Sequence[Convolution] = ()
-        if getattr(config, "add_adapter", False):
-            # The host's adapter layers pad by one whatever their kernel.
-            one = Convolution(config.adapter_kernel_size, config.adapter_stride, padding=1)
-            adapter = [one] * config.num_adapter_layers
-        features = zip(config.conv_kernel, config.conv_stride, strict=True)
-        squeeze = getattr(config, "squeeze_factor", 1)
-        return cls(tuple(Convolution(*pair) for pair in features), tuple(adapter), squeeze)
-
-    def encoded(self, samples: Any) -> Any:
-        """Frames the encoder sees of so many samples: ints, or integer tensors."""
-        for convolution in self.features:
-            samples = convolution.out(samples)
-        return samples
-
-    def emitted(self, samples: Any) -> Any:
-        """Frames of logits of so many samples: ints, or integer tensors."""
-        frames = self.encoded(samples)
-        for convolution in self.adapter:
-            frames = convolution.out(frames)
-        return frames
-
-    @property
-    def receptive_field(self) -> int:
-        """The fewest samples the model takes, those that give one frame of logits."""
-        needed = 1
-        for convolution in reversed(self.adapter):
-            needed = convolution.needed(needed)
-        needed = max(needed, self.squeeze)
-        for convolution in reversed(self.features):
-            needed = convolution.needed(needed)
-        return needed

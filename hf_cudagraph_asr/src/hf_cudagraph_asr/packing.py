@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from hf_cudagraph_asr.bucket_plan import Bucket, BucketPlan
+from hf_cudagraph_asr.plan import Bucket, BucketPlan
 
 __all__ = ["Price", "Replay", "fewest_replays", "pack"]
 

@@ -13,18 +13,15 @@ from typing import Any
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan, rows_of
 from hf_cudagraph_asr.capture import Backend
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
 from hf_cudagraph_asr.events import Observer, Observers, Served
 from hf_cudagraph_asr.gate import Gate
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.packing import Replay
-from hf_cudagraph_asr.replan import Proposal, propose
+from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of
 from hf_cudagraph_asr.request import Request
 from hf_cudagraph_asr.serving import Serving
-from hf_cudagraph_asr.sketch import LengthSketch
 from hf_cudagraph_asr.statistics import PoolStatistics, Tally
 
 __all__ = ["GraphPool"]
@@ -243,6 +240,28 @@ class GraphPool:
         if serving.exact is not None and min(lengths) < serving.receptive_field:
             return Dispatch("host", Reason.SHORT, f"{min(lengths)} samples")
         return serving.dispatch(lengths, serving.pack(lengths))
+
+    def call(
+        self, input_values: torch.Tensor, lengths: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, Dispatch]:
+        """Logits of rows of audio, each as the row alone gives them, and what became of the call.
+
+        Args:
+            input_values: (B, S) in the model's dtype and on its device.
+            lengths: samples of each row; by default S for all.
+
+        Returns:
+            (B, T, V), T the frames of the longest row; and the dispatch that was executed.
+        """
+        rows, samples = input_values.shape
+        lengths = [samples] * rows if lengths is None else list(lengths)
+        dispatch = self.explain(lengths)
+        mask = None
+        if dispatch.route == "host" or len(set(lengths)) > 1:
+            own = torch.tensor(lengths)
+            mask = (torch.arange(samples) < own[:, None]).long().to(input_values.device)
+        with torch.inference_mode():
+            return self._model(input_values, attention_mask=mask).logits, dispatch
 
     def answer(
         self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]

@@ -9,10 +9,10 @@ from time import perf_counter
 
 import torch
 
-from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.capture import Backend, Program
+from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.packing import Replay
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.plan import Bucket
 
 __all__ = ["Replica", "Slot"]
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.masks import keep_mask
+from hf_cudagraph_asr.exact import keep_mask
 from hf_cudagraph_asr.settings import ConfigView
 
 __all__ = ["Reader", "Request"]

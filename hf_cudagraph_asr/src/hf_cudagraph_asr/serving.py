@@ -11,16 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.calibration import Prices, calibrate
 from hf_cudagraph_asr.capture import Backend
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
+from hf_cudagraph_asr.exact import ExactForward, keep_mask
 from hf_cudagraph_asr.families import UnsupportedModel
 from hf_cudagraph_asr.fingerprint import Fingerprint
-from hf_cudagraph_asr.masks import keep_mask
 from hf_cudagraph_asr.packing import Replay, fewest_replays, pack
-from hf_cudagraph_asr.padding import ExactForward
+from hf_cudagraph_asr.plan import BucketPlan, Cost
 from hf_cudagraph_asr.replica import Replica
 from hf_cudagraph_asr.request import Reader
 from hf_cudagraph_asr.settings import ConfigView

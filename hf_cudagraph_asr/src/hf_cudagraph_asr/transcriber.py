@@ -15,13 +15,11 @@ import numpy.typing as npt
 import torch
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
-from hf_cudagraph_asr.bucket_plan import BucketPlan
 from hf_cudagraph_asr.dispatch import Dispatch
-from hf_cudagraph_asr.families import Frames
-from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr.geometry import Frames, Geometry
 from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
+from hf_cudagraph_asr.plan import BucketPlan, Chunking
 from hf_cudagraph_asr.pool import GraphPool
-from hf_cudagraph_asr.traffic import Chunking
 from hf_cudagraph_asr.words import Transcript, Word, frame_seconds, spoken
 
 __all__ = ["Transcriber", "Transcript", "Word"]

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any
 
-from hf_cudagraph_asr.atomic import checked, written_beside
+from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.manifest import Query, json_lines
 from hf_cudagraph_asr.offline import Outcome
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_cudagraph_asr.bucket_plan import Bucket
 from hf_cudagraph_asr.dispatch import Dispatch
-from hf_cudagraph_asr.families import Frames
+from hf_cudagraph_asr.geometry import Frames
+from hf_cudagraph_asr.plan import Bucket
 
 __all__ = ["Transcript", "Word", "frame_seconds", "spoken"]
 

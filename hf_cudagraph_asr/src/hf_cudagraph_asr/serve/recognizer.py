@@ -40,7 +40,7 @@ class Recognizer:
     """
 
     def __init__(self, settings: ModelSettings) -> None:
-        from hf_cudagraph_asr.families import Frames
+        from hf_cudagraph_asr.geometry import Frames
         from hf_cudagraph_asr.transcriber import Transcriber
 
         self._transcriber = Transcriber.from_pretrained(

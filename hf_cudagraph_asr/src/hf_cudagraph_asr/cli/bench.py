@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.commands.console import (
+from hf_cudagraph_asr.cli.console import (
     Column,
     Device,
     Dtype,
@@ -69,14 +69,13 @@ def bench(
     The stock model is called as the host's pipeline calls it, with an attention mask, and without.
     Timed is a query alone: copy in, model, best tokens, copy out.
     """
-    from hf_cudagraph_asr.atomic import checked
+    from hf_cudagraph_asr.files import checked
 
     keep_apart(checked(out), [plan, durations])
     quiet_host(progress)
 
     from hf_cudagraph_asr.bench import benchmark
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
-    from hf_cudagraph_asr.plan import plan_buckets
+    from hf_cudagraph_asr.plan import BucketPlan, plan_buckets
 
     lengths = None if plan is None else BucketPlan.load(plan)
     network, geometry = _model(model, device, dtype, seed)

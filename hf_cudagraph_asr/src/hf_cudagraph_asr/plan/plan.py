@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_cudagraph_asr.bucket_plan import Bucket, BucketPlan, rows_of, whole
-from hf_cudagraph_asr.concurrency import pools_memory, replicas
-from hf_cudagraph_asr.cost import Cost, CostLike, with_memory_estimate
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.partition import partition
-from hf_cudagraph_asr.traffic import Chunking, Traffic, finite
+from hf_cudagraph_asr.plan.bucket_plan import Bucket, BucketPlan, rows_of, whole
+from hf_cudagraph_asr.plan.concurrency import pools_memory, replicas
+from hf_cudagraph_asr.plan.cost import Cost, CostLike, with_memory_estimate
+from hf_cudagraph_asr.plan.partition import partition
+from hf_cudagraph_asr.plan.traffic import Chunking, Traffic, finite
 
 __all__ = ["Bucket", "BucketPlan", "plan_buckets"]
 

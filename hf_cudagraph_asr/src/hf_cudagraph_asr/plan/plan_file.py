@@ -10,12 +10,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_cudagraph_asr.cost import Cost
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan.cost import Cost
+from hf_cudagraph_asr.plan.traffic import Traffic
 
 if TYPE_CHECKING:
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.plan.bucket_plan import BucketPlan
 
 __all__ = ["load", "save"]
 
@@ -86,7 +86,7 @@ def load(path: FilePath) -> BucketPlan:
 
 
 def _plan(content: dict[str, Any]) -> BucketPlan:
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.plan.bucket_plan import BucketPlan
 
     geometry, cost, traffic = (_object(content, name) for name in ("geometry", "cost", "traffic"))
     buckets = content["buckets"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.commands.console import (
+from hf_cudagraph_asr.cli.console import (
     Device,
     Dtype,
     Plan,
@@ -22,7 +22,7 @@ from hf_cudagraph_asr.commands.console import (
 )
 
 if TYPE_CHECKING:
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.plan import BucketPlan
     from hf_cudagraph_asr.transcript_file import TranscriptFile
 
 
@@ -69,9 +69,9 @@ def transcribe(
     goes on where it stopped. What cannot be read or transcribed has a line with `error` in the
     place of `text`; if there are such lines, the exit code is 1.
     """
-    from hf_cudagraph_asr.atomic import checked
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.files import checked
     from hf_cudagraph_asr.manifest import queries_in
+    from hf_cudagraph_asr.plan import BucketPlan
 
     keep_apart(checked(out), [*sources, plan])
     queries = queries_in(sources)

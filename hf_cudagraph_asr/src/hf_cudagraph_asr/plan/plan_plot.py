@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.plan.bucket_plan import BucketPlan
 
 __all__ = ["plot"]
 

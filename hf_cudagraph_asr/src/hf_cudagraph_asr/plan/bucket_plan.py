@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_cudagraph_asr.concurrency import pools_memory
-from hf_cudagraph_asr.cost import Cost, CostLike
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan.concurrency import pools_memory
+from hf_cudagraph_asr.plan.cost import Cost, CostLike
+from hf_cudagraph_asr.plan.traffic import Traffic
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -223,7 +223,7 @@ class BucketPlan:
         Raises:
             ImportError: rich is missing.
         """
-        from hf_cudagraph_asr.plan_table import table
+        from hf_cudagraph_asr.plan.plan_table import table
 
         return table(self)
 
@@ -238,7 +238,7 @@ class BucketPlan:
         Raises:
             ImportError: matplotlib is missing.
         """
-        from hf_cudagraph_asr.plan_plot import plot
+        from hf_cudagraph_asr.plan.plan_plot import plot
 
         return plot(self, path)
 
@@ -248,7 +248,7 @@ class BucketPlan:
         Raises:
             FileNotFoundError: the folder does not exist; it is not created.
         """
-        from hf_cudagraph_asr.plan_file import save
+        from hf_cudagraph_asr.plan.plan_file import save
 
         save(self, path)
 
@@ -260,7 +260,7 @@ class BucketPlan:
             FileNotFoundError: there is no such file.
             ValueError: it holds no plan; the message says why.
         """
-        from hf_cudagraph_asr.plan_file import load
+        from hf_cudagraph_asr.plan.plan_file import load
 
         return load(path)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from hf_cudagraph_asr.traffic import Traffic
+from hf_cudagraph_asr.plan.traffic import Traffic
 
 __all__ = ["PLANNERS", "equal_duration", "geometric", "quantile", "uniform"]
 

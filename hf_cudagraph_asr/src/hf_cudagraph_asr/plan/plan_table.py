@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from hf_cudagraph_asr.bucket_plan import BucketPlan
+    from hf_cudagraph_asr.plan.bucket_plan import BucketPlan
 
 __all__ = ["summary", "table"]
 

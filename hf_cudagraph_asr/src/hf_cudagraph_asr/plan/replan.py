@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from hf_cudagraph_asr.bucket_plan import BucketPlan, whole
-from hf_cudagraph_asr.cost import Cost, CostLike
-from hf_cudagraph_asr.plan import plan_buckets
-from hf_cudagraph_asr.plan_table import percent
-from hf_cudagraph_asr.sketch import LengthSketch
-from hf_cudagraph_asr.traffic import Traffic, finite
+from hf_cudagraph_asr.plan.bucket_plan import BucketPlan, whole
+from hf_cudagraph_asr.plan.cost import Cost, CostLike
+from hf_cudagraph_asr.plan.plan import plan_buckets
+from hf_cudagraph_asr.plan.plan_table import percent
+from hf_cudagraph_asr.plan.sketch import LengthSketch
+from hf_cudagraph_asr.plan.traffic import Traffic, finite
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -17,18 +17,35 @@ import os
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 
 import typer
 
-from hf_cudagraph_asr.commands.console import app, fail, warn
+from hf_cudagraph_asr.cli.console import app, fail, warn
 
 COMMANDS = ("plan", "transcribe", "bench", "serve")  # in the order of the help's list
 
 TRACEBACK = "HF_CUDAGRAPH_ASR_TRACEBACK"
 """An environment variable: set to 1, errors come with their traceback."""
+
+
+def script() -> None:
+    """What the installed script calls."""
+    sys.exit(main())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code.
+
+    Args:
+        arguments: without the program's name; by default those of the process.
+    """
+    try:
+        return run(sys.argv[1:] if arguments is None else list(arguments))
+    except KeyboardInterrupt:  # as a shell tells it
+        return 130
 
 
 def run(arguments: list[str]) -> int:
@@ -63,7 +80,7 @@ def _register(arguments: list[str]) -> None:
     known = {command.name for command in app.registered_commands}
     for name in called or COMMANDS:
         if name not in known:
-            module = import_module(f"hf_cudagraph_asr.commands.{name}")
+            module = import_module(f"hf_cudagraph_asr.cli.{name}")
             app.command(name)(getattr(module, name))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.commands.console import (
+from hf_cudagraph_asr.cli.console import (
     Column,
     Progress,
     console,
@@ -55,8 +55,8 @@ def plan(
     progress: Progress = True,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
-    from hf_cudagraph_asr.atomic import checked, written_beside
     from hf_cudagraph_asr.durations import read_durations
+    from hf_cudagraph_asr.files import checked, written_beside
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
 

@@ -11,9 +11,9 @@ from math import exp2
 from pathlib import Path
 from typing import Any
 
-from hf_cudagraph_asr.atomic import written_beside
+from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.traffic import Traffic, finite
+from hf_cudagraph_asr.plan.traffic import Traffic, finite
 
 __all__ = ["EXACT", "HALF_LIFE", "LONGEST", "LengthSketch"]
 

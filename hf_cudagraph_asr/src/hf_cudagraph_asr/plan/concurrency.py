@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from hf_cudagraph_asr.cost import Cost
+from hf_cudagraph_asr.plan.cost import Cost
 
 __all__ = ["pools_memory", "replicas"]
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.atomic import written_beside
-from hf_cudagraph_asr.commands.console import Device, Dtype, Plan, say, sizes
+from hf_cudagraph_asr.cli.console import Device, Dtype, Plan, say, sizes
+from hf_cudagraph_asr.files import written_beside
 
 if TYPE_CHECKING:
     from hf_cudagraph_asr.serve.settings import Batching, Limits, Settings

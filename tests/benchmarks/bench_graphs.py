@@ -1,24 +1,24 @@
-"""What a query waits for, with graphs and without: on a GPU, or their twins on a CPU.
+"""What a query waits for with graphs and without, beside what the hardware allows.
 
     python tests/benchmarks/bench_graphs.py --device cuda --geometry base large
     python tests/benchmarks/bench_graphs.py --device cpu --geometry tiny --queries 50
 
-Models have the published geometries and random weights. Traffics are queries of 1 to 8 s, and
-log-normal ones with a median of 1.8 s (σ = 0.5, at most 8 s), replayed by buckets that are planned
-for another draw of them. A query is timed alone, from samples on the host to the best token of
-each frame on the host: copy in, cast, padding, model, copy out, argmax, copy back. All contenders
-answer it before the next one comes:
+Queries are timed by the functions behind `hf-cudagraph-asr bench`, on models with random weights.
+The traffic is log-normal (median 1.8 s, at most 8 s); the buckets are planned for another draw of
+it. The study adds:
 
-- the stock model as the ASR pipeline calls it, with a mask, and without one;
+- fixed lengths beside their roofline: the longer of reading all weights once and computing what
+  the samples need, at the device's peaks, which are options;
+- batches, with --rows;
+- with --reduce-overhead, torch.compile(mode="reduce-overhead", dynamic=False) of the stock model
+  over the buckets of the fixed lengths, compiled from an empty cache;
 - on a CPU, the stock model over as many samples as the bucket has: what a pool is judged by there,
-  in processor time, which other processes stretch less than the clock's;
-- on a GPU, torch.compile(mode="reduce-overhead", dynamic=False) of the stock model over the same
-  buckets, with an empty cache of compiled kernels at the start;
-- pools with each of --backends.
+  in processor time, which other processes stretch less than the clock's.
 
-The roofline of a query is the longer of reading all weights once and computing what its own
-samples need, at the device's peaks, which are options. Bars are judged for base and large only;
-the exit status is 1 where one is missed.
+--out is written after each geometry and dtype. Attention is not cuDNN's unless --cudnn-attention is
+given: on Hopper it plans each new number of frames, and the percentiles of an eager baseline would
+be those of planning. Bars are judged for base and large only; the exit status is 1 where one is
+missed.
 """
 
 from __future__ import annotations
@@ -28,55 +28,42 @@ import copy
 import gc
 import json
 import os
-import statistics
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported: so that a start is measured that finds nothing compiled.
+# Before torch is imported, so that the start of a compiled contender finds nothing compiled.
 _CACHE = tempfile.TemporaryDirectory(prefix="bench-graphs-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _CACHE.name
 
 import numpy as np  # noqa: E402
+import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
-from graph_contenders import (  # noqa: E402
-    AT_BUCKET,
-    BARE,
-    PIPELINE,
-    REDUCE,
-    Contender,
-    at_bucket,
-    enabled,
-    reduce_overhead,
-    replay,
-    settle,
-    stock,
-)
-from rich.console import Console  # noqa: E402
-from rich.table import Table  # noqa: E402
-from timing import Seconds  # noqa: E402
+from speech import GEOMETRIES, LONGEST, RATE, in_samples, random_model, traffic  # noqa: E402
 from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 
-from hf_cudagraph_asr.bench import RANDOM, lognormal, random_model  # noqa: E402
-from hf_cudagraph_asr.plan import BucketPlan, plan_buckets  # noqa: E402
+from hf_cudagraph_asr import BucketPlan, plan_buckets  # noqa: E402
+from hf_cudagraph_asr.cli import bench as harness  # noqa: E402
+from hf_cudagraph_asr.cli.bench import Contender  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-RATE, LONGEST = 16_000, 8.0
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 MEBIBYTE = 2**20
 
 # To reach
-SPEEDUP = {"base": 5.0, "large": 3.0}  # over the pipeline's call, in bf16
-NOISE = 1.03  # times slower that two equals may seem
+SPEEDUP = {"base": 5.0, "large": 3.0}  # over the stock model with a mask, in bf16
+EQUAL = 1.03  # times slower that two equals may seem
 SOONER = 10.0
 JITTER = 1.5  # p99 over p50 within a bucket
 POOL = 1024 * MEBIBYTE  # 16 graphs of base
 ENOUGH = 50  # queries of a bucket, for a 99th percentile
+
+Times = dict[str, npt.NDArray[np.float64]]  # milliseconds of each query, by contender
 
 
 @dataclass(frozen=True)
@@ -93,109 +80,135 @@ class Bar:
         return f"{self.what}: {self.found}, wanted {self.wanted}: {verdict}"
 
 
-def percentiles(seconds: Sequence[float]) -> dict[str, float]:
-    """Milliseconds."""
-    p50, p95, p99 = 1000 * np.percentile(seconds, (50, 95, 99))
-    return {"p50": float(p50), "p95": float(p95), "p99": float(p99)}
+def at_bucket(model: Any, plan: BucketPlan) -> Contender:
+    """The stock model over as many samples as the query's bucket has, without a mask."""
+    return Contender("at bucket", _padded(lambda values: model(values).logits, model, plan))
 
 
-def by_pairs(slow: Sequence[Seconds], fast: Sequence[Seconds], clock: str) -> float:
-    """How many times longer the first takes, the median over queries."""
-    pairs = zip(slow, fast, strict=True)
-    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in pairs)
+def reduce_overhead(model: Any, plan: BucketPlan, seconds: Sequence[int]) -> Contender:
+    """What torch.compile makes of the stock model over the buckets of these lengths.
+
+    Its outputs are overwritten by the next run; here they are read before.
+    """
+    buckets = [plan.bucket_for(second * RATE) for second in seconds]
+    totals = {bucket.samples for bucket in buckets if bucket is not None}
+    # Each length is compiled by itself; Dynamo would stop after a few.
+    torch._dynamo.config.recompile_limit = 4 * len(totals)
+    compiled: Any = torch.compile(
+        lambda values: model(values).logits, mode="reduce-overhead", dynamic=False
+    )
+
+    def run(values: torch.Tensor) -> torch.Tensor:
+        torch.compiler.cudagraph_mark_step_begin()
+        logits: torch.Tensor = compiled(values)
+        return logits
+
+    start = time.perf_counter()
+    with torch.inference_mode():  # in which it is called: else it would be compiled again then
+        for total in sorted(totals, reverse=True):
+            values = torch.zeros(1, total, device=model.device, dtype=model.dtype)
+            for _ in range(3):  # compiled, recorded, replayed
+                run(values).cpu()
+    return Contender("reduce-overhead", _padded(run, model, plan), time.perf_counter() - start)
 
 
-def floating_operations(model: Any, samples: int) -> int:
-    """Of one forward, counted on tensors without values."""
+def _padded(
+    run: Callable[[torch.Tensor], torch.Tensor], model: Any, plan: BucketPlan
+) -> Callable[[torch.Tensor], torch.Tensor]:
+    device, dtype = model.device, model.dtype
+
+    def call(samples: torch.Tensor) -> torch.Tensor:
+        count = samples.shape[1]
+        bucket = plan.bucket_for(count)
+        total = count if bucket is None else bucket.samples
+        values = torch.nn.functional.pad(samples.to(device, dtype), (0, total - count))
+        return run(values)[:, : plan.geometry.frames(count)]
+
+    return call
+
+
+def batched(contenders: Sequence[Contender], rows: int) -> list[Contender]:
+    """The same contenders, each query repeated in a batch of so many rows."""
+    return [
+        replace(contender, call=lambda samples, call=contender.call: call(samples.expand(rows, -1)))
+        for contender in contenders
+    ]
+
+
+def roofline(model: Any, seconds: int, arguments: argparse.Namespace) -> float:
+    """Milliseconds that a query takes at least, at the device's peaks."""
     ghost = copy.deepcopy(model).to("meta")
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        ghost(torch.empty(1, samples, device="meta", dtype=model.dtype))
-    return int(counter.get_total_flops())
+        ghost(torch.empty(1, seconds * RATE, device="meta", dtype=model.dtype))
+    peak = arguments.fp32_tflops if model.dtype == torch.float32 else arguments.half_tflops
+    weights = sum(weight.nbytes for weight in model.parameters())
+    return 1e3 * max(
+        weights / (arguments.bandwidth * 1e12), counter.get_total_flops() / (peak * 1e12)
+    )
 
 
-def traffic(queries: int, seed: int) -> list[int]:
-    return np.rint(np.minimum(lognormal(queries, seed=seed), LONGEST) * RATE).astype(int).tolist()
-
-
-def bench(
-    geometry: str, dtype: str, arguments: argparse.Namespace
-) -> tuple[Table, list[Bar], dict[str, Any]]:
-    """One model: a table of all contenders, the bars, and every figure."""
-    device = torch.device(arguments.device)
-    on_gpu = device.type == "cuda"
-    model = random_model(geometry).to(device, DTYPES[dtype])
-    durations = np.minimum(lognormal(10_000, seed=arguments.seed + 1), LONGEST)
-    plan = plan_buckets(np.append(durations, LONGEST), graphs=arguments.graphs, model=model)
-    lengths = traffic(arguments.queries, arguments.seed)
-    fixed = [second * RATE for second in arguments.seconds for _ in range(arguments.repeats)]
-    noise = torch.randn(1, plan.buckets[-1].samples, generator=torch.Generator().manual_seed(0))
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else 0
-    with ExitStack() as stack:
-        contenders = stock(model)
-        pools = [stack.enter_context(enabled(model, plan, name)) for name in arguments.backends]
-        settle(device)
-        taken_by_pools = free - torch.cuda.mem_get_info(device)[0] if on_gpu else 0
-        contenders.append(reduce_overhead(model, plan) if on_gpu else at_bucket(model, plan))
-        contenders += pools
-        replay(contenders, model, [*lengths[:10], *(s * RATE for s in arguments.seconds)], noise)
-        fixed_times, _ = replay(contenders, model, fixed, noise)
-        times, same = replay(contenders, model, lengths, noise)
-        memory = {pool.name: pool.pool.stats().memory for pool in pools if pool.pool}
-        missed = {pool.name: dict(pool.pool.stats().misses) for pool in pools if pool.pool}
-    by_name = {
-        contender.name: _figures(
-            contender, times[at], fixed_times[at], arguments.seconds, times[0], same[at]
-        )
-        for at, contender in enumerate(contenders)
-    }
-    if any(missed.values()):
-        raise RuntimeError(f"not all queries were replayed: {missed}")
-    at = {contender.name: times[i] for i, contender in enumerate(contenders)}
-    bars = _gpu_bars if on_gpu else _cpu_bars
-    judged = bars(geometry, dtype, arguments, plan, lengths, at, contenders, memory)
-    limit = {
-        second: _limit(model, second * RATE, dtype, arguments) for second in arguments.seconds
-    } if on_gpu else {}  # fmt: skip
-    table = _table(geometry, dtype, arguments, plan, by_name, memory, limit)
-    figures = {
+def study(geometry: str, dtype: str, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Every figure of one model; its bars under the key "bars"."""
+    on_gpu = arguments.device == "cuda"
+    clock = time.perf_counter if on_gpu else time.process_time
+    model = random_model(geometry).to(arguments.device, DTYPES[dtype])
+    plan = plan_buckets(
+        np.append(traffic(10_000, seed=1), LONGEST),
+        graphs=arguments.graphs,
+        model=model,
+        batch_sizes=sorted({1, *arguments.rows}),
+    )
+    lengths = in_samples(traffic(arguments.queries))
+    fixed = [second * RATE for second in arguments.seconds]
+    with harness.contending(model, plan, arguments.backends) as contenders:
+        ways = {c.name: str(c.pool.explain(round(LONGEST * RATE))) for c in contenders if c.pool}
+        if not on_gpu:
+            contenders.append(at_bucket(model, plan))
+        harness.replay(contenders, [*fixed, *lengths[:10]])  # what is lazy is done before
+        taken, same = harness.replay(contenders, lengths, clock)
+        found = harness.results(contenders, taken, same)
+        single = list(contenders)
+        if arguments.reduce_overhead:
+            single.append(reduce_overhead(model, plan, arguments.seconds))
+        exact = {second: medians(single, second, clock, arguments) for second in arguments.seconds}
+        batches = {
+            rows: {
+                second: medians(batched(contenders, rows), second, clock, arguments)
+                for second in arguments.seconds
+            }
+            for rows in arguments.rows
+        }
+    times = {contender.name: taken[at] for at, contender in enumerate(contenders)}
+    if on_gpu:
+        start = {contender.name: contender.start_seconds for contender in single}
+        bars = [*_gpu_bars(geometry, dtype, arguments, plan, lengths, times, found, exact, start)]
+    else:
+        bars = [*_cpu_bars(geometry, dtype, arguments, times)]
+    limits = {s: roofline(model, s, arguments) for s in arguments.seconds} if on_gpu else {}
+    _show(geometry, dtype, found, ways, exact, batches, limits, bars)
+    return {
         "geometry": geometry,
         "dtype": dtype,
         "buckets": [bucket.samples for bucket in plan.buckets],
-        "padding": plan.on(np.array(lengths) / RATE).padding,
-        "pool_bytes": memory,
-        "device_bytes_of_all_pools": taken_by_pools,
-        "roofline_ms": {second: 1000 * seconds for second, seconds in limit.items()},
-        "contenders": by_name,
-        "bars": [vars(bar) for bar in judged],
+        "longest_query": ways,
+        "results": [asdict(one) for one in found],
+        "fixed_ms": exact,
+        "batches_ms": batches,
+        "roofline_ms": limits,
+        "bars": [asdict(bar) for bar in bars],
     }
-    del contenders, pools, model
-    gc.collect()
-    if on_gpu:
-        torch.compiler.reset()
-        torch.cuda.empty_cache()
-    return table, judged, figures
 
 
-def _figures(
-    contender: Contender,
-    times: Sequence[Seconds],
-    fixed: Sequence[Seconds],
-    seconds: Sequence[int],
-    pipeline: Sequence[Seconds],
-    same: float,
-) -> dict[str, Any]:
-    repeats = len(fixed) // len(seconds)
-    return {
-        "start_seconds": contender.start_seconds,
-        "traffic_ms": percentiles([taken.wall for taken in times]),
-        "traffic_cpu_ms": percentiles([taken.cpu for taken in times]),
-        "fixed_ms": {
-            second: percentiles([t.wall for t in fixed[i * repeats : (i + 1) * repeats]])
-            for i, second in enumerate(seconds)
-        },
-        "speedup": by_pairs(pipeline, times, "wall"),
-        "same_tokens": same,
-    }
+def medians(
+    contenders: Sequence[Contender],
+    seconds: int,
+    clock: Callable[[], float],
+    arguments: argparse.Namespace,
+) -> dict[str, float]:
+    """Milliseconds of each contender for queries of one length."""
+    taken, _ = harness.replay(contenders, [seconds * RATE] * (3 + arguments.repeats), clock)
+    middle = np.median(taken[:, 3:], axis=1).tolist()  # the first three warm a new shape up
+    return dict(zip([contender.name for contender in contenders], middle, strict=True))
 
 
 def _gpu_bars(
@@ -204,137 +217,78 @@ def _gpu_bars(
     arguments: argparse.Namespace,
     plan: BucketPlan,
     lengths: Sequence[int],
-    times: dict[str, list[Seconds]],
-    contenders: Sequence[Contender],
-    memory: dict[str, int],
-) -> list[Bar]:
-    start = {contender.name: contender.start_seconds for contender in contenders}
-    known = geometry in SPEEDUP
-    bars: list[Bar] = []
+    times: Times,
+    found: Sequence[harness.Result],
+    exact: dict[int, dict[str, float]],
+    start: dict[str, float],
+) -> Iterator[Bar]:
+    known, by_name = geometry in SPEEDUP, {one.name: one for one in found}
     for name in arguments.backends:
-        ours, say = times[name], f"{geometry} {dtype} {name}"
-        speedup, least = by_pairs(times[PIPELINE], ours, "wall"), SPEEDUP.get(geometry, 1.0)
-        judged = known and dtype == "bf16"
-        wanted = f"≥ {least:g}×"
-        bars.append(
-            Bar(f"{say} over the pipeline's call", f"{speedup:.2f}×", wanted,
-                speedup >= least if judged else None)
-        )  # fmt: skip
-        rest = by_pairs(ours, times[REDUCE], "wall")
-        bars.append(
-            Bar(f"{say} in times of reduce-overhead", f"{rest:.3f}", f"≤ {NOISE}",
-                rest <= NOISE if known else None)
-        )  # fmt: skip
-        sooner = start[REDUCE] / start[name]
-        bars.append(
-            Bar(f"{say} starts sooner than reduce-overhead", f"{sooner:.1f}×", f"≥ {SOONER:g}×",
-                sooner >= SOONER if known and name == "cuda" else None)
-        )  # fmt: skip
-        jitter = _jitter(plan, lengths, ours)
-        bars.append(
-            Bar(f"{say} p99 over p50, worst bucket", "too few queries" if jitter is None else
-                f"{jitter:.2f}", f"≤ {JITTER}", None if jitter is None or not known else
-                jitter <= JITTER)
-        )  # fmt: skip
-        held = memory[name]
-        whole = geometry == "base" and len(plan.buckets) == 16
-        bars.append(
-            Bar(f"{say} pool of {len(plan.buckets)} graphs", f"{held / MEBIBYTE:.0f} MiB",
-                "≤ 1024 MiB", held <= POOL if whole else None)
-        )  # fmt: skip
-    return bars
+        ours, say = by_name[name], f"{geometry} {dtype} {name}"
+        least = SPEEDUP.get(geometry, 1.0)
+        met = ours.over_stock >= least if known and dtype == "bf16" else None
+        ratio = f"{ours.over_stock:.2f}× ({ours.over_no_mask:.2f}× over it without a mask)"
+        yield Bar(f"{say} over the stock model with a mask", ratio, f"≥ {least:g}×", met)
+        if "reduce-overhead" in start:
+            ratios = [each[name] / each["reduce-overhead"] for each in exact.values()]
+            met = max(ratios) <= EQUAL if known else None
+            what = f"{say} in times of reduce-overhead, worst length"
+            yield Bar(what, f"{max(ratios):.3f}", f"≤ {EQUAL}", met)
+            # Of as many graphs each: reduce-overhead has those of the fixed lengths alone.
+            graphs = len({plan.bucket_for(second * RATE) for second in arguments.seconds})
+            sooner = start["reduce-overhead"] / graphs / (start[name] / plan.captures)
+            met = sooner >= SOONER if known and name == "cuda" else None
+            what = f"{say} captures a graph sooner than reduce-overhead"
+            yield Bar(what, f"{sooner:.1f}×", f"≥ {SOONER:g}×", met)
+        jitter = _jitter(plan, lengths, times[name])
+        met = None if jitter is None or not known else jitter <= JITTER
+        shown = "too few queries" if jitter is None else f"{jitter:.2f}"
+        yield Bar(f"{say} p99 over p50, worst bucket", shown, f"≤ {JITTER}", met)
+        met = ours.memory <= POOL if geometry == "base" and plan.captures == 16 else None
+        what, shown = f"{say} pool of {plan.captures} graphs", f"{ours.memory / MEBIBYTE:.0f} MiB"
+        yield Bar(what, shown, f"≤ {POOL // MEBIBYTE} MiB", met)
 
 
 def _cpu_bars(
-    geometry: str,
-    dtype: str,
-    arguments: argparse.Namespace,
-    plan: BucketPlan,
-    lengths: Sequence[int],
-    times: dict[str, list[Seconds]],
-    contenders: Sequence[Contender],
-    memory: dict[str, int],
-) -> list[Bar]:
-    bars = []
+    geometry: str, dtype: str, arguments: argparse.Namespace, times: Times
+) -> Iterator[Bar]:
     for name in arguments.backends:
-        say, judged = f"{geometry} {dtype} {name}", geometry in SPEEDUP and name != "compile"
-        ratio = by_pairs(times[name], times[AT_BUCKET], "cpu")
-        bars.append(
-            Bar(f"{say} in times of the stock model at the bucket's length", f"{ratio:.3f}",
-                f"≤ {NOISE}", ratio <= NOISE if judged else None)
-        )  # fmt: skip
-        if name == "eager":  # captures nothing, so that a query is computed at its own length
-            ratio = by_pairs(times[name], times[BARE], "cpu")
-            bars.append(
-                Bar(f"{say} in times of the stock model without a mask", f"{ratio:.3f}",
-                    f"≤ {NOISE}", ratio <= NOISE if judged else None)
-            )  # fmt: skip
-    return bars
+        # The eager backend computes a query at its own length, the others at their bucket's.
+        for other in ("at bucket", "no mask") if name == "eager" else ("at bucket",):
+            ratio = float(np.median(times[name] / times[other]))
+            met = ratio <= EQUAL if geometry in SPEEDUP and name != "compile" else None
+            what = f"{geometry} {dtype} {name} in times of the stock model, {other}"
+            yield Bar(what, f"{ratio:.3f}", f"≤ {EQUAL}", met)
 
 
-def _jitter(plan: BucketPlan, lengths: Sequence[int], times: Sequence[Seconds]) -> float | None:
-    grouped: dict[int, list[float]] = {}
-    for length, taken in zip(lengths, times, strict=True):
-        bucket = plan.bucket_for(length)
-        assert bucket is not None
-        grouped.setdefault(bucket.frames, []).append(taken.wall)
-    found = [percentiles(group) for group in grouped.values() if len(group) >= ENOUGH]
-    return max((each["p99"] / each["p50"] for each in found), default=None)
+def _jitter(
+    plan: BucketPlan, lengths: Sequence[int], times: npt.NDArray[np.float64]
+) -> float | None:
+    grouped: dict[object, list[float]] = {}
+    for length, taken in zip(lengths, times.tolist(), strict=True):
+        grouped.setdefault(plan.bucket_for(length), []).append(taken)
+    quantiles = [np.percentile(g, (50, 99)) for g in grouped.values() if len(g) >= ENOUGH]
+    return max((float(p99 / p50) for p50, p99 in quantiles), default=None)
 
 
-def _limit(model: Any, samples: int, dtype: str, arguments: argparse.Namespace) -> float:
-    """Seconds that a query of so many samples takes at least."""
-    weights = sum(weight.nbytes for weight in model.parameters())
-    peak = arguments.fp32_tflops if dtype == "fp32" else arguments.half_tflops
-    return max(
-        weights / (arguments.bandwidth * 1e12),
-        floating_operations(model, samples) / (peak * 1e12),
-    )
-
-
-def _table(
+def _show(
     geometry: str,
     dtype: str,
-    arguments: argparse.Namespace,
-    plan: BucketPlan,
-    by_name: dict[str, dict[str, Any]],
-    memory: dict[str, int],
-    limit: dict[int, float],
-) -> Table:
-    table = Table(
-        title=f"{geometry}, {dtype}: milliseconds a query, {len(plan.buckets)} buckets",
-        caption="×: the pipeline's call over it, median of queries; tokens: frames that agree with "
-        "the pipeline's call" + ("; in brackets: times the roofline" if limit else ""),
-    )
-    table.add_column("")
-    seconds = [second for second in (1, 2, 4, 8) if second in arguments.seconds]
-    for column in (
-        "start s",
-        "MiB",
-        "p50",
-        "p95",
-        "p99",
-        "×",
-        "tokens",
-        *(f"{s} s" for s in seconds),
-    ):
-        table.add_column(column, justify="right")
-    for name, found in by_name.items():
-        log = found["traffic_ms"]
-        table.add_row(
-            name,
-            f"{found['start_seconds']:.1f}" if found["start_seconds"] else "",
-            f"{memory[name] / MEBIBYTE:.0f}" if name in memory else "",
-            *(f"{log[p]:.2f}" for p in ("p50", "p95", "p99")),
-            f"{found['speedup']:.2f}",
-            f"{found['same_tokens']:.1%}",
-            *(
-                f"{found['fixed_ms'][s]['p50']:.2f}"
-                + (f" ({found['fixed_ms'][s]['p50'] / limit[s] / 1000:.1f})" if limit else "")
-                for s in seconds
-            ),
-        )
-    return table
+    found: Sequence[harness.Result],
+    ways: dict[str, str],
+    exact: dict[int, dict[str, float]],
+    batches: dict[int, dict[int, dict[str, float]]],
+    limits: dict[int, float],
+    bars: Sequence[Bar],
+) -> None:
+    print(f"{geometry}, {dtype}; an 8 s query goes to: {ways}")
+    print(*harness.lines(found), sep="\n")
+    for rows, fixed in {1: exact, **batches}.items():
+        for second, middle in fixed.items():
+            shown = ", ".join(f"{name} {ms:.2f}" for name, ms in middle.items())
+            limit = f"; roofline {limits[second]:.3f}" if limits and rows == 1 else ""
+            print(f"{rows} × {second} s, median ms: {shown}{limit}")
+    print(*bars, sep="\n", flush=True)
 
 
 def main() -> int:
@@ -344,57 +298,51 @@ def main() -> int:
     # float32 as the tests have it: with ten bits of mantissa it would be another dtype.
     torch.backends.cudnn.allow_tf32 = arguments.tf32
     torch.backends.cuda.matmul.allow_tf32 = arguments.tf32
-    console = Console(width=None if sys.stdout.isatty() else 140)
-    bars: list[Bar] = []
-    results: list[dict[str, Any]] = []
-    for geometry in arguments.geometry:
-        for dtype in arguments.dtype:
-            table, found, figures = bench(geometry, dtype, arguments)
-            console.print(table)
-            bars += found
-            results.append(figures)
-    for bar in bars:
-        console.print(str(bar), style="red" if bar.met is False else None, highlight=False)
-    settings = {
+    torch.backends.cuda.enable_cudnn_sdp(arguments.cudnn_attention)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    content: dict[str, Any] = {
         **{name: value for name, value in vars(arguments).items() if name != "out"},
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device_name": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
+        "studies": [],
     }
-    path: Path = arguments.out
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
-    return int(any(bar.met is False for bar in bars))
+    for geometry in arguments.geometry:
+        for dtype in arguments.dtype:
+            content["studies"].append(study(geometry, dtype, arguments))
+            beside = arguments.out.with_suffix(".part")
+            beside.write_text(json.dumps(content, indent=2) + "\n")
+            beside.replace(arguments.out)
+            gc.collect()
+            if arguments.device == "cuda":
+                torch.compiler.reset()
+                torch.cuda.empty_cache()
+    return int(any(bar["met"] is False for done in content["studies"] for bar in done["bars"]))
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--geometry", nargs="+", choices=tuple(RANDOM), default=["base"])
-    parser.add_argument(
-        "--device", choices=("cuda", "cpu"), default=None, help="default: cuda, where there is one"
-    )
-    parser.add_argument(
-        "--dtype", nargs="+", choices=tuple(DTYPES), help="default: all on a GPU, fp32 on a CPU"
-    )
-    parser.add_argument("--backends", nargs="+", choices=("cuda", "compile", "export", "eager"))
-    parser.add_argument("--graphs", type=int, help="default: 16 on a GPU, 4 on a CPU")
-    parser.add_argument("--queries", type=int, default=2000, help="of the log-normal traffic")
-    parser.add_argument(
-        "--repeats", type=int, help="of each fixed length (default: 100; 3 on a CPU)"
-    )
-    parser.add_argument(
-        "--seconds", nargs="+", type=int, choices=range(1, 9), default=[*range(1, 9)],
-        help="fixed lengths (default: 1 to 8)",
-    )  # fmt: skip
-    parser.add_argument("--threads", type=int, default=1, help="of torch, on the CPU")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--tf32", action="store_true", help="allow ten bits of mantissa in fp32")
-    parser.add_argument("--bandwidth", type=float, default=4.8, help="peak, in TB/s")
-    parser.add_argument("--half-tflops", type=float, default=800.0, help="peak in bf16 and fp16")
-    parser.add_argument("--fp32-tflops", type=float, default=60.0, help="peak in fp32")
-    parser.add_argument("--out", type=Path, default=ROOT / "out" / "bench" / "graphs.json")
+    add = parser.add_argument
+    add("--geometry", nargs="+", choices=tuple(GEOMETRIES), default=["base"])
+    add("--device", choices=("cuda", "cpu"), help="default: cuda, where there is one")
+    add("--dtype", nargs="+", choices=tuple(DTYPES), help="default: all; fp32 on a CPU")
+    add("--backends", nargs="+", help="default: cuda; eager and export on a CPU")
+    add("--graphs", type=int, help="lengths to capture (default: 16; 4 on a CPU)")
+    add("--queries", type=int, default=2000, help="of the log-normal traffic")
+    add("--seconds", nargs="+", type=int, choices=range(1, 9), default=[1, 2, 5, 8],
+        help="fixed lengths (default: 1 2 5 8)")  # fmt: skip
+    add("--repeats", type=int, help="of each fixed length (default: 100; 3 on a CPU)")
+    add("--rows", nargs="+", type=int, default=[], help="of batches (default: none)")
+    add("--reduce-overhead", action="store_true", help="compare with it; compiles for minutes")
+    add("--cudnn-attention", action="store_true", help="allow it (default: not)")
+    add("--tf32", action="store_true", help="allow ten bits of mantissa in fp32")
+    add("--threads", type=int, default=1, help="of torch, on the CPU")
+    add("--bandwidth", type=float, default=4.8, help="peak, in TB/s")
+    add("--half-tflops", type=float, default=800.0, help="peak in bf16 and fp16")
+    add("--fp32-tflops", type=float, default=60.0, help="peak in fp32")
+    add("--out", type=Path, default=ROOT / "out" / "bench" / "graphs.json")
     arguments = parser.parse_args()
     if arguments.device is None:
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,133 +1,240 @@
-"""`hf-cudagraph-asr bench`: how long a query takes, with graphs and without."""
+"""`hf-cudagraph-asr bench`: milliseconds a query takes, with graphs and without.
+
+A query is timed from samples on the host to the best token of each frame on the host: copy in,
+cast, model, argmax, copy out; the feature extractor and the tokenizer are the same for all. Every
+contender answers a query before the next one comes, in rotating order, so that other work of the
+machine slows all of them alike.
+"""
 
 from __future__ import annotations
 
-import sys
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
+from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
 import typer
 
-from hf_cudagraph_asr.cli.console import (
-    Column,
-    Device,
-    Dtype,
-    Plan,
-    Progress,
-    console,
-    keep_apart,
-    quiet_host,
-    say,
-    usable,
-)
+from hf_cudagraph_asr.cli.console import Device, Dtype, keep_apart, quiet_host, say
+from hf_cudagraph_asr.files import checked, written_beside
+from hf_cudagraph_asr.plan import BucketPlan
 
 if TYPE_CHECKING:
-    import numpy as np
-    import numpy.typing as npt
+    import torch
 
-    from hf_cudagraph_asr.geometry import Geometry
+    from hf_cudagraph_asr.pool import GraphPool
 
-PLANNED = 10_000  # durations a plan is made from where none are given: others than those replayed
+Floats = npt.NDArray[np.float64]
+Clock = Callable[[], float]
+
+
+@dataclass
+class Contender:
+    """One way of calling a model.
+
+    Attributes:
+        name: "stock", "no mask" (also the stock model), or a backend, "+mask" where it gets a mask.
+        call: from (B, S) float32 samples on the host to (B, T, V) logits on the device.
+        start_seconds: to enable the pool; 0 for the stock model.
+        pool: serves the calls, or None.
+    """
+
+    name: str
+    call: Callable[[torch.Tensor], torch.Tensor]
+    start_seconds: float = 0.0
+    pool: GraphPool | None = None
+
+
+@contextmanager
+def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterator[list[Contender]]:
+    """The stock model with a mask and without, and each backend on a copy that shares its weights.
+
+    A mask of ones is what the host's pipeline passes; a `Transcriber` passes none for one query.
+
+    Args:
+        model: a CTC model in evaluation mode, on its device and in its dtype.
+        plan: the lengths to capture.
+        backends: as `enable_cuda_graphs` takes them, or with "+mask" behind the name.
+    """
+    from hf_cudagraph_asr import enable_cuda_graphs
+
+    with ExitStack() as stack:
+        found = [Contender("stock", _call(model, True)), Contender("no mask", _call(model, False))]
+        for name in backends:
+            masked, backend = name.endswith("+mask"), name.removesuffix("+mask")
+            shared = {id(tensor): tensor for tensor in chain(model.parameters(), model.buffers())}
+            twin = copy.deepcopy(model, shared)
+            start = perf_counter()
+            pool = stack.enter_context(enable_cuda_graphs(twin, plan, backend=backend))
+            seconds = perf_counter() - start
+            found.append(Contender(name, _call(twin, masked), seconds, pool))
+        yield found
+
+
+def _call(model: Any, masked: bool) -> Callable[[torch.Tensor], torch.Tensor]:
+    import torch
+
+    device, dtype = model.device, model.dtype
+
+    def call(samples: torch.Tensor) -> torch.Tensor:
+        mask = torch.ones(samples.shape, dtype=torch.long).to(device) if masked else None
+        logits: torch.Tensor = model(samples.to(device, dtype), attention_mask=mask).logits
+        return logits
+
+    return call
+
+
+def replay(
+    contenders: Sequence[Contender], lengths: Sequence[int], clock: Clock = perf_counter
+) -> tuple[Floats, Floats]:
+    """Let every contender answer each query.
+
+    Args:
+        contenders: the first one gives the tokens that those of the others are compared with.
+        lengths: samples of each of the N queries; noise stands for speech.
+        clock: gives seconds.
+
+    Returns:
+        (contenders, N) milliseconds, and (contenders,) the share of frames whose token is the
+        first contender's.
+    """
+    import torch
+    from tqdm.auto import tqdm
+
+    noise = torch.randn(1, max(lengths), generator=torch.Generator().manual_seed(0))
+    seconds = np.zeros((len(contenders), len(lengths)))
+    same, frames = np.zeros(len(contenders)), 0
+    with torch.inference_mode():
+        for query, length in enumerate(tqdm(lengths, "queries", leave=False, disable=None)):
+            tokens = [noise] * len(contenders)
+            for turn in range(len(contenders)):
+                at = (query + turn) % len(contenders)
+                start = clock()
+                logits = contenders[at].call(noise[:, :length])
+                tokens[at] = logits.argmax(dim=-1).cpu()  # (B, T); waits for the device
+                seconds[at, query] = clock() - start
+            same += [int((found == tokens[0]).sum()) for found in tokens]
+            frames += tokens[0].numel()
+    return 1e3 * seconds, same / frames
+
+
+@dataclass(frozen=True)
+class Result:
+    """The figures of one contender.
+
+    Attributes:
+        name: as in `Contender`.
+        p50, p95, p99: milliseconds that so many percent of the queries take at most.
+        over_stock, over_no_mask: times faster than the stock model with and without a mask, the
+            median over the queries.
+        start_seconds: to enable the pool; 0 for the stock model.
+        memory: bytes of static inputs and captured programs.
+        padding: frames computed beyond those asked for, as a share of those asked for.
+        misses: calls that no captured program served although there are some, by reason.
+        same_frames: share of the frames whose token is the stock model's.
+    """
+
+    name: str
+    p50: float
+    p95: float
+    p99: float
+    over_stock: float
+    over_no_mask: float
+    start_seconds: float
+    memory: int
+    padding: float
+    misses: dict[str, int]
+    same_frames: float
+
+
+def results(contenders: Sequence[Contender], taken: Floats, same: Floats) -> list[Result]:
+    """The figures of all contenders, the stock model's two first, from what `replay` returned."""
+    found = []
+    for at, contender in enumerate(contenders):
+        stats = contender.pool.stats() if contender.pool else None
+        p50, p95, p99 = np.percentile(taken[at], (50, 95, 99)).tolist()
+        found.append(
+            Result(
+                *(contender.name, p50, p95, p99),
+                over_stock=float(np.median(taken[0] / taken[at])),
+                over_no_mask=float(np.median(taken[1] / taken[at])),
+                start_seconds=contender.start_seconds,
+                memory=stats.memory if stats else 0,
+                padding=stats.padding if stats else 0.0,
+                misses={why.value: count for why, count in stats.misses.items()} if stats else {},
+                same_frames=float(same[at]),
+            )
+        )
+    return found
+
+
+def lines(found: Sequence[Result]) -> Iterator[str]:
+    """The results as lines of a table, 79 characters wide."""
+    yield f"{'':12} p50 ms p95 ms p99 ms × stock × no mask start s padding same missed"
+    for one in found:
+        yield (
+            f"{one.name:12}{one.p50:7.4g}{one.p95:7.4g}{one.p99:7.4g}{one.over_stock:8.2f}"
+            f"{one.over_no_mask:10.2f}{one.start_seconds:8.1f}{one.padding:8.1%}"
+            f"{one.same_frames:5.0%}{sum(one.misses.values()):7}"
+        )
 
 
 def bench(
-    model: Annotated[
-        str,
-        typer.Option(
-            help="A model's folder, or its name on the hub; or base, large or tiny: random weights."
-        ),
-    ],
+    model: Annotated[str, typer.Option(help="A model's folder, or its name on the hub.")],
+    plan: Annotated[Path, typer.Option(help="The lengths to capture, as `plan` wrote them.")],
     out: Annotated[Path, typer.Option(help="All figures, a JSON file; replaced if it exists.")],
-    plan: Plan = None,
-    durations: Annotated[
-        Path | None,
-        typer.Option(
-            help="The traffic, as `plan` reads it. Default: log-normal, median 1.8 s, sigma 0.5."
-        ),
-    ] = None,
-    column: Column = "duration",
     queries: Annotated[int, typer.Option(min=1, help="How many are replayed.")] = 2000,
     backends: Annotated[
         str,
         typer.Option(
             metavar="eager,cuda",
-            help="Of eager, export, compile and cuda, with +mask behind it to pass the attention "
-            "mask that the host's pipeline passes. auto: eager, and cuda on a GPU or export on a "
-            "CPU.",
+            help="Some of eager, export, compile and cuda; with +mask behind a name, called with "
+            "a mask as the host's pipeline does. auto: eager, and cuda on a GPU, export on a CPU.",
         ),
     ] = "auto",
-    graphs: Annotated[
-        int, typer.Option(min=1, help="How many lengths there may be, without a plan.")
-    ] = 16,
     device: Device = "auto",
     dtype: Dtype = "auto",
-    seed: Annotated[int, typer.Option(min=0, help="Of the traffic, the noise, the weights.")] = 0,
-    progress: Progress = True,
 ) -> None:
-    """Replay a traffic through the stock model and through each backend, in turns.
+    """Replay queries through the stock model and through each backend, in turns.
 
-    The stock model is called as the host's pipeline calls it, with an attention mask, and without.
-    Timed is a query alone: copy in, model, best tokens, copy out.
+    Queries are drawn from the traffic that the plan was made for. The stock model is called with an
+    attention mask, as the host's pipeline calls it, and without.
     """
-    from hf_cudagraph_asr.files import checked
+    keep_apart(checked(out), [plan])
+    quiet_host(True)
 
-    keep_apart(checked(out), [plan, durations])
-    quiet_host(progress)
+    import torch
+    import transformers
 
-    from hf_cudagraph_asr.bench import benchmark
-    from hf_cudagraph_asr.plan import BucketPlan, plan_buckets
-
-    lengths = None if plan is None else BucketPlan.load(plan)
-    network, geometry = _model(model, device, dtype, seed)
-    log, replayed = _traffic(durations, column, geometry, queries, seed, progress)
-    report = benchmark(
-        network,
-        replayed,
-        lengths or plan_buckets(log, graphs=graphs, model=geometry),
-        backends=_backends(backends, network.device.type),
-        seed=seed,
-        progress=progress and sys.stderr.isatty(),
-    )
-    report.save(out)
-    console.print(report)
-    say(out)
-
-
-def _backends(text: str, device: str) -> list[str]:
-    if text == "auto":
-        return ["eager", "cuda" if device == "cuda" else "export"]
-    return [word.strip() for word in text.split(",")]
-
-
-def _model(name: str, device: str, dtype: str, seed: int) -> tuple[Any, Geometry]:
-    from transformers import AutoFeatureExtractor, AutoModelForCTC
-
-    from hf_cudagraph_asr.bench import RANDOM, random_model
-    from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
 
-    target, kind = device_of(device), dtype_of(dtype)
-    if name in RANDOM:
-        model = random_model(name, seed=seed)
-        model = model.to(target) if kind == "auto" else model.to(target, kind)
-        return model, Geometry.of(model)
-    rate = loaded(AutoFeatureExtractor, name).sampling_rate
-    model = loaded(AutoModelForCTC, name, dtype=kind).eval().to(target)
-    return model, Geometry.of(model, sampling_rate=rate)
-
-
-def _traffic(
-    source: Path | None, column: str, geometry: Geometry, queries: int, seed: int, progress: bool
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Durations to plan for, and those that are replayed."""
-    import numpy as np
-
-    from hf_cudagraph_asr.bench import lognormal
-    from hf_cudagraph_asr.durations import read_durations
-
-    if source is None:
-        return lognormal(PLANNED, seed=seed + 1), lognormal(queries, seed=seed)
-    found = read_durations(source, column=column, progress=progress and sys.stderr.isatty())
-    seconds = usable(found, geometry).seconds
-    drawn = np.random.default_rng(seed).choice(seconds, queries, replace=len(seconds) < queries)
-    return seconds, drawn
+    chosen = BucketPlan.load(plan)
+    kind, where = dtype_of(dtype), device_of(device)
+    network = loaded(transformers.AutoModelForCTC, model, dtype=kind).eval().to(where)
+    if backends == "auto":
+        backends = "eager,cuda" if where.type == "cuda" else "eager,export"
+    frames, counts = chosen.traffic.arrays()
+    drawn = np.random.default_rng(0).choice(frames, queries, p=counts / counts.sum())
+    lengths = [chosen.geometry.longest(count) for count in drawn.tolist()]
+    with contending(network, chosen, [name.strip() for name in backends.split(",")]) as contenders:
+        replay(contenders, [max(lengths), *lengths[:10]])  # what is lazy is done before
+        found = results(contenders, *replay(contenders, lengths))
+    report = {
+        "model": model,
+        "dtype": str(network.dtype).removeprefix("torch."),
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
+        "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        "captured_frames": [bucket.frames for bucket in chosen.buckets],
+        "queries": queries,
+        "results": [asdict(one) for one in found],
+    }
+    with written_beside(out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    say("\n".join([*lines(found), str(out)]))

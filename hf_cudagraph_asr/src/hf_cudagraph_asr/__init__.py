@@ -17,11 +17,12 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.audio import AudioError as AudioError
     from hf_cudagraph_asr.audio import read_audio as read_audio
     from hf_cudagraph_asr.dispatch import Dispatch as Dispatch
-    from hf_cudagraph_asr.events import Served as Served
     from hf_cudagraph_asr.exact import ExactForward as ExactForward
     from hf_cudagraph_asr.families import UnsupportedModel as UnsupportedModel
     from hf_cudagraph_asr.geometry import Geometry as Geometry
-    from hf_cudagraph_asr.metrics import PrometheusObserver as PrometheusObserver
+    from hf_cudagraph_asr.observe import PoolStatistics as PoolStatistics
+    from hf_cudagraph_asr.observe import PrometheusObserver as PrometheusObserver
+    from hf_cudagraph_asr.observe import Served as Served
     from hf_cudagraph_asr.plan import Bucket as Bucket
     from hf_cudagraph_asr.plan import BucketPlan as BucketPlan
     from hf_cudagraph_asr.plan import Cost as Cost
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.plan import Proposal as Proposal
     from hf_cudagraph_asr.plan import plan_buckets as plan_buckets
     from hf_cudagraph_asr.pool import GraphPool as GraphPool
-    from hf_cudagraph_asr.statistics import PoolStatistics as PoolStatistics
     from hf_cudagraph_asr.transcriber import Transcriber as Transcriber
     from hf_cudagraph_asr.words import Transcript as Transcript
     from hf_cudagraph_asr.words import Word as Word
@@ -47,10 +47,10 @@ _HOME = {
     "Geometry": "geometry",
     "GraphPool": "pool",
     "LengthSketch": "plan",
-    "PoolStatistics": "statistics",
-    "PrometheusObserver": "metrics",
+    "PoolStatistics": "observe",
+    "PrometheusObserver": "observe",
     "Proposal": "plan",
-    "Served": "events",
+    "Served": "observe",
     "Transcriber": "transcriber",
     "Transcript": "words",
     "UnsupportedModel": "families",

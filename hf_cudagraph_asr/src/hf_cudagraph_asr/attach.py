@@ -5,24 +5,135 @@ from __future__ import annotations
 import copy
 import functools
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from types import TracebackType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 
-from hf_cudagraph_asr.capture import Backend, backend_for
-from hf_cudagraph_asr.events import Observer
+from hf_cudagraph_asr.backends import Backend, CompileBackend, EagerBackend, ExportBackend
+from hf_cudagraph_asr.cuda_graphs import CompiledGraphBackend, CudaBackend
+from hf_cudagraph_asr.observe import Observer
 from hf_cudagraph_asr.plan import BucketPlan
 from hf_cudagraph_asr.pool import GraphPool
 
-__all__ = ["EnabledPool", "PooledForward", "disable_cuda_graphs", "enable_cuda_graphs"]
+__all__ = ["disable_cuda_graphs", "enable_cuda_graphs"]
 
 logger = logging.getLogger(__name__)
 
 
-class PooledForward:
-    """Stands in a model's `forward`, with the host's signature.
+def enable_cuda_graphs(
+    model: Any,
+    plan: BucketPlan | str | os.PathLike[str] | None = None,
+    *,
+    backend: str | Backend = "auto",
+    batch_sizes: Iterable[int] | None = None,
+    observers: Iterable[Observer] = (),
+) -> EnabledPool:
+    """Serve a model's calls from programs captured for the lengths of a plan.
+
+        with enable_cuda_graphs(model, plan) as pool:    # or keep it on
+            pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
+            print(pool.stats())
+
+    Args:
+        model: a CTC model of transformers, in evaluation mode and without gradients when it is
+            called. Nothing of it changes but its instance's `forward`. One of a family without a
+            length-exact forward keeps its own: a warning says why, and `explain` repeats it.
+        plan: the lengths, or the file they were saved to; not needed by the eager backend.
+        backend: "cuda": a CUDA graph for each length and batch size. "compile": a program of
+            torch.compile for each, inside a graph on CUDA. "export": a `torch.export` program for
+            each. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
+            model is on such a device and there is a plan, else "eager". Or a `Backend`.
+        batch_sizes: rows to capture each length for; by default the plan's. Batches of other
+            sizes are padded to one of these or split.
+        observers: called with a `Served` for each call.
+
+    Returns:
+        The pool, installed already: with or without `with`.
+
+    Raises:
+        TypeError: the model is no model, or the plan is no plan.
+        ValueError: the model is enabled already; the plan is missing or for another geometry;
+            there is no such backend; or the model's configuration names no blank.
+        OSError: there is no such file of a plan.
+    """
+    _check_model(model)
+    if isinstance(plan, (str, os.PathLike)):
+        plan = BucketPlan.load(plan)
+    if plan is not None and not isinstance(plan, BucketPlan):
+        raise TypeError(
+            f"plan is a {type(plan).__name__}, expected a BucketPlan or the file of one: pass "
+            f"plan_buckets(durations, model=model)"
+        )
+    if (forward := _pooled(model)) is not None and not forward.pool.closed:
+        raise ValueError(
+            f"CUDA graphs are enabled on this {type(model).__name__} already: call "
+            f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
+        )
+    # Without a plan there is nothing to capture on any device.
+    choice = "eager" if plan is None and backend == "auto" else backend
+    made = _backend(choice, model.device)
+    pool = EnabledPool(model, made, plan, batch_sizes=batch_sizes, observers=observers)
+    model.forward = _PooledForward(pool, model)
+    _warn_of_tf32(model)
+    return pool
+
+
+def disable_cuda_graphs(model: Any) -> None:
+    """Give a model the forward it had before, and drop the pool. Nothing to do is no error.
+
+    Args:
+        model: the model.
+
+    Raises:
+        TypeError: it is no model.
+    """
+    _check_model(model)
+    forward = _pooled(model)
+    if forward is None:
+        return
+    if vars(model)["forward"] is not forward:
+        logger.warning(_LEFT, "wrapped", type(model).__name__)
+    elif forward.was_own:
+        model.forward = forward.host
+    else:
+        del model.forward
+    forward.pool.close()
+
+
+class EnabledPool(GraphPool):
+    """A pool in a model's forward; leaving it as a context takes it out again."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Restore the model, unless it was disabled, or enabled anew, in the meantime."""
+        if self.closed:
+            return
+        forward = _pooled(self._model)
+        if forward is not None and forward.pool is self:
+            disable_cuda_graphs(self._model)
+            return
+        logger.warning(_LEFT, "replaced", type(self._model).__name__)
+        self.close()
+
+
+_LEFT = (
+    "the forward of %s was %s while CUDA graphs were enabled and is left as it is; calls that "
+    "reach the pool go on to the model's own forward"
+)
+
+
+class _PooledForward:
+    """Takes the place of a model's `forward`, with the host's signature.
 
     A deep copy of the model is not enabled: what is copied in this place is the forward that was
     there before, of the copy. A program reads the weights it was captured with, so a copy needs
@@ -41,8 +152,7 @@ class PooledForward:
         functools.update_wrapper(self, self.host)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """What the host's forward would return."""
-        return self.pool.answer(self.host, args, kwargs)
+        return self.pool.forward(self.host, args, kwargs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
         return copy.deepcopy(self.host, memo)
@@ -54,118 +164,65 @@ class PooledForward:
         )
 
 
-class EnabledPool(GraphPool):
-    """A pool in a model's forward; leaving it as a context takes it out again."""
-
-    def __enter__(self) -> EnabledPool:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        """Restore the model, unless it was disabled, or enabled anew, in the meantime."""
-        if self.closed:
-            return
-        forward = _pooled(self._model)
-        if forward is not None and forward.pool is self:
-            disable_cuda_graphs(self._model)
-            return
-        logger.warning(
-            "the forward of %s was replaced while CUDA graphs were enabled and is left as it is; "
-            "calls that reach the pool go on to the model's own forward",
-            type(self._model).__name__,
-        )
-        self.close()
-
-
-def enable_cuda_graphs(
-    model: Any,
-    plan: BucketPlan | None = None,
-    *,
-    backend: str | Backend = "auto",
-    batch_sizes: Iterable[int] | None = None,
-    dtype: torch.dtype | None = None,
-    copy_outputs: bool = True,
-    observers: Iterable[Observer] = (),
-) -> EnabledPool:
-    """Serve a model's calls from programs captured for the lengths of a plan.
-
-        with enable_cuda_graphs(model, plan) as pool:    # or keep it on
-            pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
-            print(pool.explain(samples=31_000))
-
-    Args:
-        model: a CTC model of transformers, in evaluation mode when it is called. Nothing of it
-            changes but its instance's `forward`. One of a family without a length-exact forward
-            keeps its own: a warning says why, and `explain` repeats it.
-        plan: the lengths; not needed by the eager backend.
-        backend: "cuda": a CUDA graph for each length and batch size. "compile": a program of
-            torch.compile for each, inside a graph on CUDA. "export": a `torch.export` program for
-            each. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
-            model is on such a device and there is a plan, else "eager". Or a `Backend`.
-        batch_sizes: rows to capture each length for; by default the plan's. Batches of other
-            sizes are padded to one of these or split.
-        dtype: compute float32 weights in torch.bfloat16 or torch.float16, by autocast. The weights
-            stay as they are. By default, in their own dtype.
-        copy_outputs: give each caller tensors of its own. Without, an output is right until the
-            model's next call.
-        observers: called with a `hf_cudagraph_asr.events.Served` for each call.
-
-    Returns:
-        The pool, installed already: with or without `with`.
-
-    Raises:
-        ValueError: the model is enabled already; the plan is missing or for another geometry;
-            there is no such backend; the model's configuration names no blank; or the dtype does
-            not fit the weights.
-    """
-    if (forward := _pooled(model)) is not None and not forward.pool.closed:
-        raise ValueError(
-            f"CUDA graphs are enabled on this {type(model).__name__} already: call "
-            f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
-        )
-    pool = EnabledPool(
-        model,
-        # Without a plan there is nothing to capture on any device.
-        backend_for("eager" if plan is None and backend == "auto" else backend, model.device),
-        plan,
-        batch_sizes=batch_sizes,
-        dtype=dtype,
-        copy_outputs=copy_outputs,
-        observers=observers,
-    )
-    model.forward = PooledForward(pool, model)
-    return pool
-
-
-def disable_cuda_graphs(model: Any) -> None:
-    """Give a model the forward it had before, and drop the pool. Nothing to do is no error.
-
-    Args:
-        model: the model.
-    """
-    forward = _pooled(model)
-    if forward is None:
-        return
-    if vars(model)["forward"] is not forward:
-        logger.warning(
-            "the forward of %s was wrapped while CUDA graphs were enabled and is left as it is; "
-            "calls that reach the pool go on to the model's own forward",
-            type(model).__name__,
-        )
-    elif forward.was_own:
-        model.forward = forward.host
-    else:
-        del model.forward
-    forward.pool.close()
-
-
-def _pooled(model: Any) -> PooledForward | None:
+def _pooled(model: Any) -> _PooledForward | None:
     """What serves in a model's forward, also inside of what others wrapped around it."""
     forward = vars(model).get("forward")
-    while forward is not None and not isinstance(forward, PooledForward):
+    while forward is not None and not isinstance(forward, _PooledForward):
         forward = getattr(forward, "__wrapped__", None)
     return forward
+
+
+def _backend(choice: str | Backend, device: torch.device) -> Backend:
+    """A backend by its name, or itself; "auto" is "cuda" where the model is on such a device."""
+    if not isinstance(choice, str):
+        return choice
+    cuda = device.type == "cuda"
+    if choice == "auto":
+        choice = "cuda" if cuda else "eager"
+    if choice == "cuda" and not cuda:
+        there = "" if torch.cuda.is_available() else ", and there is no CUDA device here"
+        raise ValueError(
+            f"the cuda backend captures on a CUDA device, but the model is on {device}{there}: "
+            f"call model.to('cuda') first, or take backend='auto', which is eager on {device}"
+        )
+    made: dict[str, Callable[[], Backend]] = {
+        "cuda": CudaBackend,
+        "compile": CompiledGraphBackend if cuda else CompileBackend,
+        "export": ExportBackend,
+        "eager": EagerBackend,
+    }
+    if choice not in made:
+        raise ValueError(
+            f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, made))}, or an object "
+            f"with the methods of `hf_cudagraph_asr.backends.Backend`"
+        )
+    return made[choice]()
+
+
+def _check_model(model: Any) -> None:
+    if isinstance(model, torch.nn.Module) and hasattr(model, "device"):
+        return
+    remedy = "load one with AutoModelForCTC.from_pretrained(name)"
+    if isinstance(getattr(model, "model", None), torch.nn.Module):
+        remedy = "pass its model, as in pipe.model"
+    given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+    raise TypeError(f"{given} is no model of transformers: {remedy}")
+
+
+def _warn_of_tf32(model: Any) -> None:
+    """Say that float32 on this GPU is not what the tolerance is stated for."""
+    device = model.device
+    if device.type != "cuda" or model.dtype != torch.float32:
+        return
+    backends: Any = torch.backends
+    reduced = "tf32" in (
+        backends.cudnn.conv.fp32_precision,
+        backends.cuda.matmul.fp32_precision,
+    )
+    if reduced and torch.cuda.get_device_capability(device)[0] >= 8:
+        logger.warning(
+            "%s computes float32 with TensorFloat32, to 10 bits, so that rows agree to about 1e-3 "
+            "instead of 1e-5: set torch.backends.cudnn.allow_tf32 and "
+            "torch.backends.cuda.matmul.allow_tf32 to False for exact texts",
+            type(model).__name__,
+        )

@@ -1,56 +1,72 @@
 """`CudaBackend`: one CUDA graph a shape, all of a replica's in one memory pool.
 
-A graph replays with the addresses it was captured with, so what it reads must stay where it is:
+A graph replays with the addresses it was captured with, so what it reads must stay in its place:
 
-- Weights, static inputs and outputs are held here. What lies between them belongs to the pool,
-  which the graphs share, as no two of them run at once.
-- The workspace of cuBLAS belongs to a stream. A pool captures on a stream that no other pool has,
-  and nothing else is run there: a workspace allocated before the capture would lie outside the
-  memory pool, and one of a stream that two pools have goes when the first of them does
-  (pytorch/pytorch#193402).
+- Static inputs and outputs are held here, weights by the pool. What lies between them belongs to
+  the memory pool, which the graphs share, as no two of them run at once.
+- The workspace of cuBLAS belongs to a stream. A replica captures on a stream of its own: a
+  workspace allocated before the capture would lie outside the memory pool, and one of a stream
+  that two pools have goes when the first of them does (pytorch/pytorch#193402).
 - Graphs are destroyed together, never one alone.
 
-A replay runs on its caller's stream. An event keeps replays from different streams apart as one
+A replay runs on its caller's stream. An event keeps replays from different streams in order as one
 stream would, and spares the copies to and from another one's memory.
+
+While a graph is captured, other threads may use the device, but must not draw CUDA random numbers:
+the generator is shared, and torch raises.
 """
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_cudagraph_asr.capture import Program
-from hf_cudagraph_asr.capture_thread import CaptureThread
+from hf_cudagraph_asr.backends import Program, compiled
 from hf_cudagraph_asr.exact import ExactForward
 
-__all__ = ["CudaBackend"]
+__all__ = ["CaptureCheck", "CompiledGraphBackend", "CudaBackend"]
+
+logger = logging.getLogger(__name__)
 
 _cuda: Any = torch.cuda  # partly without annotations
 
 # The first run loads kernels, the second may choose among them; what is left is to be quick.
 WARM_RUNS = 3
 
-# PyTorch hands out so many streams of a device, and then the first again.
+# PyTorch hands out so many streams of a device and a priority, and then the first again.
 STREAMS = 32
+
+Result = TypeVar("Result")
 
 
 class CudaBackend:
-    """CUDA graphs, captured by one thread that lives as long as the backend.
+    """CUDA graphs, captured by one thread that all replicas of a pool share.
 
-    The device is that of the first tensors it is given.
+    What libraries keep for each thread, handles and plans for kernels, is then there from the
+    warm-up before, and for the next plan as well. The device is that of the first tensors given.
+
+    Args:
+        thread: captures; by default a new one.
     """
 
     name = "cuda"
     captures = True
-    exclusive = True
+    exclusive = False
 
-    def __init__(self) -> None:
-        self._thread = CaptureThread()
+    def __init__(self, thread: _CaptureThread | None = None) -> None:
+        self._thread = _CaptureThread() if thread is None else thread
+        self._owns_thread = thread is None
         self._site: _Site | None = None
         self._replays: list[_Replay] = []
         self._bytes: int | None = None
@@ -58,9 +74,12 @@ class CudaBackend:
     def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
         """Run the forward a few times, on the thread that will capture it.
 
+        The first time a small input is run before, to refuse a forward that no graph can hold: on
+        torch before 2.13 a capture that fails leaves the process in disorder.
+
         Raises:
             ValueError: the tensors are not on one CUDA device, that of the others before.
-            RuntimeError: the forward does not run.
+            RuntimeError: the forward does not run, or cannot be captured; the message says why.
         """
         site = self._at(input_values)
         # What the caller put in is there before another thread's stream reads it.
@@ -70,10 +89,7 @@ class CudaBackend:
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
-        """A graph of the forward.
-
-        The first comes after one of a small shape, which fails where this would, and leaves little
-        behind: memory of a capture that failed stays taken.
+        """Capture a graph of the forward.
 
         Raises:
             ValueError: the tensors are not on one CUDA device, that of the others before.
@@ -83,44 +99,45 @@ class CudaBackend:
         record = partial(self._record, site, exact, input_values, lengths)
         return self._thread.run(record, site.device)
 
-    def turn(self) -> _Turn:
-        """The caller's own stream, after the turn before and ahead of the next one."""
+    def in_order(self) -> _Order:
+        """Context for one replay on the caller's stream, after the replay before."""
         if self._site is None:
             raise RuntimeError("nothing was captured: warm and capture a shape first")
-        return self._site.turn
+        return self._site.order
 
     def memory(self) -> int:
-        """Bytes of the graphs' memory pool, as the allocator counts them. Slow after a capture."""
+        """Count the bytes of the graphs' memory pool, as the allocator does. Slow after a capture.
+
+        Returns:
+            Bytes; 0 before the first capture.
+        """
         site, known = self._site, self._bytes
         if site is None:
             return 0
         if known is None:
-            pool = tuple(site.pool)
-            known = self._bytes = sum(
-                segment["total_size"]
-                for segment in _cuda.memory_snapshot()
-                if tuple(segment["segment_pool_id"]) == pool
-            )
+            segments = _cuda.memory_snapshot(mempool_id=site.pool, include_traces=False)
+            known = self._bytes = sum(segment["total_size"] for segment in segments)
         return known
 
-    def replica(self, *, live: bool = False) -> Self:
-        """One with a stream, a memory pool and a thread of its own."""
-        return type(self)()
+    def replica(self) -> Self:
+        """Return one with a stream and a memory pool of its own."""
+        return type(self)(self._thread)
 
     def close(self) -> None:
-        """Wait for the last replay, destroy all graphs and end the thread."""
+        """Wait for the last replay, destroy all graphs, and end the thread if it is its own."""
         if self._site is not None:
-            self._site.turn.wait()
+            self._site.order.wait()
         for replay in self._replays:
             replay.reset()
         self._replays.clear()
         self._site, self._bytes = None, None
-        self._thread.close()
+        if self._owns_thread:
+            self._thread.close()
 
     def program(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
-        """What is warmed and captured for these shapes: the forward as it is."""
+        """Return what is warmed and captured for these shapes: the forward as it is."""
         return exact
 
     def _at(self, values: torch.Tensor) -> _Site:
@@ -139,85 +156,223 @@ class CudaBackend:
         return self._site
 
     def _warm(
-        self,
-        site: _Site,
-        exact: ExactForward,
-        input_values: torch.Tensor,
-        lengths: torch.Tensor,
+        self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> None:
+        if not site.checked:
+            probe = input_values.new_zeros((1, 2 * exact.receptive_field))
+            short = lengths.new_full((1,), exact.receptive_field)
+            exact(probe, short)  # what happens at a first run only is no reason to refuse
+            with CaptureCheck():  # type: ignore[no-untyped-call]
+                exact(probe, short)
+            site.checked = True
         program = self.program(exact, input_values, lengths)
         for _ in range(WARM_RUNS):
             program(input_values, lengths)
         torch.cuda.current_stream(site.device).synchronize()
 
     def _record(
-        self,
-        site: _Site,
-        exact: ExactForward,
-        input_values: torch.Tensor,
-        lengths: torch.Tensor,
+        self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
-        if not self._replays:
-            probe = input_values.new_zeros((1, 2 * exact.receptive_field))
-            short = lengths.new_full((1,), exact.receptive_field)
-            for _ in range(WARM_RUNS):
-                exact(probe, short)
-            self._graph(site, exact, exact, probe, short)
         program = self.program(exact, input_values, lengths)
-        return self._graph(site, program, exact, input_values, lengths)
-
-    def _graph(
-        self,
-        site: _Site,
-        program: Program,
-        exact: ExactForward,
-        input_values: torch.Tensor,
-        lengths: torch.Tensor,
-    ) -> _Replay:
-        graph = torch.cuda.CUDAGraph()
-        first: Exception | None = None
-        try:
-            with (
-                _CAPTURING,
-                torch.cuda.graph(
-                    graph,
-                    pool=site.pool,
-                    stream=site.stream,
-                    # What other threads do does not end it.
-                    capture_error_mode="thread_local",
-                ),
-            ):
-                try:
-                    outputs = program(input_values, lengths)
-                except Exception as error:
-                    first = error  # the end of the capture fails as well then, and says less
-                    raise
-        except RuntimeError as error:
-            cause = first or error
-            raise RuntimeError(
-                f"the forward cannot be captured: {type(cause).__name__}: {cause}"
-            ) from cause
+        graph, outputs = _captured(site, partial(program, input_values, lengths))
         self._bytes = None
-        replay = _Replay(graph, site.stream, input_values, lengths, outputs, memory_of(exact))
+        replay = _Replay(graph, site.stream, input_values, lengths, outputs)
         self._replays.append(replay)
         return replay
+
+
+class CompiledGraphBackend(CudaBackend):
+    """CUDA graphs of the forward as torch.compile compiles it, for each shape."""
+
+    name = "compile"
+
+    def __init__(self, thread: _CaptureThread | None = None) -> None:
+        super().__init__(thread)
+        self._programs: dict[tuple[int, ...], Program] = {}
+
+    def program(
+        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> Program:
+        """Return the forward compiled for these shapes, when they are first asked for."""
+        shape = tuple(input_values.shape)
+        if shape not in self._programs:
+            self._programs[shape] = compiled(exact, input_values, lengths)
+        return self._programs[shape]
+
+    def close(self) -> None:
+        """Forget the programs as well."""
+        super().close()
+        self._programs.clear()
+
+
+class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Mode under which a forward raises where no CUDA graph can hold it.
+
+    That is where the host reads a value of the device, and where a tensor is copied between
+    devices from memory that is not pinned: both wait, which ends a capture.
+
+    Raises:
+        RuntimeError: at the operator; the message names it.
+    """
+
+    def __torch_dispatch__(
+        self,
+        func: Any,
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run an operator that a graph can hold."""
+        name = func.overloadpacket._qualified_op_name.removeprefix("aten::")
+        tensors = [*_tensors(args), *_tensors((kwargs or {}).values())]
+        indexed = name.startswith("index") and any(
+            tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1:2])
+        )
+        if name in _HOST_READS or indexed:
+            raise RuntimeError(
+                f"the forward cannot be captured: {name} makes the host wait for values of the "
+                f"device"
+            )
+        # A single value of the host is handed over with a kernel's arguments, but copied it is not.
+        copies = name in ("_to_copy", "copy_")
+        held = [tensor for tensor in tensors if tensor.ndim or copies]
+        devices = {tensor.device for tensor in held}
+        if (target := (kwargs or {}).get("device")) is not None and held:
+            devices.add(torch.device(target))
+        kinds = {device.type for device in devices}
+        if len(kinds) > 1 and not (copies and tensors[-1].is_pinned()):
+            between = " and ".join(sorted(kinds))
+            raise RuntimeError(
+                f"the forward cannot be captured: {name} copies between {between}, for which the "
+                f"host waits"
+            )
+        return func(*args, **(kwargs or {}))
+
+
+_HOST_READS = frozenset(
+    {"_local_scalar_dense", "nonzero", "equal", "masked_select", "_unique2", "unique_dim"}
+)
+
+
+def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
+    for value in values:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, (list, tuple)):
+            yield from _tensors(value)
+
+
+def _captured(
+    site: _Site, forward: Callable[[], tuple[torch.Tensor, torch.Tensor]]
+) -> tuple[torch.cuda.CUDAGraph, tuple[torch.Tensor, torch.Tensor]]:
+    """A graph of what `forward` does, and its outputs.
+
+    Not by `torch.cuda.graph`, which waits for the whole device before each capture, and so for
+    callers, and empties the allocator's cache.
+
+    Raises:
+        RuntimeError: it cannot be captured.
+    """
+    graph = torch.cuda.CUDAGraph()
+    failure: Exception | None = None
+    with _CAPTURING, _no_collection(), torch.cuda.stream(site.stream):
+        # What other threads do does not end it.
+        graph.capture_begin(pool=site.pool, capture_error_mode="thread_local")
+        try:
+            outputs = forward()
+        except Exception as error:  # noqa: BLE001 - raised again below, once the capture is ended
+            failure = error
+        try:
+            graph.capture_end()
+        except RuntimeError as error:
+            failure = failure or error  # the first says more
+            if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 13):
+                _undo(site)
+    if failure is not None:
+        raise RuntimeError(
+            f"the forward cannot be captured: {type(failure).__name__}: {failure}"
+        ) from failure
+    return graph, outputs
+
+
+def _undo(site: _Site) -> None:
+    """Take back what a capture that failed leaves behind before torch 2.13 (pytorch#180395).
+
+    The allocator goes on giving the stream memory of the graphs' pool, which is never returned,
+    and the generator believes in a capture, so that random numbers raise: a capture that succeeds
+    tells it otherwise.
+    """
+    index = site.device.index
+    allocator: Any = torch._C
+    try:
+        allocator._cuda_endAllocateToPool(index, site.pool)
+        allocator._cuda_releasePool(index, site.pool)
+        graph = torch.cuda.CUDAGraph()
+        graph.capture_begin(capture_error_mode="thread_local")
+        site.one.add(1)
+        graph.capture_end()
+    except (RuntimeError, AttributeError) as error:
+        logger.warning(
+            "a capture failed and could not be undone (%s): CUDA random numbers may raise in this "
+            "process, and its memory stays taken",
+            error,
+        )
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without garbage collection, which may destroy another graph and so end this capture."""
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 # PyTorch allows one capture at a time in a process.
 _CAPTURING = threading.Lock()
 
 
+class _CaptureThread:
+    """One thread that runs one call after the other, until `close`."""
+
+    def __init__(self) -> None:
+        self._executor: ThreadPoolExecutor | None = None
+
+    def run(self, call: Callable[[], Result], device: torch.device) -> Result:
+        """Return or raise what `call()` does, without gradients and on that device."""
+
+        def within() -> Result:
+            with torch.no_grad(), torch.cuda.device(device):
+                return call()
+
+        if self._executor is None:
+            self._executor = ThreadPoolExecutor(1, thread_name_prefix="cuda-graph-capture")
+        return self._executor.submit(within).result()
+
+    def close(self) -> None:
+        """End the thread, after what it was given; another call starts one anew."""
+        if self._executor is not None:
+            self._executor.shutdown()
+            self._executor = None
+
+
 class _Site:
-    """Where graphs are captured: a device, a stream of it, a memory pool."""
+    """Place of captures: a device, a stream of it, a memory pool."""
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.stream = _own_stream(device)
         self.pool = torch.cuda.graph_pool_handle()
-        self.turn = _Turn(device)
+        self.order = _Order(device)
+        self.one = torch.ones((), device=device)
+        self.checked = False
 
 
-class _Turn:
+class _Order:
     """One replay after the other, whatever streams their callers are on.
 
     A context that can be entered again and again, by one thread at a time.
@@ -241,12 +396,12 @@ class _Turn:
         self._done.record(self._stream)
 
     def wait(self) -> None:
-        """Until the device has done what was asked of it in all turns so far."""
+        """Wait until the device has done all replays so far."""
         self._done.synchronize()
 
 
 class _Replay:
-    """A captured graph. Holds what it reads, whatever becomes of the model and the pool."""
+    """A captured graph, with the tensors it reads and writes."""
 
     def __init__(
         self,
@@ -255,14 +410,12 @@ class _Replay:
         input_values: torch.Tensor,
         lengths: torch.Tensor,
         outputs: tuple[torch.Tensor, torch.Tensor],
-        weights: tuple[torch.UntypedStorage, ...],
     ) -> None:
         self._graph = graph
-        self._stream = stream  # nobody else's as long as there is a graph
+        self._stream = stream  # taken as long as there is a graph
         self._input_values = input_values
         self._lengths = lengths
         self._outputs = outputs
-        self._weights = weights
 
     def __call__(
         self, input_values: torch.Tensor, lengths: torch.Tensor
@@ -280,14 +433,6 @@ class _Replay:
         self._graph.reset()
 
 
-def memory_of(exact: ExactForward) -> tuple[torch.UntypedStorage, ...]:
-    """The memory of all a forward may read: also of tensors that are no parameter or buffer."""
-    found = [*exact.parameters(), *exact.buffers()]
-    for module in exact.modules():
-        found += [value for value in vars(module).values() if isinstance(value, torch.Tensor)]
-    return tuple(tensor.untyped_storage() for tensor in found)
-
-
 _TAKEN: weakref.WeakValueDictionary[tuple[torch.device, int], torch.cuda.Stream] = (
     weakref.WeakValueDictionary()
 )
@@ -295,10 +440,14 @@ _TAKING = threading.Lock()
 
 
 def _own_stream(device: torch.device) -> torch.cuda.Stream:
-    """A stream that no other backend captures on, as long as somebody holds it."""
+    """A stream that nobody else has, as long as somebody holds it.
+
+    Of high priority: `torch.cuda.Stream()` in other code never returns one of these, which are
+    apart. On a stream that a caller has too, its own work would be captured in the place of run.
+    """
     with _TAKING:
         for _ in range(STREAMS):
-            stream: torch.cuda.Stream = _cuda.Stream(device)
+            stream: torch.cuda.Stream = _cuda.Stream(device, priority=-1)
             key = device, stream.cuda_stream
             if key not in _TAKEN:
                 _TAKEN[key] = stream

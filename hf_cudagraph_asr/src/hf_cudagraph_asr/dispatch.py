@@ -1,15 +1,18 @@
-"""Where a call goes, and why. No torch."""
+"""Which programs serve a call, or why none does: decided here, executed elsewhere. No torch."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from hf_cudagraph_asr.packing import Replay
-from hf_cudagraph_asr.plan import Bucket
+import numpy as np
 
-__all__ = ["Dispatch", "Reason", "Route"]
+from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost
+
+__all__ = ["Dispatch", "Prices", "Programs", "Reason", "Replay", "Route", "decide"]
 
 Route = Literal["bucket", "exact", "host"]
 
@@ -25,7 +28,8 @@ class Reason(Enum):
     INPUT = "input_values are no (rows, samples) tensor in the model's dtype on its device"
     SHORT = "shorter than the receptive field"
     MASK = "attention_mask is not ones followed by zeros in each row of input_values"
-    AUTOCAST = "autocast is on, and not as captured"
+    AUTOCAST = "autocast is on: load the model in the dtype wanted instead"
+    CAPTURING = "the caller is capturing a CUDA graph of its own"
     LONG = "longer than the last bucket"
     ROWS = "more rows than the largest batch size planned, and one eager run costs less"
     CHANGED = "weights or modules were exchanged since the capture: call pool.rebuild()"
@@ -36,8 +40,30 @@ class Reason(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Replay:
+    """One program run for some rows of a batch.
+
+    Attributes:
+        bucket: its length.
+        batch_size: its rows, those left empty included.
+        rows: positions of its rows in the batch.
+        filled: frames of these rows.
+    """
+
+    bucket: Bucket
+    batch_size: int
+    rows: tuple[int, ...]
+    filled: int
+
+    @property
+    def computed(self) -> int:
+        """Frames that the program computes."""
+        return self.bucket.frames * self.batch_size
+
+
+@dataclass(frozen=True, slots=True)
 class Dispatch:
-    """What becomes of a call.
+    """What becomes of a call, or became of it.
 
     Attributes:
         route: "bucket": captured programs. "exact": the length-exact forward, as it is. "host":
@@ -46,7 +72,6 @@ class Dispatch:
         detail: more of the reason, for people; often empty.
         replays: the programs run for it, that of the longest row first: one, unless a batch is
             split.
-        padding: frames computed in vain over frames asked for; 0 without a bucket.
         cost: of all replays, in the unit of the plan's cost, or in milliseconds after
             `GraphPool.calibrate`; None without a bucket.
     """
@@ -55,8 +80,22 @@ class Dispatch:
     reason: Reason | None = None
     detail: str = ""
     replays: tuple[Replay, ...] = ()
-    padding: float = 0.0
     cost: float | None = None
+
+    @property
+    def filled(self) -> int:
+        """Frames asked of buckets; 0 without one."""
+        return sum([replay.filled for replay in self.replays])
+
+    @property
+    def computed(self) -> int:
+        """Frames computed by the buckets' programs, empty rows included; 0 without one."""
+        return sum([replay.computed for replay in self.replays])
+
+    @property
+    def padding(self) -> float:
+        """Frames computed in vain over frames filled; 0 without a bucket."""
+        return (self.computed - self.filled) / self.filled if self.replays else 0.0
 
     @property
     def bucket(self) -> Bucket | None:
@@ -78,3 +117,141 @@ class Dispatch:
         name = {"exact": "the exact forward", "host": "the model's own forward"}[self.route]
         why = "" if self.reason is None else f", because: {self.reason.value}"
         return name + why + (f" ({self.detail})" if self.detail else "")
+
+
+@dataclass(frozen=True)
+class Prices:
+    """Measured milliseconds of each program. `GraphPool.calibrate` makes them.
+
+    Attributes:
+        cost: of single queries, for planning.
+        replays: by frames and rows; neither more frames nor more rows take less.
+        eager: by frames, of a row in an eager batch of the largest size.
+    """
+
+    cost: Cost
+    replays: Mapping[tuple[int, int], float]
+    eager: Mapping[int, float]
+
+
+class Programs:
+    """Which programs there are, as far as that decides on a call.
+
+    Args:
+        plan: the buckets.
+        batch_sizes: rows that each bucket has programs for, ascending.
+        prices: what they take; None while nothing is measured.
+    """
+
+    def __init__(
+        self, plan: BucketPlan, batch_sizes: Sequence[int], prices: Prices | None = None
+    ) -> None:
+        self.plan = plan
+        self.batch_sizes = tuple(batch_sizes)
+        self.prices = prices
+        self._ends = [bucket.samples for bucket in plan.buckets]
+        # Read once: both are computed from all convolutions.
+        self._field, self._hop = plan.geometry.receptive_field, plan.geometry.hop
+
+    def bucket_for(self, samples: int) -> Bucket | None:
+        """The smallest bucket that holds an input, also one too short for a frame; or None."""
+        at = bisect_left(self._ends, samples)
+        return self.plan.buckets[at] if at < len(self._ends) else None
+
+    def frames(self, samples: int) -> int:
+        """Frames of an input."""
+        return max((samples - self._field) // self._hop + 1, 0)
+
+    def price(self, frames: int, rows: int) -> float:
+        """Cost of one replay; unmeasured, few replays come first, then few frames."""
+        return 1e9 + frames * rows if self.prices is None else self.prices.replays[frames, rows]
+
+    def cost(self, replays: Sequence[Replay]) -> float:
+        """Cost of replays in the unit of the plan, or in milliseconds where they are measured."""
+        if self.prices is None:
+            return sum([replay.bucket.cost * replay.batch_size for replay in replays])
+        return sum([self.prices.replays[r.bucket.frames, r.batch_size] for r in replays])
+
+    def eager_cost(self, bucket: Bucket, rows: int) -> float:
+        """Cost of one eager run of so many rows as long as a bucket, in the same unit."""
+        if self.prices is None:
+            return rows * float(self.plan.cost.run_eagerly(np.array([bucket.frames]))[0])
+        return rows * self.prices.eager[bucket.frames]
+
+
+def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatch) -> Dispatch:
+    """What becomes of a call for the logits of some rows.
+
+    Args:
+        lengths: samples of each row, at least one row.
+        programs: those captured; None where there are none.
+        otherwise: what becomes of a call while there are none.
+
+    >>> from hf_cudagraph_asr import plan_buckets
+    >>> programs = Programs(plan_buckets([1.2, 1.3, 1.9, 2.0], graphs=2), batch_sizes=(1,))
+    >>> print(decide([19_200], programs, Dispatch("exact")))
+    bucket of 64 frames, 1 rows, 8% padding
+    >>> print(decide([48_000], programs, Dispatch("exact")))
+    the exact forward, because: longer than the last bucket (48000 samples, at most 32079)
+    """
+    if programs is None:
+        return otherwise
+    if len(lengths) == 1:  # most calls
+        bucket = programs.bucket_for(lengths[0])
+        if bucket is not None:
+            size = programs.batch_sizes[0]
+            replays = (Replay(bucket, size, _FIRST, programs.frames(lengths[0])),)
+            return Dispatch("bucket", replays=replays, cost=programs.cost(replays))
+    elif (packed := _pack(lengths, programs)) is not None:
+        cost = programs.cost(packed)
+        most = programs.batch_sizes[-1]
+        if len(lengths) <= most or cost <= programs.eager_cost(packed[0].bucket, len(lengths)):
+            return Dispatch("bucket", replays=packed, cost=cost)
+        return Dispatch("exact", Reason.ROWS, f"{len(lengths)} rows, at most {most}")
+    last = programs.plan.buckets[-1].samples
+    return Dispatch("exact", Reason.LONG, f"{max(lengths)} samples, at most {last}")
+
+
+def _pack(lengths: Sequence[int], programs: Programs) -> tuple[Replay, ...] | None:
+    """The cheapest way to replay a batch, that of the longest row first.
+
+    Rows are put in order of length and cut into runs, each of which goes into the smallest
+    program that holds it. No other grouping is cheaper where neither more frames nor more rows
+    cost less: exchanging rows until the groups are runs makes no group longer.
+
+    Returns:
+        The replays; None where a row fits no bucket.
+    """
+    sizes, price = programs.batch_sizes, programs.price
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    buckets: list[Bucket] = []
+    for row in order:
+        bucket = programs.bucket_for(lengths[row])
+        if bucket is None:
+            return None
+        buckets.append(bucket)
+    # best[i]: the least cost of the rows from the i-th longest on, and how many go together first.
+    best: list[tuple[float, int]] = [(0.0, 0)] * (len(order) + 1)
+    for i in reversed(range(len(order))):
+        found = (float("inf"), 0)
+        fewest = 1
+        for size in sizes:
+            # A program of more rows is never fuller with fewer of them than the smaller ones hold.
+            for together in range(fewest, min(size, len(order) - i) + 1):
+                cost = price(buckets[i].frames, size) + best[i + together][0]
+                if cost <= found[0]:  # of equal ways, the one with more rows in the first replay
+                    found = cost, together
+            fewest = size + 1
+        best[i] = found
+    replays, i = [], 0
+    while i < len(order):
+        together = best[i][1]
+        rows = tuple(sorted(order[i : i + together]))
+        size = next(size for size in sizes if size >= together)
+        filled = sum([programs.frames(lengths[row]) for row in rows])
+        replays.append(Replay(buckets[i], size, rows, filled))
+        i += together
+    return tuple(replays)
+
+
+_FIRST = (0,)

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from hf_cudagraph_asr.families import UnsupportedModel, family_of
+from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import Frames
 
 
@@ -76,7 +76,7 @@ class ExactForward(nn.Module):
         even NaN.
 
         Args:
-            input_values: (B, S) in the model's dtype and on its device, normalised as the model's
+            input_values: (B, S) in the model's dtype and on its device, normalized as the model's
                 feature extractor does it for each row alone.
             lengths: (B,) int64 on the same device, each row's samples.
 
@@ -99,9 +99,9 @@ class ExactForward(nn.Module):
         if self.model.training:
             raise ValueError("the model is in training mode, where it is random: call model.eval()")
 
-        heard = keep_mask(lengths, total)
+        own = keep_mask(lengths, total)
         lengths = lengths.clamp(min=self.receptive_field, max=total)
-        samples = torch.where(heard, input_values, input_values.new_zeros(()))  # (B, S)
+        samples = torch.where(own, input_values, input_values.new_zeros(()))  # (B, S)
         features = _features(base.feature_extractor, samples, geometry.features[0].out(lengths))
         hidden = _project(base, features)
         if hidden.shape[1] != geometry.encoded(total):
@@ -124,12 +124,12 @@ def _check_first_layer(layer: Any) -> None:
     if not isinstance(norm, nn.GroupNorm):
         return
     conv = layer.conv
-    # Exactly this class: an adapter or a quantiser in its place computes something else.
+    # Exactly this class: an adapter or a subclass in its place computes something else.
     if type(conv) is not nn.Conv1d or type(norm) is not nn.GroupNorm:
         raise UnsupportedModel(
-            f"the first convolution and its group norm are {type(conv).__name__} and "
-            f"{type(norm).__name__}, expected Conv1d and GroupNorm: merge or remove what wraps "
-            f"them, or run the model eagerly"
+            f"the first convolution and its group norm are {class_name(conv)} and "
+            f"{class_name(norm)}, expected those of torch.nn: merge or remove what wraps them, or "
+            f"run the model eagerly"
         )
     if conv.in_channels != 1 or norm.num_groups != conv.out_channels or norm.weight is None:
         raise UnsupportedModel(
@@ -148,7 +148,7 @@ def _features(extractor: Any, samples: torch.Tensor, first_frames: torch.Tensor)
     first, *others = extractor.conv_layers
     norm = getattr(first, "layer_norm", None)
     if isinstance(norm, nn.GroupNorm):
-        x = first.activation(convolve_and_normalise(samples, first_frames, first.conv, norm))
+        x = first.activation(convolve_and_normalize(samples, first_frames, first.conv, norm))
     else:
         x = first(samples[:, None])  # (B, C, T₁)
     for layer in others:
@@ -162,7 +162,7 @@ def _project(base: Any, features: torch.Tensor) -> torch.Tensor:
         features = base.layer_norm(features)
         if not base.project_features:
             return features
-    # Most families also return what their pre-training quantises.
+    # Most families also return what their pre-training quantizes.
     hidden: torch.Tensor = _first(base.feature_projection(features))
     return hidden
 
@@ -337,7 +337,7 @@ def additive_mask(keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return mask[:, None, None, :]
 
 
-def convolve_and_normalise(
+def convolve_and_normalize(
     samples: torch.Tensor, frames: torch.Tensor, conv: nn.Conv1d, norm: nn.GroupNorm
 ) -> torch.Tensor:
     """A convolution of one channel, and group norm with statistics over each row's own frames.
@@ -378,8 +378,8 @@ def convolve_and_normalise(
         mean = mean + conv.bias
     variance = ((kernels @ covariance) * kernels).sum(dim=-1).clamp(min=0)  # (B, C)
 
-    # Batch norm with given statistics normalises in one pass; each row's channel is a channel.
-    normalised = nn.functional.batch_norm(
+    # Batch norm with given statistics normalizes in one pass; each row's channel is a channel.
+    normalized = nn.functional.batch_norm(
         convolved.flatten(0, 1)[None],  # (1, B·C, T)
         mean.flatten().to(wide),
         variance.flatten().to(wide),
@@ -387,4 +387,4 @@ def convolve_and_normalise(
         norm.bias.to(wide).repeat(batch),
         eps=norm.eps,
     )
-    return normalised.view(batch, channels, -1)
+    return normalized.view(batch, channels, -1)

@@ -1,6 +1,6 @@
-"""Which models have a length-exact forward, and their frame arithmetic. No torch.
+"""Which models have a length-exact forward. No torch.
 
-A family is listed only with a test of it. Whatever is not listed, or is listed and set up in a way
+A family is listed only with a test of it. A model that is not listed, or that is set up in a way
 that was not tested, is refused with the reason; it can always run eagerly.
 """
 
@@ -10,9 +10,22 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
+__all__ = ["ATTENTION", "FAMILIES", "Family", "UnsupportedModel", "class_name", "family_of"]
+
 # Both take an additive mask. Flash attention counts the valid tokens on the host (`nonzero`,
 # `item`); flex attention takes a block mask.
 ATTENTION = ("sdpa", "eager")
+
+# Modules that compute each row by itself: not so a layer that scales its input by the largest
+# value in the batch, as quantized ones do.
+PLAIN = (
+    "torch.nn.modules.",
+    "torch.nn.utils.parametrize",
+    "torch.nn.utils.parametrizations",
+    "transformers.models.",
+    "transformers.activations",
+    "peft.tuners.",
+)
 
 Encoder = Literal["transformer", "gated", "squeezed", "conformer"]
 
@@ -50,11 +63,12 @@ FAMILIES = {
 
 
 def family_of(model: Any) -> Family:
-    """The family of a model of transformers.
+    """Look up the family of a model of transformers, and check that it was tested as it is.
 
     Raises:
-        UnsupportedModel: the model is of no tested family, of a class of its own, or set to an
-            attention implementation that cannot take a mask without asking the host.
+        UnsupportedModel: the model is of no tested family, of a class of its own, set to an
+            attention implementation that cannot take a mask without asking the host, or has layers
+            or weights that are not plain, such as quantized ones.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
@@ -68,8 +82,7 @@ def family_of(model: Any) -> Family:
     if type(model) is not getattr(importlib.import_module("transformers"), family.architecture):
         raise UnsupportedModel(
             f"expected transformers.{family.architecture} for model_type {kind!r}, got "
-            f"{type(model).__module__}.{type(model).__qualname__}: pass the model it wraps, or run "
-            f"it eagerly"
+            f"{class_name(model)}: pass the model it wraps, or run it eagerly"
         )
     attention = config._attn_implementation  # no public name; every host module reads this one
     if attention not in ATTENTION:
@@ -77,4 +90,26 @@ def family_of(model: Any) -> Family:
             f"attention implementation {attention!r} cannot take a mask without waiting for the "
             f"device; call model.set_attn_implementation('sdpa'), or run it eagerly"
         )
+    _check_plain(model)
     return family
+
+
+def class_name(value: object) -> str:
+    """Name a value's class in full, so that two of the same short name differ."""
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _check_plain(model: Any) -> None:
+    for name, module in model.named_modules():
+        if not f"{type(module).__module__}.".startswith(PLAIN):
+            raise UnsupportedModel(
+                f"{name} is a {class_name(module)}, which is not known to compute each row by "
+                f"itself: only layers of torch.nn, transformers and peft are; replace it, or run "
+                f"the model eagerly"
+            )
+    for name, weight in model.named_parameters():
+        if hasattr(type(weight.data), "__tensor_flatten__"):  # torchao's, and others that wrap
+            raise UnsupportedModel(
+                f"{name} is a {class_name(weight.data)}, expected a plain tensor: load the weights "
+                f"unquantized, or run the model eagerly"
+            )

@@ -4,29 +4,57 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
-from time import perf_counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from time import monotonic, perf_counter
 from typing import Any
 
 import torch
 from transformers.modeling_outputs import CausalLMOutput
 
-from hf_cudagraph_asr.capture import Backend
-from hf_cudagraph_asr.dispatch import Dispatch, Reason
-from hf_cudagraph_asr.events import Observer, Observers, Served
-from hf_cudagraph_asr.gate import Gate
+from hf_cudagraph_asr.backends import Backend
+from hf_cudagraph_asr.captured import Captured, cut
+from hf_cudagraph_asr.dispatch import Dispatch, Reason, decide
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.packing import Replay
+from hf_cudagraph_asr.host import Call, HostModel, row_by_row
+from hf_cudagraph_asr.observe import Observer, Observers, PoolStatistics, Served, Tally
 from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of
-from hf_cudagraph_asr.request import Request
-from hf_cudagraph_asr.serving import Serving
-from hf_cudagraph_asr.statistics import PoolStatistics, Tally
 
 __all__ = ["GraphPool"]
 
 logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0  # seconds: one of the calls waited for may itself wait for the one that waits
+
+CLOSED = "the pool is disabled: call enable_cuda_graphs(model, ...) again"
+
+# Said once a pool: the caller can mend these, and would otherwise not notice.
+_MENDABLE = frozenset({Reason.GRADIENTS, Reason.AUTOCAST, Reason.MASK, Reason.INPUT})
+
+
+@dataclass(frozen=True)
+class _State:
+    """What serves between two changes. A call holds one from its beginning to its end.
+
+    Attributes:
+        host: the model; None once the pool is disabled.
+        plan: the buckets, or None.
+        batch_sizes: rows of each bucket's programs.
+        captured: the programs, or None.
+        otherwise: what becomes of a call that no program serves for want of any.
+    """
+
+    host: HostModel | None
+    plan: BucketPlan | None
+    batch_sizes: tuple[int, ...]
+    captured: Captured | None
+    otherwise: Dispatch
+
+    def close(self) -> None:
+        """Drop the programs."""
+        if self.captured is not None:
+            self.captured.close()
 
 
 class GraphPool:
@@ -38,7 +66,8 @@ class GraphPool:
     Rows of a batch come out as each would alone. Their logits are cut to the longest row; frames
     beyond a shorter row say blank with certainty, so that they decode to nothing. A batch is
     replayed together, or split where that costs less by what `calibrate` measured; before it, by
-    the fewest replays.
+    the fewest replays. Rows are told from their padding by the attention mask alone: without one,
+    padding counts as audio.
 
     What cannot be replayed is computed all the same. Too long an input goes through the
     length-exact forward as it is, so that the texts are those of batch 1 whatever the plan; what
@@ -49,8 +78,6 @@ class GraphPool:
         backend: makes the programs.
         plan: the buckets; a backend that captures nothing needs none.
         batch_sizes: rows to capture each bucket for; by default the plan's.
-        dtype: to compute float32 weights in, by autocast; by default in their own.
-        copy_outputs: give each caller a copy. Without, an output is right until the next call.
         observers: called with a `Served` for each call.
 
     Attributes:
@@ -58,8 +85,7 @@ class GraphPool:
         sketch: the lengths it has seen, of which `replan` makes a plan.
 
     Raises:
-        ValueError: the plan is missing or for another geometry; the model names no blank; or the
-            dtype does not fit its weights.
+        ValueError: the plan is missing or for another geometry, or the model names no blank.
     """
 
     def __init__(
@@ -69,8 +95,6 @@ class GraphPool:
         plan: BucketPlan | None = None,
         *,
         batch_sizes: Iterable[int] | None = None,
-        dtype: torch.dtype | None = None,
-        copy_outputs: bool = True,
         observers: Iterable[Observer] = (),
     ) -> None:
         if plan is None and backend.captures:
@@ -85,32 +109,125 @@ class GraphPool:
         self.backend = backend
         self.sketch = LengthSketch(plan.geometry if plan is not None else _geometry(model))
         self._model = model
-        self._dtype = dtype
-        self._copy_outputs = copy_outputs
+        self._forward: Callable[..., Any] | None = model.forward
         self._observers = Observers(observers)
         self._tally = Tally()
         # Held by whoever exchanges what serves; calls do without.
         self._lock = threading.RLock()
-        # Shut while a backend captures that wants the device for itself.
-        self._gate = Gate()
-        self._closed = False
-        self._serving = self._look(plan, sizes)
-        self._start(self._serving, live=False)
+        self._gate = _Gate()
+        self._warned: set[Reason | str] = set()
+        self._state = self._made(plan, sizes)
 
     @property
     def closed(self) -> bool:
-        """It is disabled, and calls that still come are the host's."""
-        return self._closed
+        """True once it is disabled: calls that still come are the host's."""
+        return self._state.host is None
 
     @property
     def plan(self) -> BucketPlan | None:
         """The buckets that are served now."""
-        return self._serving.plan
+        return self._state.plan
 
     @property
     def batch_sizes(self) -> tuple[int, ...]:
         """Rows that each bucket has programs for."""
-        return self._serving.batch_sizes
+        return self._state.batch_sizes
+
+    def call(
+        self, input_values: torch.Tensor, lengths: Sequence[int] | None = None
+    ) -> tuple[torch.Tensor, Dispatch]:
+        """Give the logits of rows of audio, and what became of the call, which is made once.
+
+        No gradients are computed. Each row comes out as it would alone, whatever the route; one
+        shorter than the receptive field has no frames.
+
+        Args:
+            input_values: (B, S) in the model's dtype and on its device.
+            lengths: samples of each row, at most S; by default S for all.
+
+        Returns:
+            Logits (B, T, V), T the frames of the longest row; and the dispatch.
+
+        Raises:
+            ValueError: the values are no such tensor, or the lengths are not B numbers up to S.
+        """
+        state, forward = self._current(), self._forward
+        if forward is None or state.host is None:
+            raise ValueError(CLOSED)
+        if not state.host.takes(input_values):
+            shape, dtype, device = (
+                getattr(input_values, name, None) for name in ("shape", "dtype", "device")
+            )
+            raise ValueError(
+                f"{Reason.INPUT.value}: got {type(input_values).__name__} {shape} in {dtype} on "
+                f"{device}"
+            )
+        rows, samples = input_values.shape
+        found = (samples,) * rows if lengths is None else tuple(map(int, lengths))
+        if len(found) != rows or not all(0 <= length <= samples for length in found):
+            raise ValueError(f"lengths are {found}, expected {rows} numbers from 0 to {samples}")
+        with torch.no_grad():
+            call = Call(input_values, found)
+            return self._answer(state, call, forward, state.host.mode())
+
+    def forward(
+        self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Give what `host(*args, **kwargs)` would, from programs where it can.
+
+        Args:
+            host: the model's own forward.
+            args: its positional arguments.
+            kwargs: its other arguments.
+
+        Returns:
+            The host's `CausalLMOutput`, or what else its forward returned.
+        """
+        state = self._current()
+        call = Reason.CLOSED if state.host is None else state.host.read(args, kwargs)
+        if isinstance(call, Reason):
+            self._warn_once(call)
+            start = perf_counter()
+            output = host(*args, **kwargs)
+            self._count(Served(Dispatch("host", call), (), perf_counter() - start))
+            return output
+        if call.unmasked and len(call.lengths) > 1:
+            self._warn_of_no_mask()
+        with torch.no_grad():
+            logits, _ = self._answer(state, call, host)
+        found = CausalLMOutput(logits=logits)
+        return found.to_tuple() if call.as_tuple else found
+
+    def explain(self, samples: int | Sequence[int]) -> Dispatch:
+        """Predict what would become of a call for logits alone, if it were made here and now.
+
+        So it also says that gradients are on, or autocast, where they are on.
+
+        Args:
+            samples: of a single query, or of each row of a batch.
+
+        Raises:
+            ValueError: no rows.
+        """
+        lengths = tuple(samples) if isinstance(samples, Iterable) else (samples,)
+        if not lengths:
+            raise ValueError("samples of no rows: give a length, or a length for each row")
+        state = self._current()
+        if state.host is None or state.host.refusal:
+            return state.otherwise
+        if max(lengths) < state.host.receptive_field:
+            return Dispatch("host", Reason.SHORT, f"{max(lengths)} samples")
+        if (reason := state.host.mode()) is not None:
+            return Dispatch("host", reason)
+        programs = None if state.captured is None else state.captured.programs
+        return decide(lengths, programs, state.otherwise)
+
+    def stats(self) -> PoolStatistics:
+        """Count what it did so far."""
+        captured = self._state.captured
+        if captured is None:
+            return self._tally.read()
+        return self._tally.read(captured.memory(), captured.capture_seconds)
 
     def rebuild(self) -> None:
         """Capture anew, from the weights that the model has now. Nothing is replayed meanwhile.
@@ -120,19 +237,19 @@ class GraphPool:
         """
         with self._lock:
             self._refuse_closed()
-            old = self._serving
+            old = self._state
             # Whatever is raised from here on, nothing is replayed until all is captured.
-            old.hindered = Reason.CHANGED, ""
+            self._state = replace(
+                old, captured=None, otherwise=Dispatch("exact", Reason.CHANGED, "rebuilding")
+            )
             old.close()
-            serving = self._look(old.plan, old.batch_sizes)
-            self._start(serving, live=True)
-            self._serving = serving
+            self._state = self._made(old.plan, old.batch_sizes)
 
     def swap(self, plan: BucketPlan) -> None:
         """Serve by another plan. Calls are replayed by the old one until the new one is captured.
 
-        With CUDA graphs and exported programs calls wait during the capture itself, though not
-        while the new buckets are warmed or compiled for it. Until the end both plans are in memory.
+        With exported programs calls wait during the capture itself, with CUDA graphs they do not.
+        Until the end both plans are in memory.
 
         Args:
             plan: for the same geometry. Its batch sizes count.
@@ -144,34 +261,35 @@ class GraphPool:
         with self._lock:
             self._refuse_closed()
             old = self._current()
-            if old.hindered is not None:
+            if (reason := old.otherwise.reason) is not None:
                 raise RuntimeError(
-                    f"nothing is replayed now, because: {old.hindered[0].value}; the plan stays as "
-                    f"it is: call pool.rebuild() before pool.swap(plan)"
+                    f"nothing is replayed now, because: {reason.value}; the plan stays as it is: "
+                    f"call pool.rebuild() before pool.swap(plan)"
                 )
-            serving = self._look(plan, plan.batch_sizes)
+            host = self._looked(plan)
             if plan.geometry != self.sketch.geometry:
                 raise ValueError(
                     f"the lengths seen are counted for {self.sketch.geometry}, and the plan is for "
                     f"{plan.geometry}: call enable_cuda_graphs anew for another sampling rate"
                 )
+            captured = None
             if self.backend.captures:
                 try:
-                    self._capture(serving, live=True)
+                    captured = self._capture(host, plan, plan.batch_sizes)
                 except Exception as error:
                     raise RuntimeError(
                         f"the new plan cannot be captured, so the old one stays: "
                         f"{type(error).__name__}: {error}"
                     ) from error
-            self._serving = serving
+            self._state = _State(host, plan, plan.batch_sizes, captured, Dispatch("exact"))
             old.close()
 
     def replan(self, *, swap: bool = False, **options: Any) -> Proposal:
-        """The plan that suits what was seen, and what it gains over the present one.
+        """Find the plan that suits what was seen, and what it gains over the present one.
 
         Args:
             swap: serve by it, where it is worth while.
-            options: of `hf_cudagraph_asr.replan.propose`.
+            options: of `hf_cudagraph_asr.plan.propose`.
 
         Raises:
             ValueError: there is no plan, or too little was seen to plan for.
@@ -202,250 +320,213 @@ class GraphPool:
             ValueError: nothing is captured.
         """
         with self._lock:
-            serving = self._current()
-            if not serving.replicas or serving.hindered is not None:
-                dispatch = serving.dispatch((), None)
-                raise ValueError(f"nothing is captured that could be measured: {dispatch}")
-            return serving.calibrate(repeats)
+            state = self._current()
+            if state.captured is None:
+                raise ValueError(f"nothing is captured that could be measured: {state.otherwise}")
+            return state.captured.calibrate(repeats).cost
 
     def close(self) -> None:
         """Drop the programs. Calls that still come are the host's."""
         with self._lock:
-            self._closed = True
-            old, self._serving = self._serving, Serving.closed(self._serving)
+            old = self._state
+            closed = Dispatch("host", Reason.CLOSED)
+            self._state = _State(None, old.plan, old.batch_sizes, None, closed)
             old.close()
-            self._model = None  # who keeps the pool, for its statistics, does not keep the model
-
-    def stats(self) -> PoolStatistics:
-        """What it did so far."""
-        replicas = self._serving.replicas
-        return self._tally.read(
-            sum(replica.memory() for replica in replicas),
-            sum(replica.capture_seconds for replica in replicas),
-        )
-
-    def explain(self, samples: int | Sequence[int]) -> Dispatch:
-        """What would become of a call for logits alone.
-
-        Args:
-            samples: of a single query, or of each row of a batch.
-
-        Raises:
-            ValueError: no rows.
-        """
-        lengths = tuple(samples) if isinstance(samples, Iterable) else (samples,)
-        if not lengths:
-            raise ValueError("samples of no rows: give a length, or a length for each row")
-        serving = self._current()
-        if serving.exact is not None and min(lengths) < serving.receptive_field:
-            return Dispatch("host", Reason.SHORT, f"{min(lengths)} samples")
-        return serving.dispatch(lengths, serving.pack(lengths))
-
-    def call(
-        self, input_values: torch.Tensor, lengths: Sequence[int] | None = None
-    ) -> tuple[torch.Tensor, Dispatch]:
-        """Logits of rows of audio, each as the row alone gives them, and what became of the call.
-
-        Args:
-            input_values: (B, S) in the model's dtype and on its device.
-            lengths: samples of each row; by default S for all.
-
-        Returns:
-            (B, T, V), T the frames of the longest row; and the dispatch that was executed.
-        """
-        rows, samples = input_values.shape
-        lengths = [samples] * rows if lengths is None else list(lengths)
-        dispatch = self.explain(lengths)
-        mask = None
-        if dispatch.route == "host" or len(set(lengths)) > 1:
-            own = torch.tensor(lengths)
-            mask = (torch.arange(samples) < own[:, None]).long().to(input_values.device)
-        with torch.inference_mode():
-            return self._model(input_values, attention_mask=mask).logits, dispatch
-
-    def answer(
-        self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        """What `host(*args, **kwargs)` would return, from a program where there is one.
-
-        Args:
-            host: the model's own forward.
-            args: its positional arguments.
-            kwargs: its other arguments.
-
-        Returns:
-            The host's `CausalLMOutput`, or what else its forward returned.
-
-        Raises:
-            ValueError: a batch has a row shorter than the receptive field.
-        """
-        self._gate.enter()
-        try:
-            return self._answer(host, args, kwargs)
-        finally:
-            self._gate.leave()
+            self.backend.close()
+            # Who keeps the pool, for its statistics, does not keep the model.
+            self._model = self._forward = None
 
     def _answer(
-        self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
-    ) -> Any:
-        serving = self._current()
-        request: Request | Reason
-        if serving.exact is None:
-            request = Reason.CLOSED if self._closed else Reason.UNSUPPORTED
-        else:
-            request = serving.read(args, kwargs)
+        self, state: _State, call: Call, host: Callable[..., Any], reason: Reason | None = None
+    ) -> tuple[torch.Tensor, Dispatch]:
+        """Execute a call, once, and count it.
+
+        Args:
+            state: as the call found it.
+            call: the call.
+            host: the model's own forward.
+            reason: why that is to answer, if it is known.
+        """
         start = perf_counter()
-        if isinstance(request, Request):
-            for length in request.lengths:
-                self.sketch.add(length)
-            with torch.no_grad():
-                logits = self._logits(serving, request, start)
-                if logits is None and len(request.lengths) > 1:
-                    logits = self._row_by_row(serving, host, request, start)
-            if logits is not None:
-                output = CausalLMOutput(logits=logits)
-                return output.to_tuple() if request.as_tuple else output
-            request = Reason.CLOSED if self._closed else Reason.REFUSED
-        self._tally.missed(request)
-        output = host(*args, **kwargs)
+        for length in call.lengths:
+            self.sketch.add(length)
+        found: tuple[torch.Tensor, Dispatch, float] | None = None
+        if reason is None:
+            with self._gate if self.backend.exclusive else _OPEN:
+                found = self._computed(state, call)
+            reason = Reason.CLOSED if self.closed else Reason.REFUSED
+        if found is None:
+            # Each row alone: to a batch, the host's answer would be another one.
+            logits = row_by_row(host, call, self._model)
+            found = logits, Dispatch("host", reason, "row by row"), 0.0
+        logits, dispatch, seconds = found
+        self._count(Served(dispatch, call.lengths, perf_counter() - start), seconds)
+        return logits, dispatch
+
+    def _computed(self, state: _State, call: Call) -> tuple[torch.Tensor, Dispatch, float] | None:
+        """Logits by programs or the exact forward, and seconds of replays; None if it refuses."""
+        while (host := state.host) is not None and not host.refusal:
+            longest = max(call.lengths)
+            if longest < host.receptive_field:
+                empty = host.blank_row.new_empty((len(call.lengths), 0, len(host.blank_row)))
+                return empty, Dispatch("exact", Reason.SHORT, f"{longest} samples"), 0.0
+            captured = state.captured
+            programs = None if captured is None else captured.programs
+            dispatch = decide(call.lengths, programs, state.otherwise)
+            if captured is None or not dispatch.replays:
+                values = call.input_values[:, :longest]
+                lengths = torch.tensor(call.lengths, device=values.device)
+                try:
+                    output = host.exact(values, lengths)
+                except ValueError:
+                    # Changed meanwhile by another thread, or more frames than positions: the
+                    # host's own forward makes room for more.
+                    return None
+                return cut(host, output, call.lengths, copy=False), dispatch, 0.0
+            replayed = captured.run(call.input_values, call.lengths, dispatch)
+            if replayed is not None:
+                return replayed[0], dispatch, replayed[1]
+            state = self._current()  # another thread has exchanged it
+        return None
+
+    def _count(self, event: Served, seconds: float = 0.0) -> None:
+        self._tally.count(event.dispatch, seconds)
         if self._observers:
-            self._observers.notify(Served(Dispatch("host", request), (), perf_counter() - start))
-        return output
+            self._observers.notify(event)
 
-    def _logits(self, serving: Serving, request: Request, start: float) -> torch.Tensor | None:
-        """(B, T, V), T the frames of the longest row; None where there is no exact answer."""
-        lengths = request.lengths
-        replays = serving.pack(lengths)
-        if replays is not None:
-            logits = self._replay(serving, request, replays)
-            if logits is None:  # another thread has exchanged what serves
-                return self._logits(self._current(), request, start)
-        else:
-            logits = _exactly(serving, request)
-            if logits is None:
-                return None
-            dispatch = serving.dispatch(lengths, None)
-            if dispatch.reason is None:
-                self._tally.hit()
-            else:
-                self._tally.missed(dispatch.reason)
-        if self._observers:
-            dispatch = serving.dispatch(lengths, replays)
-            self._observers.notify(Served(dispatch, lengths, perf_counter() - start))
-        return logits
-
-    def _row_by_row(
-        self, serving: Serving, host: Callable[..., Any], request: Request, start: float
-    ) -> torch.Tensor:
-        """What the host says of each row alone: of a batch, it would say something else."""
-        reason = Reason.CLOSED if self._closed else Reason.REFUSED
-        self._tally.missed(reason)
-        rows = [
-            host(row[None, :length], return_dict=True).logits
-            for row, length in zip(request.input_values, request.lengths, strict=True)
-        ]
-        logits = serving.gather(rows, request.lengths, [(row,) for row in range(len(rows))])
-        if self._observers:
-            dispatch = Dispatch("host", reason, "row by row")
-            self._observers.notify(Served(dispatch, request.lengths, perf_counter() - start))
-        return logits
-
-    def _replay(
-        self, serving: Serving, request: Request, replays: Sequence[Replay]
-    ) -> torch.Tensor | None:
-        """The rows' logits, from one replica; None where it was closed meanwhile."""
-        lengths = request.lengths
-        replica = serving.acquire(min([replay.bucket.replicas for replay in replays]))
-        if replica is None:
-            return None
-        try:
-            start = perf_counter()
-            if replica.closed:
-                return None
-            with replica.backend.turn():
-                outputs = replica.run(request.input_values, lengths, replays)
-                if len(replays) == 1:
-                    logits = serving.cut(next(outputs), lengths, copy=self._copy_outputs)
-                else:
-                    logits = serving.gather(
-                        (logits for logits, _ in outputs),
-                        lengths,
-                        [replay.rows for replay in replays],
-                    )
-            seconds = perf_counter() - start
-        finally:
-            replica.lock.release()
-        self._tally.replayed(replays, serving.frames(lengths), seconds)
-        return logits
-
-    def _current(self) -> Serving:
+    def _current(self) -> _State:
         """What serves now, after a look whether the model is still what was captured."""
-        serving = self._serving
-        if serving.holds():
-            return serving
+        state = self._state
+        if state.host is None or state.host.holds():
+            return state
         with self._lock:
-            old = self._serving
-            if old.holds():
+            old = self._state
+            if old.host is None or old.host.holds():
                 return old
             try:
-                serving = self._look(old.plan, old.batch_sizes)
+                host = self._looked(old.plan)
             except ValueError as error:
-                serving = Serving.refused(self._model, old, str(error))
-            was = None if old.hindered is None else old.hindered[0]
-            if serving.hindered is not None:
-                self._warn(serving)
+                host = HostModel(self._model, refusal=str(error))
+            otherwise = old.otherwise
+            if host.refusal:
+                otherwise = Dispatch("host", Reason.UNSUPPORTED, host.refusal)
+                self._warn(otherwise)
             elif self.backend.captures:
                 # A pool whose capture failed, or that has changed before, has said so.
-                known = was in (Reason.CHANGED, Reason.FAILED)
-                serving.hindered = old.hindered if known else (Reason.CHANGED, "")
-                if not known:
-                    self._warn(serving)
-            self._serving = serving
+                if otherwise.reason not in (Reason.CHANGED, Reason.FAILED):
+                    otherwise = Dispatch("exact", Reason.CHANGED)
+                    self._warn(otherwise)
+            else:
+                otherwise = Dispatch("exact")
+            self._state = _State(host, old.plan, old.batch_sizes, None, otherwise)
             old.close()
-            return serving
+            return self._state
 
-    def _look(self, plan: BucketPlan | None, batch_sizes: tuple[int, ...]) -> Serving:
-        captures = self.backend.captures
-        return Serving(self._model, plan, batch_sizes, dtype=self._dtype, captures=captures)
+    def _looked(self, plan: BucketPlan | None) -> HostModel:
+        """The model as it is now.
 
-    def _start(self, serving: Serving, *, live: bool) -> None:
-        if serving.hindered is None and self.backend.captures:
+        Raises:
+            ValueError: it names no blank, or the plan is for another geometry.
+        """
+        host = HostModel(self._model)
+        if plan is not None and not host.refusal:
+            plan.check_geometry(self._model)
+        return host
+
+    def _made(self, plan: BucketPlan | None, batch_sizes: tuple[int, ...]) -> _State:
+        """Look at the model and capture it; a failure becomes what calls are told."""
+        host = self._looked(plan)
+        captured, otherwise = None, Dispatch("exact")
+        if host.refusal:
+            otherwise = Dispatch("host", Reason.UNSUPPORTED, host.refusal)
+        elif plan is not None and self.backend.captures:
             try:
-                self._capture(serving, live=live)
-            except Exception as error:  # noqa: BLE001 - tracing raises anything; it is told, and why
-                serving.hindered = Reason.FAILED, f"{type(error).__name__}: {error}"
-        if serving.hindered is not None:
-            self._warn(serving)
+                captured = self._capture(host, plan, batch_sizes)
+            except Exception as error:  # noqa: BLE001 - tracing raises anything; it is said, and why
+                detail = f"{type(error).__name__}: {error}"
+                otherwise = Dispatch("exact", Reason.FAILED, detail)
+        if otherwise.reason is not None:
+            self._warn(otherwise)
+        return _State(host, plan, batch_sizes, captured, otherwise)
 
-    def _capture(self, serving: Serving, *, live: bool) -> None:
-        alone = self._gate.shut if self.backend.exclusive else nullcontext
-        serving.capture(self.backend, alone, live=live)
+    def _capture(self, host: HostModel, plan: BucketPlan, batch_sizes: tuple[int, ...]) -> Captured:
+        alone: Callable[[], AbstractContextManager[object]] = nullcontext
+        if self.backend.exclusive:
+            alone = self._gate.shut
+        return Captured(host, plan, batch_sizes, self.backend, alone)
 
     def _refuse_closed(self) -> None:
-        if self._closed:
-            raise ValueError("the pool is disabled: call enable_cuda_graphs(model, ...) again")
+        if self.closed:
+            raise ValueError(CLOSED)
 
-    def _warn(self, serving: Serving) -> None:
-        assert serving.hindered is not None
-        reason, detail = serving.hindered
-        logger.warning(
-            "%s: %s%s", type(self._model).__name__, reason.value, detail and f": {detail}"
-        )
+    def _warn(self, dispatch: Dispatch) -> None:
+        assert dispatch.reason is not None
+        name, why = type(self._model).__name__, dispatch.reason.value
+        logger.warning("%s: %s%s", name, why, dispatch.detail and f": {dispatch.detail}")
+
+    def _warn_once(self, reason: Reason) -> None:
+        if reason in _MENDABLE and reason not in self._warned:
+            self._warned.add(reason)
+            logger.warning(
+                "%s: its own forward answers, so that nothing is replayed and batches are not "
+                "exact, because: %s",
+                type(self._model).__name__,
+                reason.value,
+            )
+
+    def _warn_of_no_mask(self) -> None:
+        if "mask" not in self._warned:
+            self._warned.add("mask")
+            logger.warning(
+                "%s: several rows came without an attention mask, so that padding, if there is "
+                "any, counts as audio: pass attention_mask (a feature extractor gives it with "
+                "return_attention_mask=True), and extract the features of each row alone, as one "
+                "that gives no mask also normalizes over the padding; Transcriber does both",
+                type(self._model).__name__,
+            )
 
 
-def _exactly(serving: Serving, request: Request) -> torch.Tensor | None:
-    """The exact forward's answer, as it is; None where it refuses."""
-    if serving.exact is None:
-        return None
-    values = request.input_values[:, : max(request.lengths)]
-    lengths = torch.tensor(request.lengths, device=values.device)
-    try:
-        output = serving.exact(values, lengths)
-    except ValueError:
-        # Changed meanwhile by another thread, or more frames than positions: the host's own
-        # forward makes room for more.
-        return None
-    return serving.cut(output, request.lengths, copy=False)
+_OPEN = nullcontext()
+
+
+class _Gate:
+    """Keeps calls out while a backend needs the model for itself."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._inside = 0
+        self._shut = False
+
+    def __enter__(self) -> None:
+        """Wait while it is shut, and be inside."""
+        with self._changed:
+            while self._shut:
+                self._changed.wait()
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._changed:
+            self._inside -= 1
+            if self._shut and not self._inside:
+                self._changed.notify_all()
+
+    @contextmanager
+    def shut(self) -> Iterator[None]:
+        """Shut it, wait until nobody is inside, and open it again in the end.
+
+        For one thread at a time.
+        """
+        until = monotonic() + PATIENCE
+        with self._changed:
+            self._shut = True
+            while self._inside and (left := until - monotonic()) > 0:
+                self._changed.wait(left)
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._shut = False
+                self._changed.notify_all()
 
 
 def _geometry(model: Any) -> Geometry:

@@ -1,0 +1,223 @@
+"""Backends: what turns the exact forward into a program of one shape."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from types import FunctionType
+from typing import Protocol, Self
+
+import torch
+
+from hf_cudagraph_asr.exact import ExactForward
+
+__all__ = ["Backend", "CompileBackend", "EagerBackend", "ExportBackend", "Program", "compiled"]
+
+Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+class Backend(Protocol):
+    """Makes the programs of one replica of a pool, which runs one of them at a time.
+
+    A pool warms every shape first and captures them afterwards, the largest first. What grows
+    while another shape is warmed, a workspace or a cache, is then at rest during each capture.
+
+    Attributes:
+        name: as `enable_cuda_graphs` takes it.
+        captures: it makes a program for each shape. One that does not runs the exact forward as
+            it is, for any shape, and needs neither plan nor buffers.
+        exclusive: while it captures, no other thread may call the model.
+    """
+
+    name: str
+    captures: bool
+    exclusive: bool
+
+    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Do whatever a first run of these shapes does lazily.
+
+        Args:
+            exact: the forward.
+            input_values: (B, S) the static input.
+            lengths: (B,) int64 likewise, at least one of them shorter than S.
+
+        Raises:
+            RuntimeError: the forward does not run.
+        """
+        ...
+
+    def capture(
+        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> Program:
+        """Make a program for these tensors, to be called with them and no others.
+
+        Args:
+            exact: the forward.
+            input_values: (B, S) the static input, warmed before.
+            lengths: (B,) int64 likewise.
+
+        Raises:
+            RuntimeError: it cannot be captured.
+        """
+        ...
+
+    def in_order(self) -> AbstractContextManager[object]:
+        """Context for one replay: copy in, run, copy out, on the caller's stream.
+
+        It starts after the caller's earlier work and after the previous replay; later work sees
+        its result.
+        """
+        ...
+
+    def memory(self) -> int:
+        """Count the bytes that its programs hold on the device, static inputs and weights apart."""
+        ...
+
+    def replica(self) -> Self:
+        """Make another such backend, which shares no memory with this one that a replay writes."""
+        ...
+
+    def close(self) -> None:
+        """Drop what it holds. Its programs are not called any more."""
+        ...
+
+
+class EagerBackend:
+    """The exact forward with nothing captured: batches become exact, and enabling costs nothing."""
+
+    name = "eager"
+    captures = False
+    exclusive = False
+
+    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Run the forward once."""
+        exact(input_values, lengths)
+
+    def capture(
+        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> Program:
+        """Return the forward itself."""
+        return exact
+
+    def in_order(self) -> AbstractContextManager[object]:
+        """Do nothing: each call runs where its caller is."""
+        return _HERE
+
+    def memory(self) -> int:
+        """Return 0: nothing is held."""
+        return 0
+
+    def replica(self) -> Self:
+        """Return a copy."""
+        return copy.copy(self)
+
+    def close(self) -> None:
+        """Do nothing: nothing is held."""
+
+
+_HERE = nullcontext()
+
+
+class ExportBackend(EagerBackend):
+    """One `torch.export` program a shape: static shapes, and none of the model's Python at replay.
+
+    It fails where the capture of a CUDA graph would ask the host, which makes it the twin that the
+    pool is tested with where there is no GPU. Forward hooks do not fire in it.
+    """
+
+    name = "export"
+    captures = True
+    # Tracing changes the call of every module there is, and puts tensors without values in the
+    # place of the model's weights, for all threads.
+    exclusive = True
+
+    def capture(
+        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> Program:
+        """Export the forward."""
+        exported = torch.export.export(exact, (input_values, lengths), strict=False)
+        program: Program = exported.module()
+        return program
+
+
+class CompileBackend(EagerBackend):
+    """Programs by torch.compile alone, for a CPU. Compiled at the warm-up."""
+
+    name = "compile"
+    captures = True
+
+    def __init__(self) -> None:
+        self._programs: dict[tuple[int, ...], Program] = {}
+
+    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
+        """Compile the forward and run it.
+
+        Raises:
+            RuntimeError: it does not compile; the message says why.
+        """
+        self._programs[tuple(input_values.shape)] = compiled(exact, input_values, lengths)
+
+    def capture(
+        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> Program:
+        """Return the program compiled at the warm-up."""
+        return self._programs[tuple(input_values.shape)]
+
+    def replica(self) -> Self:
+        """Return one that compiles its own."""
+        return type(self)()
+
+    def close(self) -> None:
+        """Forget the programs."""
+        self._programs.clear()
+
+
+def compiled(exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> Program:
+    """Compile the forward for one shape, and run it once.
+
+    Dynamo keeps what it compiled with a function's code, and tells the entries apart by guards
+    that look at the model and at global state in every call. Here each shape has code of its own,
+    with a single entry and no guards: a program is called with one shape, and the pool notices by
+    itself when weights are exchanged. So no shape makes another one compile again, nor does a
+    caller in inference mode. The weights are the model's own: values changed in place are used.
+
+    Args:
+        exact: the forward.
+        input_values: (B, S) of the shape.
+        lengths: (B,) int64.
+
+    Raises:
+        RuntimeError: it does not compile; the message says why.
+    """
+
+    def program(
+        input_values: torch.Tensor, lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        outputs: tuple[torch.Tensor, torch.Tensor] = exact(input_values, lengths)
+        return outputs
+
+    # A copy of the code: what is compiled of it belongs to this program alone.
+    own = FunctionType(program.__code__.replace(), globals(), "program", None, program.__closure__)
+    found: Program = torch.compile(
+        own,
+        dynamic=False,
+        fullgraph=True,
+        options={"guard_filter_fn": torch.compiler.skip_all_guards_unsafe},
+    )
+    try:
+        with torch.inference_mode(False), torch.no_grad():
+            found(input_values, lengths)
+    except RuntimeError as error:
+        # Dynamo's and Inductor's errors go on for pages after a first line, or a second, that says
+        # what it is.
+        lines = str(error).strip().splitlines() or [""]
+        first = lines[1] if lines[0].endswith("raised:") and len(lines) > 1 else lines[0]
+        remedy = ""
+        if "compiler" in f"{type(error).__name__}: {first}":
+            remedy = "; install g++, or name a compiler in the variable CXX"
+        raise RuntimeError(
+            f"the forward of {tuple(input_values.shape)} does not compile: "
+            f"{type(error).__name__}: {first}{remedy}, or take another backend"
+        ) from error
+    return found

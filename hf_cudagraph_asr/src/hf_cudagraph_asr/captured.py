@@ -1,0 +1,367 @@
+"""`Captured`: programs for the buckets of a plan, and the static inputs they read."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from statistics import median
+from time import perf_counter
+
+import torch
+
+from hf_cudagraph_asr.backends import Backend, Program
+from hf_cudagraph_asr.dispatch import Dispatch, Prices, Programs, Replay
+from hf_cudagraph_asr.exact import ExactForward, keep_mask
+from hf_cudagraph_asr.host import HostModel
+from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost, whole
+
+__all__ = ["Captured", "cut"]
+
+Times = dict[tuple[int, int], float]
+
+
+class Captured:
+    """All programs of a plan, captured from a model's weights where they lay then.
+
+    Args:
+        host: the model; its memory is held as long as the programs are.
+        plan: the buckets.
+        batch_sizes: rows of each bucket's programs, ascending.
+        backend: replicas of it make the programs.
+        alone: context that keeps calls of the model away, for the capture itself.
+
+    Attributes:
+        programs: what can be replayed, for `decide`.
+        capture_seconds: spent on warming and capturing.
+
+    Raises:
+        RuntimeError: the forward does not run or cannot be captured. Nothing is held then.
+    """
+
+    def __init__(
+        self,
+        host: HostModel,
+        plan: BucketPlan,
+        batch_sizes: Sequence[int],
+        backend: Backend,
+        alone: Callable[[], AbstractContextManager[object]],
+    ) -> None:
+        start = perf_counter()
+        self.programs = Programs(plan, batch_sizes)
+        self._host = host
+        self._next = itertools.count()
+        self._replicas: tuple[_Replica, ...] = ()
+        made: list[_Replica] = []
+        try:
+            for held in range(max(bucket.replicas for bucket in plan.buckets)):
+                buckets = [bucket for bucket in plan.buckets if bucket.replicas > held]
+                # Also the first: what an earlier capture left in a backend is not used again.
+                made.append(_Replica(backend.replica(), host.exact, buckets, batch_sizes))
+            with alone():
+                for replica in made:
+                    replica.capture(host.exact)
+        except BaseException:
+            for replica in made:
+                replica.close()
+            raise
+        self._replicas = tuple(made)
+        self.capture_seconds = perf_counter() - start
+
+    def run(
+        self, values: torch.Tensor, lengths: Sequence[int], dispatch: Dispatch
+    ) -> tuple[torch.Tensor, float] | None:
+        """Replay a batch as it was decided.
+
+        Args:
+            values: (B, S) in the dtype and on the device of the model.
+            lengths: samples of each row.
+            dispatch: with the replays.
+
+        Returns:
+            Logits (B, T, V) as `cut` gives them, a tensor of their own; and seconds from copy in
+            to copy out, by the host's clock. None where the programs were dropped meanwhile.
+        """
+        replays = dispatch.replays
+        replica = self._acquire(min([replay.bucket.replicas for replay in replays]))
+        if replica is None:
+            return None
+        try:
+            start = perf_counter()
+            if not replica.slots:  # closed while this call waited
+                return None
+            with replica.backend.in_order():
+                if len(replays) == 1:
+                    output = replica.replay(replays[0], values, lengths)
+                    logits = cut(self._host, output, lengths, copy=True)
+                else:
+                    logits = self._gathered(replica, values, lengths, replays)
+            return logits, perf_counter() - start
+        finally:
+            replica.lock.release()
+
+    def _gathered(
+        self,
+        replica: _Replica,
+        values: torch.Tensor,
+        lengths: Sequence[int],
+        replays: Sequence[Replay],
+    ) -> torch.Tensor:
+        """(B, T, V): the logits of a split batch, as `cut` gives those of one that is not."""
+        emitted, blank = self._host.emitted, self._host.blank_row
+        total = emitted(max(lengths))
+        gathered = blank.repeat(len(lengths), total, 1)
+        for replay in replays:
+            logits, _ = replica.replay(replay, values, lengths)
+            for i, row in enumerate(replay.rows):
+                own = emitted(lengths[row])
+                gathered[row, :own] = logits[i, :own]
+        return gathered
+
+    def _acquire(self, among: int) -> _Replica | None:
+        """One of the first `among` replicas, locked for this thread: a free one if there is one."""
+        replicas = self._replicas
+        if not replicas:
+            return None
+        first = next(self._next) if among > 1 else 0
+        for i in range(among):
+            replica = replicas[(first + i) % among]
+            if replica.lock.acquire(blocking=False):
+                return replica
+        replica = replicas[first % among]
+        replica.lock.acquire()
+        return replica
+
+    def memory(self) -> int:
+        """Count the bytes of static inputs and of what the backend holds."""
+        return sum(replica.memory() for replica in self._replicas)
+
+    def close(self) -> None:
+        """Wait for running replays, and drop the programs."""
+        replicas, self._replicas = self._replicas, ()
+        for replica in replicas:
+            replica.close()
+
+    def calibrate(self, repeats: int) -> Prices:
+        """Measure each program, and the exact forward at each bucket, and dispatch by that.
+
+        Noise comes in bursts, so each round runs everything once, and the median of the rounds
+        counts. Where noise makes more work take less time, the dearer of the two prices counts.
+
+        Args:
+            repeats: rounds, after one that is not counted.
+        """
+        repeats = whole(repeats, "repeats")
+        plan, sizes = self.programs.plan, self.programs.batch_sizes
+        device = self._host.blank_row.device
+        runs: dict[tuple[str, int, int], Callable[[], object]] = {}
+        for bucket in plan.buckets:
+            for rows in sizes:
+                replay, eager = self._measured(bucket, rows)
+                runs["replay", bucket.frames, rows] = replay
+                if rows in (sizes[0], sizes[-1]):
+                    runs["eager", bucket.frames, rows] = eager
+        seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in runs}
+        with _without_modes(device):
+            for round_ in range(repeats + 1):
+                for key, run in runs.items():
+                    _wait(device)
+                    start = perf_counter()
+                    run()
+                    _wait(device)
+                    if round_:
+                        seconds[key].append(perf_counter() - start)
+        taken = {key: 1e3 * median(times) for key, times in seconds.items()}
+        first, last = sizes[0], sizes[-1]
+        frames = [bucket.frames for bucket in plan.buckets]
+        replays = _rising({(f, r): taken["replay", f, r] for f in frames for r in sizes})
+        prices = Prices(
+            Cost.measured(
+                frames,
+                [replays[f, first] / first for f in frames],
+                [taken["eager", f, first] / first for f in frames],
+            ),
+            replays,
+            {f: taken["eager", f, last] / last for f in frames},
+        )
+        self.programs = Programs(plan, sizes, prices)
+        return prices
+
+    def _measured(
+        self, bucket: Bucket, rows: int
+    ) -> tuple[Callable[[], object], Callable[[], object]]:
+        """One replay, and one eager run of as much."""
+        exact, weight = self._host.exact, self._host.blank_row
+        values = torch.randn(rows, bucket.samples, device=weight.device).to(weight.dtype)
+        # A sample less, so that what serves padding is measured.
+        lengths = (max(bucket.samples - 1, exact.receptive_field),) * rows
+        replay = Replay(bucket, rows, tuple(range(rows)), rows * bucket.frames)
+
+        def replayed() -> object:
+            return self.run(values, lengths, Dispatch("bucket", replays=(replay,)))
+
+        def eager() -> object:
+            return exact(values, torch.tensor(lengths, device=values.device))
+
+        return replayed, eager
+
+
+def cut(
+    host: HostModel,
+    output: tuple[torch.Tensor, torch.Tensor],
+    lengths: Sequence[int],
+    *,
+    copy: bool,
+) -> torch.Tensor:
+    """Cut a forward's logits to the longest row.
+
+    A frame beyond a shorter row says blank with certainty, so that it decodes to nothing.
+
+    Args:
+        host: the model.
+        output: logits (≥ B, ≥ T, V), and (≥ B,) each row's frames.
+        lengths: B rows' samples.
+        copy: always give a tensor of its own, which the next replay does not overwrite.
+
+    Returns:
+        (B, T, V), T the frames of the longest row.
+    """
+    logits, frames = output
+    rows, total = len(lengths), host.emitted(max(lengths))
+    logits = logits[:rows, :total]
+    if lengths.count(lengths[0]) == rows:
+        return logits.clone() if copy else logits
+    keep = keep_mask(frames[:rows], total)
+    logits = torch.where(keep[:, :, None], logits, host.blank_row)
+    for row, samples in enumerate(lengths):
+        if samples < host.receptive_field:  # the forward took it for a row of one frame
+            logits[row] = host.blank_row
+    return logits
+
+
+class _Replica:
+    """The programs of one backend and the lock that keeps them apart.
+
+    Made warm; `capture` is the second step.
+
+    Raises:
+        RuntimeError: the forward does not run. Nothing is held then.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        exact: ExactForward,
+        buckets: Iterable[Bucket],
+        batch_sizes: Iterable[int],
+    ) -> None:
+        self.lock = threading.Lock()
+        self.backend = backend
+        self.slots: dict[tuple[int, int], _Slot] = {}
+        weight = exact.model.lm_head.weight
+        shapes = [(bucket, rows) for bucket in buckets for rows in batch_sizes]
+        # What the largest needs is there for the others.
+        shapes.sort(key=lambda shape: (-shape[0].samples * shape[1], -shape[1]))
+        with _without_modes(weight.device):
+            try:
+                for bucket, rows in shapes:
+                    slot = _Slot(rows, bucket.samples, weight, exact.receptive_field)
+                    self.slots[bucket.frames, rows] = slot
+                for slot in self.slots.values():
+                    backend.warm(exact, slot.input_values, slot.lengths)
+            except BaseException:
+                self.close()
+                raise
+
+    def capture(self, exact: ExactForward) -> None:
+        """Make the programs, and run each once: a first replay takes longer."""
+        with _without_modes(exact.model.lm_head.weight.device):
+            for slot in self.slots.values():
+                slot.program = self.backend.capture(exact, slot.input_values, slot.lengths)
+                with self.backend.in_order():
+                    slot.program(slot.input_values, slot.lengths)
+
+    def replay(
+        self, replay: Replay, values: torch.Tensor, lengths: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Run one program, whose own outputs are returned; the next one may overwrite them.
+
+        For a thread that holds the lock, within the backend's `in_order`.
+        """
+        slot = self.slots[replay.bucket.frames, replay.batch_size]
+        return slot.run(values, lengths, replay.rows)
+
+    def memory(self) -> int:
+        """Count bytes."""
+        inputs = sum(slot.input_values.nbytes + slot.lengths.nbytes for slot in self.slots.values())
+        return inputs + self.backend.memory()
+
+    def close(self) -> None:
+        """Wait for a running replay, and drop the programs."""
+        with self.lock:
+            self.slots = {}
+            self.backend.close()
+
+
+class _Slot:
+    """A program and the tensors it reads: (rows, samples) and (rows,) int64.
+
+    What earlier queries left there is not cleared: the forward masks every sample beyond a row's
+    length, and a row that is not used has none.
+    """
+
+    program: Program
+
+    def __init__(self, rows: int, samples: int, weight: torch.Tensor, shortest: int) -> None:
+        device = weight.device
+        self.input_values = torch.zeros((rows, samples), dtype=weight.dtype, device=device)
+        # Padded, as queries will be: other kernels serve what has no padding.
+        self.lengths = torch.full((rows,), shortest, dtype=torch.int64, device=device)
+        self._written = [shortest] * rows
+
+    def run(
+        self, values: torch.Tensor, lengths: Sequence[int], rows: Sequence[int]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Copy these rows of a batch in, and run the program."""
+        static = self.input_values
+        used = [lengths[row] for row in rows]
+        longest = max(used)
+        if len(rows) == values.shape[0]:
+            static[: len(rows), :longest].copy_(values[:, :longest], non_blocking=True)
+        else:
+            for i, row in enumerate(rows):
+                static[i, :longest].copy_(values[row, :longest], non_blocking=True)
+        used += [0] * (len(self._written) - len(rows))
+        if used != self._written:
+            if used.count(used[0]) == len(used):
+                self.lengths.fill_(used[0])
+            else:
+                self.lengths.copy_(torch.tensor(used), non_blocking=True)
+            self._written = used
+        return self.program(static, self.lengths)
+
+
+@contextmanager
+def _without_modes(device: torch.device) -> Iterator[None]:
+    """Without the caller's modes, so that programs and buffers serve every caller."""
+    with (
+        torch.inference_mode(False),
+        torch.no_grad(),
+        torch.autocast(device.type, enabled=False),
+    ):
+        yield
+
+
+def _rising(times: Times) -> Times:
+    """At least what every smaller program takes."""
+    return {
+        (frames, rows): max(time for (f, r), time in times.items() if f <= frames and r <= rows)
+        for frames, rows in times
+    }
+
+
+def _wait(device: torch.device) -> None:
+    """Wait for this thread's own work: waiting for the whole device would end another's capture."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()

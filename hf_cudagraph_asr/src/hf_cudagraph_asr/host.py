@@ -1,0 +1,371 @@
+"""`HostModel`: a model as a pool saw it when it looked, and the calls of it."""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from operator import is_
+from typing import Any
+
+import torch
+
+from hf_cudagraph_asr.dispatch import Reason
+from hf_cudagraph_asr.exact import ExactForward, keep_mask
+from hf_cudagraph_asr.families import UnsupportedModel
+from hf_cudagraph_asr.geometry import Frames
+
+__all__ = ["Call", "HostModel", "row_by_row"]
+
+# In which the exact forward is tested.
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+# A logit so far below 0 has no probability, and float16 still holds it.
+NEVER = -1e4
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """Rows of audio to give logits for.
+
+    Attributes:
+        input_values: (B, S) as the caller gave them, in the model's dtype and on its device.
+        lengths: samples of each row, at most S.
+        as_tuple: the caller wants a tuple.
+        unmasked: it came without an attention mask, so that nothing tells rows from padding.
+    """
+
+    input_values: torch.Tensor
+    lengths: tuple[int, ...]
+    as_tuple: bool = False
+    unmasked: bool = False
+
+
+class HostModel:
+    """A model between two changes of its weights or modules.
+
+    Args:
+        model: the model.
+        refusal: why its own forward is to answer, known beforehand; by default that is looked for.
+
+    Attributes:
+        model: the model.
+        refusal: why it has no exact forward; empty where it has one.
+        exact: the forward; without one an `AttributeError`.
+        receptive_field: the fewest samples that give a frame of logits.
+        blank_row: (V,) logits that say blank with certainty.
+
+    Raises:
+        ValueError: its configuration names no blank.
+    """
+
+    exact: ExactForward
+    receptive_field: int
+    blank_row: torch.Tensor
+
+    def __init__(self, model: Any, refusal: str = "") -> None:
+        self.model = model
+        self._config = _ConfigView(model)
+        self._fingerprint = _Fingerprint(model, self._config)
+        try:
+            self.refusal = refusal or _unsuited(model)
+            if not self.refusal:
+                self.exact = ExactForward(model)
+        except UnsupportedModel as error:
+            self.refusal = str(error)
+        weight = next(model.parameters())
+        self._dtype, self._device = weight.dtype, weight.device
+        if self.refusal:
+            return
+        head = model.lm_head.weight
+        blank, words = model.config.pad_token_id, head.shape[0]
+        if not isinstance(blank, int) or not 0 <= blank < words:
+            raise ValueError(
+                f"config.pad_token_id, the blank of CTC, is {blank!r}, expected 0 to {words - 1}: "
+                f"set it to the tokenizer's pad token"
+            )
+        self.receptive_field = self.exact.receptive_field
+        self._weights = list(model.parameters())
+        with torch.inference_mode(False), torch.no_grad():
+            row = torch.full((words,), NEVER, dtype=head.dtype)
+            row[blank] = 0
+            # Once, here: from the host's memory, a copy makes the host wait for the device.
+            self.blank_row = row.to(head.device)
+        # Lengths repeat; arithmetic over seven convolutions is slow in Python.
+        self.emitted: Callable[[int], int] = functools.lru_cache(4096)(self._emitted)
+
+    def holds(self) -> bool:
+        """Tell whether the model's weights and modules are still those."""
+        return self._fingerprint.holds()
+
+    def mode(self) -> Reason | None:
+        """Find what keeps a call that is made here and now from programs and the exact forward."""
+        if self.refusal:
+            return Reason.UNSUPPORTED
+        if self.model.training:
+            return Reason.TRAINING
+        kind = self._device.type
+        if torch.is_autocast_enabled(kind):
+            return Reason.AUTOCAST
+        if kind == "cuda" and torch.cuda.is_current_stream_capturing():
+            return Reason.CAPTURING
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in self._weights):
+            return Reason.GRADIENTS
+        return None
+
+    def takes(self, values: Any) -> bool:
+        """Tell whether these are rows of samples in the model's dtype, on its device."""
+        return (
+            isinstance(values, torch.Tensor)
+            and values.ndim == 2
+            and values.shape[0] > 0
+            and values.dtype == self._dtype
+            and values.device == self._device
+            and values.layout == torch.strided
+        )
+
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | Reason:
+        """Read a call `model(*args, **kwargs)` as rows, or find why the host must answer it.
+
+        Reads the mask's values, for which it waits for the device: once, and only with a mask.
+
+        Args:
+            args: the call's positional arguments.
+            kwargs: its other arguments.
+        """
+        if self.refusal:
+            return Reason.UNSUPPORTED
+        if self.model.training:
+            return Reason.TRAINING
+        named = dict(kwargs)
+        # What follows the first two has changed its order between versions of the host.
+        if len(args) > 2 or any(name in named for name in _NAMES[: len(args)]):
+            return Reason.ARGUMENTS
+        values = args[0] if args else named.pop("input_values", None)
+        mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
+        settings = self._config.read()
+        outputs = settings.output_attentions or settings.output_hidden_states
+        return_dict = None
+        if named:
+            if named.pop("labels", None) is not None:
+                return Reason.LABELS
+            attentions = named.pop("output_attentions", None)
+            states = named.pop("output_hidden_states", None)
+            outputs = bool(
+                (settings.output_attentions if attentions is None else attentions)
+                or (settings.output_hidden_states if states is None else states)
+            )
+            return_dict = named.pop("return_dict", None)
+        if outputs:
+            return Reason.OUTPUTS
+        if named:
+            return Reason.ARGUMENTS
+        if not self.takes(values):
+            return Reason.INPUT
+        if (reason := self.mode()) is not None:
+            return reason
+        if torch.is_grad_enabled() and values.requires_grad:
+            return Reason.GRADIENTS
+        if values.shape[1] < self.receptive_field:
+            return Reason.SHORT
+        lengths = _lengths(values, mask)
+        if lengths is None:
+            return Reason.MASK
+        if return_dict is None:
+            return_dict = settings.return_dict
+        return Call(values, lengths, not return_dict, mask is None)
+
+    def _emitted(self, samples: int) -> int:
+        """Frames of logits of a row of so many samples."""
+        if samples < self.receptive_field:
+            return 0
+        return int(self.exact.geometry.emitted(samples))
+
+
+def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor:
+    """Ask the model's own forward for each row alone.
+
+    Args:
+        host: the forward.
+        call: the rows. One that is shorter than the receptive field has no frames.
+        model: the model, whose configuration names the blank and the convolutions.
+
+    Returns:
+        Logits (B, T, V), T the frames of the longest row; beyond a shorter one they say blank.
+    """
+    config: Any = model.config
+    shortest = Frames.of(config).receptive_field if hasattr(config, "conv_kernel") else 0
+    found = {
+        row: host(call.input_values[row : row + 1, :length], return_dict=True).logits[0]
+        for row, length in enumerate(call.lengths)
+        if length >= shortest
+    }
+    if not found:
+        return call.input_values.new_empty((len(call.lengths), 0, config.vocab_size))
+    first: torch.Tensor = next(iter(found.values()))  # (T, V)
+    total = max(len(logits) for logits in found.values())
+    stacked = first.new_full((len(call.lengths), total, first.shape[-1]), NEVER)
+    stacked[..., config.pad_token_id or 0] = 0
+    for row, logits in found.items():
+        stacked[row, : len(logits)] = logits
+    return stacked
+
+
+_NAMES = ("input_values", "attention_mask")
+
+
+def _unsuited(model: Any) -> str:
+    """Why a pool cannot serve such weights, whatever the architecture; empty where it can."""
+    devices = {weight.device for weight in model.parameters()}
+    if any(device.type == "meta" for device in devices):
+        return (
+            "its weights are not in memory (device meta), as after offloading by accelerate: "
+            "load the model onto one device, and enable it there"
+        )
+    if len(devices) > 1:
+        return f"its weights lie on {', '.join(sorted(map(str, devices)))}: move it to one device"
+    head = getattr(getattr(model, "lm_head", None), "weight", None)
+    if isinstance(head, torch.Tensor) and head.dtype not in DTYPES:
+        return f"its weights are {head.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    return ""
+
+
+def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
+    """Samples of each row, or None where the mask is no right padding of these values."""
+    rows, samples = values.shape
+    if mask is None:
+        return (samples,) * rows
+    if not isinstance(mask, torch.Tensor) or mask.shape != values.shape:
+        return None
+    if mask.device.type == "cpu":  # quick, for most queries
+        lowest, highest = mask.aminmax()
+        if lowest.item() == 1 == highest.item():
+            return (samples,) * rows
+    lengths = mask.sum(dim=1, dtype=torch.int64)  # (B,)
+    right = (mask == keep_mask(lengths, samples)).all()
+    # One transfer, which a GPU is waited for.
+    *found, valid = torch.cat((lengths, right.long()[None])).tolist()
+    return tuple(found) if valid else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    """Defaults of a configuration for a call that says nothing of its own."""
+
+    output_attentions: bool
+    output_hidden_states: bool
+    return_dict: bool
+    attention: str | None
+
+
+class _ConfigView:
+    """The settings of a model's configuration, as they are now.
+
+    The host's configurations compute each attribute in Python. Whether anything changed at all is
+    one comparison of dictionaries, made before every replay.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._seen = self._look()
+
+    def read(self) -> _Settings:
+        config, live, before, settings = self._seen
+        if self._model.config is not config or live != before:
+            self._seen = self._look()
+            settings = self._seen[3]
+        return settings
+
+    def _look(self) -> tuple[Any, dict[str, Any], dict[str, Any], _Settings]:
+        config = self._model.config
+        live = vars(config)
+        # Copied first: a change while the attributes are read is then seen the next time.
+        before = dict(live)
+        settings = _Settings(
+            bool(getattr(config, "output_attentions", False)),
+            bool(getattr(config, "output_hidden_states", False)),
+            bool(getattr(config, "return_dict", True)),
+            config._attn_implementation,
+        )
+        return config, live, before, settings
+
+
+class _Fingerprint:
+    """Places of a model's tensors, and the modules it is made of.
+
+    Weights changed in place (`load_state_dict`, an optimizer) leave it the same: programs read
+    them where they lie. `.to`, `.half`, `load_state_dict(assign=True)`, an adapter that exchanges
+    modules or is switched on or off, a parametrization that is removed and another attention
+    implementation do not.
+
+    Compared before every answer, so it compares dictionaries made beforehand instead of walking
+    the module tree. Tensors and submodules are looked up in the modules' own dictionaries, which a
+    module's `parameters()` reads as well, at a fraction of its time.
+
+    Holds the memory it remembers: freed, it could be given to other weights, which would then
+    seem to be where they always were, and a captured graph would read it.
+    """
+
+    def __init__(self, model: Any, config: _ConfigView) -> None:
+        self._config = config
+        self._attention = config.read().attention
+        modules = list(model.modules())
+        holders = [
+            holder
+            for module in modules
+            for holder in (module._modules, module._parameters, module._buffers)
+            # A conformer's table of positions is exchanged for a longer one by each longer input.
+            # What it held is the same in both, and kept below.
+            if holder and not (holder is module._buffers and hasattr(module, "extend_pe"))
+        ]
+        # PEFT's layers are switched without touching a tensor: the names are those of its
+        # `BaseTunerLayer`.
+        self._adapted = [module for module in modules if hasattr(module, "merged_adapters")]
+        self._switched = copy.deepcopy(_switches(self._adapted))
+        values = [value for holder in holders for value in holder.values()]
+        self._tensors = [value for value in values if isinstance(value, torch.Tensor)]
+        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+        # Also of tensors that are no parameter or buffer, such as a table of positions.
+        others = [*model.buffers(), *(v for module in modules for v in vars(module).values())]
+        kept = [*self._tensors, *(value for value in others if isinstance(value, torch.Tensor))]
+        self._storages = [tensor.untyped_storage() for tensor in kept]
+        # Equality of dictionaries takes the same object for equal without asking it. Two tensors
+        # of one element would be asked, and compare by value.
+        self._single = [
+            (holder, tuple(holder.values()))
+            for holder in holders
+            if any(isinstance(v, torch.Tensor) and v.numel() == 1 for v in holder.values())
+        ]
+        self._holders = holders
+        self._held = [dict(holder) for holder in holders]
+
+    def holds(self) -> bool:
+        """Tell whether the model is still as it was."""
+        try:
+            same = self._holders == self._held
+        except (RuntimeError, TypeError):
+            return False  # tensors that are not the same object: they have no truth value
+        return (
+            same
+            and (not self._adapted or _switches(self._adapted) == self._switched)
+            and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
+            and self._config.read().attention == self._attention
+            and all(
+                len(holder) == len(held) and all(map(is_, holder.values(), held))
+                for holder, held in self._single
+            )
+        )
+
+
+def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:
+    """Settings of PEFT's layers that change what they compute, tensors apart."""
+    return [
+        (
+            module.merged_adapters,
+            getattr(module, "active_adapters", None),
+            getattr(module, "disable_adapters", None),
+            getattr(module, "scaling", None),
+        )
+        for module in adapted
+    ]

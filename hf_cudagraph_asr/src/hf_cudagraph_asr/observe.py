@@ -1,0 +1,351 @@
+"""What a pool did: an event for each call, counts of all, and both in Prometheus. No torch."""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from hf_cudagraph_asr.dispatch import Dispatch, Reason
+
+if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
+
+__all__ = [
+    "METRICS",
+    "BucketStatistics",
+    "Observer",
+    "Observers",
+    "PoolStatistics",
+    "PrometheusObserver",
+    "Served",
+    "Tally",
+    "measurements",
+]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A call that was answered.
+
+    It holds numbers only: neither tensors nor the model, so it may be kept or sent elsewhere.
+
+    Attributes:
+        dispatch: the route it took, and why.
+        lengths: samples of each row, in order; empty where the model's own forward answered a
+            call whose lengths are not known.
+        seconds: from the call as read to its output, by the host's clock. On a device that works
+            on its own, the time to hand it the work.
+    """
+
+    dispatch: Dispatch
+    lengths: tuple[int, ...]
+    seconds: float
+
+
+class Observer(Protocol):
+    """Whatever takes an event: a function, or an object with `__call__`.
+
+    It is called in the thread of the query, after the answer is there and before that thread gets
+    it, so its time is time of the query; several threads may call it at the same time.
+    """
+
+    def __call__(self, event: Served, /) -> object:
+        """Take an event; what it returns is dropped."""
+
+
+class Observers:
+    """Observers, none of which can fail a query or keep events from the others.
+
+    An exception of an observer is logged with its traceback, the first time for each observer and
+    type of exception: a fault that every query repeats would otherwise fill the log. What is no
+    `Exception` (`KeyboardInterrupt`, `SystemExit`) goes through.
+
+    Args:
+        observers: called in this order. Without any, this is false, and no event need be made.
+
+    Raises:
+        TypeError: one of them cannot be called.
+    """
+
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        self._observers = tuple(observers)
+        for observer in self._observers:
+            if not callable(observer):
+                raise TypeError(
+                    f"an observer is called with each event; {observer!r:.80} cannot be called"
+                )
+        # Adding to a set is atomic; at worst two threads log the same fault.
+        self._logged: set[tuple[int, type[Exception]]] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._observers)
+
+    def notify(self, event: Served) -> None:
+        """Call them all."""
+        for at, observer in enumerate(self._observers):
+            try:
+                observer(event)
+            except Exception as error:
+                fault = at, type(error)
+                if fault not in self._logged:
+                    self._logged.add(fault)
+                    logger.exception(
+                        "the observer %r failed; its next %s are not logged",
+                        observer,
+                        type(error).__name__,
+                    )
+
+
+@dataclass(frozen=True)
+class BucketStatistics:
+    """One captured length's part, in batches of one size.
+
+    Attributes:
+        frames: its length.
+        batch_size: its rows.
+        calls: how often it was replayed.
+        filled: frames that were asked of it.
+        added: frames it computed in vain, unused rows included.
+        seconds: from copy in to copy out, by the host's clock, without waiting for the lock; a
+            split batch's time counts by frames. On a device that works on its own, the time to
+            hand it the work.
+    """
+
+    frames: int
+    batch_size: int
+    calls: int
+    filled: int
+    added: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class PoolStatistics:
+    """All calls of an enabled model since it was enabled.
+
+    Attributes:
+        calls: all that were answered; one refused with an error does not count.
+        hits: those that buckets replayed; with the eager backend, those the exact forward served.
+        misses: how many of the others there were of each reason.
+        buckets: each captured length that was used, by length and rows.
+        memory: bytes held now by static inputs and captured programs; the weights are not copied.
+        capture_seconds: spent on warming and capturing what is held now.
+    """
+
+    calls: int
+    hits: int
+    misses: Mapping[Reason, int]
+    buckets: tuple[BucketStatistics, ...]
+    memory: int = 0
+    capture_seconds: float = 0.0
+
+    @property
+    def padding(self) -> float:
+        """Frames computed in vain over frames asked for, of all replays; 0 without any."""
+        filled = sum(bucket.filled for bucket in self.buckets)
+        return sum(bucket.added for bucket in self.buckets) / filled if filled else 0.0
+
+
+class Tally:
+    """Counts, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._hits = 0
+        self._misses: Counter[Reason] = Counter()
+        # (frames, rows) → calls, frames filled, seconds
+        self._buckets: dict[tuple[int, int], list[float]] = {}
+
+    def count(self, dispatch: Dispatch, seconds: float = 0.0) -> None:
+        """Count a call.
+
+        Args:
+            dispatch: what became of it.
+            seconds: of its replays.
+        """
+        replays = dispatch.replays
+        total = dispatch.computed if len(replays) > 1 else 0
+        with self._lock:
+            if dispatch.reason is None:
+                self._hits += 1
+            else:
+                self._misses[dispatch.reason] += 1
+            for replay in replays:
+                size = replay.bucket.frames, replay.batch_size
+                held = self._buckets.get(size)
+                if held is None:
+                    held = self._buckets[size] = [0, 0, 0.0]
+                held[0] += 1
+                held[1] += replay.filled
+                held[2] += seconds * replay.computed / total if total else seconds
+
+    def read(self, memory: int = 0, capture_seconds: float = 0.0) -> PoolStatistics:
+        """Take the counts as they are now."""
+        with self._lock:
+            misses = dict(self._misses)
+            hits = self._hits
+            buckets = sorted((size, tuple(held)) for size, held in self._buckets.items())
+        return PoolStatistics(
+            calls=hits + sum(misses.values()),
+            hits=hits,
+            misses=MappingProxyType(misses),
+            buckets=tuple(
+                BucketStatistics(
+                    frames=frames,
+                    batch_size=rows,
+                    calls=int(calls),
+                    filled=int(filled),
+                    added=int(calls) * frames * rows - int(filled),
+                    seconds=seconds,
+                )
+                for (frames, rows), (calls, filled, seconds) in buckets
+            ),
+            memory=memory,
+            capture_seconds=capture_seconds,
+        )
+
+
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025),
+    *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+
+METRICS = {
+    "calls": ("Calls, by the route they took and why.", ("route", "reason")),
+    "rows": ("Rows of calls whose lengths are known.", ("route",)),
+    "frames": ("Frames of the buckets replayed: filled, or added in vain.", ("kind",)),
+    "call_seconds": (
+        "Seconds from a call to its output, by the host's clock.",
+        ("route", "bucket"),
+    ),
+}
+"""Metrics by name, with their help and labels: counters, but `call_seconds`, a histogram."""
+
+MOST_BUCKETS = 256
+"""Bucket lengths that get a label of their own. Later ones, after many swaps, share "other"."""
+
+
+def measurements(event: Served) -> Iterable[tuple[str, tuple[str, ...], float]]:
+    """What an event adds to the metrics: name, values of its labels, amount."""
+    dispatch = event.dispatch
+    reason = "none" if dispatch.reason is None else dispatch.reason.name.lower()
+    bucket = "none" if dispatch.bucket is None else str(dispatch.bucket.frames)
+    yield "calls", (dispatch.route, reason), 1
+    yield "rows", (dispatch.route,), len(event.lengths)
+    if dispatch.replays:
+        yield "frames", ("filled",), dispatch.filled
+        yield "frames", ("added",), dispatch.computed - dispatch.filled
+    yield "call_seconds", (dispatch.route, bucket), event.seconds
+
+
+class PrometheusObserver:
+    """An observer that counts events for Prometheus.
+
+    `<namespace>_calls_total{route, reason}`
+        calls by the route they took and why, e.g. `exact` and `long`; `none` where a bucket, or
+        the exact forward as planned, served it.
+    `<namespace>_rows_total{route}`
+        rows of those whose lengths are known.
+    `<namespace>_frames_total{kind}`
+        frames of buckets, `filled` or `added`: their ratio is the padding.
+    `<namespace>_call_seconds{route, bucket}`
+        a histogram of seconds a call; `bucket` is the frames of the longest row's, or `none`.
+
+    Several pools of a process share these metrics and differ by a label:
+
+        metrics = PrometheusObserver(labels={"model": "base"})
+        enable_cuda_graphs(base, plan, observers=(metrics,))
+        enable_cuda_graphs(large, plan, observers=(metrics.labelled(model="large"),))
+
+    Args:
+        registry: to register in; by default prometheus_client's own.
+        namespace: what all names begin with.
+        labels: names and values that tell this pool from others.
+
+    Raises:
+        ImportError: prometheus-client is missing.
+        ValueError: the registry has metrics of these names already; or labels that cannot be.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        namespace: str = "hf_cudagraph_asr",
+        labels: Mapping[str, str] | None = None,
+    ) -> None:
+        try:
+            from prometheus_client import REGISTRY, Histogram
+            from prometheus_client import Counter as PrometheusCounter
+        except ImportError as error:
+            raise ImportError(
+                "watching with Prometheus needs prometheus-client: "
+                'pip install "hf-cudagraph-asr[prometheus]"'
+            ) from error
+        self._labels = {name: str(value) for name, value in (labels or {}).items()}
+        taken = {"kind", "le", *(label for _, own in METRICS.values() for label in own)}
+        for name in (namespace, *self._labels):
+            # The client takes any text, which every query would then have to quote.
+            if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in taken:
+                raise ValueError(
+                    f"{name!r} cannot be a namespace or label: expected letters, digits and _, "
+                    f"neither a digit nor __ first, and none of {', '.join(sorted(taken))}"
+                )
+        self._buckets: set[str] = set()
+        self._metrics: dict[str, Any] = {}
+        registry = REGISTRY if registry is None else registry
+        for name, (help_, own) in METRICS.items():
+            options: dict[str, Any] = {"registry": registry}
+            kind: Any = PrometheusCounter
+            if name == "call_seconds":
+                kind, options["buckets"] = Histogram, SECONDS
+            try:
+                made = kind(f"{namespace}_{name}", help_, (*self._labels, *own), **options)
+            except ValueError as error:
+                for metric in self._metrics.values():
+                    registry.unregister(metric)
+                raise ValueError(
+                    f"the registry has metrics called {namespace}_… already: for another pool use "
+                    "observer.labelled(...) of the observer that made them, or another namespace"
+                ) from error
+            self._metrics[name] = made
+
+    def labelled(self, **labels: str) -> PrometheusObserver:
+        """Make an observer for another pool, in the same metrics.
+
+        Args:
+            labels: a value for each of the names this one was made with.
+
+        Raises:
+            ValueError: other names.
+        """
+        if not labels or {*labels} != {*self._labels}:
+            raise ValueError(
+                f"this observer has the labels {sorted(self._labels)}, not {sorted(labels)}: "
+                "name them all when the first one is made, PrometheusObserver(labels={...})"
+            )
+        other = object.__new__(type(self))
+        other._labels = {name: str(labels[name]) for name in self._labels}
+        other._metrics, other._buckets = self._metrics, self._buckets
+        return other
+
+    def __call__(self, event: Served, /) -> None:
+        """Count an event."""
+        ours = self._labels.values()
+        for name, values, amount in measurements(event):
+            if name == "call_seconds":
+                route, bucket = values
+                if bucket not in self._buckets and len(self._buckets) >= MOST_BUCKETS:
+                    bucket = "other"
+                self._buckets.add(bucket)
+                self._metrics[name].labels(*ours, route, bucket).observe(amount)
+            else:
+                self._metrics[name].labels(*ours, *values).inc(amount)

@@ -1,6 +1,7 @@
 """Fixtures of every test, and Sybil: each example in a document or docstring is a test too."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
 from doctest import ELLIPSIS
@@ -21,6 +22,12 @@ ROOT = Path(__file__).parent
 MODEL = ROOT / "docs/examples/tinyworld/model"
 
 Require = Callable[[object, str], None]
+
+
+def pytest_runtest_setup() -> None:
+    """Give torch one thread, if something imported it: a second only waits on tiny tensors."""
+    if torch := sys.modules.get("torch"):
+        torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,11 @@ import unicodedata
 import warnings
 
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_tokenizer import clip_tokenizer
 
-from daam_diffusers import Prompt, TraceError, trace
+from daam_diffusers import Prompt, TraceError
 from daam_diffusers.prompt import find_spans, kept_columns, tokenize, word_spans
 
 PIECES = [
@@ -97,8 +97,8 @@ def test_found_spans_equal_the_query_and_do_not_overlap(text, query):
 
 
 @given(texts)
-def test_tokens_lie_in_words_in_order(build, text):
-    prompt = tokenize(text, build["tokenizer"](), 77)
+def test_tokens_lie_in_words_in_order(text):
+    prompt = tokenize(text, clip_tokenizer(), 77)
     columns = [token.column for token in prompt.tokens]
     assert columns == sorted(set(columns))
     assert 0 not in columns  # the start token's
@@ -109,23 +109,23 @@ def test_tokens_lie_in_words_in_order(build, text):
     assert {c for word in prompt.words for c in word.columns} == set(columns)
 
 
-def test_a_word_of_several_tokens_has_all_their_columns(build):
-    prompt = tokenize("a zebra dog", build["tokenizer"](), 77)
+def test_a_word_of_several_tokens_has_all_their_columns():
+    prompt = tokenize("a zebra dog", clip_tokenizer(), 77)
     assert prompt.find("zebra").columns == (2, 3, 4, 5, 6)  # unknown: a token a letter
     assert prompt.find("zebra dog").columns == (2, 3, 4, 5, 6, 7)
     assert prompt.find("a").columns == (1,)
 
 
-def test_occurrences_are_told_apart(build):
-    prompt = tokenize("a dog beside a red dog", build["tokenizer"](), 77)
+def test_occurrences_are_told_apart():
+    prompt = tokenize("a dog beside a red dog", clip_tokenizer(), 77)
     assert prompt.find("DOG").columns == (2,)
     assert prompt.find("dog", occurrence=1).columns == (6,)
     with pytest.raises(KeyError, match="occurs 2 time"):
         prompt.find("dog", occurrence=2)
 
 
-def test_a_missing_word_is_a_key_error_that_names_the_words(build):
-    prompt = tokenize("a red dog.", build["tokenizer"](), 77)
+def test_a_missing_word_is_a_key_error_that_names_the_words():
+    prompt = tokenize("a red dog.", clip_tokenizer(), 77)
     with pytest.raises(
         KeyError, match=r"'cat' is not in the prompt; its words are: 'a', 'red', 'dog', '\.'"
     ):
@@ -134,32 +134,20 @@ def test_a_missing_word_is_a_key_error_that_names_the_words(build):
         Prompt("", (), 77).find("cat")
 
 
-def test_words_beyond_the_window_are_named_in_a_warning_and_have_no_map(build):
+def test_words_beyond_the_window_are_named_in_a_warning_and_have_no_map():
     text = " ".join(["red"] * 74 + ["car", "dog", "house"])
     with pytest.warns(UserWarning, match="77 tokens .* 75 of them; it never saw: 'dog', 'house'"):
-        prompt = tokenize(text, build["tokenizer"](), 77)
+        prompt = tokenize(text, clip_tokenizer(), 77)
     assert prompt.find("car").columns == (75,)
     assert prompt.cut == ("dog", "house")
     with pytest.raises(KeyError, match="beyond the text encoder's window"):
         prompt.find("dog")
 
 
-def test_a_pipeline_call_with_too_long_a_prompt_warns_once(sd, build):
-    text = " ".join(["red"] * 74 + ["car", "dog"])
-    with trace(sd) as tracer:
-        with pytest.warns(UserWarning, match="never saw: 'dog'") as caught:
-            build["variant"]("sd").run(sd, text, num_images_per_prompt=2)
-        assert len(caught) == 1
-    maps = tracer.heat_maps(1)
-    assert maps["car"].values.max() > 0
-    with pytest.raises(KeyError, match="beyond the text encoder's window"):
-        maps["dog"]
-
-
-def test_a_prompt_that_just_fits_warns_of_nothing(build):
+def test_a_prompt_that_just_fits_warns_of_nothing():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        prompt = tokenize(" ".join(["dog"] * 75), build["tokenizer"](), 77)
+        prompt = tokenize(" ".join(["dog"] * 75), clip_tokenizer(), 77)
     assert [token.column for token in prompt.tokens] == list(range(1, 76))
 
 
@@ -172,16 +160,16 @@ def test_a_prompt_that_just_fits_warns_of_nothing(build):
         (152, {"car": 1, "dog": 75, "house": 76}),
     ],
 )
-def test_long_embeddings_are_read_in_both_layouts(build, columns, expected):
+def test_long_embeddings_are_read_in_both_layouts(columns, expected):
     text = " ".join(["car"] + ["red"] * 73 + ["dog", "house"])
-    prompt = tokenize(text, build["tokenizer"](), columns)
+    prompt = tokenize(text, clip_tokenizer(), columns)
     assert {word: prompt.find(word).columns[0] for word in expected} == expected
     assert prompt.cut == ()
 
 
-def test_embeddings_of_no_known_layout_are_an_error(build):
+def test_embeddings_of_no_known_layout_are_an_error():
     with pytest.raises(TraceError, match="100 tokens fit no known layout for a window of 77"):
-        tokenize("a dog", build["tokenizer"](), 100)
+        tokenize("a dog", clip_tokenizer(), 100)
 
 
 def test_a_tokenizer_without_offsets_is_an_error():
@@ -192,62 +180,8 @@ def test_a_tokenizer_without_offsets_is_an_error():
         tokenize("a dog", Slow(), 77)
 
 
-def test_kept_columns_are_the_words_and_the_special_tokens_beside_them(build):
-    tokenizer = build["tokenizer"]()
+def test_kept_columns_are_the_words_and_the_special_tokens_beside_them():
+    tokenizer = clip_tokenizer()
     prompts = [tokenize(text, tokenizer, 77) for text in ("a dog", "a red dog")]
     assert kept_columns(prompts) == (0, 1, 2, 3, 4)
     assert kept_columns([tokenize("", tokenizer, 77)]) == (0,)
-
-
-def test_prompt_embeds_get_words_from_the_prompt_given_afterwards(sd, build):
-    variant = build["variant"]("sd")
-    embeds, negative = sd.encode_prompt("a red dog", torch.device("cpu"), 1, True)
-    with trace(sd) as tracer:
-        variant.run(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
-    given = tracer.heat_maps(prompt="a red dog")
-    with trace(sd) as tracer:
-        variant.run(sd, "a red dog")
-    assert torch.equal(given["dog"].values, tracer.heat_maps()["dog"].values)
-    with pytest.raises(ValueError, match="the run knows its prompt, 'a red dog'"):
-        tracer.heat_maps(prompt="a blue dog")
-
-
-def test_prompt_embeds_without_a_prompt_have_columns_but_no_words(sd, build):
-    embeds, negative = sd.encode_prompt("a red dog", torch.device("cpu"), 1, True)
-    with trace(sd) as tracer:
-        build["variant"]("sd").run(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
-    maps = tracer.heat_maps()
-    assert list(maps) == []
-    assert maps.column(3).values.max() > 0
-    with pytest.raises(KeyError, match="'dog' is not in the prompt"):
-        maps["dog"]
-
-
-@pytest.mark.parametrize("joined", [True, False])
-def test_long_prompt_embeddings_give_the_maps_of_their_words(sd, build, joined):
-    """Two windows encoded apart and put one after the other, as long-prompt helpers do."""
-    first, second = " ".join(["red"] * 75), "a blue dog"
-    device = torch.device("cpu")
-    parts = [sd.encode_prompt(text, device, 1, True) for text in (first, second)]
-    embeds, negative = (torch.cat([part[i] for part in parts], dim=1) for i in (0, 1))
-    column = 77 + 3
-    if joined:  # one start and one end token around everything
-        inner = [c for c in range(154) if c not in (76, 77)]
-        embeds, negative = embeds[:, inner], negative[:, inner]
-        column -= 2
-    with trace(sd) as tracer:
-        build["variant"]("sd").run(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
-    maps = tracer.heat_maps(prompt=f"{first} {second}")
-    assert torch.equal(maps["dog"].values, maps.column(column).values)
-    assert maps.prompt.cut == ()
-
-
-def test_textual_inversion_tokens_are_expanded_as_the_pipeline_does(sd, build):
-    sd.tokenizer = build["tokenizer"].__wrapped__()  # a tokenizer of its own to change
-    embedding = {"<toy>": torch.randn(2, 32)}
-    sd.load_textual_inversion(embedding)
-    with trace(sd) as tracer:
-        build["variant"]("sd").run(sd, "a <toy> dog")
-    maps = tracer.heat_maps()
-    assert maps.prompt.text == "a <toy> <toy>_1 dog"
-    assert maps.prompt.find("dog").columns == (4,)

@@ -3,9 +3,5 @@
 import sys
 from pathlib import Path
 
-import torch
-
-torch.set_num_threads(1)  # tiny tensors: a second thread only waits for the first
-
 # Here and not only in the root's `pythonpath`: the package's tests also run on their own.
 sys.path.insert(0, str(Path(__file__).parent))

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, Self
 
 import torch
 
-from hf_cudagraph_asr.backends import Backend, CompileBackend, EagerBackend, ExportBackend
+from hf_cudagraph_asr.backends import Backend, EagerBackend, ExportBackend
 from hf_cudagraph_asr.cuda_graphs import CompiledGraphBackend, CudaBackend
 from hf_cudagraph_asr.observe import Observer
 from hf_cudagraph_asr.plan import BucketPlan
@@ -42,9 +42,9 @@ def enable_cuda_graphs(
             called. Nothing of it changes but its instance's `forward`. One of a family without a
             length-exact forward keeps its own: a warning says why, and `explain` repeats it.
         plan: the lengths, or the file they were saved to; not needed by the eager backend.
-        backend: "cuda": a CUDA graph for each length and batch size. "compile": a program of
-            torch.compile for each, inside a graph on CUDA. "export": a `torch.export` program for
-            each. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
+        backend: "cuda": a CUDA graph for each length and batch size. "compile": the same, of what
+            torch.compile makes of the forward. "export": a `torch.export` program for each, on any
+            device. "eager": the length-exact forward, nothing captured. "auto": "cuda" where the
             model is on such a device and there is a plan, else "eager". Or a `Backend`.
         batch_sizes: rows to capture each length for; by default the plan's. Batches of other
             sizes are padded to one of these or split.
@@ -176,18 +176,11 @@ def _backend(choice: str | Backend, device: torch.device) -> Backend:
     """A backend by its name, or itself; "auto" is "cuda" where the model is on such a device."""
     if not isinstance(choice, str):
         return choice
-    cuda = device.type == "cuda"
     if choice == "auto":
-        choice = "cuda" if cuda else "eager"
-    if choice == "cuda" and not cuda:
-        there = "" if torch.cuda.is_available() else ", and there is no CUDA device here"
-        raise ValueError(
-            f"the cuda backend captures on a CUDA device, but the model is on {device}{there}: "
-            f"call model.to('cuda') first, or take backend='auto', which is eager on {device}"
-        )
+        choice = "cuda" if device.type == "cuda" else "eager"
     made: dict[str, Callable[[], Backend]] = {
         "cuda": CudaBackend,
-        "compile": CompiledGraphBackend if cuda else CompileBackend,
+        "compile": CompiledGraphBackend,
         "export": ExportBackend,
         "eager": EagerBackend,
     }
@@ -195,6 +188,12 @@ def _backend(choice: str | Backend, device: torch.device) -> Backend:
         raise ValueError(
             f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, made))}, or an object "
             f"with the methods of `hf_cudagraph_asr.backends.Backend`"
+        )
+    if choice in ("cuda", "compile") and device.type != "cuda":
+        there = "" if torch.cuda.is_available() else ", and there is no CUDA device here"
+        raise ValueError(
+            f"the {choice} backend captures on a CUDA device, but the model is on {device}{there}: "
+            f"call model.to('cuda') first, or take backend='auto', which is eager on {device}"
         )
     return made[choice]()
 

@@ -12,7 +12,7 @@ import torch
 
 from hf_cudagraph_asr.exact import ExactForward
 
-__all__ = ["Backend", "CompileBackend", "EagerBackend", "ExportBackend", "Program", "compiled"]
+__all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "compiled"]
 
 Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -139,38 +139,6 @@ class ExportBackend(EagerBackend):
         exported = torch.export.export(exact, (input_values, lengths), strict=False)
         program: Program = exported.module()
         return program
-
-
-class CompileBackend(EagerBackend):
-    """Programs by torch.compile alone, for a CPU. Compiled at the warm-up."""
-
-    name = "compile"
-    captures = True
-
-    def __init__(self) -> None:
-        self._programs: dict[tuple[int, ...], Program] = {}
-
-    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Compile the forward and run it.
-
-        Raises:
-            RuntimeError: it does not compile; the message says why.
-        """
-        self._programs[tuple(input_values.shape)] = compiled(exact, input_values, lengths)
-
-    def capture(
-        self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
-    ) -> Program:
-        """Return the program compiled at the warm-up."""
-        return self._programs[tuple(input_values.shape)]
-
-    def replica(self) -> Self:
-        """Return one that compiles its own."""
-        return type(self)()
-
-    def close(self) -> None:
-        """Forget the programs."""
-        self._programs.clear()
 
 
 def compiled(exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> Program:

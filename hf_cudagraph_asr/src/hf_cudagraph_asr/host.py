@@ -74,11 +74,10 @@ class HostModel:
                 self.exact = ExactForward(model)
         except UnsupportedModel as error:
             self.refusal = str(error)
-        weight = next(model.parameters())
-        self._dtype, self._device = weight.dtype, weight.device
         if self.refusal:
             return
         head = model.lm_head.weight
+        self._place = head.dtype, head.device
         blank, words = model.config.pad_token_id, head.shape[0]
         if not isinstance(blank, int) or not 0 <= blank < words:
             raise ValueError(
@@ -105,7 +104,7 @@ class HostModel:
             return Reason.UNSUPPORTED
         if self.model.training:
             return Reason.TRAINING
-        kind = self._device.type
+        kind = self._place[1].type
         if torch.is_autocast_enabled(kind):
             return Reason.AUTOCAST
         if kind == "cuda" and torch.cuda.is_current_stream_capturing():
@@ -120,9 +119,9 @@ class HostModel:
             isinstance(values, torch.Tensor)
             and values.ndim == 2
             and values.shape[0] > 0
-            and values.dtype == self._dtype
-            and values.device == self._device
             and values.layout == torch.strided
+            # Weights that accelerate offloads are on another device than the input.
+            and (bool(self.refusal) or (values.dtype, values.device) == self._place)
         )
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | Reason:
@@ -144,20 +143,18 @@ class HostModel:
             return Reason.ARGUMENTS
         values = args[0] if args else named.pop("input_values", None)
         mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
-        settings = self._config.read()
-        outputs = settings.output_attentions or settings.output_hidden_states
-        return_dict = None
+        attentions, states, return_dict, _ = self._config.read()
         if named:
             if named.pop("labels", None) is not None:
                 return Reason.LABELS
-            attentions = named.pop("output_attentions", None)
-            states = named.pop("output_hidden_states", None)
-            outputs = bool(
-                (settings.output_attentions if attentions is None else attentions)
-                or (settings.output_hidden_states if states is None else states)
-            )
-            return_dict = named.pop("return_dict", None)
-        if outputs:
+            # None leaves it to the configuration.
+            asked = named.pop("output_attentions", None)
+            attentions = attentions if asked is None else bool(asked)
+            asked = named.pop("output_hidden_states", None)
+            states = states if asked is None else bool(asked)
+            asked = named.pop("return_dict", None)
+            return_dict = return_dict if asked is None else bool(asked)
+        if attentions or states:
             return Reason.OUTPUTS
         if named:
             return Reason.ARGUMENTS
@@ -172,8 +169,6 @@ class HostModel:
         lengths = _lengths(values, mask)
         if lengths is None:
             return Reason.MASK
-        if return_dict is None:
-            return_dict = settings.return_dict
         return Call(values, lengths, not return_dict, mask is None)
 
     def _emitted(self, samples: int) -> int:
@@ -249,18 +244,8 @@ def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
     return tuple(found) if valid else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Settings:
-    """Defaults of a configuration for a call that says nothing of its own."""
-
-    output_attentions: bool
-    output_hidden_states: bool
-    return_dict: bool
-    attention: str | None
-
-
 class _ConfigView:
-    """The settings of a model's configuration, as they are now.
+    """Defaults of a model's configuration for a call that says nothing of its own.
 
     The host's configurations compute each attribute in Python. Whether anything changed at all is
     one comparison of dictionaries, made before every replay.
@@ -270,25 +255,25 @@ class _ConfigView:
         self._model = model
         self._seen = self._look()
 
-    def read(self) -> _Settings:
-        config, live, before, settings = self._seen
-        if self._model.config is not config or live != before:
+    def read(self) -> tuple[bool, bool, bool, str | None]:
+        """Attentions and hidden states are asked for; no tuple is; the attention implementation."""
+        config, before, found = self._seen
+        if self._model.config is not config or vars(config) != before:
             self._seen = self._look()
-            settings = self._seen[3]
-        return settings
+            found = self._seen[2]
+        return found
 
-    def _look(self) -> tuple[Any, dict[str, Any], dict[str, Any], _Settings]:
+    def _look(self) -> tuple[Any, dict[str, Any], tuple[bool, bool, bool, str | None]]:
         config = self._model.config
-        live = vars(config)
         # Copied first: a change while the attributes are read is then seen the next time.
-        before = dict(live)
-        settings = _Settings(
+        before = dict(vars(config))
+        found = (
             bool(getattr(config, "output_attentions", False)),
             bool(getattr(config, "output_hidden_states", False)),
             bool(getattr(config, "return_dict", True)),
             config._attn_implementation,
         )
-        return config, live, before, settings
+        return config, before, found
 
 
 class _Fingerprint:
@@ -309,7 +294,7 @@ class _Fingerprint:
 
     def __init__(self, model: Any, config: _ConfigView) -> None:
         self._config = config
-        self._attention = config.read().attention
+        self._attention = config.read()[-1]
         modules = list(model.modules())
         holders = [
             holder
@@ -350,7 +335,7 @@ class _Fingerprint:
             same
             and (not self._adapted or _switches(self._adapted) == self._switched)
             and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
-            and self._config.read().attention == self._attention
+            and self._config.read()[-1] == self._attention
             and all(
                 len(holder) == len(held) and all(map(is_, holder.values(), held))
                 for holder, held in self._single

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -65,8 +64,7 @@ class Observers:
     """Observers, none of which can fail a query or keep events from the others.
 
     An exception of an observer is logged with its traceback, the first time for each observer and
-    type of exception: a fault that every query repeats would otherwise fill the log. What is no
-    `Exception` (`KeyboardInterrupt`, `SystemExit`) goes through.
+    type of exception: a fault that every query repeats would otherwise fill the log.
 
     Args:
         observers: called in this order. Without any, this is false, and no event need be made.
@@ -218,6 +216,8 @@ SECONDS = (
     *(0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 
+# Labels: `reason` is "none" where a bucket, or the exact forward as planned, served the call;
+# `bucket` is the frames of the longest row's, or "none".
 METRICS = {
     "calls": ("Calls, by the route they took and why.", ("route", "reason")),
     "rows": ("Rows of calls whose lengths are known.", ("route",)),
@@ -228,9 +228,6 @@ METRICS = {
     ),
 }
 """Metrics by name, with their help and labels: counters, but `call_seconds`, a histogram."""
-
-MOST_BUCKETS = 256
-"""Bucket lengths that get a label of their own. Later ones, after many swaps, share "other"."""
 
 
 def measurements(event: Served) -> Iterable[tuple[str, tuple[str, ...], float]]:
@@ -247,19 +244,9 @@ def measurements(event: Served) -> Iterable[tuple[str, tuple[str, ...], float]]:
 
 
 class PrometheusObserver:
-    """An observer that counts events for Prometheus.
+    """An observer that counts events for Prometheus: `METRICS`, with the prefix hf_cudagraph_asr_.
 
-    `<namespace>_calls_total{route, reason}`
-        calls by the route they took and why, e.g. `exact` and `long`; `none` where a bucket, or
-        the exact forward as planned, served it.
-    `<namespace>_rows_total{route}`
-        rows of those whose lengths are known.
-    `<namespace>_frames_total{kind}`
-        frames of buckets, `filled` or `added`: their ratio is the padding.
-    `<namespace>_call_seconds{route, bucket}`
-        a histogram of seconds a call; `bucket` is the frames of the longest row's, or `none`.
-
-    Several pools of a process share these metrics and differ by a label:
+    Several pools of a process share the metrics and differ by a label:
 
         metrics = PrometheusObserver(labels={"model": "base"})
         enable_cuda_graphs(base, plan, observers=(metrics,))
@@ -267,56 +254,37 @@ class PrometheusObserver:
 
     Args:
         registry: to register in; by default prometheus_client's own.
-        namespace: what all names begin with.
         labels: names and values that tell this pool from others.
 
     Raises:
         ImportError: prometheus-client is missing.
-        ValueError: the registry has metrics of these names already; or labels that cannot be.
+        ValueError: the registry has these metrics already; or labels that cannot be.
     """
 
     def __init__(
         self,
         registry: CollectorRegistry | None = None,
         *,
-        namespace: str = "hf_cudagraph_asr",
         labels: Mapping[str, str] | None = None,
     ) -> None:
         try:
-            from prometheus_client import REGISTRY, Histogram
-            from prometheus_client import Counter as PrometheusCounter
+            import prometheus_client as prometheus
         except ImportError as error:
             raise ImportError(
                 "watching with Prometheus needs prometheus-client: "
                 'pip install "hf-cudagraph-asr[prometheus]"'
             ) from error
         self._labels = {name: str(value) for name, value in (labels or {}).items()}
-        taken = {"kind", "le", *(label for _, own in METRICS.values() for label in own)}
-        for name in (namespace, *self._labels):
-            # The client takes any text, which every query would then have to quote.
-            if not re.fullmatch(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*", name) or name in taken:
-                raise ValueError(
-                    f"{name!r} cannot be a namespace or label: expected letters, digits and _, "
-                    f"neither a digit nor __ first, and none of {', '.join(sorted(taken))}"
-                )
-        self._buckets: set[str] = set()
+        if reserved := {*self._labels} & {label for _, own in METRICS.values() for label in own}:
+            raise ValueError(f"labels {sorted(reserved)} have a meaning already: rename them")
+        options: dict[str, Any] = {"registry": registry or prometheus.REGISTRY}
         self._metrics: dict[str, Any] = {}
-        registry = REGISTRY if registry is None else registry
         for name, (help_, own) in METRICS.items():
-            options: dict[str, Any] = {"registry": registry}
-            kind: Any = PrometheusCounter
+            kind: Any = prometheus.Counter
             if name == "call_seconds":
-                kind, options["buckets"] = Histogram, SECONDS
-            try:
-                made = kind(f"{namespace}_{name}", help_, (*self._labels, *own), **options)
-            except ValueError as error:
-                for metric in self._metrics.values():
-                    registry.unregister(metric)
-                raise ValueError(
-                    f"the registry has metrics called {namespace}_… already: for another pool use "
-                    "observer.labelled(...) of the observer that made them, or another namespace"
-                ) from error
-            self._metrics[name] = made
+                kind, options["buckets"] = prometheus.Histogram, SECONDS
+            names = (*self._labels, *own)
+            self._metrics[name] = kind(f"hf_cudagraph_asr_{name}", help_, names, **options)
 
     def labelled(self, **labels: str) -> PrometheusObserver:
         """Make an observer for another pool, in the same metrics.
@@ -334,18 +302,11 @@ class PrometheusObserver:
             )
         other = object.__new__(type(self))
         other._labels = {name: str(labels[name]) for name in self._labels}
-        other._metrics, other._buckets = self._metrics, self._buckets
+        other._metrics = self._metrics
         return other
 
     def __call__(self, event: Served, /) -> None:
         """Count an event."""
-        ours = self._labels.values()
         for name, values, amount in measurements(event):
-            if name == "call_seconds":
-                route, bucket = values
-                if bucket not in self._buckets and len(self._buckets) >= MOST_BUCKETS:
-                    bucket = "other"
-                self._buckets.add(bucket)
-                self._metrics[name].labels(*ours, route, bucket).observe(amount)
-            else:
-                self._metrics[name].labels(*ours, *values).inc(amount)
+            metric = self._metrics[name].labels(*self._labels.values(), *values)
+            (metric.observe if name == "call_seconds" else metric.inc)(amount)

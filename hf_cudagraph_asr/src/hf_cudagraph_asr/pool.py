@@ -166,7 +166,7 @@ class GraphPool:
         found = (samples,) * rows if lengths is None else tuple(map(int, lengths))
         if len(found) != rows or not all(0 <= length <= samples for length in found):
             raise ValueError(f"lengths are {found}, expected {rows} numbers from 0 to {samples}")
-        with torch.no_grad():
+        with torch.no_grad(), self._entered():
             call = Call(input_values, found)
             return self._answer(state, call, forward, state.host.mode())
 
@@ -186,14 +186,15 @@ class GraphPool:
         state = self._current()
         call = Reason.CLOSED if state.host is None else state.host.read(args, kwargs)
         if isinstance(call, Reason):
-            self._warn_once(call)
             start = perf_counter()
-            output = host(*args, **kwargs)
+            with self._entered():
+                output = host(*args, **kwargs)
             self._count(Served(Dispatch("host", call), (), perf_counter() - start))
+            self._warn_once(call)
             return output
         if call.unmasked and len(call.lengths) > 1:
             self._warn_of_no_mask()
-        with torch.no_grad():
+        with torch.no_grad(), self._entered():
             logits, _ = self._answer(state, call, host)
         found = CausalLMOutput(logits=logits)
         return found.to_tuple() if call.as_tuple else found
@@ -239,9 +240,8 @@ class GraphPool:
             self._refuse_closed()
             old = self._state
             # Whatever is raised from here on, nothing is replayed until all is captured.
-            self._state = replace(
-                old, captured=None, otherwise=Dispatch("exact", Reason.CHANGED, "rebuilding")
-            )
+            changed = Dispatch("exact", Reason.CHANGED)
+            self._state = replace(old, captured=None, otherwise=changed)
             old.close()
             self._state = self._made(old.plan, old.batch_sizes)
 
@@ -352,8 +352,7 @@ class GraphPool:
             self.sketch.add(length)
         found: tuple[torch.Tensor, Dispatch, float] | None = None
         if reason is None:
-            with self._gate if self.backend.exclusive else _OPEN:
-                found = self._computed(state, call)
+            found = self._computed(state, call)
             reason = Reason.CLOSED if self.closed else Reason.REFUSED
         if found is None:
             # Each row alone: to a batch, the host's answer would be another one.
@@ -388,6 +387,10 @@ class GraphPool:
                 return replayed[0], dispatch, replayed[1]
             state = self._current()  # another thread has exchanged it
         return None
+
+    def _entered(self) -> AbstractContextManager[object]:
+        """Context of a call: it waits while a backend needs the model for itself."""
+        return self._gate if self.backend.exclusive else _OPEN
 
     def _count(self, event: Served, seconds: float = 0.0) -> None:
         self._tally.count(event.dispatch, seconds)

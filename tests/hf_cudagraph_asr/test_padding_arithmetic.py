@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from padded_rows import TOLERANCE, audio, padded
 
-from hf_cudagraph_asr.exact import convolve_and_normalise
+from hf_cudagraph_asr.exact import convolve_and_normalize
 from hf_cudagraph_asr.geometry import Convolution
 
 
@@ -53,7 +53,7 @@ def test_statistics_from_windows_err_hardly_more_than_those_of_the_frames(
         rows = [row + 1e-3 * audio(len(row), len(row)) for row in rows]
         batch, lengths = padded(rows, 500)
         frames = Convolution(10, 5).out(lengths)
-        found = convolve_and_normalise(batch, frames, conv, norm)
+        found = convolve_and_normalize(batch, frames, conv, norm)
         conv64, norm64 = copy.deepcopy(conv).double(), copy.deepcopy(norm).double()
         for own, row, count in zip(found, rows, frames.tolist(), strict=True):
             truth = norm64(conv64(row.double()[None, None]))[0]

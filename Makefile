@@ -1,23 +1,45 @@
-# `make demo` and `make test` build .venv by themselves; they need python3 >= 3.11 with venv, git,
-# make and a package index.
+# `make demo` and `make test` build .venv themselves; they need python3 >= 3.11 with venv, git, make
+# and a package index.
 PYTHON ?= python3
-# Processes that run the tests; a file's tests stay together, for they share what they set up.
+# Processes that run the tests; the tests of one file stay together, because they share what they
+# set up.
 WORKERS ?= 2
-VENV   := .venv
-BIN    := $(VENV)/bin
-STAMP  := $(VENV)/.synced
+# `make test PACKAGE=weaklabel` tests one package in a smaller environment of its own.
+PACKAGE :=
 PACKAGES := daam_diffusers hf_cudagraph_asr weaklabel
 SOURCES  := $(PACKAGES:%=%/src)
-MANIFESTS := pyproject.toml $(PACKAGES:%=%/pyproject.toml)
 LOG    := docs/examples/households
 LINTED := $(SOURCES) tests docs conftest.py
 
-# The environment that make was called from must not leak into ours; CAPTION goes through it, so
-# that the shell does not read what a caption says.
+# What belongs to a package, besides its own folder and tests/<package>.
+WITH_daam_diffusers := tests/tinyworld docs/examples/tinyworld
+WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
+WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
+  docs/examples/weaklabel-plugin
+
+ifeq ($(PACKAGE),)
+VENV      := .venv
+MANIFESTS := pyproject.toml $(PACKAGES:%=%/pyproject.toml)
+TESTED    :=
+else ifneq ($(words $(PACKAGE)) $(filter $(PACKAGE),$(PACKAGES)),1 $(PACKAGE))
+$(error PACKAGE=$(PACKAGE) is not a package of this repository; give one of: $(PACKAGES))
+else ifneq ($(filter-out test venv clean,$(MAKECMDGOALS)),)
+$(error PACKAGE=$(PACKAGE) works with `make test` and `make venv` only; \
+  run `make $(MAKECMDGOALS)` without it)
+else
+VENV      := .venv-$(PACKAGE)
+MANIFESTS := pyproject.toml $(PACKAGE)/pyproject.toml
+TESTED    := $(PACKAGE) tests/$(PACKAGE) $(WITH_$(PACKAGE))
+endif
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.synced
+
+# The caller's environment must not leak into ours. CAPTION goes through it, so that the shell does
+# not interpret a caption.
 export CAPTION
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
 
-# uv is the one tool that the lock cannot bring.
+# The lock cannot install uv, the tool that reads it.
 define BOOTSTRAP
 test -x $(BIN)/pip || $(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "python3 >= 3.11 is needed: make PYTHON=...")'
 test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
@@ -37,16 +59,27 @@ demo: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/transcribe.py
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile
+	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile $(TESTED)
 
 venv: $(STAMP)
 
-# A stamp instead of a check: a second run is one comparison of times. The environment is kept in
-# step with the lock (`sync` removes what the lock does not name), hence --no-deps for our own.
+# All three packages: exactly what the lock names, hence --no-deps for our own.
+define INSTALL_ALL
+$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes requirements.lock
+$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
+endef
+
+# One package: what its extra `test` asks for and nothing else, in the versions and with the hashes
+# of the lock.
+define INSTALL_ONE
+$(BIN)/uv pip install --python $(BIN)/python --quiet --exact --constraint requirements.lock \
+  --build-constraint requirements.lock --editable './$(PACKAGE)[test]'
+endef
+
+# A stamp instead of a check: a second run only compares times.
 $(STAMP): requirements.lock $(MANIFESTS)
 	$(BOOTSTRAP)
-	$(BIN)/uv pip sync --python $(BIN)/python --quiet --require-hashes requirements.lock
-	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation $(PACKAGES:%=--editable ./%)
+	$(if $(PACKAGE),$(INSTALL_ONE),$(INSTALL_ALL))
 	touch $@
 
 lint: $(STAMP)
@@ -71,7 +104,7 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_dispatch.py
 	$(BIN)/python tests/benchmarks/bench_graphs.py --queries 20 --graphs 2 --seconds 1 --repeats 1
 
-# Beside other tools, each in an environment of its own that is made if it is missing.
+# Other tools beside ours, each in an environment of its own, built if it is missing.
 bench-peers: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_peers.py
 	$(BIN)/python tests/benchmarks/bench_weaklabel.py --peers
@@ -81,14 +114,14 @@ bench-peers: $(STAMP)
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu tests/gpu
 
-# These train the demo's models anew; tinyvoice needs espeak-ng and flite.
+# Train the demo's models again; tinyvoice needs espeak-ng and flite.
 tinyworld: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/train.py
 
 tinyvoice: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/train.py
 
-# Universal, and without download addresses, so that the lock serves any platform and index.
+# Universal and without download addresses, so that the lock works on any platform and index.
 lock:
 	$(BOOTSTRAP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
@@ -96,4 +129,4 @@ lock:
 	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock
 
 clean:
-	rm -rf $(VENV) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(PACKAGES:%=.venv-%) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -133,42 +133,7 @@ def test_nemo_manifest_holds_one_object_a_line(rows: Rows, tmp_path: Path) -> No
     assert "שלום" in text
 
 
-# Lhotse
-
-
-@pytest.mark.parametrize("read_audio", [True, False])
-def test_lhotse_reads_the_manifests(rows: Rows, tmp_path: Path, read_audio: bool) -> None:
-    from lhotse import CutSet, RecordingSet, SupervisionSet
-    from lhotse.qa import validate_recordings_and_supervisions
-
-    frame = rows(HOSTILE)
-    if read_audio:
-        frame = frame.drop("duration", "sampling_rate")
-    out = tmp_path / "out"
-    export(frame, out, "lhotse", read_audio=read_audio)
-    recordings = RecordingSet.from_file(out / "recordings.jsonl.gz")
-    supervisions = SupervisionSet.from_file(out / "supervisions.jsonl.gz")
-    validate_recordings_and_supervisions(recordings, supervisions, read_data=True)
-    cuts = list(CutSet.from_manifests(recordings=recordings, supervisions=supervisions))
-    assert [cut.supervisions[0].id for cut in cuts] == frame["query_id"].to_list()
-    assert [cut.supervisions[0].text for cut in cuts] == HOSTILE
-    assert [cut.supervisions[0].speaker for cut in cuts] == frame["session_id"].to_list()
-    assert [cut.supervisions[0].custom["weight"] for cut in cuts] == frame["weight"].to_list()
-    assert cuts[1].load_audio().shape == (1, 880)
-
-
-def test_lhotse_knows_the_channels(rows: Rows, tmp_path: Path) -> None:
-    from lhotse import RecordingSet, SupervisionSet
-    from lhotse.qa import validate_recordings_and_supervisions
-
-    frame = rows(["a"])
-    soundfile.write(frame["audio"][0], [[0.0, 0.1]] * 800, RATE)
-    out = tmp_path / "out"
-    export(frame, out, "lhotse", read_audio=True)
-    recordings = RecordingSet.from_file(out / "recordings.jsonl.gz")
-    supervisions = SupervisionSet.from_file(out / "supervisions.jsonl.gz")
-    validate_recordings_and_supervisions(recordings, supervisions, read_data=True)
-    assert next(iter(recordings)).num_channels == 2
+# Lhotse; tests/repository/test_lhotse.py reads its files with the library, which requires torch.
 
 
 def test_lhotse_urls_need_no_reading(rows: Rows, tmp_path: Path) -> None:

@@ -1,19 +1,21 @@
-"""Audio files and uploads as waveforms."""
+"""Audio files and uploads as waveforms, and the audio files of a folder."""
 
 from __future__ import annotations
 
 import io
 import math
 import os
-from collections.abc import Iterator
+import re
+import struct
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AudioError", "duration", "read_audio"]
+__all__ = ["AudioError", "audio_in", "duration", "read_audio"]
 
 Source = str | os.PathLike[str] | bytes
 Waveform = npt.NDArray[np.float32]
@@ -26,31 +28,58 @@ UNKNOWN = 1 << 48  # more samples than anything has: what libsndfile says where 
 # divisor would need gigabytes.
 MOST_WEIGHTS = 1 << 22
 
+# What writers to a pipe put in place of a size that they cannot know: ffmpeg all ones, GStreamer 0
+# (told apart below), SoX 0x7FFFF000 in WAV and 0x7F000000 in AIFF, arecord 2³¹, others 2·10⁹; less
+# the size of their headers, or rounded down to whole frames.
+PLACEHOLDERS = (2_000_000_000, 0x7F000000, 0x7FFFFFFF, 0xFFFFFFFF)
+SLACK = 1 << 16
+
+# Containers of chunks by their first bytes: where the first chunk begins; bytes of a chunk's name;
+# the type of the size behind it; bytes of both, where the size counts them too; what a chunk's
+# beginning is a multiple of; and the name of the chunk with the samples.
+CONTAINERS = {
+    b"RIFF": (12, 4, "<I", 0, 2, b"data"),
+    b"RIFX": (12, 4, ">I", 0, 2, b"data"),
+    b"RF64": (12, 4, "<I", 0, 2, b"data"),
+    b"FORM": (12, 4, ">I", 0, 2, b"SSND"),  # AIFF
+    b"caff": (8, 4, ">Q", 0, 1, b"data"),
+    # WAVE64, whose names are GUIDs
+    b"riff": (40, 16, "<Q", 24, 8, b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")),
+}
+
+# Endings besides the names of libsndfile's formats, and the format that each of them stands for.
+ALIASES = {
+    "wave": "WAV", "bwf": "WAV", "aif": "AIFF", "aifc": "AIFF", "snd": "AU", "oga": "OGG",
+    "opus": "OGG", "sph": "NIST",
+}  # fmt: skip
+# Endings of recordings that libsndfile does not decode, or not in every version.
+OTHERS = {
+    *("3gp aac ac3 alac amr ape asf avi dts flv gsm m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg mpg "
+      "ogv opus pcm ra raw rm spx tta vox weba webm wma wmv wv").split()
+}  # fmt: skip
+
 
 class AudioError(ValueError):
     """This audio cannot be used; the message says which, why, and what to do."""
 
 
-def read_audio(
-    source: Source, sampling_rate: int, *, offset: float = 0.0, seconds: float | None = None
-) -> Waveform:
-    """The waveform of a file or an upload, or of a part of it.
+def read_audio(source: Source, sampling_rate: int) -> Waveform:
+    """Decode a file or an upload.
 
     Channels are averaged, and another rate is resampled (windowed sinc interpolation of
     torchaudio).
 
     Args:
-        source: the path of a file, or its content. What libsndfile decodes: WAV, FLAC, OGG, MP3.
+        source: the path of a file, or its content: whatever libsndfile decodes, such as WAV, FLAC,
+            OGG (Vorbis, Opus) and MP3.
         sampling_rate: samples a second that are wanted.
-        offset: seconds to leave out at the beginning.
-        seconds: the most to read; by default to the end.
 
     Returns:
         (T,) float32, full scale ±1. Files of floats may exceed it, and so may resampling.
 
     Raises:
-        AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut
-            off, ends before the part that is wanted, or has a rate that cannot be resampled.
+        AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
+            (which only an MP3 does not show), or has a rate that cannot be resampled.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -58,19 +87,8 @@ def read_audio(
     blocks: list[Waveform] = []
     with _opened(source) as file:
         rate = int(file.samplerate)
-        start, promised = round(offset * rate), _frames(file, name)
-        if start and start >= promised:
-            raise AudioError(
-                f"{name} is {promised / rate:g} s long, and the part wanted begins at "
-                f"{offset:g} s: correct the offset"
-            )
-        left = promised - start
-        if seconds is not None:
-            left = min(left, round(seconds * rate))
-        promised = left
+        left = promised = _frames(file, name)
         try:
-            if start:
-                file.seek(start)
             while left > 0:
                 block = file.read(min(left, BLOCK), dtype="float32", always_2d=True)  # (T, C)
                 if not len(block):
@@ -79,52 +97,189 @@ def read_audio(
                 blocks.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1))
                 left -= len(block)
         except _soundfile().SoundFileError as error:
-            raise _undecodable(name, error) from error
+            raise _damaged(name, error) from error
         guessed = file.format == "MP3"  # its header may not say how long it is
     waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)  # (T,)
-    if not len(waveform):
-        raise AudioError(f"{name} holds no samples: leave it out, or record it again")
     if left > 0 and not guessed:
         raise AudioError(
             f"{name} ends after {len(waveform):,} of the {promised:,} samples its header promises: "
             f"copy or record it again"
         )
+    if not len(waveform):
+        raise AudioError(f"{name} holds no samples: leave it out, or record it again")
     if not np.isfinite(waveform).all():
         raise AudioError(f"{name} holds samples that are NaN or infinite: encode it again")
     return _resampled(waveform, rate, sampling_rate, name)
 
 
 def duration(source: Source) -> float:
-    """Seconds of a file or an upload, from its header alone.
+    """Seconds of a file or an upload, from its header and its end; the rest is not decoded.
 
     Args:
         source: as in `read_audio`.
 
     Raises:
-        AudioError: it cannot be decoded, or holds no samples.
+        AudioError: it cannot be decoded, holds no samples, or is cut off.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing.
     """
+    name = _name(source)
     with _opened(source) as file:
-        frames = _frames(file, _name(source))
-        seconds = frames / int(file.samplerate)
-    if not frames:
-        raise AudioError(f"{_name(source)} holds no samples: leave it out, or record it again")
-    return seconds
+        frames = _frames(file, name)
+        if not frames:
+            raise AudioError(f"{name} holds no samples: leave it out, or record it again")
+        if file.format == "FLAC":  # no bytes are declared: its last sample is there, or it is cut
+            try:
+                file.seek(frames - 1)
+                file.read(1)
+            except _soundfile().SoundFileError as error:
+                raise _damaged(name, error) from error
+        return frames / int(file.samplerate)
+
+
+def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
+    """Find the audio files in a folder and all below it, by their endings.
+
+    Args:
+        folder: the folder. Hidden files are left out.
+
+    Returns:
+        Files with an ending that libsndfile decodes, whatever their case; and those that are audio
+        or video by their ending, which have to be converted first. Both by ascending path.
+
+    Raises:
+        ValueError: there are neither.
+        ImportError: soundfile is missing.
+    """
+    soundfile = _soundfile()
+    formats = {*soundfile.available_formats()}
+    decoded = {name.lower() for name in formats}
+    decoded |= {ending for ending, name in ALIASES.items() if name in formats}
+    decoded -= {"raw"}  # samples without a header: nothing says their rate
+    if "OPUS" not in soundfile.available_subtypes("OGG"):
+        decoded -= {"opus"}
+    files = sorted(
+        path for path in Path(folder).rglob("*") if not path.name.startswith(".") and path.is_file()
+    )
+    usable = [path for path in files if path.suffix.lower()[1:] in decoded]
+    left_out = [path for path in files if path.suffix.lower()[1:] in OTHERS - decoded]
+    if not (usable or left_out):
+        raise ValueError(
+            f"no audio in {folder} or below it: looked for files that end in .wav, .flac, .ogg, "
+            f".mp3 and the like"
+        )
+    return usable, left_out
+
+
+def conversion(left_out: Sequence[Path]) -> str:
+    """Say which files cannot be decoded, by the second list of `audio_in`, and what to do."""
+    names = ", ".join(map(str, left_out[:3])) + (", …" if len(left_out) > 3 else "")
+    return (
+        f"{len(left_out):,} of the files found have to be converted first ({names}), as with: "
+        f"ffmpeg -i {left_out[0]} {left_out[0].with_suffix('.wav')}"
+    )
 
 
 @contextmanager
 def _opened(source: Source) -> Iterator[Any]:
-    soundfile = _soundfile()
+    soundfile, name = _soundfile(), _name(source)
     # Opened here, so that a file that is missing is an OSError with its name.
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
+        whole = _checked(stream, name)
+        whole.seek(0)
         try:
-            file = soundfile.SoundFile(stream)
+            file = soundfile.SoundFile(whole)
         # TypeError: an ending of headerless samples, such as .raw, whose rate only a caller knows.
         except (soundfile.SoundFileError, TypeError) as error:
-            raise _undecodable(_name(source), error) from error
+            why = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
+            how = "" if isinstance(source, bytes) else f", as with: ffmpeg -i {name} converted.wav"
+            raise AudioError(
+                f"{name} cannot be decoded ({why}): convert it to WAV or FLAC{how}"
+            ) from error
         with file:
             yield file
+
+
+def _checked(stream: BinaryIO, name: str) -> BinaryIO:
+    """Refuse audio that ends before its header says: libsndfile reads it as if it were whole.
+
+    Returns:
+        The stream; or a copy with the size filled in, where a placeholder stands for it and
+        libsndfile would not read on to the end.
+    """
+    end = stream.seek(0, os.SEEK_END)
+    head = _bytes(stream, 0, 1024)
+    if head.startswith(b"OggS") and not _ends_ogg(_bytes(stream, max(end - (1 << 17), 0), 1 << 17)):
+        raise AudioError(f"{name} is cut off, its last page is missing: copy or record it again")
+    field = _size_field(stream, head)
+    if field is None:
+        return stream
+    at, kind, own, begin, declared = field
+    there = end - begin
+    if declared:
+        piped = declared > there and _is_placeholder(declared)
+    else:  # or there are no samples, and other chunks follow: the size of the whole container tells
+        (outer,) = struct.unpack(kind[0] + "I", head[4:8])
+        piped = there > 0 and (outer + 8 <= begin or _is_placeholder(outer))
+    if declared > there and not piped:
+        raise AudioError(
+            f"{name} is cut off, {max(there, 0):,} of the {declared:,} bytes of samples that its "
+            f"header declares are there: copy or record it again"
+        )
+    if not piped or (declared and kind.endswith("I")):
+        return stream
+    content = bytearray(_bytes(stream, 0, end))
+    struct.pack_into(kind, content, at, there + own)
+    return io.BytesIO(content)
+
+
+def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int, int] | None:
+    """Find the size that a header declares for its samples.
+
+    Returns:
+        Where it is written; its type; bytes that it counts besides the samples; where the samples
+        begin; and their bytes. None where the format declares none, or nothing is found.
+    """
+    magic = head[:4]
+    if magic == b".snd" and len(head) >= 24:  # AU
+        return 8, ">I", 0, *struct.unpack(">II", head[4:12])
+    if magic == b"NIST" and b"shorten" not in head:
+        fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", head)}
+        names = (b"sample_count", b"channel_count", b"sample_n_bytes")
+        return 0, "<I", 0, 1024, math.prod(fields.get(name, 0) for name in names)
+    if magic not in CONTAINERS:
+        return None
+    at, named, kind, own, aligned, samples = CONTAINERS[magic]
+    header = named + struct.calcsize(kind)
+    while len(chunk := _bytes(stream, at, header)) == header:
+        (size,) = struct.unpack(kind, chunk[named:])
+        size = max(size - own, 0)
+        if chunk.startswith(samples):
+            if magic == b"RF64" and head[12:16] == b"ds64":
+                return 28, "<Q", 0, at + header, *struct.unpack("<Q", head[28:36])
+            return at + named, kind, own, at + header, size
+        at += header + size
+        at += -at % aligned
+    return None
+
+
+def _is_placeholder(size: int) -> bool:
+    return size >= UNKNOWN or any(abs(size - value) <= SLACK for value in PLACEHOLDERS)
+
+
+def _ends_ogg(tail: bytes) -> bool:
+    """Whether the last page is whole, and marked as the end of its stream (RFC 3533, section 6)."""
+    starts = [found.start() for found in re.finditer(rb"OggS\x00[\x00-\x07]", tail)]
+    page = tail[starts[-1] :] if starts else b""
+    if len(page) < 27 or not page[5] & 4:
+        return False
+    segments = page[27 : 27 + page[26]]
+    return len(page) >= 27 + page[26] + sum(segments)
+
+
+def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:
+    stream.seek(at)
+    return stream.read(count)
 
 
 def _frames(file: Any, name: str) -> int:
@@ -146,11 +301,12 @@ def _soundfile() -> Any:
     return soundfile
 
 
-def _undecodable(name: str, error: Exception) -> AudioError:
-    why = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
-    return AudioError(
-        f"{name} cannot be decoded ({why}): give WAV, FLAC, OGG or MP3, or convert it to one"
-    )
+def _damaged(name: str, error: Exception) -> AudioError:
+    return AudioError(f"{name} is cut off or damaged ({_reason(error)}): copy or record it again")
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
 
 
 def _name(source: Source) -> str:
@@ -176,6 +332,4 @@ def _resampled(waveform: Waveform, rate: int, wanted: int, name: str) -> Wavefor
     import torch
 
     found: Waveform = resample(torch.from_numpy(waveform), rate, wanted).numpy()
-    if not len(found):
-        raise AudioError(f"{name} holds {len(waveform)} samples, too few to resample: leave it out")
     return found

@@ -1,35 +1,73 @@
-"""`Transcriber`: waveforms in, texts with word times out, through an enabled model."""
+"""`Transcriber`: waveforms in, texts with word times out, through a model with a pool."""
 
 from __future__ import annotations
 
 import inspect
+import logging
+import math
 import os
 from collections.abc import Iterable, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from transformers import AutomaticSpeechRecognitionPipeline, AutoModelForCTC, AutoProcessor
+from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.dispatch import Dispatch
 from hf_cudagraph_asr.geometry import Frames, Geometry
-from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
-from hf_cudagraph_asr.plan import BucketPlan, Chunking
+from hf_cudagraph_asr.plan import Bucket, BucketPlan, Chunking
 from hf_cudagraph_asr.pool import GraphPool
-from hf_cudagraph_asr.words import Transcript, Word, frame_seconds, spoken
 
-__all__ = ["Transcriber", "Transcript", "Word"]
+__all__ = ["Transcriber", "Transcript", "Word", "device_of", "dtype_of", "loaded"]
+
+logger = logging.getLogger(__name__)
 
 Waveform = npt.NDArray[np.float32]
 
-CHUNK = 30.0
-"""Seconds beyond which a recording is transcribed in chunks, unless told otherwise."""
+CHUNK = 30.0  # seconds beyond which a recording is transcribed in chunks, by default
 
 LOUDEST = 1e15  # float32 holds the squares of a day of such samples, added up
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript.
+
+    Attributes:
+        text: as the tokenizer writes it.
+        start: seconds from the beginning of the recording to the first letter's frame.
+        end: seconds from the beginning of the recording to the end of the last letter's frame.
+    """
+
+    text: str
+    start: float
+    end: float
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """A recording's text, and how it was computed.
+
+    Attributes:
+        text: the text; empty where nothing is said, or the recording is too short for a frame.
+        words: the words of it, in order.
+        seconds: of audio.
+        milliseconds: from the waveforms to the texts, for all that was computed in the same batch.
+        dispatch: what became of the model's call; for a long recording, of its first chunk's.
+        bucket: the captured length that this recording was replayed at, or None.
+    """
+
+    text: str
+    words: tuple[Word, ...]
+    seconds: float
+    milliseconds: float
+    dispatch: Dispatch
+    bucket: Bucket | None = None
 
 
 class Transcriber:
@@ -39,8 +77,10 @@ class Transcriber:
             for transcript in asr.transcribe([waveform]):
                 print(transcript.text, transcript.dispatch)
 
-    The text of a query is what `pipeline("automatic-speech-recognition")` gives with the stock
-    model for that query alone, whatever it is batched with. Any number of threads may call it.
+    In float32, the text of a recording is what `pipeline("automatic-speech-recognition")` gives
+    with the stock model for that recording alone, whatever it is batched with. In bfloat16 and
+    float16 a few texts change, as they do from one batch size to another of the stock model: the
+    package's README has the rate. Any number of threads may call it.
 
     Args:
         model: a CTC model of transformers that takes the waveform, in evaluation mode.
@@ -51,12 +91,10 @@ class Transcriber:
             this argument; None to transcribe each in one piece.
 
     Attributes:
-        model: the model.
         extractor: the processor's feature extractor.
         tokenizer: the processor's tokenizer.
-        pool: the pool.
         sampling_rate: samples a second of the waveforms it takes.
-        chunk_length_s: as it was given.
+        model, pool, chunk_length_s: as they were given.
 
     Raises:
         ValueError: the model takes no waveform, the processor lacks a part or decodes without
@@ -64,31 +102,20 @@ class Transcriber:
     """
 
     def __init__(
-        self,
-        model: Any,
-        processor: Any,
-        pool: GraphPool,
-        *,
-        chunk_length_s: float | None = CHUNK,
+        self, model: Any, processor: Any, pool: GraphPool, *, chunk_length_s: float | None = CHUNK
     ) -> None:
         self.extractor, self.tokenizer = _parts(model, processor)
         self.model = model
         self.pool = pool
         self.sampling_rate = int(self.extractor.sampling_rate)
-        self._geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
         self._frames = Frames.of(model.config)
-        self._a_frame = frame_seconds(model.config, self.sampling_rate)
+        strides = [layer.stride for layer in (*self._frames.features, *self._frames.adapter)]
+        self._frame_seconds = math.prod(strides) / self.sampling_rate
         self.chunk_length_s = chunk_length_s
-        self._chunk: int | None = None
+        self._longest = math.inf  # samples of a recording in one piece
         if chunk_length_s is not None:
-            chunking = Chunking.of(self._geometry, chunk_length_s)
-            # The last chunk of a recording is longer than both strides, but maybe by a sample.
-            if chunking.left + chunking.right < self._frames.receptive_field:
-                raise ValueError(
-                    f"chunks of {chunk_length_s} s overlap by less than the "
-                    f"{self._frames.receptive_field} samples of a frame: make them longer"
-                )
-            self._chunk = chunking.chunk
+            geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
+            self._longest = Chunking.of(geometry, chunk_length_s).chunk
 
     @classmethod
     def from_pretrained(
@@ -118,8 +145,6 @@ class Transcriber:
             ValueError: what `Transcriber` and `enable_cuda_graphs` raise; no such device or dtype.
             OSError: there is no such model, or no such plan.
         """
-        from transformers import AutoModelForCTC, AutoProcessor
-
         if plan is not None and not isinstance(plan, BucketPlan):
             plan = BucketPlan.load(plan)
         target, kind = device_of(device), dtype_of(dtype)  # refused before anything is loaded
@@ -128,12 +153,15 @@ class Transcriber:
         extractor, _ = _parts(model, processor)
         if plan is not None:
             plan.check_geometry(Geometry.of(model, sampling_rate=extractor.sampling_rate))
-        pool = enable_cuda_graphs(
-            model,
-            plan,
-            backend="eager" if plan is None and backend == "auto" else backend,
-            batch_sizes=batch_sizes,
-        )
+        elif backend == "auto":
+            backend = "eager"
+        pool = enable_cuda_graphs(model, plan, backend=backend, batch_sizes=batch_sizes)
+        if plan is not None and not pool.backend.captures:
+            logger.warning(
+                "the plan is not used, as the %s backend captures nothing: on a CPU, the backend "
+                "export does",
+                pool.backend.name,
+            )
         try:
             return cls(model, processor, pool, chunk_length_s=chunk_length_s)
         except ValueError:
@@ -143,20 +171,19 @@ class Transcriber:
     def transcribe(
         self, waveforms: Sequence[npt.ArrayLike], *, sampling_rate: int | None = None
     ) -> list[Transcript]:
-        """What is said in each waveform.
-
-        All that are no longer than a chunk go through the model together.
+        """Transcribe waveforms. All that are no longer than a chunk go through the model together.
 
         Args:
-            waveforms: (T,) each, floating point, mono.
+            waveforms: (T,) each, floating point, mono. One shorter than the receptive field (400
+                samples for Wav2Vec2) holds no frame, and so has an empty text.
             sampling_rate: of the waveforms, to have it checked.
 
         Returns:
             As many transcripts, in the same order.
 
         Raises:
-            ValueError: a waveform is empty, shorter than the receptive field, stereo, of whole
-                numbers, or not finite, the message naming its row; or the rate is not the model's.
+            ValueError: a waveform holds no sample, is stereo, of whole numbers, or not finite, the
+                message naming its row; or the rate is not the model's.
         """
         if sampling_rate is not None and sampling_rate != self.sampling_rate:
             raise ValueError(
@@ -169,24 +196,18 @@ class Transcriber:
             if (fault := self.fault(waveform)) is not None:
                 raise ValueError(f"row {row} {fault}")
             rows.append(np.asarray(waveform).astype(np.float32, copy=False))
-        long = {row for row, waveform in enumerate(rows) if self._is_long(waveform)}
-        found = {row: self._in_chunks(rows[row]) for row in long}
-        together = [row for row in range(len(rows)) if row not in long]
-        # Without an exact forward, rows of a batch would change each other's texts.
-        alone = len(together) > 1 and self._explain([rows[row] for row in together]).route == "host"
-        for batch in [[row] for row in together] if alone else [together] if together else []:
-            answers = self._batch([rows[row] for row in batch])
-            found.update(zip(batch, answers, strict=True))
-        return [found[row] for row in range(len(rows))]
+        together = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
+        found = dict(zip(together, self._batch([rows[row] for row in together]), strict=True))
+        return [found.get(row) or self._in_chunks(waveform) for row, waveform in enumerate(rows)]
 
     def fault(self, waveform: npt.ArrayLike) -> str | None:
-        """Why `transcribe` would refuse a waveform, or None where it would not.
+        """Say why `transcribe` would refuse a waveform; None where it would not.
 
         Args:
             waveform: as `transcribe` takes it.
 
         Returns:
-            What goes on from the waveform's name: "is empty: leave it out".
+            The rest of a sentence that begins with the waveform's name: "is empty: leave it out".
         """
         given = np.asarray(waveform)
         if given.ndim != 1:
@@ -206,11 +227,6 @@ class Transcriber:
             return "holds NaN or infinite samples: leave it out"
         if (loudest := float(np.abs(given).max())) > LOUDEST:
             return f"holds a sample of {loudest:g}, expected full scale 1: scale it"
-        if len(given) < self._frames.receptive_field:
-            return (
-                f"has {len(given)} samples, and the model needs {self._frames.receptive_field}, "
-                f"the receptive field of a frame: leave it out, or pad it with silence"
-            )
         return None
 
     def close(self) -> None:
@@ -220,84 +236,129 @@ class Transcriber:
     def __enter__(self) -> Transcriber:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _explain(self, waveforms: Sequence[Waveform]) -> Dispatch:
-        return self.pool.explain([len(waveform) for waveform in waveforms])
-
-    def _is_long(self, waveform: Waveform) -> bool:
-        return self._chunk is not None and len(waveform) > self._chunk
-
-    def _features(self, waveform: Waveform) -> torch.Tensor:
-        """(T,) float32, normalised by the samples of this row alone."""
-        found: torch.Tensor = self.extractor(
-            waveform, sampling_rate=self.sampling_rate, return_tensors="pt"
-        ).input_values[0]
-        return found
-
     def _batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
+        if not waveforms:
+            return []
         start = perf_counter()
-        dispatch = self._explain(waveforms)
-        features = [self._features(waveform) for waveform in waveforms]
-        lengths = torch.tensor([len(row) for row in features])
-        values = torch.nn.utils.rnn.pad_sequence(features, batch_first=True)  # (B, T)
-        mask = None
-        if dispatch.route == "host" or len(set(lengths.tolist())) > 1:  # as the pipeline calls it
-            mask = (torch.arange(values.shape[1]) < lengths[:, None]).long()
-            mask = mask.to(self.model.device)
-        with torch.inference_mode():
-            logits = self.model(
-                values.to(self.model.device, self.model.dtype), attention_mask=mask
-            ).logits  # (B, frames, V)
-            ids = logits.argmax(dim=-1).cpu()  # waits for the device
-        said = [
-            spoken(self.tokenizer, row[: self._frames.emitted(len(waveform))], self._a_frame)
-            for row, waveform in zip(ids, waveforms, strict=True)
+        lengths = [len(waveform) for waveform in waveforms]
+        features = [  # each is normalized by its own samples alone
+            self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt")
+            for waveform in waveforms
         ]
-        milliseconds = 1000 * (perf_counter() - start)
+        rows = [feature.input_values[0] for feature in features]  # (T,) each
+        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
+        values = values.to(self.model.device, self.model.dtype)
+        logits, dispatch = self.pool.call(values, lengths)  # (B, frames, V)
+        ids = logits.argmax(dim=-1).cpu()  # waits for the device
+        decoded = [
+            self._decoded(row[: max(self._frames.emitted(length), 0)])
+            for row, length in zip(ids, lengths, strict=True)
+        ]
+        spent = 1000 * (perf_counter() - start)
         buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
+        seconds = [length / self.sampling_rate for length in lengths]
         return [
-            Transcript(
-                text,
-                words,
-                len(waveforms[row]) / self.sampling_rate,
-                milliseconds,
-                dispatch,
-                buckets.get(row),
-            )
-            for row, (text, words) in enumerate(said)
+            Transcript(text, words, seconds[row], spent, dispatch, buckets.get(row))
+            for row, (text, words) in enumerate(decoded)
         ]
+
+    def _decoded(self, ids: torch.Tensor) -> tuple[str, tuple[Word, ...]]:
+        """The text and the words of the best token of each frame, (frames,)."""
+        found = self.tokenizer.decode(ids, output_word_offsets=True)
+        one = self._frame_seconds
+        return found.text, tuple(
+            Word(word["word"], float(word["start_offset"] * one), float(word["end_offset"] * one))
+            for word in found.word_offsets
+        )
 
     def _in_chunks(self, waveform: Waveform) -> Transcript:
         start = perf_counter()
-        assert self._chunk is not None  # or nothing is long
-        found = self._pipeline(
-            waveform, chunk_length_s=self.chunk_length_s, return_timestamps="word"
+        pipeline = AutomaticSpeechRecognitionPipeline(
+            self.model, self.extractor, self.tokenizer, device=self.model.device
         )
+        pipeline.model = called = _Called(self.model, self.pool)
+        found = pipeline(waveform, chunk_length_s=self.chunk_length_s, return_timestamps="word")
         words = tuple(
             Word(chunk["text"], *map(float, chunk["timestamp"])) for chunk in found["chunks"]
         )
-        milliseconds = 1000 * (perf_counter() - start)
-        seconds = len(waveform) / self.sampling_rate
-        dispatch = self.pool.explain(self._chunk)
-        return Transcript(found["text"], words, seconds, milliseconds, dispatch, dispatch.bucket)
+        spent, seconds = 1000 * (perf_counter() - start), len(waveform) / self.sampling_rate
+        dispatch = called.dispatches[0]
+        return Transcript(found["text"], words, seconds, spent, dispatch, dispatch.bucket)
 
-    @cached_property
-    def _pipeline(self) -> Any:
-        from transformers import AutomaticSpeechRecognitionPipeline
 
-        return AutomaticSpeechRecognitionPipeline(
-            model=self.model,
-            tokenizer=self.tokenizer,
-            feature_extractor=self.extractor,
-            device=self.model.device,
+class _Called:
+    """A model as the host's pipeline calls it, answered by the pool; it keeps what became of it."""
+
+    def __init__(self, model: Any, pool: GraphPool) -> None:
+        self._model, self._pool = model, pool
+        self.dispatches: list[Dispatch] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def __call__(self, input_values: torch.Tensor, **_: Any) -> CausalLMOutput:
+        # A chunk at a time: the mask that comes with it is all ones.
+        logits, dispatch = self._pool.call(input_values)
+        self.dispatches.append(dispatch)
+        return CausalLMOutput(logits=logits)
+
+
+def loaded(auto: Any, name_or_path: str | os.PathLike[str], **options: Any) -> Any:
+    """Load something by its name, as `auto.from_pretrained(name_or_path, **options)` does.
+
+    Args:
+        auto: one of the host's Auto classes.
+        name_or_path: a folder, or a name on the hub.
+        options: of `from_pretrained`.
+
+    Raises:
+        OSError: it is not there, or not what it should be. The host's own message may not say
+            what it was looking for.
+    """
+    try:
+        return auto.from_pretrained(name_or_path, **options)
+    except Exception as error:
+        raise OSError(
+            f"{auto.__name__} found nothing to load in {os.fspath(name_or_path)!r}, expected a "
+            f"model's folder or its name on the hub: {error}"
+        ) from error
+
+
+def device_of(choice: str | torch.device) -> torch.device:
+    """Find a device by its name; "auto" is the GPU, or the CPU where there is none.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    if choice == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(choice)
+    except RuntimeError as error:
+        raise ValueError(f"no device {choice!r}: expected auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"no device {str(device)!r}: torch sees {torch.cuda.device_count()} GPUs here; give "
+            f"cpu or auto"
         )
+    return device
+
+
+def dtype_of(choice: str | torch.dtype) -> str | torch.dtype:
+    """Find a floating-point type by its name, or "auto".
+
+    Raises:
+        ValueError: it is none.
+    """
+    if choice == "auto":
+        return "auto"
+    found = getattr(torch, choice, None) if isinstance(choice, str) else choice
+    if isinstance(found, torch.dtype) and found.is_floating_point:
+        return found
+    raise ValueError(f"no dtype {choice!r}: expected auto, float32, bfloat16 or float16")
 
 
 def _parts(model: Any, processor: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""The commands behind `hf-cudagraph-asr`.
+"""The commands behind `hf-cudagraph-asr`, their consoles, and the options that they share.
 
     plan         a log's durations → the lengths to capture
     transcribe   recordings → texts with word times
@@ -14,95 +14,189 @@ from __future__ import annotations
 import io
 import logging
 import os
+import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Annotated, TypeAlias
 
 import typer
-
-from hf_cudagraph_asr.cli.console import app, fail, warn
+from rich.console import Console
 
 COMMANDS = ("plan", "transcribe", "bench", "serve")  # in the order of the help's list
 
 TRACEBACK = "HF_CUDAGRAPH_ASR_TRACEBACK"
 """An environment variable: set to 1, errors come with their traceback."""
 
+output = Console(emoji=False)  # a path may hold :a:
+errors = Console(stderr=True, emoji=False)
+
+app = typer.Typer(
+    help="Wav2Vec2 on a pool of length-bucketed CUDA graphs, without changing a transcript in "
+    "float32.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Plan: TypeAlias = Annotated[
+    Path | None, typer.Option(help="The plan of the lengths to capture, as `plan` wrote it.")
+]
+Device: TypeAlias = Annotated[
+    str, typer.Option(help="The device of the model: auto, cpu, cuda or cuda:1.")
+]
+Dtype: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="The dtype of the model: auto (the checkpoint's own), float32, bfloat16 or float16. "
+        "Half precision changes a few transcripts."
+    ),
+]
+Progress: TypeAlias = Annotated[bool, typer.Option(help="Show progress bars on a terminal.")]
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from hf_cudagraph_asr import __version__
+
+        typer.echo(f"hf-cudagraph-asr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    pass
+
 
 def script() -> None:
-    """What the installed script calls."""
+    """Run the command line of the process, and end it with the exit code."""
     sys.exit(main())
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code.
+    """Run the command line; errors go to standard error without a traceback.
 
     Args:
         arguments: without the program's name; by default those of the process.
+
+    Returns:
+        The exit code: 2 for a mistake, 130 when interrupted.
     """
-    try:
-        return run(sys.argv[1:] if arguments is None else list(arguments))
-    except KeyboardInterrupt:  # as a shell tells it
-        return 130
-
-
-def run(arguments: list[str]) -> int:
-    """Run a command; errors go to standard error without a traceback, with exit code 2."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
         # Where a terminal or a pipe is not UTF-8, a transcript's letters are no reason to fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    _register(arguments)
+    handler, logger = _Warnings(logging.WARNING), logging.getLogger("hf_cudagraph_asr")
+    logger.addHandler(handler)
     try:
-        with warnings.catch_warnings(), _logged():
+        _register(given)
+        with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
-            return app(arguments, prog_name="hf-cudagraph-asr", standalone_mode=False) or 0
+            return app(given, prog_name="hf-cudagraph-asr", standalone_mode=False) or 0
     except typer.Exit as error:
         return error.exit_code
-    except typer.Abort as error:
-        if isinstance(error.__cause__, KeyboardInterrupt):  # which typer turns into this
-            return 130
-        return fail("aborted")
+    except (KeyboardInterrupt, typer.Abort):  # typer makes the second of the first
+        return 130
     except typer.TyperException as error:  # a flag that is not there, and the like
         return fail(error.format_message())
-    except OSError as error:
-        where = f": {error.filename}" if error.filename is not None else ""
-        return _explained(error, f"{error.strerror}{where}" if error.strerror else str(error))
-    except (ValueError, ImportError) as error:
-        return _explained(error, str(error))
+    except (OSError, ValueError, ImportError) as error:
+        if os.environ.get(TRACEBACK) == "1":
+            traceback.print_exception(error)
+        message = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            message = error.strerror + (f": {error.filename}" if error.filename else "")
+        return fail(message)
+    finally:
+        logger.removeHandler(handler)
 
 
 def _register(arguments: list[str]) -> None:
-    """The command that is called, or all of them where none is."""
+    """Import the command that is called, or all of them where none is."""
     called = [name for name in COMMANDS if arguments[:1] == [name]]
     known = {command.name for command in app.registered_commands}
     for name in called or COMMANDS:
         if name not in known:
-            module = import_module(f"hf_cudagraph_asr.cli.{name}")
+            module = import_module(f"{__name__}.{name}")
             app.command(name)(getattr(module, name))
 
 
-def _explained(error: Exception, message: str) -> int:
-    if os.environ.get(TRACEBACK) == "1":
-        traceback.print_exception(error)
-    return fail(message)
-
-
-class _Told(logging.Handler):
-    """What the library logs as a warning, on standard error."""
+class _Warnings(logging.Handler):
+    """Puts what the library logs as a warning on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())
 
 
-@contextmanager
-def _logged() -> Iterator[None]:
-    handler = _Told(logging.WARNING)
-    logger = logging.getLogger("hf_cudagraph_asr")
-    logger.addHandler(handler)
-    try:
-        yield
-    finally:
-        logger.removeHandler(handler)
+def say(text: object) -> None:
+    """Print a line on standard output, wrapped by the terminal alone."""
+    output.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    _print_error("warning", text, "yellow")
+
+
+def fail(text: str) -> int:
+    """Print an error on standard error; returns the exit code of a mistake."""
+    if text.strip():  # typer's own help where nothing was asked has been shown already
+        _print_error("error", text, "red")
+    return 2
+
+
+def _print_error(kind: str, text: str, style: str) -> None:
+    line = " ".join(part.strip() for part in text.strip().splitlines())
+    line = f"hf-cudagraph-asr: {kind}: {line}"
+    errors.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def counted(number: int, noun: str) -> str:
+    """Write a number and its noun, which is given in the singular.
+
+    >>> counted(1, "query"), counted(1234, "query"), counted(2, "file")
+    ('1 query', '1,234 queries', '2 files')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
+def sizes(text: str | None) -> tuple[int, ...] | None:
+    """Read whole numbers in a list such as "1,4".
+
+    Raises:
+        ValueError: there are other things in it.
+    """
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if not all(re.fullmatch(r"[1-9]\d{0,8}", word) for word in words):
+        raise ValueError(f"--batch-sizes {text}: expected whole numbers from 1 up, such as 1,4")
+    return tuple(int(word) for word in words)
+
+
+def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
+    """Refuse to replace what is read.
+
+    Raises:
+        ValueError: the output is one of the inputs.
+    """
+    for path in inputs:
+        if path is not None and path.resolve() == out.resolve():
+            raise ValueError(f"{out} is read, and would be replaced: write to another file")
+
+
+def quiet_host(progress: bool) -> None:
+    """Show the host's progress bars only where ours are."""
+    if not (progress and sys.stderr.isatty()):
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()

@@ -1,15 +1,15 @@
-"""`hf-cudagraph-asr transcribe`: from recordings to a file of transcripts."""
+"""`hf-cudagraph-asr transcribe`: from recordings to texts, or to a file of transcripts."""
 
 from __future__ import annotations
 
-import importlib.util
+from contextlib import nullcontext
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from hf_cudagraph_asr.cli.console import (
+from hf_cudagraph_asr.cli import (
     Device,
     Dtype,
     Plan,
@@ -21,31 +21,27 @@ from hf_cudagraph_asr.cli.console import (
     warn,
 )
 
-if TYPE_CHECKING:
-    from hf_cudagraph_asr.plan import BucketPlan
-    from hf_cudagraph_asr.transcript_file import TranscriptFile
-
 
 def transcribe(
-    sources: Annotated[
-        list[Path],
-        typer.Argument(
-            help="Files of audio, folders with audio, and manifests (.json, .jsonl: an object a "
-            "line, with audio_filepath)."
-        ),
-    ],
+    sources: Annotated[list[Path], typer.Argument(help="Audio files, and folders of audio files.")],
     model: Annotated[str, typer.Option(help="The model's folder, or its name on the hub.")],
     out: Annotated[
-        Path,
-        typer.Option(help="Transcripts, a JSON object a line. What is there already is continued."),
-    ],
+        Path | None,
+        typer.Option(
+            help="The file for the transcripts, a JSON object a line; an unfinished one is "
+            "continued. Without it, the texts are printed."
+        ),
+    ] = None,
     plan: Plan = None,
-    backend: Annotated[str, typer.Option(help="auto, cuda, export, compile or eager.")] = "auto",
+    backend: Annotated[
+        str, typer.Option(help="The backend: auto, cuda, export, compile or eager.")
+    ] = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(
             min=1,
-            help="Queries at a time. Default: the largest of the plan's, or 8 without a plan.",
+            help="How many recordings go through the model at a time. Default: the largest batch "
+            "size of the plan, or 8 without a plan.",
         ),
     ] = None,
     device: Device = "auto",
@@ -63,18 +59,19 @@ def transcribe(
     ] = False,
     progress: Progress = True,
 ) -> None:
-    """Transcribe recordings, each as if it were alone, into a file of JSON lines.
+    """Transcribe recordings. In float32 each text is the stock pipeline's for that recording alone.
 
-    The lines come in the order of the queries. Interrupted, and run again with the same --out, it
-    goes on where it stopped. What cannot be read or transcribed has a line with `error` in the
-    place of `text`; if there are such lines, the exit code is 1.
+    The texts come in the order of the recordings. Interrupted, and run again with the same --out,
+    it goes on where it stopped. A recording that cannot be decoded or transcribed has a line with
+    `error` in the place of `text`; if there are such lines, the exit code is 1.
     """
+    from hf_cudagraph_asr.batch import TranscriptFile, recordings_in, transcribe_files
     from hf_cudagraph_asr.files import checked
-    from hf_cudagraph_asr.manifest import queries_in
     from hf_cudagraph_asr.plan import BucketPlan
 
-    keep_apart(checked(out), [*sources, plan])
-    queries = queries_in(sources)
+    if out is not None:
+        keep_apart(checked(out), [*sources, plan])
+    recordings = recordings_in(sources)
     lengths = None if plan is None else BucketPlan.load(plan)
     if lengths is None and backend not in ("auto", "eager"):
         raise ValueError(
@@ -82,13 +79,12 @@ def transcribe(
             f"`hf-cudagraph-asr plan` writes"
         )
     rows = batch_size or (8 if lengths is None else lengths.batch_sizes[-1])
+    captured = None if lengths is None or rows in lengths.batch_sizes else sorted({1, rows})
 
     import torch
+    from tqdm.auto import tqdm
 
-    from hf_cudagraph_asr.offline import transcribe_queries
-    from hf_cudagraph_asr.provenance import provenance
     from hf_cudagraph_asr.transcriber import Transcriber
-    from hf_cudagraph_asr.transcript_file import TranscriptFile
 
     quiet_host(progress)
     with (
@@ -98,87 +94,56 @@ def transcribe(
             backend=backend,
             device=device,
             dtype=dtype,
-            batch_sizes=_captured(lengths, rows),
+            batch_sizes=captured,
             chunk_length_s=chunk or None,
         ) as transcriber,
-        TranscriptFile(out, queries, provenance(transcriber), overwrite=overwrite) as file,
+        nullcontext()
+        if out is None
+        else TranscriptFile(
+            out,
+            recordings,
+            model=model,
+            dtype=str(transcriber.model.dtype).removeprefix("torch."),
+            overwrite=overwrite,
+        ) as file,
     ):
-        before, start, heard = file.done, perf_counter(), 0.0
-        if before:
-            going = "all is there" if before == len(queries) else "going on"
-            say(f"{out} has {before:,} of {counted(len(queries), 'query')}: {going}")
+        done, failed = (0, 0) if file is None else (file.done, file.failed)
+        total = counted(len(recordings), "recording")
+        if done:
+            say(f"{out} has {done:,} of {total}: going on")
+        start, seconds = perf_counter(), 0.0
+        results = transcribe_files(transcriber, recordings[done:], batch_size=rows)
+        bar = tqdm(
+            results,
+            "transcribing",
+            len(recordings),
+            unit="file",
+            initial=done,
+            disable=None if progress else True,
+        )
         try:
-            for outcome in _shown(
-                transcribe_queries(transcriber, queries[before:], batch_size=rows),
-                before,
-                len(queries),
-                progress,
-            ):
-                file.write(outcome)
-                heard += 0.0 if outcome.transcript is None else outcome.transcript.seconds
+            for result in bar:
+                if file is not None:
+                    file.write(result)
+                elif isinstance(result, str):
+                    warn(result)
+                else:
+                    say(result.text)
+                done += 1
+                failed += isinstance(result, str)
+                seconds += 0.0 if isinstance(result, str) else result.seconds
         except KeyboardInterrupt:
-            warn(
-                f"interrupted after {file.done:,} of {counted(len(queries), 'query')}: run the "
-                f"same command again to go on"
-            )
+            warn(f"interrupted after {done:,} of {total}: run the same command again to go on")
             raise
         except torch.OutOfMemoryError as error:
             raise ValueError(
-                f"out of memory after {file.done:,} of {counted(len(queries), 'query')}: run the "
-                f"same command again with a --batch-size below {rows} or a shorter --chunk"
+                f"out of memory after {done:,} of {total}: run the same command again with a "
+                f"--batch-size below {rows} or a shorter --chunk"
             ) from error
-        seconds = perf_counter() - start
-        padding = transcriber.pool.stats().padding
-    if heard:
-        say(
-            f"{heard:,.1f} s of audio in {seconds:,.1f} s, {heard / seconds:,.1f} times as fast"
-            + (f"; {padding:.1%} padding" if lengths is not None else "")
-        )
-    failed = _told(file)
-    say(f"{counted(len(queries), 'query')} → {out}")
+    if out is not None:
+        spent = perf_counter() - start
+        say(f"{total} → {out}; {seconds:,.1f} s of audio in {spent:,.1f} s")
+        if failed:
+            warn(f"{counted(failed, 'recording')} could not be transcribed: see `error` in {out}")
     if failed:
-        warn(f"{counted(failed, 'query')} could not be transcribed: see `error` in {out}")
         raise typer.Exit(1)
-
-
-def _captured(plan: BucketPlan | None, rows: int) -> tuple[int, ...] | None:
-    """The batch sizes to capture: the plan's, unless another one was asked for."""
-    if plan is None or rows in plan.batch_sizes:
-        return None
-    return tuple(sorted({1, rows}))
-
-
-def _shown(outcomes: Any, before: int, total: int, progress: bool) -> Any:
-    from tqdm.auto import tqdm
-
-    return tqdm(
-        outcomes,
-        desc="transcribing",
-        unit="query",
-        initial=before,
-        total=total,
-        disable=None if progress else True,  # None: unless on a terminal
-    )
-
-
-def _told(file: TranscriptFile) -> int:
-    """How many queries failed, in this run and before; the error rate where texts are known."""
-    failed, references, texts = 0, [], []
-    for line in file.lines():
-        if "error" in line:
-            failed += 1
-        elif "reference" in line:
-            references.append(line["reference"])
-            texts.append(line["text"])
-    if references and importlib.util.find_spec("jiwer") is not None:
-        import jiwer
-
-        found = jiwer.process_words(references, texts)
-        words = found.hits + found.substitutions + found.deletions
-        say(
-            f"word error rate {found.wer:.2%} over {counted(words, 'word')} of "
-            f"{counted(len(references), 'query')} with a known text, compared as written"
-        )
-    elif references:
-        say("for the word error rate against the manifest's texts: pip install jiwer")
-    return failed

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.plan import plan_buckets as plan_buckets
     from hf_cudagraph_asr.pool import GraphPool as GraphPool
     from hf_cudagraph_asr.transcriber import Transcriber as Transcriber
-    from hf_cudagraph_asr.words import Transcript as Transcript
-    from hf_cudagraph_asr.words import Word as Word
+    from hf_cudagraph_asr.transcriber import Transcript as Transcript
+    from hf_cudagraph_asr.transcriber import Word as Word
 
     __version__: str
 
@@ -52,9 +52,9 @@ _HOME = {
     "Proposal": "plan",
     "Served": "observe",
     "Transcriber": "transcriber",
-    "Transcript": "words",
+    "Transcript": "transcriber",
     "UnsupportedModel": "families",
-    "Word": "words",
+    "Word": "transcriber",
     "disable_cuda_graphs": "attach",
     "enable_cuda_graphs": "attach",
     "plan_buckets": "plan",

@@ -213,7 +213,7 @@ def bench(
     import torch
     import transformers
 
-    from hf_cudagraph_asr.loading import device_of, dtype_of, loaded
+    from hf_cudagraph_asr.transcriber import device_of, dtype_of, loaded
 
     chosen = BucketPlan.load(plan)
     kind, where = dtype_of(dtype), device_of(device)

@@ -92,6 +92,6 @@ def _config(model: str | None) -> tuple[Any, int | None]:
         return Geometry(), None
     from transformers import AutoConfig, AutoFeatureExtractor
 
-    from hf_cudagraph_asr.loading import loaded
+    from hf_cudagraph_asr.transcriber import loaded
 
     return loaded(AutoConfig, model), loaded(AutoFeatureExtractor, model).sampling_rate

@@ -2,7 +2,7 @@
 
 `GRAPHS_TEST_DEVICE=cpu pytest tests/gpu/test_graphs_gpu.py` runs the same functions on
 `torch.export` programs without a device, which checks the tests themselves; what asks for CUDA's
-own counters is left out then.
+own counters is left out then. run.sh runs them on a bare machine.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import inspect
 import json
 import os
 import random
+import re
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -32,13 +35,11 @@ HERE = Path(__file__).parent
 # This folder is no package, and neither are its neighbours.
 sys.path[:0] = [str(HERE), str(HERE.parent / "hf_cudagraph_asr")]
 
+from guards import no_synchronization  # noqa: E402
 from padded_rows import TOLERANCE, audio  # noqa: E402
 from tiny_models import CASES, KINDS, asks_the_host, each, plan_for  # noqa: E402
-from uncapturable import HostReads  # noqa: E402
 
-from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs  # noqa: E402
-from hf_cudagraph_asr.dispatch import Reason  # noqa: E402
-from hf_cudagraph_asr.plan import plan_buckets  # noqa: E402
+from hf_cudagraph_asr import GraphPool, enable_cuda_graphs, plan_buckets  # noqa: E402
 
 DEVICE = os.environ.get("GRAPHS_TEST_DEVICE", "cuda")
 BACKEND = {"cuda": "cuda", "cpu": "export"}[DEVICE]
@@ -49,6 +50,7 @@ CUDA_ONLY = pytest.mark.skipif(DEVICE != "cuda", reason="asks for CUDA itself")
 CAPTURED = [name for name in CASES if not asks_the_host(name)]
 COVERED = tuple(CAPTURED) if DEVICE == "cuda" else ("wav2vec2-group", "conformer-relative")
 HALF = 2.5  # as in test_padding_precision
+WAITS = r"synchron|not permitted"
 MEBIBYTE = 2**20
 
 
@@ -98,6 +100,11 @@ def stream() -> AbstractContextManager[Any]:
     return torch.cuda.stream(torch.cuda.Stream())
 
 
+def reason(pool: GraphPool, samples: int) -> str | None:
+    why = pool.explain(samples).reason
+    return None if why is None else why.name
+
+
 def settle() -> None:
     if DEVICE == "cuda":
         torch.cuda.synchronize()
@@ -122,24 +129,17 @@ def test_every_family_is_captured_and_gives_the_logits_of_each_row_alone(name: s
 
 @each([name for name in KINDS if name in CAPTURED] if DEVICE == "cuda" else KINDS[:1])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-@pytest.mark.parametrize("cast", [False, True], ids=["weights", "autocast"])
-def test_in_half_precision_it_is_within_the_dtypes_own_error(
-    name: str, dtype: torch.dtype, cast: bool
-) -> None:
-    model = CASES[name].build().to(DEVICE)
-    if not cast:
-        model = model.to(dtype)
+def test_in_half_precision_it_is_within_the_dtypes_own_error(name: str, dtype: torch.dtype) -> None:
+    model = CASES[name].build().to(DEVICE, dtype)
     full = copy.deepcopy(model).float()
-    rows = rows_of((90, 250, 400, 401, 599), torch.float32 if cast else dtype)
-    options = {"dtype": dtype} if cast else {}
+    rows = rows_of((90, 250, 400, 401, 599), dtype)
     plan = plan_for(model, samples=(640,), batch_sizes=(5,))
     exact = own = scale = 0.0
-    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND, **options) as pool:
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
         logits = model(**batch(rows)).logits
         assert pool.stats().hits == 1, pool.explain([90] * 5)
         for found, row in zip(logits, rows, strict=True):
-            with torch.autocast(DEVICE, dtype, enabled=cast):
-                alone = unpadded(model, row).float()
+            alone = unpadded(model, row).float()
             truth = unpadded(full, row.float())
             exact = max(exact, float((found[: len(alone)].float() - alone).abs().max()))
             own = max(own, float((alone - truth).abs().max()))
@@ -149,7 +149,7 @@ def test_in_half_precision_it_is_within_the_dtypes_own_error(
     assert exact <= HALF * own
 
 
-Enabled = tuple[Any, EnabledPool]
+Enabled = tuple[Any, GraphPool]
 LENGTHS = (901, 880, 700, 599, 420, 333, 120, 60)
 
 
@@ -160,7 +160,8 @@ def enabled(_exact_float32: None) -> Iterator[Enabled]:
     plan = plan_for(model, samples=(420, 901), batch_sizes=(1, 2))
     plan = replace(plan, buckets=tuple(replace(bucket, replicas=2) for bucket in plan.buckets))
     with enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
-        assert pool.explain(420).reason is None, pool.explain(420)
+        with torch.no_grad():
+            assert pool.explain(420).reason is None, pool.explain(420)
         yield model, pool
 
 
@@ -253,20 +254,6 @@ def test_a_loud_query_is_not_heard_in_the_silent_one_after_it(enabled: Enabled) 
     assert difference(together[0], unpadded(model, silence[0])) <= TOLERANCE
 
 
-@contextmanager
-def no_synchronisation() -> Iterator[None]:
-    if DEVICE != "cuda":
-        with HostReads():
-            yield
-        return
-    mode = torch.cuda.get_sync_debug_mode()
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode(mode)
-
-
 def test_a_replay_without_a_mask_never_waits_for_the_device(enabled: Enabled) -> None:
     model, pool = enabled
     rows = rows_of((901, 333))
@@ -274,13 +261,34 @@ def test_a_replay_without_a_mask_never_waits_for_the_device(enabled: Enabled) ->
     settle()
     hits = pool.stats().hits
     with torch.no_grad():
-        with no_synchronisation():
+        with no_synchronization(DEVICE):
             found = [model(row[None]).logits[0] for row in rows]
-        with no_synchronisation(), pytest.raises(RuntimeError, match=r"synchron|not permitted"):
+        with no_synchronization(DEVICE), pytest.raises(RuntimeError, match=WAITS):
             found[0].sum().item()  # the guard sees what waits
     assert pool.stats().hits - hits == 2
     for logits, alone in zip(found, expected, strict=True):
         assert difference(logits, alone) <= TOLERANCE
+
+
+@CUDA_ONLY
+def test_an_uneven_batch_never_waits_for_the_device(enabled: Enabled) -> None:
+    model, pool = enabled
+    lengths = (901, 333)
+    rows = rows_of(lengths)
+    expected = [unpadded(model, row) for row in rows]
+    inputs = batch(rows)
+    values, mask = inputs["input_values"], inputs["attention_mask"].cpu()
+    settle()
+    hits = pool.stats().hits
+    with torch.no_grad(), no_synchronization(DEVICE):
+        masked = model(values, attention_mask=mask).logits
+        told, dispatch = pool.call(values, lengths)
+        split, _ = pool.call(torch.cat([values, values[:1]]), [*lengths, 901])  # two replays
+    assert pool.stats().hits - hits == 3
+    assert dispatch.route == "bucket"
+    for logits in (masked, told, split):
+        for found, alone in zip(logits, expected, strict=False):
+            assert difference(found, alone) <= TOLERANCE
 
 
 # --- the model changes
@@ -302,28 +310,28 @@ def test_weights_changed_in_place_are_used_and_exchanged_ones_noticed() -> None:
         model.load_state_dict(state, assign=True)
         gc.collect()
         assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
-        assert pool.explain(420).reason is Reason.CHANGED
+        assert reason(pool, 420) == "CHANGED"
         pool.rebuild()
         assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
         assert pool.stats().hits == 3
 
 
-def test_another_plan_under_traffic_drops_and_breaks_no_call() -> None:
+def test_another_plan_under_traffic_drops_breaks_and_delays_no_call() -> None:
     model = CASES["wav2vec2-layer"].build().to(DEVICE)
     rows = rows_of(LENGTHS)
     expected = [unpadded(model, row) for row in rows]
     stop = [False]
-    # Before anything is captured: making one waits for the device, which would end a capture.
-    streams = [stream() for _ in range(4)]
+    answered = [0] * 4
 
-    def ask(thread: int) -> tuple[int, float]:
-        worst, calls = 0.0, 0
-        with torch.no_grad(), streams[thread]:
-            while not stop[0] or calls < 5:
-                which = (thread + calls) % len(rows)
+    def ask(thread: int) -> float:
+        worst = 0.0
+        with torch.no_grad(), stream():
+            while not stop[0] or answered[thread] < 5:
+                which = (thread + answered[thread]) % len(rows)
                 found = model(rows[which][None]).logits[0]
-                worst, calls = max(worst, difference(found, expected[which])), calls + 1
-        return calls, worst
+                worst = max(worst, difference(found, expected[which]))
+                answered[thread] += 1
+        return worst
 
     plans = [plan_for(model, samples=ends, batch_sizes=(1,)) for ends in ((901,), (420, 901))]
     with (
@@ -332,14 +340,151 @@ def test_another_plan_under_traffic_drops_and_breaks_no_call() -> None:
     ):
         asked = [threads.submit(ask, thread) for thread in range(4)]
         try:
+            while min(answered) < 3:
+                time.sleep(0.01)
             for plan in plans[::-1]:
+                before = min(answered)
                 pool.swap(plan)
                 assert pool.plan is plan
+                # An export has the model for itself; of CUDA graphs a capture stops nobody.
+                assert DEVICE != "cuda" or min(answered) - before >= 3
         finally:
             stop[0] = True
-        found = [future.result() for future in asked]
-        assert pool.stats().calls == sum(calls for calls, _ in found)
-    assert max(worst for _, worst in found) <= TOLERANCE
+        worst = [future.result() for future in asked]
+        assert pool.stats().calls == sum(answered)
+        assert not pool.stats().misses
+    assert max(worst) <= TOLERANCE
+
+
+# --- how graphs are captured
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """Of one capture."""
+
+    thread: int
+    stream: int
+    collects: bool
+
+
+class Noted(torch.cuda.CUDAGraph):
+    """Graphs of a pool, with notes of how each was captured and how often it was replayed."""
+
+    captures: ClassVar[list[Circumstances]] = []
+    replays: ClassVar[list[int]] = []
+
+    def capture_begin(self, *args: Any, **kwargs: Any) -> None:
+        stream = torch.cuda.current_stream().cuda_stream
+        self.captures.append(Circumstances(threading.get_ident(), stream, gc.isenabled()))
+        super().capture_begin(*args, **kwargs)
+
+    def replay(self) -> None:
+        self.replays.append(id(self))
+        super().replay()
+
+
+@pytest.fixture
+def noted(monkeypatch: pytest.MonkeyPatch) -> type[Noted]:
+    Noted.captures.clear()
+    Noted.replays.clear()
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Noted)
+    return Noted
+
+
+@CUDA_ONLY
+def test_captures_have_a_thread_and_a_stream_apart_and_end_with_a_replay(
+    noted: type[Noted],
+) -> None:
+    # As many as an application may hold: PyTorch hands the first ones out again after them.
+    callers = {torch.cuda.Stream().cuda_stream for _ in range(64)}
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    plans = [plan_for(model, samples=ends, batch_sizes=(1, 2)) for ends in ((901,), (420, 901))]
+    with torch.no_grad(), enable_cuda_graphs(model, plans[0], backend=BACKEND) as pool:
+        assert len(noted.captures) == plans[0].captures, pool.explain(901)
+        pool.swap(plans[1])
+        assert len(noted.captures) == sum(plan.captures for plan in plans)
+        # The first replay of a graph loads it onto the device: no query is to wait for that.
+        assert sorted(map(noted.replays.count, set(noted.replays))) == [1] * len(noted.captures)
+        # What cuDNN plans for a shape it keeps by thread.
+        assert len({capture.thread for capture in noted.captures}) == 1
+        assert threading.get_ident() not in {capture.thread for capture in noted.captures}
+        # Work of a caller on such a stream would be captured in the place of run.
+        assert not {capture.stream for capture in noted.captures} & callers
+        # Garbage collection may destroy another graph, which ends a capture.
+        assert not any(capture.collects for capture in noted.captures)
+        assert gc.isenabled()
+
+
+@CUDA_ONLY
+def test_callers_on_any_stream_work_on_while_plans_are_swapped() -> None:
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    plans = [plan_for(model, samples=ends, batch_sizes=(1,)) for ends in ((901,), (420, 901))]
+    streams = [torch.cuda.Stream() for _ in range(32)]  # all that there are
+    stop = [False]
+
+    def work(own: Sequence[torch.cuda.Stream]) -> int:
+        done = 0
+        while not stop[0] or not done:
+            for one in own:
+                with torch.cuda.stream(one):
+                    values = torch.full((1000,), float(done), device=DEVICE)
+                    assert float((values * 2).sum()) == 2000.0 * done  # waits for its stream
+            done += 1
+        return done
+
+    with (
+        torch.no_grad(),
+        enable_cuda_graphs(model, plans[0], backend=BACKEND) as pool,
+        ThreadPoolExecutor(4) as threads,
+    ):
+        asked = [threads.submit(work, streams[i::4]) for i in range(4)]
+        try:
+            for plan in plans[::-1] * 2:
+                pool.swap(plan)
+        finally:
+            stop[0] = True
+        assert min(future.result() for future in asked) > 0
+
+
+@CUDA_ONLY
+def test_a_caller_that_is_capturing_gets_the_models_own_forward_in_its_graph() -> None:
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    row = rows_of((600,))[0][None].clone()
+    plan = plan_for(model, samples=(600,), batch_sizes=(1,))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
+        expected = [unpadded(model, row[0])]
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+            logits = model(row).logits
+        assert {why.name: n for why, n in pool.stats().misses.items()} == {"CAPTURING": 1}
+        graph.replay()
+        found = [logits[0].clone()]
+        row.copy_(audio(600, 7)[None])  # the graph reads it where it lies
+        expected.append(unpadded(model, row[0]))
+        graph.replay()
+        found.append(logits[0].clone())
+        for one, other in zip(found, expected, strict=True):
+            assert difference(one, other) <= TOLERANCE
+        assert difference(model(row).logits[0], expected[1]) <= TOLERANCE
+        assert pool.stats().hits == 1
+
+
+@CUDA_ONLY
+def test_reduced_precision_of_float32_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    model = CASES["wav2vec2-group"].build().to(DEVICE)
+    plan = plan_for(model, samples=(600,), batch_sizes=(1,))
+    try:
+        for allowed in (True, False):  # torch starts with the first
+            torch.backends.cudnn.allow_tf32 = allowed
+            caplog.clear()
+            with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND):
+                for _ in range(2):
+                    model(torch.zeros(1, 600, device=DEVICE))
+            said = [record.message for record in caplog.records]
+            assert sum("TensorFloat32" in line for line in said) == allowed, said
+    finally:
+        torch.backends.cudnn.allow_tf32 = False
 
 
 # --- what cannot be captured
@@ -365,13 +510,41 @@ def test_the_stock_masked_forward_fails_to_capture_and_the_exact_one_does_not() 
     assert "captur" in found["stock"], found
 
 
-def test_an_operation_that_cannot_be_captured_leaves_the_model_eager_and_right() -> None:
-    found = fails("asking")
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        pytest.param("asking", "host wait|data-dependent|_local_scalar_dense", id="seen before"),
+        pytest.param("waiting", "captur", id="seen in the capture", marks=CUDA_ONLY),
+    ],
+)
+def test_what_cannot_be_captured_leaves_the_model_right_and_the_process_in_order(
+    name: str, words: str
+) -> None:
+    found = fails(name)
     assert found["reason"] == "FAILED", found
+    assert re.search(words, found["detail"]), found
     assert found["error"] <= TOLERANCE
-    assert found["memory"] == 0
-    assert found["after"] <= TOLERANCE
-    assert found["route"] == "bucket", "it can be captured once the cause is gone"
+    # Before torch 2.13 a failed capture leaves the generator and the allocator in it.
+    assert found["random"] == "", "CUDA random numbers raise after it"
+    assert found["taken"] < 4 * MEBIBYTE, "memory of the failed capture stays taken"
+    assert found["given_back"] >= 2**28, "the allocator gives nothing back any more"
+    assert found["error_after"] <= TOLERANCE
+    assert found["route_after"] == "bucket", "it can be captured once the cause is gone"
+
+
+@CUDA_ONLY
+@each([name for name in CASES if asks_the_host(name)][:1])
+def test_a_model_that_copies_from_the_host_is_refused_before_any_capture(
+    name: str, noted: type[Noted]
+) -> None:
+    model = CASES[name].build().to(DEVICE)
+    row = rows_of((600,))[0]
+    with torch.no_grad(), enable_cuda_graphs(model, plan_for(model), backend=BACKEND) as pool:
+        assert reason(pool, 600) == "FAILED"
+        assert "copies between" in pool.explain(600).detail
+        assert not noted.captures
+        torch.randn(3, device=DEVICE)
+        assert difference(model(row[None]).logits[0], unpadded(model, row)) <= TOLERANCE
 
 
 # --- memory
@@ -419,14 +592,15 @@ def test_out_of_memory_leaves_the_model_eager_and_right() -> None:
     total = torch.cuda.get_device_properties(0).total_memory
     with torch.no_grad():
         expected = model(row).logits[0]
-        limit = reserved() + 256 * MEBIBYTE  # enough for a second of audio, not for a minute
+        before = reserved()
+        limit = before + 256 * MEBIBYTE  # enough for a second of audio, not for a minute
         torch.cuda.set_per_process_memory_fraction(limit / total)
         try:
             with enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
-                why = pool.explain(16_000)
-                assert why.reason is Reason.FAILED
-                assert "memory" in why.detail
-                assert pool.stats().memory == 0
+                assert reason(pool, 16_000) == "FAILED"
+                assert "memory" in pool.explain(16_000).detail
+                assert reserved() <= before + 4 * MEBIBYTE
+                torch.randn(3, device=DEVICE)
                 assert difference(model(row).logits[0], expected) <= TOLERANCE
                 torch.cuda.set_per_process_memory_fraction(1.0)
                 pool.rebuild()
@@ -479,7 +653,9 @@ def test_all_that_graphs_read_is_alive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @CUDA_ONLY
-@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch 2.11's own
+# Both are of torch 2.11: its own import, and a product of float32 that is lowered.
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")
+@pytest.mark.filterwarnings("ignore:TensorFloat32")
 @each(("wav2vec2-group", "wav2vec2-layer-stable"))
 def test_graphs_of_the_compiled_forward_give_the_models_logits(name: str) -> None:
     model = CASES[name].build().to(DEVICE)
@@ -498,12 +674,10 @@ def test_graphs_of_the_compiled_forward_give_the_models_logits(name: str) -> Non
 @CUDA_ONLY
 def test_pools_capture_on_streams_of_their_own() -> None:
     # PyTorch hands out the same stream again after 32 others.
-    from hf_cudagraph_asr.cuda_graphs import CudaBackend
-
     model = CASES["wav2vec2-group"].build().to(DEVICE)
     row = rows_of((420,))[0]
     plan = plan_for(model, samples=(420,), batch_sizes=(1,))
-    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=CudaBackend()) as pool:
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend=BACKEND) as pool:
         expected = model(row[None]).logits[0].clone()
         for _ in range(33):
             other = CASES["wav2vec2-group"].build(1).to(DEVICE)

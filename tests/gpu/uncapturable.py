@@ -1,46 +1,39 @@
 """Captures that fail, each in a process of its own: what one leaves behind is no other test's.
 
-    python tests/gpu/uncapturable.py stock|asking [cuda|cpu]
+    python tests/gpu/uncapturable.py stock|asking|waiting|torch [cuda|cpu]
+
+- stock: the model's own masked forward and the exact one, captured by torch alone.
+- asking: a pool over a model that reads a value back, which can be seen before any capture.
+- waiting: a pool over a model that waits for its stream, which only a capture shows.
+- torch: what torch itself leaves behind after a capture that failed.
 
 Prints what happened, as JSON.
 """
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 
+sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "hf_cudagraph_asr"))
 
+from guards import HostReads
 from padded_rows import audio
 from tiny_models import CASES, plan_for
 
-from hf_cudagraph_asr.attach import enable_cuda_graphs
-from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr import ExactForward, enable_cuda_graphs
+
+PLENTY = 2**28  # bytes
 
 
-class HostReads(TorchDispatchMode):
-    """Without a device: fails on what cannot be captured on one."""
-
-    WAITING = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "is_nonzero")
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        name = func._schema.name.removeprefix("aten::")
-        if name in self.WAITING:
-            raise RuntimeError(f"operation not permitted when stream is capturing: {name}")
-        if name in ("index_put", "index_put_"):  # a scalar of the host's becomes a tensor
-            raise RuntimeError(f"cannot copy between CPU and CUDA tensors in a capture: {name}")
-        return func(*args, **(kwargs or {}))
-
-
-def captured(call: Any, device: str) -> str:
+def captured(call: Callable[[], object], device: str) -> str:
     """What the capture of a call raises, or nothing."""
     try:
         if device == "cpu":
@@ -60,7 +53,34 @@ def captured(call: Any, device: str) -> str:
     return ""
 
 
-def stock(device: str) -> dict[str, str]:
+def left_behind(device: str, before: int) -> dict[str, Any]:
+    """What a process is like: CUDA random numbers, and memory beyond `before`, in bytes."""
+    if device == "cpu":
+        return {"random": "", "taken": 0, "given_back": PLENTY}
+    gc.collect()
+    torch.cuda.set_stream(torch.cuda.default_stream())
+    random = ""
+    try:
+        torch.randn(3, device=device)
+    except RuntimeError as error:
+        random = str(error)
+    taken = reserved(device) - before
+    plenty = torch.empty(PLENTY, dtype=torch.uint8, device=device)
+    del plenty
+    held = torch.cuda.memory_reserved()
+    return {"random": random, "taken": taken, "given_back": held - reserved(device)}
+
+
+def reserved(device: str) -> int:
+    """Bytes that the allocator holds, after it gave back what it can."""
+    if device == "cpu":
+        return 0
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved()
+
+
+def stock(device: str) -> dict[str, Any]:
     """The host's own masked forward, and the exact one over the same padding."""
     model = CASES["wav2vec2-layer-stable"].build().to(device)
     exact = ExactForward(model)
@@ -75,41 +95,60 @@ def stock(device: str) -> dict[str, str]:
         }
 
 
-class Asking(torch.nn.Linear):
-    """Asks the host for a value."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) if x.abs().max().item() < 1e9 else x
+def asking(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """A hook that reads a value back."""
+    return output if output.abs().max().item() < 1e9 else -output
 
 
-def asking(device: str) -> dict[str, Any]:
+def waiting(module: torch.nn.Module, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    """A hook that waits for its stream, which no operator shows."""
+    torch.cuda.current_stream().synchronize()
+    return output
+
+
+def pooled(hook: Callable[..., torch.Tensor], device: str) -> dict[str, Any]:
     """A model that cannot be captured, enabled; and the same model when it can be."""
     model = CASES["wav2vec2-group"].build().to(device)
-    plain = model.lm_head
-    model.lm_head = Asking(plain.in_features, plain.out_features).to(device).eval()
-    model.lm_head.load_state_dict(plain.state_dict())
+    hindrance = model.lm_head.register_forward_hook(hook)
     row = audio(500, 0).to(device)[None]
-    backend = "cuda" if device == "cuda" else "export"
+
+    def error(expected: torch.Tensor) -> float:
+        return float((model(row).logits - expected).abs().max() / expected.abs().max())
+
     with torch.no_grad():
         expected = model(row).logits
+        before = reserved(device)
+        backend = "cuda" if device == "cuda" else "export"
         with enable_cuda_graphs(model, plan_for(model), backend=backend) as pool:
-            error = float((model(row).logits - expected).abs().max() / expected.abs().max())
-            why = pool.explain(500)
-            memory = pool.stats().memory
-            model.lm_head = plain
+            wrong, why = error(expected), pool.explain(500)
+            left = left_behind(device, before)
+            hindrance.remove()
             pool.rebuild()
-            again = float((model(row).logits - expected).abs().max() / expected.abs().max())
-            route = pool.explain(500).route
+            again, after = error(expected), pool.explain(500)
     return {
-        "error": error,
         "reason": None if why.reason is None else why.reason.name,
         "detail": why.detail,
-        "memory": memory,
-        "after": again,
-        "route": route,
+        "error": wrong,
+        **left,
+        "error_after": again,
+        "route_after": after.route,
     }
+
+
+def alone(device: str) -> dict[str, Any]:
+    """What torch leaves behind of a capture that failed, with nothing of ours around it."""
+    x = torch.ones(2**20, device=device)
+    before = reserved(device)
+    failure = captured(lambda: (x * 2).sum().item(), device)
+    return {"failure": failure, **left_behind(device, before)}
 
 
 if __name__ == "__main__":
     name, device = sys.argv[1:]
-    print(json.dumps({"stock": stock, "asking": asking}[name](device)))
+    ways: dict[str, Callable[[str], dict[str, Any]]] = {
+        "stock": stock,
+        "asking": lambda device: pooled(asking, device),
+        "waiting": lambda device: pooled(waiting, device),
+        "torch": alone,
+    }
+    print(json.dumps(ways[name](device)))

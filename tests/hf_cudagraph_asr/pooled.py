@@ -49,7 +49,7 @@ def tiny(seed: int = 0, stem: str = "Wav2Vec2", **changes: Any) -> Any:
 def plan_for(model: Any, batch_sizes: Sequence[int] = (1, 4)) -> BucketPlan:
     geometry = Geometry.of(model)
     traffic = Traffic.of([0.01, 0.03, 0.05], geometry)
-    return BucketPlan.of(BUCKETS, traffic, geometry=geometry, batch_sizes=batch_sizes)
+    return BucketPlan(BUCKETS, traffic, geometry=geometry, batch_sizes=batch_sizes)
 
 
 def audio(samples: int, seed: int = 0) -> torch.Tensor:

@@ -14,7 +14,7 @@ from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
 GEOMETRY = Geometry()
 FRAMES = (50, 100, 200)
-PLAN = BucketPlan.of(FRAMES, Traffic.of([1.0], GEOMETRY))
+PLAN = BucketPlan(FRAMES, Traffic.of([1.0], GEOMETRY))
 Price = Callable[[int, int], float]
 
 

@@ -63,7 +63,7 @@ def model() -> Any:
 
 def replicated(model: Any, counts: Sequence[int], samples: Sequence[int] = (600, 900)) -> Any:
     geometry = Geometry.of(model)
-    return BucketPlan.of(
+    return BucketPlan(
         [geometry.frames(n) for n in samples],
         Traffic.of([0.03], geometry),
         geometry=geometry,
@@ -202,7 +202,7 @@ def test_a_plan_that_cannot_be_captured_leaves_the_old_one(model: Any) -> None:
         assert pool.plan is plan
         agree(model(row[None]).logits[0], alone(model, row))
         with pytest.raises(ValueError, match="plan again"):
-            pool.swap(BucketPlan.of([50], Traffic.of([1.0], Geometry())))
+            pool.swap(BucketPlan([50], Traffic.of([1.0], Geometry())))
         with pytest.raises(ValueError, match="for another sampling rate"):
             pool.swap(plan_for(model, rate=8_000))
         model.to(torch.bfloat16)

@@ -34,7 +34,7 @@ def model() -> Any:
 def fresh(model: Any) -> Iterator[EnabledPool]:
     """An export pool over the shared model, one small bucket."""
     geometry = Geometry.of(model)
-    plan = BucketPlan.of([14], Traffic.of([0.01], geometry), geometry=geometry)
+    plan = BucketPlan([14], Traffic.of([0.01], geometry), geometry=geometry)
     with enable_cuda_graphs(model, plan, backend="export") as pool:
         yield pool
 
@@ -92,7 +92,7 @@ def test_more_rows_than_planned_run_eagerly_where_that_costs_less(model: Any) ->
     geometry = Geometry.of(model)
     cost = Cost((1, 50), replay=(1.0, 1.0), eager=(0.2, 0.2))
     traffic = Traffic.of([0.01], geometry)
-    plan = BucketPlan.of([14], traffic, geometry=geometry, cost=cost)
+    plan = BucketPlan([14], traffic, geometry=geometry, cost=cost)
     rows = [audio(300, 1), audio(150, 2)]
     with torch.no_grad(), enable_cuda_graphs(model, plan, backend="export") as pool:
         output, reasons = asked(model, pool, **batch(rows))
@@ -147,7 +147,7 @@ def test_masks_of_other_kinds_are_the_hosts(model: Any, fresh: EnabledPool, kind
 )
 def test_bad_input_is_met_as_the_host_meets_it(model: Any, backend: str, values: Any) -> None:
     geometry = Geometry.of(model)
-    plan = BucketPlan.of([14], Traffic.of([0.01], geometry), geometry=geometry)
+    plan = BucketPlan([14], Traffic.of([0.01], geometry), geometry=geometry)
     with torch.no_grad(), enable_cuda_graphs(model, plan, backend=backend):
         try:
             expected = type(model).forward(model, values).logits

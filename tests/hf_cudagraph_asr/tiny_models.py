@@ -151,4 +151,4 @@ def plan_for(
     geometry = Geometry.of(model, sampling_rate=rate)
     traffic = Traffic.of([length / rate for length in samples], geometry)
     frames = [geometry.frames(length) for length in samples]
-    return BucketPlan.of(frames, traffic, geometry=geometry, batch_sizes=batch_sizes)
+    return BucketPlan(frames, traffic, geometry=geometry, batch_sizes=batch_sizes)

@@ -2,60 +2,59 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.cli.console import (
-    Column,
-    Progress,
-    console,
-    counted,
-    keep_apart,
-    say,
-    size_in_bytes,
-    sizes,
-    usable,
-)
+from hf_cudagraph_asr.cli import Progress, counted, keep_apart, say, sizes, warn
+
+if TYPE_CHECKING:
+    from hf_cudagraph_asr.plan.traffic import Floats
+
+FORMATS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
 
 
 def plan(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A table (.parquet, .csv, .tsv), JSON lines or a NeMo manifest, or a folder with "
-            "audio."
+            help="The log: a table (.parquet, .csv, .tsv), JSON lines (.jsonl), a NeMo manifest "
+            "(.json), or a folder with audio, of which only the headers are read."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The plan, a JSON file; replaced if it exists.")],
-    graphs: Annotated[int, typer.Option(min=1, help="How many lengths there may be.")] = 16,
-    column: Column = "duration",
+    out: Annotated[
+        Path, typer.Option(help="The JSON file that the plan is written to; replaced if it exists.")
+    ],
+    graphs: Annotated[int, typer.Option(min=1, help="How many lengths may be captured.")] = 16,
+    column: Annotated[
+        str, typer.Option(help="The column, or the key of JSON lines, that holds the seconds.")
+    ] = "duration",
     model: Annotated[
         str | None,
-        typer.Option(help="A model's folder or name, whose frames count. Default: Wav2Vec2's."),
+        typer.Option(help="The model whose frames count, a folder or a name. Default: Wav2Vec2."),
     ] = None,
     batch_sizes: Annotated[
-        str, typer.Option(metavar="1,4", help="Rows to capture each length for.")
+        str,
+        typer.Option(metavar="1,4", help="The numbers of rows that each length is captured for."),
     ] = "1",
     chunk: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="Longer recordings come in chunks of this length."),
+        typer.Option(metavar="SECONDS", help="The chunks that longer recordings are cut into."),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Queries that may run at once.")] = 1,
+    concurrency: Annotated[int, typer.Option(min=1, help="How many queries may run at once.")] = 1,
     memory_limit: Annotated[
-        str | None, typer.Option(metavar="1GiB", help="What all pools may take.")
+        float | None,
+        typer.Option(metavar="GIB", help="The memory in GiB that all pools together may take."),
     ] = None,
     plot: Annotated[
         Path | None,
-        typer.Option(help="Also draw the plan against the traffic: .png, .svg or .pdf."),
+        typer.Option(help="A file to draw the plan in, which ends in .png, .svg or .pdf."),
     ] = None,
     progress: Progress = True,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
-    from hf_cudagraph_asr.durations import read_durations
     from hf_cudagraph_asr.files import checked, written_beside
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
@@ -63,16 +62,29 @@ def plan(
     keep_apart(checked(out), [source, plot])
     if plot is not None:
         keep_apart(checked(plot), [source])
-    rows, limit = sizes(batch_sizes), size_in_bytes(memory_limit)
-    found = read_durations(source, column=column, progress=progress and sys.stderr.isatty())
+    rows = sizes(batch_sizes) or (1,)
+    if not source.exists():
+        raise FileNotFoundError(f"no file or folder {source}: correct the path")
+    if source.is_dir():
+        seconds = of_headers(source, progress=progress)
+    else:
+        seconds = of_table(source, column)
     config, rate = _config(model)
+    geometry = Geometry() if config is None else Geometry.of(config, sampling_rate=rate)
+    shortest = geometry.receptive_field / geometry.sampling_rate
+    usable = seconds[seconds >= shortest]
+    if short := len(seconds) - len(usable):
+        warn(
+            f"{counted(short, 'duration')} below the {shortest:g} s of a frame, down to "
+            f"{seconds.min():g} s: not counted"
+        )
     made = plan_buckets(
-        usable(found, Geometry.of(config, sampling_rate=rate)).seconds,
+        usable,
         graphs=graphs,
         model=config,
         sampling_rate=rate,
-        batch_sizes=rows or (1,),
-        memory_limit=limit,
+        batch_sizes=rows,
+        memory_limit=None if memory_limit is None else memory_limit * 2**30,
         chunk_length_s=chunk,
         concurrency=concurrency,
     )
@@ -80,18 +92,84 @@ def plan(
         if plot is not None:
             made.plot(stack.enter_context(written_beside(plot)))
         made.save(out)
-    console.print(made)
-    say(f"{counted(len(found), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
+    say(made)
+    say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
+
+
+def of_headers(folder: Path, *, progress: bool) -> Floats:
+    """The seconds of the audio in a folder, from its headers; warns of what is not counted."""
+    import numpy as np
+    from tqdm.auto import tqdm
+
+    from hf_cudagraph_asr.audio import AudioError, audio_in, conversion, duration
+
+    files, left_out = audio_in(folder)
+    if not files:
+        raise ValueError(f"no file of audio in {folder} can be read: {conversion(left_out)}")
+    if left_out:
+        warn(f"not counted: {conversion(left_out)}")
+    seconds: list[float] = []
+    unread: list[str] = []
+    for file in tqdm(files, desc="headers", unit="file", disable=None if progress else True):
+        try:
+            seconds.append(duration(file))
+        except (AudioError, OSError) as error:
+            unread.append(str(error))
+    if not seconds:
+        raise ValueError(f"no file of audio in {folder} can be read: {unread[0]}")
+    if unread:
+        more = "; …" if len(unread) > 3 else ""
+        warn(f"{counted(len(unread), 'file')} not counted: {'; '.join(unread[:3])}{more}")
+    return np.array(seconds)
+
+
+def of_table(path: Path, column: str) -> Floats:
+    """The seconds in a column of a table or of JSON lines; warns of rows without a number."""
+    ending = path.suffix.lower()
+    if ending not in FORMATS:
+        raise ValueError(
+            f"{path} is no log of durations: give a folder with audio, or a file that ends in "
+            f"{', '.join(FORMATS)}"
+        )
+    try:
+        import polars as pl
+    except ImportError as error:
+        raise ImportError(
+            f'reading {ending} needs polars: pip install "hf-cudagraph-asr[tables]"'
+        ) from error
+    try:
+        if ending == ".parquet":
+            table = pl.scan_parquet(path)
+        elif ending in (".csv", ".tsv"):
+            table = pl.scan_csv(path, separator="\t" if ending == ".tsv" else ",")
+        else:
+            table = pl.scan_ndjson(path, infer_schema_length=None)
+        names = table.collect_schema().names()
+        if column not in names:
+            raise ValueError(
+                f"{path} has no {column!r}, but {', '.join(names)}: choose with --column"
+            )
+        values = table.select(column).collect()[column]
+    except pl.exceptions.PolarsError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    if values.dtype == pl.Duration:
+        values = values.dt.total_microseconds() / 1e6
+    if not values.dtype.is_numeric() or values.null_count() == len(values):
+        raise ValueError(f"{column!r} of {path} holds {values.dtype}: expected seconds as numbers")
+    numbers = values.cast(pl.Float64)
+    found = numbers.filter(numbers.is_finite())  # null is not
+    if missing := len(values) - len(found):
+        warn(f"{counted(missing, 'row')} without a number of seconds: not counted")
+    return found.to_numpy()
 
 
 def _config(model: str | None) -> tuple[Any, int | None]:
-    """What knows the convolutions, and the sampling rate, which a configuration does not know."""
+    """A model's configuration, and its sampling rate, which the feature extractor knows."""
     if model is None:
-        from hf_cudagraph_asr.geometry import Geometry
-
-        return Geometry(), None
+        return None, None
     from transformers import AutoConfig, AutoFeatureExtractor
 
     from hf_cudagraph_asr.transcriber import loaded
 
-    return loaded(AutoConfig, model), loaded(AutoFeatureExtractor, model).sampling_rate
+    config = loaded(AutoConfig, model)
+    return config, getattr(loaded(AutoFeatureExtractor, model), "sampling_rate", None)

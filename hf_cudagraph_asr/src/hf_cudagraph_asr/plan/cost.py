@@ -1,86 +1,70 @@
-"""What a query costs: in a bucket of some length, and eagerly at its own."""
+"""What a query costs, in a bucket and eagerly; and how often a bucket is wanted at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr.plan.traffic import Floats, Ints, ascending, numbers
 
-__all__ = ["EAGER", "Cost", "CostLike"]
-
-Floats = npt.NDArray[np.float64]
-Ints = npt.NDArray[np.int64]
-
-EAGER = 5.0
-"""How many times a replay's cost an eager run is taken to cost, until somebody measured it."""
+EAGER = 5.0  # times a replay's cost that an eager run is assumed to cost until it is measured
+DEVIATIONS = 1.645  # the normal quantile of 95%, one-sided
 
 LIVE = 3  # convolution outputs alive at once: the first one's, its norm's and its activation's
 WORD = 4  # bytes of float32
+CHANNELS = 512  # of Wav2Vec2's first convolution
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Curves over frames, straight between the lengths they are known at.
+    """Cost of one query by frames, replayed and run eagerly: straight between known lengths.
 
-    Before the first length a curve is flat; beyond the last it goes on as steeply as it came,
-    but never falls.
-    Without arguments a replay costs its frames and an eager run `EAGER` times as much: an
-    assumption, which measured milliseconds replace.
+    Below the first length a curve is flat. Beyond the last it rises as steeply as before it, and
+    never falls. Without arguments a replay costs its frames.
 
     Attributes:
-        frames: the lengths, ascending.
-        replay: cost of one query replayed in a bucket of each length; must not fall.
-        eager: cost of one query of each length run eagerly.
-        unit: what both are counted in.
-        memory: bytes of the pool of one row whose longest graph has each length; or unknown.
-        graph_memory: bytes that every captured graph adds to a pool.
+        frames: the known lengths, ascending.
+        replay: cost of a replay in a bucket of each length; must not fall.
+        eager: cost of an eager run of each length; None to assume 5 times that of a replay.
+        unit: of both, such as "ms".
 
     Raises:
         ValueError: curves that are not as described.
+
+    >>> cost = Cost((50, 100), (2.0, 3.0), (10.0, 12.0), "ms")
+    >>> cost.replayed(np.array([25, 75, 150])).tolist()
+    [2.0, 2.5, 4.0]
     """
 
     frames: tuple[int, ...] = (0, 1)
     replay: tuple[float, ...] = (0.0, 1.0)
-    eager: tuple[float, ...] = (0.0, EAGER)
+    eager: tuple[float, ...] | None = None
     unit: str = "frames"
-    memory: tuple[float, ...] | None = None
-    graph_memory: float = 0.0
 
     def __post_init__(self) -> None:
-        frames = np.asarray(self.frames)
-        if not len(frames) or frames.dtype.kind not in "iu" or frames[0] < 0:
-            raise ValueError(
-                f"a cost is known at whole frames from 0 up, not at {self.frames!r:.80}"
-            )
-        if (np.diff(frames) <= 0).any():
-            raise ValueError("the frames a cost is known at ascend, each of them once")
-        for name in ("replay", "eager", "memory"):
-            curve = getattr(self, name)
-            if curve is None and name == "memory":
+        frames = ascending(self.frames, "the frames of a cost", 0)
+        object.__setattr__(self, "frames", frames)  # of lists and NumPy's numbers too
+        for name in ("replay", "eager"):
+            if name == "eager" and self.eager is None:
                 continue
-            values = np.asarray(curve, dtype=np.float64)
-            if values.shape != frames.shape:
-                raise ValueError(f"{name} has {values.size} values for {len(frames)} lengths")
+            values = numbers(getattr(self, name), name)
+            if len(values) != len(frames):
+                raise ValueError(f"{name} has {len(values)} values for {len(frames)} lengths")
             if not (np.isfinite(values).all() and (values >= 0).all()):
-                raise ValueError(f"{name} holds finite numbers from 0 up")
+                raise ValueError(f"{name} must be finite numbers from 0 up")
             object.__setattr__(self, name, tuple(values.tolist()))
-            falls = np.flatnonzero(np.diff(values) < 0)
-            if len(falls) and name != "eager":
-                i = int(falls[0])
-                raise ValueError(
-                    f"{name} falls from {values[i]:g} at {frames[i]} frames to {values[i + 1]:g} "
-                    f"at {frames[i + 1]}: a longer bucket costs no less; Cost.measured evens out "
-                    "noise"
-                )
-        if not (np.isfinite(self.graph_memory) and self.graph_memory >= 0):
-            raise ValueError(f"graph_memory is bytes from 0 up, not {self.graph_memory!r}")
-        object.__setattr__(self, "frames", tuple(frames.tolist()))  # lists and NumPy's numbers too
-        object.__setattr__(self, "graph_memory", float(self.graph_memory))
+        falls = np.flatnonzero(np.diff(self.replay) < 0)
+        if len(falls):
+            i = int(falls[0])
+            raise ValueError(
+                f"replay falls from {self.replay[i]:g} at {frames[i]} frames to "
+                f"{self.replay[i + 1]:g} at {frames[i + 1]}: a longer bucket costs no less; "
+                "Cost.measured evens out noise"
+            )
 
     @classmethod
     def measured(
@@ -90,59 +74,25 @@ class Cost:
         eager: Sequence[float],
         *,
         unit: str = "ms",
-        memory: Sequence[float] | None = None,
-        graph_memory: float = 0.0,
     ) -> Cost:
-        """From timings: where noise makes a longer replay cheaper, neighbours are averaged.
+        """Make a cost of timings: where noise makes a longer replay cheaper, they are averaged.
 
-        The nearest non-decreasing curve in least squares (pool adjacent violators; Ayer et al.,
-        1955), for the replays. Memory takes its running maximum, so that it is never too low.
-        """
-        order = np.argsort(np.asarray(frames), kind="stable")
-
-        def sorted_(values: Sequence[float]) -> Floats:
-            array = np.asarray(values, dtype=np.float64)
-            if array.shape != order.shape:
-                raise ValueError(f"{array.size} values for {order.size} lengths: give one each")
-            return array[order]
-
-        kept = None if memory is None else np.maximum.accumulate(sorted_(memory)).tolist()
-        return cls(
-            tuple(np.asarray(frames)[order].tolist()),
-            tuple(_rising(sorted_(replay)).tolist()),
-            tuple(sorted_(eager).tolist()),
-            unit,
-            None if kept is None else tuple(kept),
-            graph_memory,
-        )
-
-    @classmethod
-    def of(cls, cost: CostLike, frames: Ints) -> Cost:
-        """A cost given in any way.
+        The replays become the nearest non-decreasing curve in least squares (pool adjacent
+        violators; Ayer et al., 1955).
 
         Args:
-            cost: a Cost; nothing: frames; a mapping of frames to replay cost; or a callable from
-                frames to replay cost. Eager runs of the last two are priced at `EAGER` times.
-            frames: the lengths a callable is asked for.
+            frames: the lengths measured, ascending.
+            replay: time of one query replayed at each of them.
+            eager: time of one query run eagerly at each of them.
+            unit: of the times.
 
         Raises:
-            ValueError: it gives no such cost.
+            ValueError: not one time for each length, or lengths that do not ascend.
+
+        >>> Cost.measured([50, 100, 200], [5.0, 3.0, 9.0], [20.0, 20.0, 30.0]).replay
+        (4.0, 4.0, 9.0)
         """
-        if cost is None:
-            return cls()
-        if isinstance(cost, Cost):
-            return cost
-        if isinstance(cost, Mapping):
-            table = dict(sorted(cost.items()))
-        elif callable(cost):
-            table = {int(length): float(cost(int(length))) for length in frames}
-        else:
-            raise ValueError(
-                f"cost is a Cost, a mapping or a callable of frames, not {type(cost).__name__}"
-            )
-        replay = tuple(float(value) for value in table.values())
-        eager = tuple(EAGER * value for value in replay)
-        return cls(tuple(table), replay, eager, unit="cost")
+        return cls(tuple(frames), tuple(_rising(numbers(replay, "replay"))), tuple(eager), unit)
 
     def replayed(self, frames: Ints) -> Floats:
         """Cost of a replay in buckets of these lengths."""
@@ -150,25 +100,9 @@ class Cost:
 
     def run_eagerly(self, frames: Ints) -> Floats:
         """Cost of an eager run of these lengths."""
+        if self.eager is None:
+            return EAGER * self.replayed(frames)
         return self._at(frames, self.eager)
-
-    def pool_memory(self, longest: Ints, rows: int, graphs: int) -> Floats:
-        """Bytes of a pool by its longest bucket.
-
-        Graphs of a pool share its memory, as no two of its replays overlap: the longest one's is
-        counted, in the largest batch, and what each graph needs for itself.
-
-        Args:
-            longest: frames of the longest bucket.
-            rows: rows of the largest batch.
-            graphs: captured graphs.
-
-        Raises:
-            ValueError: this cost knows nothing of memory.
-        """
-        if self.memory is None:
-            raise ValueError("this cost has no memory curve to hold against a memory limit")
-        return rows * self._at(longest, self.memory) + graphs * self.graph_memory
 
     def _at(self, frames: Ints, curve: Sequence[float]) -> Floats:
         known, values = np.asarray(self.frames, dtype=np.float64), np.asarray(curve)
@@ -181,35 +115,37 @@ class Cost:
         return np.asarray(at, dtype=np.float64)
 
 
-CostLike = Cost | Mapping[int, float] | Callable[[int], float] | None
+def frame_bytes(geometry: Geometry, model: Any = None) -> float:
+    """Estimate the bytes that a pool needs for each frame of a row in its longest bucket.
 
-
-def with_memory_estimate(cost: Cost, geometry: Geometry, model: Any = None) -> Cost:
-    """The cost with the bytes its pools are taken to need until somebody measures them.
-
-    The first convolution's output is by far the largest tensor of a forward: its channels, a value
-    each first stride. It, its norm and its activation are taken to be alive at once, in float32.
+    The first convolution's output is by far the largest tensor of a forward: its channels (by
+    default 512), a value each first stride. It, its norm and its activation are taken to be alive
+    at once, in float32.
     """
-    channels = getattr(getattr(model, "config", model), "conv_dim", None) or (512,)
-    a_frame = LIVE * WORD * int(channels[0]) * geometry.hop / geometry.strides[0]
-    # Two lengths at least, so that the estimate has a slope.
-    at = np.array(cost.frames if len(cost.frames) > 1 else (cost.frames[0], cost.frames[0] + 1))
-    return replace(
-        cost,
-        frames=tuple(at.tolist()),
-        replay=tuple(cost.replayed(at).tolist()),
-        eager=tuple(cost.run_eagerly(at).tolist()),
-        memory=tuple((a_frame * at).tolist()),
-    )
+    channels = getattr(getattr(model, "config", model), "conv_dim", None) or (CHANNELS,)
+    return LIVE * WORD * int(channels[0]) * geometry.hop / geometry.strides[0]
 
 
-def _rising(values: Floats) -> Floats:
+def replicas(busy: Sequence[float], concurrency: int) -> Floats:
+    """How many graphs each bucket needs, so that of so many queries at once few wait for another.
+
+    A query is in a bucket with the probability of that bucket's share of the busy time, so how
+    many of them are is binomial. Its mean and 1.645 deviations, rounded up, are enough at 95% of
+    all moments.
+    """
+    share = np.clip(busy, 0.0, 1.0)
+    wanted = concurrency * share + DEVIATIONS * np.sqrt(concurrency * share * (1 - share))
+    return np.asarray(np.clip(np.ceil(wanted), 1, concurrency), dtype=np.float64)
+
+
+def _rising(values: Floats) -> list[float]:
+    """The nearest curve that does not fall: blocks of equal values, merged while one is below."""
     blocks: list[tuple[float, int]] = []
-    for value in values.tolist():
-        mean, size = value, 1
+    for mean in values.tolist():
+        size = 1
         while blocks and blocks[-1][0] >= mean:
             previous, count = blocks.pop()
             mean = (previous * count + mean * size) / (count + size)
             size += count
         blocks.append((mean, size))
-    return np.repeat([mean for mean, _ in blocks], [size for _, size in blocks])
+    return [mean for mean, size in blocks for _ in range(size)]

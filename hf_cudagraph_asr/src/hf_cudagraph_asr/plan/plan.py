@@ -1,25 +1,340 @@
-"""The buckets that suit a traffic best."""
+"""The lengths a pool captures: what they mean for a traffic, and those that suit it best."""
 
 from __future__ import annotations
 
-import logging
-from bisect import bisect_right
+import json
+import math
+import os
+from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import replace
-from typing import Any
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from functools import cached_property
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan.bucket_plan import Bucket, BucketPlan, rows_of, whole
-from hf_cudagraph_asr.plan.concurrency import pools_memory, replicas
-from hf_cudagraph_asr.plan.cost import Cost, CostLike, with_memory_estimate
+from hf_cudagraph_asr.plan import view
+from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
 from hf_cudagraph_asr.plan.partition import partition
-from hf_cudagraph_asr.plan.traffic import Chunking, Traffic, finite
+from hf_cudagraph_asr.plan.traffic import (
+    Chunking,
+    Floats,
+    Ints,
+    Traffic,
+    ascending,
+    finite,
+    rows_of,
+    warn_of_units,
+    whole,
+)
 
-__all__ = ["Bucket", "BucketPlan", "plan_buckets"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
-logger = logging.getLogger(__name__)
+KIND, FORMAT = "hf_cudagraph_asr plan", 2
+
+FilePath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One length to capture.
+
+    Attributes:
+        frames: its length.
+        samples: the longest input it holds, for which its static input has room.
+        share: of all queries, those it serves; 0 to 1.
+        padding: frames added over frames filled, of the queries it serves; 0 where there are none.
+        cost: of one query replayed in it.
+        replicas: graphs of it that can replay at the same time.
+        pinned: it was asked for, whatever it costs.
+    """
+
+    frames: int
+    samples: int
+    share: float
+    padding: float
+    cost: float
+    replicas: int = 1
+    pinned: bool = False
+
+
+@dataclass(frozen=True)
+class BucketPlan:
+    """Buckets for a traffic: any that are given, or by `plan_buckets` the best ones.
+
+    Attributes:
+        lengths: frames of each bucket, ascending.
+        traffic: the queries.
+        geometry: makes frames of samples; a model of another geometry refuses the plan.
+        batch_sizes: rows each bucket is captured for, ascending.
+        cost: of a query.
+        replicas: graphs of each bucket that can replay at the same time; by default one.
+        pinned: those of the lengths that were asked for.
+        graphs: how many buckets there could have been; by default as many as there are.
+        concurrency: queries that may run at once; by default as many as there are replicas.
+        most_frames: how many frames the longest buckets of all pools may hold, in all rows of the
+            largest batch: the memory limit. None for any number.
+
+    Raises:
+        ValueError: no lengths, or parts that do not fit together.
+
+    >>> plan = BucketPlan((50, 100), Traffic((40, 100), (3, 1)))
+    >>> round(plan.padding, 3), plan.expected_cost
+    (0.136, 62.5)
+    """
+
+    lengths: tuple[int, ...]
+    traffic: Traffic = field(repr=False)
+    _: KW_ONLY
+    geometry: Geometry = field(default=Geometry())
+    batch_sizes: tuple[int, ...] = (1,)
+    cost: Cost = field(default=Cost(), repr=False)
+    replicas: tuple[int, ...] = ()
+    pinned: tuple[int, ...] = ()
+    graphs: int = 0
+    concurrency: int = 0
+    most_frames: float | None = None
+
+    def __post_init__(self) -> None:
+        lengths = ascending(self.lengths, "the lengths of a plan", 1)
+        copies = tuple(whole(count, "replicas") for count in self.replicas or [1] * len(lengths))
+        if len(copies) != len(lengths) or not set(self.pinned) <= set(lengths):
+            raise ValueError(
+                f"{len(lengths)} lengths have {len(copies)} replicas, and {list(self.pinned)} are "
+                "pinned: give as many replicas as lengths, and pin some of the lengths"
+            )
+        if not (self.most_frames is None or finite(self.most_frames)):
+            raise ValueError(f"most_frames must be a number, or None, not {self.most_frames!r}")
+        kept = {
+            "lengths": lengths,
+            "batch_sizes": rows_of(self.batch_sizes),
+            "replicas": copies,
+            "pinned": tuple(self.pinned),
+            "graphs": whole(self.graphs or len(lengths), "graphs"),
+            "concurrency": whole(self.concurrency or max(copies), "concurrency"),
+        }
+        for name, value in kept.items():
+            object.__setattr__(self, name, value)
+
+    def on(self, durations: Any) -> BucketPlan:
+        """Keep the buckets under another traffic.
+
+        Args:
+            durations: as in `plan_buckets`.
+
+        Raises:
+            ValueError: durations that cannot be counted.
+
+        >>> plan_buckets([1.0, 2.0], graphs=2).on([2.0, 3.0]).tail
+        0.5
+        """
+        return replace(self, traffic=Traffic.of(durations, self.geometry))
+
+    def anew(self, traffic: Traffic) -> BucketPlan:
+        """Choose lengths and replicas anew for a traffic; all that was asked for stays.
+
+        Args:
+            traffic: the queries.
+
+        Raises:
+            ValueError: memory or `graphs` leave no room for the pinned buckets, or for any.
+        """
+        frames, counts = traffic.arrays()
+        ends = np.union1d(frames, np.array(self.pinned, dtype=np.int64))
+        weights = np.zeros(len(ends))
+        weights[np.searchsorted(ends, frames)] = counts
+        rows, room = self.batch_sizes[-1], self.most_frames
+        longest = None
+        if room is not None:
+            last = int(np.searchsorted(rows * ends, room, "right")) - 1
+            longest = np.full(min(self.graphs, len(ends)), last)
+        found = partition(
+            weights,
+            self.cost.replayed(ends),
+            self.cost.run_eagerly(ends),
+            self.graphs,
+            pinned=np.isin(ends, self.pinned),
+            longest=longest,
+        )
+        if found is None:
+            least = max(self.pinned, default=int(ends[0]))
+            raise ValueError(
+                f"a bucket of {least} frames at batch size {rows} is needed, and {self.graphs} "
+                f"buckets are allowed, with {room} frames in memory: raise memory_limit or graphs, "
+                "or drop the larger batch sizes"
+            )
+        lengths = tuple(ends[list(found.ends)].tolist())
+        plan = replace(self, lengths=lengths, replicas=(), traffic=traffic)
+        time = plan.expected_cost or 1.0  # a cost of nothing keeps nothing busy
+        busy = [bucket.share * bucket.cost / time for bucket in plan.buckets]
+        pools = math.inf if room is None else max(room // (rows * lengths[-1]), 1)
+        copies = np.minimum(replicas(busy, self.concurrency), pools)
+        return replace(plan, replicas=tuple(copies.astype(int).tolist()))
+
+    def bucket_for(self, samples: int) -> Bucket | None:
+        """The smallest bucket that holds an input, or None: longer than the last, or no frame.
+
+        Args:
+            samples: of the longest row.
+        """
+        at = bisect_left(self._samples, samples)
+        if at == len(self._samples) or samples < self._shortest:
+            return None
+        return self.buckets[at]
+
+    @cached_property
+    def _shortest(self) -> int:
+        return self.geometry.receptive_field
+
+    @cached_property
+    def _samples(self) -> list[int]:
+        return [bucket.samples for bucket in self.buckets]
+
+    @cached_property
+    def buckets(self) -> tuple[Bucket, ...]:
+        """What each length means for the traffic, ascending."""
+        queries, filled = self._served
+        price = self.cost.replayed(np.array(self.lengths))
+        return tuple(
+            Bucket(
+                frames=end,
+                samples=self.geometry.longest(end),
+                share=float(queries[i] / self.traffic.total),
+                padding=float(queries[i] * end / filled[i] - 1) if filled[i] else 0.0,
+                cost=float(price[i]),
+                replicas=self.replicas[i],
+                pinned=end in self.pinned,
+            )
+            for i, end in enumerate(self.lengths)
+        )
+
+    @cached_property
+    def _served(self) -> tuple[Floats, Floats]:
+        """Queries of each bucket and of the tail, and the frames they fill: (n + 1,) each."""
+        frames, counts = self.traffic.arrays()
+        at, size = np.searchsorted(self.lengths, frames), len(self.lengths) + 1
+        queries, filled = (np.bincount(at, weights, size) for weights in (counts, counts * frames))
+        return queries.astype(float), filled.astype(float)
+
+    @property
+    def tail(self) -> float:
+        """Share of the queries longer than the last bucket, which run eagerly."""
+        return float(self._served[0][-1] / self.traffic.total)
+
+    @property
+    def padding(self) -> float:
+        """Frames added over frames filled, of all queries that are replayed; 0 without any."""
+        queries, filled = (values[:-1] for values in self._served)
+        return float(queries @ self.lengths / filled.sum() - 1) if filled.any() else 0.0
+
+    @property
+    def expected_cost(self) -> float:
+        """Cost of one query, the tail's included."""
+        frames, counts = self.traffic.arrays()
+        return float(counts @ self.costs(frames) / counts.sum())
+
+    @property
+    def eager_cost(self) -> float:
+        """Cost of one query if all of them ran eagerly."""
+        frames, counts = self.traffic.arrays()
+        return float(counts @ self.cost.run_eagerly(frames) / counts.sum())
+
+    def costs(self, frames: Ints) -> Floats:
+        """Cost of a query of each of these lengths: of its bucket, or of an eager run."""
+        at = np.searchsorted(self.lengths, frames)
+        price = np.append(self.cost.replayed(np.array(self.lengths)), 0.0)[at]
+        return np.where(at < len(self.lengths), price, self.cost.run_eagerly(frames))
+
+    @property
+    def captures(self) -> int:
+        """Graphs in all: buckets × batch sizes, each bucket as often as it has replicas."""
+        return len(self.batch_sizes) * sum(self.replicas)
+
+    def check_geometry(self, model: Any) -> None:
+        """Refuse a model whose frames are others.
+
+        Args:
+            model: a model, its config, or a Geometry.
+
+        Raises:
+            ValueError: it has another geometry than the plan, or none.
+        """
+        rate = model.sampling_rate if isinstance(model, Geometry) else self.geometry.sampling_rate
+        other = Geometry.of(model, sampling_rate=rate)
+        if other != self.geometry:
+            raise ValueError(
+                f"this plan is for {self.geometry}; the model has {other}: "
+                "plan again with plan_buckets(..., model=model)"
+            )
+
+    def table(self) -> str:
+        """The plan as text: a row for each bucket, and what holds for the whole plan."""
+        return view.table(self)
+
+    __str__ = table
+
+    def plot(self, path: FilePath | None = None) -> Figure:
+        """Draw the buckets against the traffic.
+
+        Args:
+            path: also write it there; the ending chooses the format.
+
+        Raises:
+            ImportError: matplotlib is missing.
+        """
+        return view.plot(self, path)
+
+    def save(self, path: FilePath) -> None:
+        """Write the plan as JSON, beside its place first and then renamed.
+
+        Raises:
+            FileNotFoundError: the folder does not exist; it is not created.
+            IsADirectoryError: the path is a folder's.
+        """
+        content = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        with written_beside(path) as beside:
+            text = json.dumps(content, allow_nan=False, indent=1)
+            beside.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: FilePath) -> BucketPlan:
+        """Read what `save` wrote.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: it holds no plan; the message says why.
+        """
+        try:
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{path} is no JSON: {error}") from error
+        if not isinstance(content, dict) or content.get("kind") != KIND:
+            raise ValueError(f"{path} is no plan: it does not say that it is a {KIND!r}")
+        if content.get("format") != FORMAT:
+            raise ValueError(
+                f"{path} is a plan of format {content.get('format')!r}, and this version reads "
+                f"{FORMAT}: plan again, or read it with the version that wrote it"
+            )
+        convolutions = itemgetter("kernels", "strides", "sampling_rate")
+        curves = itemgetter("frames", "replay", "eager", "unit")
+        rest = ("batch_sizes", "replicas", "pinned", "graphs", "concurrency", "most_frames")
+        try:
+            return cls(
+                content["lengths"],
+                Traffic(*itemgetter("frames", "counts")(content["traffic"])),
+                geometry=Geometry(*convolutions(content["geometry"])),
+                cost=Cost(*curves(content["cost"])),
+                **{name: content[name] for name in rest},
+            )
+        except KeyError as error:
+            raise ValueError(f"{path} is a damaged plan: {error.args[0]!r} is missing") from error
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ValueError(f"{path} is a damaged plan: {error}") from error
 
 
 def plan_buckets(
@@ -28,35 +343,34 @@ def plan_buckets(
     graphs: int = 16,
     model: Any = None,
     batch_sizes: Iterable[int] = (1,),
-    cost: CostLike = None,
+    cost: Cost | None = None,
     memory_limit: float | None = None,
     chunk_length_s: float | None = None,
-    stride_length_s: float | tuple[float, float] | None = None,
     concurrency: int = 1,
     sampling_rate: int | None = None,
 ) -> BucketPlan:
-    """The buckets that cost this traffic least.
+    """Choose the buckets that cost this traffic least.
 
-    Minimised exactly is the mean cost of a query: a replay of the shortest bucket that holds it, or
+    The mean cost of a query is minimized exactly: a replay of the shortest bucket that holds it, or
     an eager run where none does.
 
     Args:
         durations: seconds, as any iterable or array of numbers; or a histogram: a mapping of
-            seconds to counts, or the pair `(seconds, counts)`; or a Traffic, taken as it is.
+            seconds to counts; or a Traffic, taken as it is.
         graphs: how many lengths there may be. Each is captured once per batch size and replica.
-        model: a model, config or Geometry whose frames count; by default Wav2Vec2's at 16 kHz.
+        model: a model, config or Geometry whose frames count; by default Wav2Vec2's.
         batch_sizes: rows to capture each length for. One query's cost chooses the lengths.
-        cost: a `Cost`; or replay cost as a mapping or callable of frames. By default frames, an
-            eager run being taken to cost `EAGER` times a replay.
-        memory_limit: bytes of the pools, by the cost's memory curve, or else by an estimate from
-            the first convolution's size. Limits lengths and their number, then replicas.
+        cost: as `pool.calibrate()` measures it. By default frames, an eager run being assumed to
+            cost 5 times a replay.
+        memory_limit: bytes of the pools, by an estimate from the first convolution's size. Limits
+            lengths, then replicas.
         chunk_length_s: the ASR pipeline's argument. Chunks get a bucket of their own, one of
             `graphs`, and recordings longer than it count as the chunks they are cut into.
-        stride_length_s: the pipeline's argument; by default a sixth of a chunk on either side.
         concurrency: queries that may run at once. A bucket gets as many replicas as so many
             concurrent queries want of it at 95% of all moments, at least one: the binomial
             quantile at its share of the time.
-        sampling_rate: of the waveforms; by default the Geometry's, or 16,000.
+        sampling_rate: of the waveforms; by default that of the Geometry, or of the folder the
+            model was loaded from, or 16,000. The printed plan says it.
 
     Returns:
         The plan; of equally cheap ones that with the fewest buckets.
@@ -64,98 +378,32 @@ def plan_buckets(
     Raises:
         ValueError: durations, counts or limits that cannot be planned for; the message says why.
 
+    Warns:
+        UserWarning: the durations do not look like seconds of queries.
+
     >>> plan = plan_buckets([1.2, 1.3, 1.9, 2.0, 4.8, 5.0], graphs=3)
     >>> [bucket.frames for bucket in plan.buckets], round(plan.padding, 3)
     ([64, 99, 249], 0.025)
     """
-    geometry = _geometry(model, sampling_rate)
-    graphs, concurrency = whole(graphs, "graphs"), whole(concurrency, "concurrency")
-    sizes = rows_of(batch_sizes)
-    chunking = None
-    if chunk_length_s is not None:
-        chunking = Chunking.of(geometry, chunk_length_s, stride_length_s)
-    elif stride_length_s is not None:
-        raise ValueError("stride_length_s without chunk_length_s: nothing is cut into chunks")
+    geometry = Geometry.of(Geometry() if model is None else model, sampling_rate=sampling_rate)
+    if not (cost is None or isinstance(cost, Cost)):
+        raise ValueError(f"cost must be a Cost, as pool.calibrate() makes it, not {cost!r:.60}")
+    if not (memory_limit is None or (finite(memory_limit) and memory_limit > 0)):
+        raise ValueError(f"memory_limit must be bytes above 0, not {memory_limit!r}")
+    chunking = None if chunk_length_s is None else Chunking.of(geometry, chunk_length_s)
     traffic = Traffic.of(durations, geometry, chunking)
-
-    frames, counts = traffic.arrays()
-    pins = np.array([geometry.frames(chunking.chunk)] if chunking else [], dtype=np.int64)
-    ends = np.union1d(frames, pins)
-    weights = np.zeros(len(ends))
-    weights[np.searchsorted(ends, frames)] = counts
-    curves = Cost.of(cost, ends)
-    longest = None
-    if memory_limit is not None:
-        if not (finite(memory_limit) and memory_limit > 0):
-            raise ValueError(f"memory_limit is bytes above 0, not {memory_limit!r}")
-        if curves.memory is None:
-            curves = with_memory_estimate(curves, geometry, model)
-        longest = np.array(
-            [
-                np.searchsorted(
-                    curves.pool_memory(ends, sizes[-1], m * len(sizes)), memory_limit, "right"
-                )
-                - 1
-                for m in range(1, graphs + 1)
-            ]
-        )
-    found = partition(
-        weights,
-        curves.replayed(ends),
-        curves.run_eagerly(ends),
-        graphs,
-        pinned=np.isin(ends, pins),
-        longest=longest,
-    )
-    if found is None:
-        needed = int(pins[-1] if len(pins) else ends[0])
-        least = float(curves.pool_memory(np.array([needed]), sizes[-1], len(sizes))[0])
-        raise ValueError(
-            f"memory_limit of {memory_limit:,.0f} bytes holds no bucket of {needed} frames at "
-            f"batch size {sizes[-1]}: that takes {least:,.0f}; raise it or drop the larger sizes"
-        )
-    if len(found.ends) < graphs:
-        logger.info("%d buckets are enough, of %d allowed", len(found.ends), graphs)
-    plan = BucketPlan.of(
-        ends[list(found.ends)].tolist(),
+    if traffic is not durations:
+        warn_of_units(traffic, geometry, cut=chunking is not None)
+    pinned = () if chunking is None else (geometry.frames(chunking.chunk),)
+    wanted = BucketPlan(
+        pinned or traffic.frames[:1],
         traffic,
         geometry=geometry,
-        batch_sizes=sizes,
-        cost=curves,
-        pinned=pins.tolist(),
-        asked=graphs,
+        batch_sizes=rows_of(batch_sizes),
+        cost=Cost() if cost is None else cost,
+        pinned=pinned,
+        graphs=whole(graphs, "graphs"),
+        concurrency=whole(concurrency, "concurrency"),
+        most_frames=None if memory_limit is None else memory_limit / frame_bytes(geometry, model),
     )
-    if concurrency == 1:
-        return plan
-    return _replicated(plan, concurrency, memory_limit)
-
-
-def _geometry(model: Any, sampling_rate: int | None) -> Geometry:
-    return Geometry.of(Geometry() if model is None else model, sampling_rate=sampling_rate)
-
-
-def _replicated(plan: BucketPlan, concurrency: int, memory_limit: float | None) -> BucketPlan:
-    """The plan with replicas, as many as the memory limit leaves room for in each bucket."""
-    whole_time = plan.expected_cost or 1.0  # a cost of nothing keeps nothing busy
-    time = [bucket.share * bucket.cost / whole_time for bucket in plan.buckets]
-    wanted = replicas(time, concurrency)
-
-    def at_most(most: int) -> BucketPlan:
-        copies = [min(count, most) for count in wanted]
-        lengths = [bucket.frames for bucket in plan.buckets]
-        return replace(
-            plan,
-            buckets=tuple(
-                replace(bucket, replicas=count)
-                for bucket, count in zip(plan.buckets, copies, strict=True)
-            ),
-            memory=None
-            if plan.cost.memory is None
-            else pools_memory(plan.cost, lengths, copies, plan.batch_sizes),
-        )
-
-    if memory_limit is None:
-        return at_most(max(wanted))
-    allowed = range(1, max(wanted) + 1)
-    fitting = bisect_right(allowed, memory_limit, key=lambda most: at_most(most).memory or 0.0)
-    return at_most(max(fitting, 1))
+    return wanted.anew(traffic)

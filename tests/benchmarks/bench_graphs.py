@@ -122,7 +122,7 @@ def _padded(
         bucket = plan.bucket_for(count)
         total = count if bucket is None else bucket.samples
         values = torch.nn.functional.pad(samples.to(device, dtype), (0, total - count))
-        return run(values)[:, : plan.geometry.frames(count)]
+        return run(values)[:, : plan.geometry.frames(count)].argmax(dim=-1).cpu()
 
     return call
 
@@ -161,7 +161,9 @@ def study(geometry: str, dtype: str, arguments: argparse.Namespace) -> dict[str,
     lengths = in_samples(traffic(arguments.queries))
     fixed = [second * RATE for second in arguments.seconds]
     with harness.contending(model, plan, arguments.backends) as contenders:
-        ways = {c.name: str(c.pool.explain(round(LONGEST * RATE))) for c in contenders if c.pool}
+        with torch.no_grad():
+            longest = round(LONGEST * RATE)
+            ways = {c.name: str(c.pool.explain(longest)) for c in contenders if c.pool}
         if not on_gpu:
             contenders.append(at_bucket(model, plan))
         harness.replay(contenders, [*fixed, *lengths[:10]])  # what is lazy is done before

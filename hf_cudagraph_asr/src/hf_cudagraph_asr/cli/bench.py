@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import typer
 
-from hf_cudagraph_asr.cli.console import Device, Dtype, keep_apart, quiet_host, say
+from hf_cudagraph_asr.cli import Device, Dtype, keep_apart, quiet_host, say
 from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.plan import BucketPlan
 
@@ -41,7 +41,7 @@ class Contender:
 
     Attributes:
         name: "stock", "no mask" (also the stock model), or a backend, "+mask" where it gets a mask.
-        call: from (B, S) float32 samples on the host to (B, T, V) logits on the device.
+        call: from (B, S) float32 samples on the host to (B, T) best tokens on the host.
         start_seconds: to enable the pool; 0 for the stock model.
         pool: serves the calls, or None.
     """
@@ -85,8 +85,9 @@ def _call(model: Any, masked: bool) -> Callable[[torch.Tensor], torch.Tensor]:
 
     def call(samples: torch.Tensor) -> torch.Tensor:
         mask = torch.ones(samples.shape, dtype=torch.long).to(device) if masked else None
-        logits: torch.Tensor = model(samples.to(device, dtype), attention_mask=mask).logits
-        return logits
+        logits = model(samples.to(device, dtype), attention_mask=mask).logits
+        tokens: torch.Tensor = logits.argmax(dim=-1).cpu()  # waits for the device
+        return tokens
 
     return call
 
@@ -117,8 +118,7 @@ def replay(
             for turn in range(len(contenders)):
                 at = (query + turn) % len(contenders)
                 start = clock()
-                logits = contenders[at].call(noise[:, :length])
-                tokens[at] = logits.argmax(dim=-1).cpu()  # (B, T); waits for the device
+                tokens[at] = contenders[at].call(noise[:, :length])  # (B, T)
                 seconds[at, query] = clock() - start
             same += [int((found == tokens[0]).sum()) for found in tokens]
             frames += tokens[0].numel()

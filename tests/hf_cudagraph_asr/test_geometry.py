@@ -1,7 +1,9 @@
 """Samples ↔ frames, against convolutions that run and against counting one by one."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr import Geometry, plan_buckets
 
 SEW = Geometry(
     (10, 3, 1, 3, 1, 3, 1, 3, 1, 2, 1, 2, 1),
@@ -36,13 +38,13 @@ def convolved(geometry: Geometry, samples: int) -> int:
 
 
 @given(geometries(), st.integers(1, 3000))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_frames_are_those_of_the_convolutions(geometry: Geometry, samples: int) -> None:
     assert geometry.frames(samples) == convolved(geometry, samples)
 
 
 @given(geometries(), st.integers(1, 12))
-@settings(deadline=None)
+@settings(deadline=None, max_examples=50)
 def test_samples_are_all_that_give_the_frames(geometry: Geometry, frames: int) -> None:
     samples = geometry.samples(frames)
     assert (samples[0], samples[-1]) == (geometry.shortest(frames), geometry.longest(frames))
@@ -126,6 +128,26 @@ def test_the_sampling_rate_is_given() -> None:
     assert Geometry.of(Geometry(sampling_rate=8_000)).sampling_rate == 8_000
     assert Geometry.of(Geometry(), sampling_rate=8_000).sampling_rate == 8_000
     assert Geometry.of(tiny("wav2vec2"), sampling_rate=44_100).sampling_rate == 44_100
+
+
+def test_the_sampling_rate_is_that_of_the_folder_a_model_was_loaded_from(tmp_path: Path) -> None:
+    import transformers
+
+    transformers.Wav2Vec2Config().save_pretrained(tmp_path)
+    config = transformers.AutoConfig.from_pretrained(tmp_path)
+    assert Geometry.of(config).sampling_rate == 16_000  # no feature extractor is there
+    extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=8_000)
+    extractor.save_pretrained(tmp_path)
+    assert Geometry.of(config).sampling_rate == 8_000
+    assert plan_buckets([1.0], model=config).geometry.sampling_rate == 8_000
+    assert Geometry.of(config, sampling_rate=11_025).sampling_rate == 11_025
+    # A processor saves its feature extractor as a part of itself.
+    processor = {"feature_extractor": extractor.to_dict() | {"sampling_rate": 22_050}}
+    (tmp_path / "processor_config.json").write_text(json.dumps(processor))
+    assert Geometry.of(config).sampling_rate == 22_050
+    (tmp_path / "processor_config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"processor_config\.json tells no sampling rate"):
+        Geometry.of(config)
 
 
 def test_a_model_without_a_waveform_is_refused() -> None:

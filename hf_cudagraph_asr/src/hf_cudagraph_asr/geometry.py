@@ -12,9 +12,11 @@ an adapter (`add_adapter`) shortens the logits only.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
@@ -71,10 +73,12 @@ class Geometry:
 
         Args:
             model: what has `conv_kernel` and `conv_stride`, or a `config` that has.
-            sampling_rate: the feature extractor's; a config does not know it. By default 16,000.
+            sampling_rate: by default the feature extractor's in the folder that the model or config
+                was loaded from, or 16,000 where there is none.
 
         Raises:
-            ValueError: its input is no waveform that convolutions without padding frame.
+            ValueError: its input is no waveform that convolutions without padding frame; or the
+                feature extractor's file cannot be read.
         """
         if isinstance(model, Geometry):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
@@ -86,9 +90,8 @@ class Geometry:
                 f"{type(model).__name__} has no conv_kernel and conv_stride: a model or config of "
                 "the Wav2Vec2 family is needed, one that takes the waveform itself"
             )
-        return cls(
-            tuple(kernels), tuple(strides), 16_000 if sampling_rate is None else sampling_rate
-        )
+        rate = _rate_beside(model) if sampling_rate is None else sampling_rate
+        return cls(tuple(kernels), tuple(strides), rate)
 
     @property
     def hop(self) -> int:
@@ -226,6 +229,26 @@ class Frames:
         for convolution in reversed(self.features):
             needed = convolution.needed(needed)
         return needed
+
+
+def _rate_beside(model: Any) -> Any:
+    """The sampling rate of the feature extractor saved beside a model, or 16,000."""
+    folder = getattr(model, "name_or_path", None)
+    for name in ("processor_config.json", "preprocessor_config.json"):
+        file = Path(str(folder)) / name
+        if not (folder and file.is_file()):
+            continue
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            nested = content.get("feature_extractor", content.get("audio_processor", content))
+            rate = nested.get("sampling_rate")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ValueError(
+                f"{file} tells no sampling rate ({error}): mend it, or give sampling_rate"
+            ) from error
+        if rate is not None:
+            return rate
+    return 16_000
 
 
 def _positive(value: object) -> bool:

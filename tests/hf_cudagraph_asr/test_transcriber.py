@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -12,15 +13,13 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from tiny_models import CASES, plan_for
+from tiny_models import plan_for
 from tiny_recogniser import RATE, save_recogniser, stock_pipeline, waveform
 
-from hf_cudagraph_asr.attach import enable_cuda_graphs
-from hf_cudagraph_asr.plan import plan_buckets
-from hf_cudagraph_asr.transcriber import Transcriber, Transcript
-from hf_cudagraph_asr.words import frame_seconds
+from hf_cudagraph_asr import Served, Transcriber, Transcript, enable_cuda_graphs, plan_buckets
 
 LENGTHS = (300, 512, 299, 870, 640, 31, 30)
+SHORT = (29, 12, 1)  # samples that hold no frame
 CLIPS = [waveform(samples) for samples in LENGTHS]
 
 
@@ -52,6 +51,12 @@ def same(found: Transcript, wanted: dict[str, Any]) -> None:
 
 def opened(folder: Path, **options: Any) -> Transcriber:
     return Transcriber.from_pretrained(folder, device="cpu", **options)
+
+
+@pytest.fixture(scope="module")
+def eager(folder: Path) -> Iterator[Transcriber]:
+    with opened(folder) as transcriber:
+        yield transcriber
 
 
 @pytest.fixture(scope="module")
@@ -112,14 +117,15 @@ def test_long_recordings_are_those_of_the_pipeline_in_chunks(either: Path) -> No
         same(transcriber.transcribe(clips[:1])[0], in_one)
 
 
-def test_chunks_name_their_own_bucket(folder: Path) -> None:
-    model = transformers.AutoModelForCTC.from_pretrained(folder)
-    plan = plan_for(model, (600,), batch_sizes=(1,), rate=RATE)
-    clip = waveform(2_345)
-    with opened(folder, plan=plan, backend="export", chunk_length_s=0.6) as transcriber:
-        [found] = transcriber.transcribe([clip])
-        assert found.bucket == plan.buckets[0]
-        assert transcriber.pool.stats().hits == transcriber.pool.stats().calls == 6
+def test_chunks_name_their_own_bucket(folder: Path, exported: Transcriber) -> None:
+    clip, pool = waveform(2_345), exported.pool
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    before = pool.stats()
+    [found] = Transcriber(exported.model, processor, pool, chunk_length_s=0.6).transcribe([clip])
+    after = pool.stats()
+    assert pool.plan is not None
+    assert found.bucket == pool.plan.buckets[1]
+    assert after.hits - before.hits == after.calls - before.calls == 6
     same(found, expected(folder, [clip], chunk_length_s=0.6)[0])
 
 
@@ -131,74 +137,92 @@ def test_silence_after_a_loud_query_is_silence(exported: Transcriber) -> None:
     assert (after.text, after.words) == (before.text, before.words)
 
 
-def test_an_adapters_strides_count_in_word_times() -> None:
-    config = CASES["wav2vec2-adapter"].build().config
-    plain = CASES["wav2vec2-group"].build().config
-    assert frame_seconds(plain, RATE) == pytest.approx(plain.inputs_to_logits_ratio / RATE)
-    strides = config.adapter_stride**config.num_adapter_layers
-    assert strides > 1
-    assert frame_seconds(config, RATE) == pytest.approx(
-        strides * config.inputs_to_logits_ratio / RATE
-    )
-
-
 def test_words_of_a_model_with_an_adapter_end_within_the_query(tmp_path: Path) -> None:
     folder = save_recogniser(tmp_path, "wav2vec2-adapter")
     clips = [waveform(n) for n in (900, 640)]
     wanted = expected(folder, clips)
     with opened(folder) as transcriber:
         found = transcriber.transcribe(clips)
+        config = transcriber.model.config
         frames = [transcriber.model(torch.from_numpy(clip)[None]).logits.shape[1] for clip in clips]
-        a_frame = frame_seconds(transcriber.model.config, RATE)
-    for transcript, result, clip, count in zip(found, wanted, clips, frames, strict=True):
+    strides = config.adapter_stride**config.num_adapter_layers
+    assert strides > 1
+    a_frame = strides * config.inputs_to_logits_ratio / RATE
+    for transcript, result, count in zip(found, wanted, frames, strict=True):
         assert transcript.text == result["text"]
         assert transcript.words
-        assert transcript.words[-1].end <= count * a_frame
-        assert count * a_frame == pytest.approx(len(clip) / RATE, abs=2 * a_frame)
+        starts = [word.start / a_frame for word in transcript.words]
+        assert starts == pytest.approx([round(start) for start in starts])
+        assert transcript.words[-1].end <= count * a_frame + 1e-9
+
+
+def test_what_holds_no_frame_has_no_text(either: Path) -> None:
+    with opened(either) as transcriber:
+        alone = [transcriber.transcribe([waveform(n)])[0] for n in SHORT]
+        together = transcriber.transcribe([CLIPS[0], *map(waveform, SHORT), CLIPS[5]])
+        silent = transcriber.transcribe([waveform(n) for n in SHORT])
+    for transcript, samples in zip([*alone, *together[1:-1], *silent], SHORT * 3, strict=True):
+        assert (transcript.text, transcript.words, transcript.bucket) == ("", (), None)
+        assert transcript.seconds == samples / RATE
+    for transcript, result in zip(
+        (together[0], together[-1]), expected(either, [CLIPS[0], CLIPS[5]]), strict=True
+    ):
+        same(transcript, result)
+
+
+def test_each_call_is_made_once_and_told_as_it_was(folder: Path) -> None:
+    model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    served: list[Served] = []
+    pool = enable_cuda_graphs(model, observers=[served.append])
+    with Transcriber(model, processor, pool, chunk_length_s=0.6) as transcriber:
+        found = transcriber.transcribe(CLIPS[:3])
+        assert [call.lengths for call in served] == [LENGTHS[:3]]
+        assert all(transcript.dispatch == served[0].dispatch for transcript in found)
+        served.clear()
+        [long] = transcriber.transcribe([waveform(2_345)])
+        assert len(served) == 6
+        assert long.dispatch == served[0].dispatch
 
 
 @pytest.mark.parametrize(
     ("bad", "message"),
     [
         (np.zeros(0, np.float32), "is empty"),
-        (np.zeros(29, np.float32), "has 29 samples, and the model needs 30"),
         (np.zeros((300, 2), np.float32), r"has the shape \(300, 2\), expected \(samples,\)"),
         (np.zeros(300, np.int16), "has int16 values.*divide 16-bit samples by 32768"),
         (np.full(300, np.nan, np.float32), "holds NaN or infinite samples"),
-        (np.full(300, -np.inf), "holds NaN or infinite samples"),
         (np.full(300, 1e300), r"holds a sample of 1e\+300, expected full scale 1"),
         (np.zeros(300, np.complex64), "has complex64 values"),
         (0.5, "put a single waveform in a list"),
     ],
 )
 def test_a_bad_waveform_is_refused_by_its_row_and_the_next_call_is_right(
-    folder: Path, bad: Any, message: str
+    eager: Transcriber, bad: Any, message: str
 ) -> None:
-    with opened(folder) as transcriber:
-        before = transcriber.transcribe([CLIPS[0]])[0]
-        with pytest.raises(ValueError, match=f"^row 1 .*{message}"):
-            transcriber.transcribe([CLIPS[0], bad, CLIPS[1]])
-        assert transcriber.fault(bad) is not None
-        assert transcriber.fault(CLIPS[0]) is None
-        after = transcriber.transcribe([CLIPS[0]])[0]
-        assert (after.text, after.words) == (before.text, before.words)
-        assert transcriber.transcribe([]) == []
+    before = eager.transcribe([CLIPS[0]])[0]
+    with pytest.raises(ValueError, match=f"^row 1 .*{message}"):
+        eager.transcribe([CLIPS[0], bad, CLIPS[1]])
+    assert eager.fault(bad) is not None
+    assert eager.fault(CLIPS[0]) is None
+    after = eager.transcribe([CLIPS[0]])[0]
+    assert (after.text, after.words) == (before.text, before.words)
+    assert eager.transcribe([]) == []
 
 
-@pytest.mark.parametrize("kind", [np.float64, np.float16])
-def test_other_floats_are_taken_as_float32(folder: Path, kind: Any) -> None:
+def test_other_floats_are_taken_as_float32(eager: Transcriber) -> None:
     clip = CLIPS[1].astype(np.float16)
-    with opened(folder) as transcriber:
-        wanted, found = transcriber.transcribe([clip.astype(np.float32), clip.astype(kind)])
-    assert (found.text, found.words) == (wanted.text, wanted.words)
+    kinds = (np.float32, np.float64, np.float16)
+    wanted, *others = eager.transcribe([clip.astype(kind) for kind in kinds])
+    for found in others:
+        assert (found.text, found.words) == (wanted.text, wanted.words)
 
 
-def test_another_sampling_rate_is_refused_with_the_remedy(folder: Path) -> None:
-    with opened(folder) as transcriber:
-        assert transcriber.sampling_rate == RATE
-        assert transcriber.transcribe(CLIPS[:1], sampling_rate=RATE)
-        with pytest.raises(ValueError, match=r"takes 1,000 samples a second, not 44,100: resample"):
-            transcriber.transcribe(CLIPS[:1], sampling_rate=44_100)
+def test_another_sampling_rate_is_refused_with_the_remedy(eager: Transcriber) -> None:
+    assert eager.sampling_rate == RATE
+    assert eager.transcribe(CLIPS[:1], sampling_rate=RATE)
+    with pytest.raises(ValueError, match=r"takes 1,000 samples a second, not 44,100: resample"):
+        eager.transcribe(CLIPS[:1], sampling_rate=44_100)
 
 
 def test_threads_get_their_own_transcripts(exported: Transcriber) -> None:
@@ -252,7 +276,7 @@ def test_what_does_not_fit_is_refused_before_it_is_enabled(folder: Path) -> None
         opened(folder, backend="tensorrt")
     with pytest.raises(ValueError, match="this plan is for"):
         Transcriber.from_pretrained(folder, device="cpu", plan=plan_buckets([1.0], graphs=1))
-    with pytest.raises(ValueError, match="too short for one frame"):
+    with pytest.raises(ValueError, match="a chunk of 0.01 s is too short"):
         opened(folder, chunk_length_s=0.01)
     with pytest.raises(ValueError, match="overlap by less than the 30 samples"):
         opened(folder, chunk_length_s=0.06)
@@ -260,14 +284,34 @@ def test_what_does_not_fit_is_refused_before_it_is_enabled(folder: Path) -> None
         Transcriber.from_pretrained(folder / "nowhere")
 
 
+def test_a_damaged_model_is_an_os_error_with_its_name(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "damaged")
+    weights = tmp_path / "damaged/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:100])
+    with pytest.raises(OSError, match=r"found nothing to load in .*damaged"):
+        Transcriber.from_pretrained(tmp_path / "damaged")
+
+
 def test_a_plan_may_be_a_file(folder: Path, tmp_path: Path) -> None:
     model = transformers.AutoModelForCTC.from_pretrained(folder)
     plan = plan_for(model, (300, 700), batch_sizes=(1,), rate=RATE)
     plan.save(tmp_path / "plan.json")
-    with Transcriber.from_pretrained(
-        folder, device="cpu", plan=tmp_path / "plan.json", backend="export"
-    ) as transcriber:
-        assert transcriber.transcribe(CLIPS[:1])[0].bucket == plan.buckets[0]
+    with opened(folder, plan=tmp_path / "plan.json") as transcriber:
+        assert transcriber.pool.plan == plan
+
+
+def test_a_plan_of_which_nothing_is_captured_is_a_warning(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = transformers.AutoModelForCTC.from_pretrained(folder)
+    with opened(folder, plan=plan_for(model, (300,), batch_sizes=(1,), rate=RATE)):
+        pass
+    [told] = [r.getMessage() for r in caplog.records if r.name.startswith("hf_cudagraph_asr")]
+    assert "the plan is not used, as the eager backend captures nothing" in told
+    caplog.clear()
+    with opened(folder):
+        pass
+    assert not [r for r in caplog.records if r.name.startswith("hf_cudagraph_asr")]
 
 
 def test_a_processor_that_does_not_serve_is_refused(folder: Path) -> None:

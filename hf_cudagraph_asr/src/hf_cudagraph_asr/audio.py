@@ -211,6 +211,8 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     head = _bytes(stream, 0, 1024)
     if head.startswith(b"OggS") and not _ends_ogg(_bytes(stream, max(end - (1 << 17), 0), 1 << 17)):
         raise AudioError(f"{name} is cut off, its last page is missing: copy or record it again")
+    if head.startswith(b"FORM") and end < 54:  # libsndfile would seek to before the beginning
+        raise AudioError(f"{name} is cut off within its header: copy or record it again")
     field = _size_field(stream, head)
     if field is None:
         return stream
@@ -243,7 +245,7 @@ def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int, int]
     magic = head[:4]
     if magic == b".snd" and len(head) >= 24:  # AU
         return 8, ">I", 0, *struct.unpack(">II", head[4:12])
-    if magic == b"NIST" and b"shorten" not in head:
+    if magic == b"NIST" and len(head) == 1024 and b"shorten" not in head:
         fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", head)}
         names = (b"sample_count", b"channel_count", b"sample_n_bytes")
         return 0, "<I", 0, 1024, math.prod(fields.get(name, 0) for name in names)

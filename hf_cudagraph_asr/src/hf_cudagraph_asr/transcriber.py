@@ -115,7 +115,14 @@ class Transcriber:
         self._longest = math.inf  # samples of a recording in one piece
         if chunk_length_s is not None:
             geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
-            self._longest = Chunking.of(geometry, chunk_length_s).chunk
+            chunking = Chunking.of(geometry, chunk_length_s)
+            # The last chunk of a recording is longer than both strides, but maybe by a sample.
+            if chunking.left + chunking.right < self._frames.receptive_field:
+                raise ValueError(
+                    f"chunks of {chunk_length_s} s overlap by less than the "
+                    f"{self._frames.receptive_field} samples of a frame: make them longer"
+                )
+            self._longest = chunking.chunk
 
     @classmethod
     def from_pretrained(

@@ -125,8 +125,10 @@ def _batches(
 ) -> Iterator[list[int]]:
     """Keys in batches of neighboring lengths. One too long for the plan keeps no other from it."""
 
+    plan = transcriber.pool.plan
+
     def planned(place: int) -> bool:
-        return transcriber.pool.explain(lengths[place]).bucket is not None
+        return plan is not None and plan.bucket_for(lengths[place]) is not None
 
     ascending = sorted(lengths, key=lambda place: (planned(place), lengths[place]))
     for _, group in groupby(ascending, planned):
@@ -245,9 +247,10 @@ class TranscriptFile:
                 start = _encoded(self._next()).removesuffix(b"}")
                 torn = not line.endswith(b"\n")
                 if not (line.startswith(start) or (torn and start.startswith(line))):
+                    found, wanted = (part.decode("utf-8", "replace") for part in (line, start))
                     raise ValueError(
-                        f"{self._path}, line {self.done + 1} is {line[: len(start)]!r}, expected "
-                        f"{start!r}: {REMEDY}"
+                        f"{self._path}, line {self.done + 1} is {found[: len(wanted)].strip()}, "
+                        f"expected {wanted} now: {REMEDY}"
                     )
                 if not torn:
                     whole += len(line)

@@ -46,7 +46,7 @@ def test_frames_are_those_of_the_convolutions(geometry: Geometry, samples: int) 
 @given(geometries(), st.integers(1, 12))
 @settings(deadline=None, max_examples=50)
 def test_samples_are_all_that_give_the_frames(geometry: Geometry, frames: int) -> None:
-    samples = geometry.samples(frames)
+    samples = range(geometry.shortest(frames), geometry.longest(frames) + 1)
     assert (samples[0], samples[-1]) == (geometry.shortest(frames), geometry.longest(frames))
     for edge in (samples[0], samples[-1]):
         assert convolved(geometry, edge) == frames
@@ -58,7 +58,7 @@ def test_samples_are_all_that_give_the_frames(geometry: Geometry, frames: int) -
 def test_the_receptive_field_is_the_shortest_input(geometry: Geometry) -> None:
     counted = next(n for n in range(1, 10**6) if geometry.frames(n))
     assert counted == geometry.receptive_field == geometry.shortest(1)
-    assert len(geometry.samples(3)) == geometry.hop
+    assert geometry.longest(3) + 1 == geometry.shortest(4) == geometry.shortest(3) + geometry.hop
 
 
 @given(geometries(), st.lists(st.integers(0, 10**9), max_size=20))
@@ -71,7 +71,7 @@ def test_wav2vec2_at_16_khz_is_the_default() -> None:
     geometry = Geometry()
     assert (geometry.hop, geometry.receptive_field, geometry.sampling_rate) == (320, 400, 16_000)
     for frames in (1, 49, 1499):
-        assert geometry.samples(frames) == range(320 * (frames - 1) + 400, 320 * frames + 400)
+        assert range(geometry.shortest(frames), geometry.longest(frames) + 1) == range(320 * (frames - 1) + 400, 320 * frames + 400)
     assert geometry.seconds(49) == (320 * 49 + 399) / 16_000
     assert {geometry: 1}[Geometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))] == 1
 
@@ -111,7 +111,7 @@ def test_a_models_feature_encoder_gives_these_frames(name: str, options: dict[st
     geometry = Geometry.of(model)
     assert geometry == Geometry.of(model.config)
     for frames in (1, 2, 7):
-        samples = geometry.samples(frames)
+        samples = range(geometry.shortest(frames), geometry.longest(frames) + 1)
         for n in (samples[0], samples[-1], samples[-1] + 1):
             with torch.inference_mode():
                 made = model.feature_extractor(torch.zeros(1, n)).shape[-1]
@@ -181,7 +181,7 @@ def test_what_is_no_convolution_is_refused(arguments: tuple[object, ...], messag
 @pytest.mark.parametrize("frames", [0, -1, 1.5, True, "3"])
 def test_no_samples_give_such_frames(frames: object) -> None:
     with pytest.raises(ValueError, match="frames are a whole number from 1 up"):
-        Geometry().samples(frames)  # type: ignore[arg-type]
+        Geometry().longest(frames)  # type: ignore[arg-type]
 
 
 def test_planning_imports_neither_torch_nor_transformers() -> None:

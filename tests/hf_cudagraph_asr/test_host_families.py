@@ -20,7 +20,7 @@ MODES = {"no_grad": torch.no_grad, "inference_mode": torch.inference_mode}
 @every_case
 def test_a_mixed_batch_is_answered_as_single_queries_are(name: str, backend: str) -> None:
     model = CASES[name].build()
-    geometry = Frames.of(model.config)
+    geometry = Frames(model.config)
     assert geometry.encoded(629) + 1 == geometry.encoded(630)
     # The fewest samples, two that differ by one at a frame's border, and a bucket's full length.
     rows = [audio(n, n) for n in (890, geometry.receptive_field, 629, 630)]

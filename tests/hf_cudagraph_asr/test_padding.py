@@ -15,17 +15,15 @@ from padded_rows import TOLERANCE, audio, deviation, padded
 from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomised
 
 from hf_cudagraph_asr.exact import ExactForward
-from hf_cudagraph_asr.geometry import Frames
+from hf_cudagraph_asr.geometry import Frames, Geometry
 
 
 def boundaries(model: Any, frames: Sequence[int]) -> list[int]:
     """Lengths around those where a row gets one frame more: the first, and a sample less."""
-    geometry = Frames.of(model.config)
+    geometry = Frames(model.config)
     lengths = {geometry.receptive_field, geometry.receptive_field + 1}
     for count in frames:
-        first = count
-        for convolution in reversed(geometry.features):
-            first = convolution.needed(first)
+        first = Geometry.of(model).shortest(count)
         lengths |= {first - 1, first, first + 1}
     return sorted(length for length in lengths if length >= geometry.receptive_field)
 

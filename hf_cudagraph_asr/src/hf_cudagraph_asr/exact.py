@@ -55,7 +55,7 @@ class ExactForward(nn.Module):
         super().__init__()
         self._encode: _Encode = _ENCODERS[family_of(model).encoder]
         _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
-        self.geometry = Frames.of(model.config)
+        self.geometry = Frames(model.config)
         self.model = model
         # Not through train(): that would set the model's mode.
         self.training = model.training
@@ -102,7 +102,7 @@ class ExactForward(nn.Module):
         own = keep_mask(lengths, total)
         lengths = lengths.clamp(min=self.receptive_field, max=total)
         samples = torch.where(own, input_values, input_values.new_zeros(()))  # (B, S)
-        features = _features(base.feature_extractor, samples, geometry.features[0].out(lengths))
+        features = _features(base.feature_extractor, samples, geometry.convolved(lengths))
         hidden = _project(base, features)
         if hidden.shape[1] != geometry.encoded(total):
             raise ValueError(

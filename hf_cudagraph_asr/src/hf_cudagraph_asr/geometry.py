@@ -134,14 +134,6 @@ class Geometry:
         """
         return self.shortest(frames) + self.hop - 1
 
-    def samples(self, frames: int) -> range:
-        """All numbers of samples that give so many frames.
-
-        Raises:
-            ValueError: fewer than one frame.
-        """
-        return range(self.shortest(frames), self.longest(frames) + 1)
-
     def seconds(self, frames: int) -> float:
         """How long the longest input of so many frames is."""
         return self.longest(frames) / self.sampling_rate
@@ -161,10 +153,10 @@ class Geometry:
 
 @dataclass(frozen=True)
 class Convolution:
-    """Geometry of a 1-D convolution or pooling: how many positions it gives, how many it needs.
+    """Geometry of a convolution of an adapter, which pads.
 
-    >>> Convolution(10, 5).out(400), Convolution(10, 5).needed(79)
-    (79, 400)
+    >>> Convolution(3, 2, padding=1).out(49), Convolution(3, 2, padding=1).needed(25)
+    (25, 49)
     """
 
     kernel: int
@@ -180,55 +172,52 @@ class Convolution:
         return max(1, (out - 1) * self.stride + self.kernel - 2 * self.padding)
 
 
-@dataclass(frozen=True)
 class Frames:
-    """From samples to frames.
+    """From samples to frames of logits, in the forward of one model.
+
+    Samples and frames are ints, or integer tensors, which are computed without a host sync. Inputs
+    are at least as long as the receptive field.
+
+    Args:
+        config: of a model of the Wav2Vec2 family.
 
     Attributes:
-        features: the feature encoder's convolutions; they do not pad.
-        adapter: the adapter's convolutions, after the encoder; often none.
-        squeeze: frames that the encoder pools to one; 1 where it does not pool.
+        adapter: convolutions after the encoder; often none.
+        receptive_field: the fewest samples that give one frame of logits.
+        hop: samples from one frame of logits to the next.
     """
 
-    features: tuple[Convolution, ...]
-    adapter: tuple[Convolution, ...] = ()
-    squeeze: int = 1
-
-    @classmethod
-    def of(cls, config: Any) -> Frames:
-        """From a configuration of a listed family."""
-        adapter: Sequence[Convolution] = ()
+    def __init__(self, config: Any) -> None:
+        geometry = Geometry(tuple(config.conv_kernel), tuple(config.conv_stride))
+        self._first = Convolution(geometry.kernels[0], geometry.strides[0])
+        self._field, self._hop = geometry.receptive_field, geometry.hop
+        self.adapter: tuple[Convolution, ...] = ()
         if getattr(config, "add_adapter", False):
             # The host's adapter layers pad by one whatever their kernel.
             one = Convolution(config.adapter_kernel_size, config.adapter_stride, padding=1)
-            adapter = [one] * config.num_adapter_layers
-        features = zip(config.conv_kernel, config.conv_stride, strict=True)
-        squeeze = getattr(config, "squeeze_factor", 1)
-        return cls(tuple(Convolution(*pair) for pair in features), tuple(adapter), squeeze)
+            self.adapter = (one,) * config.num_adapter_layers
+        needed = 1
+        for convolution in reversed(self.adapter):
+            needed = convolution.needed(needed)
+        # An encoder that pools frames needs as many as it pools to one.
+        needed = max(needed, getattr(config, "squeeze_factor", 1))
+        self.receptive_field = geometry.shortest(needed)
+        self.hop = math.prod((geometry.hop, *(layer.stride for layer in self.adapter)))
+
+    def convolved(self, samples: Any) -> Any:
+        """Frames after the first convolution."""
+        return self._first.out(samples)
 
     def encoded(self, samples: Any) -> Any:
-        """Frames the encoder sees of so many samples: ints, or integer tensors."""
-        for convolution in self.features:
-            samples = convolution.out(samples)
-        return samples
+        """Frames that the encoder sees."""
+        return (samples - self._field) // self._hop + 1
 
     def emitted(self, samples: Any) -> Any:
-        """Frames of logits of so many samples: ints, or integer tensors."""
+        """Frames of logits."""
         frames = self.encoded(samples)
         for convolution in self.adapter:
             frames = convolution.out(frames)
         return frames
-
-    @property
-    def receptive_field(self) -> int:
-        """The fewest samples the model takes, those that give one frame of logits."""
-        needed = 1
-        for convolution in reversed(self.adapter):
-            needed = convolution.needed(needed)
-        needed = max(needed, self.squeeze)
-        for convolution in reversed(self.features):
-            needed = convolution.needed(needed)
-        return needed
 
 
 def _rate_beside(model: Any) -> Any:

@@ -190,7 +190,7 @@ def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor
         Logits (B, T, V), T the frames of the longest row; beyond a shorter one they say blank.
     """
     config: Any = model.config
-    shortest = Frames.of(config).receptive_field if hasattr(config, "conv_kernel") else 0
+    shortest = Frames(config).receptive_field if hasattr(config, "conv_kernel") else 0
     found = {
         row: host(call.input_values[row : row + 1, :length], return_dict=True).logits[0]
         for row, length in enumerate(call.lengths)

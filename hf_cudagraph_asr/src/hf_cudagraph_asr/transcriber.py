@@ -108,9 +108,8 @@ class Transcriber:
         self.model = model
         self.pool = pool
         self.sampling_rate = int(self.extractor.sampling_rate)
-        self._frames = Frames.of(model.config)
-        strides = [layer.stride for layer in (*self._frames.features, *self._frames.adapter)]
-        self._frame_seconds = math.prod(strides) / self.sampling_rate
+        self._frames = Frames(model.config)
+        self._frame_seconds = self._frames.hop / self.sampling_rate
         self.chunk_length_s = chunk_length_s
         self._longest = math.inf  # samples of a recording in one piece
         if chunk_length_s is not None:

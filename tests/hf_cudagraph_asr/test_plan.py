@@ -1,33 +1,21 @@
-"""Plans against brute force, against other planners, against the pipeline, and as files."""
+"""Plans against brute force, against the pipeline, as files, and as people see them."""
 
 import copy
 import json
 import math
-import warnings
 from collections.abc import Callable
-from itertools import combinations, pairwise
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import (
-    EAGER,
-    Bucket,
-    BucketPlan,
-    Chunking,
-    Cost,
-    Traffic,
-    plan_buckets,
-    replicas,
-)
-from hf_cudagraph_asr.plan.partition import partition
-from hf_cudagraph_asr.plan.planners import PLANNERS, equal_duration
+from hf_cudagraph_asr import Bucket, BucketPlan, Cost, Geometry, plan_buckets
+from hf_cudagraph_asr.plan import Chunking, Traffic
 
 GEOMETRY = Geometry()
 COVERED = Cost((0, 1), (0.0, 1.0), (0.0, 1e6))  # an eager run so dear that every query is replayed
@@ -67,70 +55,70 @@ TRAFFICS: dict[str, Callable[[np.random.Generator, int], Durations]] = {
 }
 
 
-@pytest.fixture(scope="module", params=TRAFFICS)
-def traffic(request: pytest.FixtureRequest) -> Traffic:
-    durations = TRAFFICS[request.param](np.random.default_rng(0), 100_000)
-    return Traffic.of(durations, GEOMETRY)
-
-
 # Optimality
 
 
-Arrays = tuple[Durations, Durations, Durations]
+def chunk_of(frames: int) -> float:
+    """Seconds of the chunk that gives so many frames."""
+    return GEOMETRY.longest(frames) // GEOMETRY.hop * GEOMETRY.hop / GEOMETRY.sampling_rate
 
 
 @st.composite
-def problems(draw: st.DrawFn, most: int = 9) -> Arrays:
-    """Weights, a replay cost that does not fall, and any eager cost."""
-    n = draw(st.integers(1, most))
+def problems(draw: st.DrawFn) -> tuple[Traffic, Cost, dict[str, Any]]:
+    """A traffic, a replay cost that does not fall, any eager cost, and limits."""
+    counts = draw(st.dictionaries(st.integers(5, 40), st.integers(0, 50), min_size=1, max_size=7))
+    assume(any(counts.values()))
+    frames = sorted(counts)
     values = st.floats(0, 100, allow_subnormal=False)
-
-    def row() -> Durations:
-        return np.array(draw(st.lists(values, min_size=n, max_size=n)))
-
-    return (
-        row(),
-        np.cumsum(row() * np.array(draw(st.lists(st.booleans(), min_size=n, max_size=n)))),
-        row(),
+    steps, eager = (
+        draw(st.lists(values | st.just(0.0), min_size=41, max_size=41)) for _ in range(2)
     )
+    cost = Cost(tuple(range(41)), tuple(np.cumsum(steps).tolist()), tuple(eager))
+    options: dict[str, Any] = {"graphs": draw(st.integers(1, 4))}
+    if draw(st.booleans()):
+        options["chunk_length_s"] = chunk_of(draw(st.integers(8, 40)))
+    if draw(st.booleans()):  # a row of a frame is taken to need 393,216 bytes
+        options["memory_limit"] = 393_216.0 * draw(st.integers(1, 80))
+        options["batch_sizes"] = draw(st.sampled_from([(1,), (1, 2)]))
+    return Traffic(tuple(frames), tuple(float(counts[f]) for f in frames)), cost, options
 
 
-def price(ends: tuple[int, ...], weights: Durations, replay: Durations, eager: Durations) -> float:
-    """One query after the other."""
-    cost = 0.0
-    for i, weight in enumerate(weights):
-        held = [end for end in ends if end >= i]
-        cost += weight * (replay[held[0]] if held else eager[i])
-    return cost
+@given(problems())
+@settings(max_examples=150)
+def test_no_choice_of_lengths_is_cheaper(problem: tuple[Traffic, Cost, dict[str, Any]]) -> None:
+    traffic, cost, options = problem
+    pinned = set()
+    if "chunk_length_s" in options:
+        chunk = Chunking.of(GEOMETRY, options["chunk_length_s"]).chunk
+        pinned = {GEOMETRY.frames(chunk)}
+    rows = max(options.get("batch_sizes", (1,)))
+    longest = options.get("memory_limit", math.inf) / 393_216 / rows
 
+    def price(lengths: tuple[int, ...]) -> float:
+        """One query after the other."""
+        total = 0.0
+        for frames, count in zip(traffic.frames, traffic.counts, strict=True):
+            held = [length for length in lengths if length >= frames]
+            curve = cost.replay if held else cost.eager
+            assert curve is not None
+            total += count * curve[held[0] if held else frames]
+        return total / sum(traffic.counts)
 
-@given(problems(), st.integers(1, 5), st.data())
-@settings(deadline=None, max_examples=300)
-def test_partitions_are_optimal(problem: Arrays, graphs: int, data: st.DataObject) -> None:
-    weights, replay, eager = problem
-    n = len(weights)
-    pinned = np.array(data.draw(st.lists(st.booleans(), min_size=n, max_size=n), label="pinned"))
-    reach = data.draw(
-        st.none() | st.lists(st.integers(-1, n - 1), min_size=graphs, max_size=graphs),
-        label="reach",
-    )
-    longest = None if reach is None else np.array(sorted(reach, reverse=True))
     allowed = [
-        ends
-        for m in range(1, graphs + 1)
-        for ends in combinations(range(n), m)
-        if set(np.flatnonzero(pinned)) <= set(ends)
-        and (longest is None or ends[-1] <= longest[m - 1])
+        lengths
+        for m in range(1, options["graphs"] + 1)
+        for lengths in combinations(sorted({*traffic.frames, *pinned}), m)
+        if pinned <= set(lengths) and lengths[-1] <= longest
     ]
-    found = partition(weights, replay, eager, graphs, pinned=pinned, longest=longest)
     if not allowed:
-        assert found is None
+        with pytest.raises(ValueError, match=r"is needed, .* frames fit in memory"):
+            plan_buckets(traffic, cost=cost, **options)
         return
-    assert found is not None
-    least = min(price(ends, *problem) for ends in allowed)
-    assert found.ends in allowed
-    assert price(found.ends, *problem) == pytest.approx(least, rel=1e-9, abs=1e-9)
-    assert found.cost == pytest.approx(least, rel=1e-9, abs=1e-9)
+    plan = plan_buckets(traffic, cost=cost, **options)
+    assert plan.lengths in allowed
+    assert price(plan.lengths) == pytest.approx(min(map(price, allowed)), rel=1e-9, abs=1e-9)
+    assert plan.expected_cost == pytest.approx(price(plan.lengths), rel=1e-9, abs=1e-9)
+    assert plan.pinned == tuple(pinned)
 
 
 def quadratic(weights: Durations, replay: Durations, eager: Durations, graphs: int) -> float:
@@ -149,95 +137,29 @@ def quadratic(weights: Durations, replay: Durations, eager: Durations, graphs: i
     return least
 
 
-@given(st.integers(0, 2**32 - 1), st.integers(1, 400), st.integers(1, 20))
-@settings(deadline=None, max_examples=40)
-def test_divide_and_conquer_finds_what_the_quadratic_recurrence_finds(
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 20))
+@settings(max_examples=25)
+def test_long_histograms_are_planned_as_the_quadratic_recurrence_plans_them(
     seed: int, n: int, graphs: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    weights = rng.integers(0, 1000, n) * (rng.random(n) < 0.7).astype(float)
+    weights = rng.integers(1, 1000, n).astype(float)
     # Steps, flat stretches and slopes.
     replay = np.cumsum(rng.exponential(1, n) * (rng.random(n) < rng.random()))
     eager = rng.uniform(0, 10) * replay.max() * rng.random(n)
-    found = partition(weights, replay, eager, graphs)
-    assert found is not None
-    assert found.cost == pytest.approx(quadratic(weights, replay, eager, graphs), rel=1e-9)
-    assert found.cost == pytest.approx(price(found.ends, weights, replay, eager), rel=1e-9)
-
-
-@given(
-    st.dictionaries(st.integers(1, 60), st.integers(1, 50), min_size=1, max_size=8),
-    st.integers(1, 4),
-    st.sampled_from([1.0, 1.2, 5.0, 1e6]),
-)
-@settings(deadline=None, max_examples=150)
-def test_plans_are_optimal_over_all_lengths(
-    counts: dict[int, int], graphs: int, eager: float
-) -> None:
-    traffic = Traffic(*zip(*sorted(counts.items()), strict=True))
-    cost = Cost((1, 10, 60), (7.0, 7.0, 60.0), (7.0 * eager, 8.0 * eager, 70.0 * eager))
-    plan = plan_buckets(traffic, graphs=graphs, cost=cost)
-    least = min(
-        BucketPlan.of(lengths, traffic, cost=cost).expected_cost
-        for m in range(1, graphs + 1)
-        for lengths in combinations(sorted(counts), m)
+    frames = tuple(range(1, n + 1))
+    plan = plan_buckets(
+        Traffic(frames, tuple(weights)),
+        graphs=graphs,
+        cost=Cost(frames, tuple(replay), tuple(eager)),
     )
+    least = quadratic(weights, replay, eager, graphs) / weights.sum()
     assert plan.expected_cost == pytest.approx(least, rel=1e-9)
-    assert len(plan.buckets) <= graphs
 
 
-@pytest.mark.parametrize("graphs", [1, 4, 8, 16])
-@pytest.mark.parametrize(
-    "cost",
-    [Cost(), COVERED, Cost((0, 100, 800), (2.0, 2.0, 9.0), (12.0, 12.0, 20.0), "ms")],
-    ids=["frames", "no tail", "ms"],
-)
-def test_no_other_planner_is_cheaper(traffic: Traffic, graphs: int, cost: Cost) -> None:
-    best = plan_buckets(traffic, graphs=graphs, cost=cost)
-    for planner in PLANNERS.values():
-        other = BucketPlan.of(planner(traffic, graphs), traffic, cost=cost)
-        assert best.expected_cost <= other.expected_cost * (1 + 1e-12)
-        if cost is COVERED:
-            assert best.tail == other.tail == 0
-            assert best.padding <= other.padding + 1e-12
-
-
-@pytest.mark.parametrize("graphs", [2, 4, 8, 16])
-def test_equal_duration_is_lhotses_rule(traffic: Traffic, graphs: int) -> None:
-    from lhotse.dataset.sampling.dynamic_bucketing import estimate_duration_buckets
-
-    class Length:
-        def measure_length(self, frames: int) -> int:
-            return frames
-
-    frames, counts = traffic.arrays()
-    few = np.maximum(counts // 20, 1).astype(np.int64)  # Lhotse takes them one by one
-    theirs = estimate_duration_buckets(np.repeat(frames, few), graphs, Length())
-    # A bucket ends below the bound, at the longest length there is.
-    below = [int(frames[frames < bound][-1]) for bound in theirs[: graphs - 1] if bound > frames[0]]
-    ours = equal_duration(Traffic(traffic.frames, tuple(few.tolist())), graphs)
-    assert ours == tuple(sorted({*below, traffic.frames[-1]}))
-
-
-@given(
-    st.dictionaries(st.integers(1, 3000), st.integers(1, 50), min_size=1, max_size=30),
-    st.integers(1, 20),
-    st.sampled_from(list(PLANNERS.values())),
-)
-def test_planners_cover_the_traffic(
-    counts: dict[int, int], graphs: int, planner: Callable[[Traffic, int], tuple[int, ...]]
-) -> None:
-    traffic = Traffic(*zip(*sorted(counts.items()), strict=True))
-    lengths = planner(traffic, graphs)
-    assert 1 <= len(lengths) <= graphs
-    assert lengths[-1] == max(counts)
-    assert all(a < b for a, b in pairwise(lengths))
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_padding_of_short_queries(seed: int) -> None:
+def test_padding_of_short_queries() -> None:
     """At most 9% with 16 buckets, whether or not the longest queries may run eagerly."""
-    durations = voice_queries(np.random.default_rng(seed), 200_000)
+    durations = voice_queries(np.random.default_rng(0), 200_000)
     for cost in (None, COVERED):
         plan = plan_buckets(durations, graphs=16, cost=cost)
         assert plan.padding <= 0.09
@@ -247,18 +169,16 @@ def test_padding_of_short_queries(seed: int) -> None:
     assert by_hand / frames[:5000].sum() - 1 == pytest.approx(plan.padding, abs=0.01)
 
 
-def test_quantiles_are_the_worst_and_more_buckets_never_cost_more() -> None:
-    traffic = Traffic.of(voice_queries(np.random.default_rng(0), 100_000), GEOMETRY)
-    padding = {n: BucketPlan.of(f(traffic, 8), traffic).padding for n, f in PLANNERS.items()}
-    assert max(padding, key=padding.__getitem__) == "quantile"
+def test_more_buckets_never_cost_more() -> None:
+    traffic = Traffic.of(voice_queries(np.random.default_rng(0), 50_000), GEOMETRY)
     costs = [plan_buckets(traffic, graphs=k).expected_cost for k in (1, 2, 3, 5, 8, 13, 21, 34, 55)]
     assert costs == sorted(costs, reverse=True)
 
 
 def test_an_hour_of_frames_is_planned_too() -> None:
-    rng = np.random.default_rng(0)
-    plan = plan_buckets(rng.uniform(1, 3600, 50_000), graphs=16)
-    assert plan.padding < 0.08
+    frames = np.unique(np.random.default_rng(0).integers(50, 180_000, 50_000))
+    traffic = Traffic(tuple(frames.tolist()), (1.0,) * len(frames))
+    assert plan_buckets(traffic, graphs=16).padding < 0.08
 
 
 # What a plan says
@@ -268,7 +188,7 @@ def test_a_plan_counts_what_it_says() -> None:
     seconds = [1.0] * 6 + [1.5] * 2 + [4.0] * 8 + [30.0] * 4
     frames = {s: GEOMETRY.frames(round(s * 16_000)) for s in set(seconds)}
     cost = Cost(eager=(0.0, 1.05))
-    plan = BucketPlan.of([frames[4.0], frames[1.5]], Traffic.of(seconds, GEOMETRY), cost=cost)
+    plan = BucketPlan((frames[1.5], frames[4.0]), Traffic.of(seconds, GEOMETRY), cost=cost)
     first, second = plan.buckets
     filled = 6 * frames[1.0] + 2 * frames[1.5]
     assert first.padding == pytest.approx((8 * frames[1.5] - filled) / filled)
@@ -284,28 +204,16 @@ def test_a_plan_counts_what_it_says() -> None:
 
 
 @given(st.sets(st.integers(1, 900), min_size=1, max_size=20), st.integers(0, 320_000))
+@example({49, 149}, 400)
+@example({49, 149}, 399)
+@example({49, 149}, GEOMETRY.longest(49))
+@example({49, 149}, GEOMETRY.longest(49) + 1)
+@example({49, 149}, GEOMETRY.longest(149) + 1)
 def test_the_smallest_bucket_that_fits_is_found(lengths: set[int], samples: int) -> None:
-    plan = BucketPlan.of(lengths, Traffic((50,), (1,)))
+    plan = BucketPlan(tuple(sorted(lengths)), Traffic((50,), (1,)))
     frames = GEOMETRY.frames(samples)
     fitting = [bucket for bucket in plan.buckets if bucket.frames >= frames >= 1]
     assert plan.bucket_for(samples) == (fitting[0] if fitting else None)
-
-
-def test_a_bucket_holds_its_last_sample() -> None:
-    plan = plan_buckets([1.0, 3.0], graphs=2)
-    first, second = plan.buckets
-    assert plan.bucket_for(first.samples) is first
-    assert plan.bucket_for(first.samples + 1) is second
-    assert plan.bucket_for(second.samples + 1) is None
-    assert plan.bucket_for(400) is first
-    assert plan.bucket_for(399) is None
-    assert plan.bucket_for(0) is None
-
-
-def test_fewer_buckets_than_asked_are_said() -> None:
-    plan = plan_buckets([2.0, 2.0, 3.0], graphs=16)
-    assert (len(plan.buckets), plan.asked, plan.padding) == (2, 16, 0.0)
-    assert "16 were allowed" in rendered(plan)
 
 
 def test_the_tail_is_left_where_a_bucket_gains_less() -> None:
@@ -321,7 +229,6 @@ def test_the_cost_curve_moves_the_buckets() -> None:
     durations = voice_queries(np.random.default_rng(0), 50_000)
     by_frames, by_time = (plan_buckets(durations, graphs=8, cost=c) for c in (None, flat))
     assert by_time.buckets[0].frames >= 100 > by_frames.buckets[0].frames
-    assert by_time.expected_cost < by_frames.on(durations, cost=flat).expected_cost
 
 
 def test_a_plan_under_other_traffic_keeps_its_buckets() -> None:
@@ -329,7 +236,7 @@ def test_a_plan_under_other_traffic_keeps_its_buckets() -> None:
     again = plan.on([1.0, 2.0, 3.0])
     assert again == plan
     longer = plan.on([2.9] * 9 + [8.0])
-    assert [b.frames for b in longer.buckets] == [b.frames for b in plan.buckets]
+    assert longer.lengths == plan.lengths
     assert longer.tail == 0.1
     assert longer.padding > 0
 
@@ -340,7 +247,6 @@ def test_a_plan_under_other_traffic_keeps_its_buckets() -> None:
 def test_durations_come_in_many_shapes() -> None:
     seconds = [1.0, 2.5, 2.5, 4.0]
     plan = plan_buckets(seconds, graphs=2)
-    values, counts = [1.0, 2.5, 4.0], [1, 2, 1]
     for same in (
         tuple(seconds),
         iter(seconds),
@@ -348,39 +254,21 @@ def test_durations_come_in_many_shapes() -> None:
         np.array(seconds, dtype=np.float32),
         {1.0: 1, 2.5: 2, 4.0: 1},
         {1.0: 1, 2.5: 2, 3.0: 0, 4.0: 1},
-        (values, counts),
-        (np.array(values), np.array(counts)),
-        dict(zip(values, counts, strict=True)).items() and Traffic.of(seconds, GEOMETRY),
+        Traffic.of(seconds, GEOMETRY),
     ):
         assert plan_buckets(same, graphs=2) == plan
     assert plan_buckets([3, 4]).traffic.frames == plan_buckets((3.0, 4.0)).traffic.frames
     assert hash(plan) == hash(plan_buckets(seconds, graphs=2))
 
 
-def test_a_million_durations_count_like_their_histogram() -> None:
-    seconds = voice_queries(np.random.default_rng(0), 600_000)
+def test_many_durations_count_like_their_histogram() -> None:
+    seconds = voice_queries(np.random.default_rng(0), 100_000)
+    counted = Traffic.of(seconds, GEOMETRY)
     values, counts = np.unique(seconds, return_counts=True)
-    assert Traffic.of(seconds, GEOMETRY) == Traffic.of((values, counts), GEOMETRY)
+    assert counted == Traffic.of(dict(zip(values, counts, strict=True)), GEOMETRY)
     frames = GEOMETRY.frames(np.rint(seconds * 16_000).astype(np.int64))
     there, times = np.unique(frames, return_counts=True)
-    counted = Traffic.of(seconds, GEOMETRY)
-    assert counted.frames == tuple(there)
-    assert counted.counts == tuple(times)
-
-
-def test_costs_come_in_many_shapes() -> None:
-    seconds = voice_queries(np.random.default_rng(0), 2_000)
-
-    def steps(frames: int) -> float:
-        return 1.0 + frames // 64
-
-    lengths = Traffic.of(seconds, GEOMETRY).frames
-    by_call = plan_buckets(seconds, graphs=6, cost=steps)
-    by_table = plan_buckets(seconds, graphs=6, cost={f: steps(f) for f in lengths})
-    assert by_call == by_table
-    assert by_call.eager_cost == pytest.approx(
-        np.average([EAGER * steps(f) for f in lengths], weights=by_call.traffic.counts)
-    )
+    assert (counted.frames, counted.counts) == (tuple(there), tuple(times))
 
 
 @given(
@@ -391,12 +279,11 @@ def test_measured_costs_do_not_fall_and_keep_their_mean(
     timings: list[tuple[float, float]], step: int
 ) -> None:
     replay, eager = zip(*timings, strict=True)
-    frames = list(range(step, step * (len(timings) + 1), step))
-    cost = Cost.measured(frames[::-1], replay[::-1], eager[::-1])  # order does not matter
-    assert cost.frames == tuple(frames)
+    frames = tuple(range(step, step * (len(timings) + 1), step))
+    cost = Cost.measured(frames, replay, eager)
+    assert (cost.frames, cost.eager, cost.unit) == (frames, eager, "ms")
     assert np.all(np.diff(cost.replay) >= 0)
     assert np.mean(cost.replay) == pytest.approx(np.mean(replay))
-    assert cost.eager == eager
     if np.all(np.diff(replay) > 0):
         assert cost.replay == pytest.approx(replay)
 
@@ -407,17 +294,15 @@ def test_costs_go_on_beyond_what_was_measured() -> None:
     assert cost.replayed(at).tolist() == [2.0, 2.0, 2.5, 3.0, 4.0, 201.0]
     assert cost.run_eagerly(at).tolist() == [10.0, 10.0, 9.5, 9.0, 9.0, 9.0]
     assert Cost((7,), (2.0,), (3.0,)).replayed(at).tolist() == [2.0] * 6
+    assert Cost((50, 100), (2.0, 3.0)).run_eagerly(at)[2] == 5 * 2.5  # not measured
 
 
 # Long recordings
 
 
-@pytest.mark.parametrize("strides", [None, 1.0, (2.0, 0.5), (0.0, 0.0)])
 @given(st.integers(400, 700_000), st.sampled_from([3.0, 4.99, 10.0]))
-@settings(deadline=None, max_examples=40)
-def test_recordings_count_as_the_pipelines_chunks(
-    strides: float | tuple[float, float] | None, samples: int, chunk: float
-) -> None:
+@settings(max_examples=60)
+def test_recordings_count_as_the_pipelines_chunks(samples: int, chunk: float) -> None:
     from transformers.pipelines.automatic_speech_recognition import chunk_iter
 
     class Extractor:
@@ -426,8 +311,10 @@ def test_recordings_count_as_the_pipelines_chunks(
         def __call__(self, chunk: Durations, **_: object) -> dict[str, Durations]:
             return {"input_values": chunk}
 
-    cut = Chunking.of(GEOMETRY, chunk, strides)
+    cut = Chunking.of(GEOMETRY, chunk)
+    # As the pipeline rounds its own arguments.
     assert cut.chunk == round(chunk * 16_000 / 320) * 320
+    assert cut.left == cut.right == round(chunk / 6 * 16_000 / 320) * 320
     chunks = chunk_iter(np.zeros(samples), Extractor(), cut.chunk, cut.left, cut.right)
     lengths = [len(item["input_values"]) for item in chunks]
     assume(min(lengths) >= 400)
@@ -439,7 +326,7 @@ def test_recordings_count_as_the_pipelines_chunks(
 
 
 def test_chunks_of_many_recordings_add_up() -> None:
-    cut = Chunking.of(GEOMETRY, 6.0, 1.0)  # a chunk begins every 4 s
+    cut = Chunking.of(GEOMETRY, 6.0)  # a chunk begins every 4 s
     recordings = {2.0: 3, 6.0: 5, 10.0: 7, 13.0: 2}
     # 10 s: two whole chunks. 13 s: two, and one from 8 s on.
     expected = {2.0: 3, 5.0: 2, 6.0: 5 + 2 * 7 + 2 * 2}
@@ -451,58 +338,43 @@ def test_chunks_of_many_recordings_add_up() -> None:
 
 def test_chunks_have_a_bucket_of_their_own() -> None:
     seconds = voice_queries(np.random.default_rng(0), 20_000)
-    plain = plan_buckets(seconds, graphs=4)
-    frames = GEOMETRY.frames(96_000)
     plan = plan_buckets(seconds, graphs=4, chunk_length_s=6.0)
-    assert [b.frames for b in plan.buckets if b.pinned] == [frames]
-    assert len(plan.buckets) == 4
-    assert frames not in [b.frames for b in plain.buckets]
+    frames = GEOMETRY.frames(96_000)
+    assert plan.pinned == (frames,)
+    assert [bucket.pinned for bucket in plan.buckets] == [False, False, False, True]
+    assert frames not in plan_buckets(seconds, graphs=4).lengths
     # Nothing is longer than a chunk, and nothing runs eagerly.
-    assert plan.buckets[-1].frames == frames
+    assert plan.lengths[-1] == frames
     assert plan.tail == 0
-    assert "* chunks of long recordings" in rendered(plan)
+    assert "* chunks of long recordings" in str(plan)
     # Not a query that long: the bucket is there all the same.
     idle = plan_buckets([1.0, 2.0], graphs=2, chunk_length_s=10.0)
     assert [b.share > 0 for b in idle.buckets] == [True, False]
     assert idle.bucket_for(160_000) == idle.buckets[-1]
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"chunk_length_s": 0.01}, "too short for one frame"),
-        ({"chunk_length_s": 6.0, "stride_length_s": 3.0}, "never advance"),
-        ({"chunk_length_s": -6.0}, "seconds from 0 up"),
-        ({"chunk_length_s": math.nan}, "seconds from 0 up"),
-        ({"chunk_length_s": "6"}, "seconds from 0 up"),
-        ({"chunk_length_s": 6.0, "stride_length_s": "1"}, "seconds from 0 up"),
-        ({"chunk_length_s": 6.0, "stride_length_s": (1.0,)}, "one for each side"),
-        ({"stride_length_s": 1.0}, "without chunk_length_s"),
-    ],
-)
-def test_chunks_that_cannot_be(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        plan_buckets([1.0], **options)
-
-
 # Replicas and memory
 
 
-@given(
-    st.lists(st.floats(0, 1), min_size=1, max_size=6).filter(lambda xs: sum(xs) > 0),
-    st.integers(1, 40),
-)
-def test_replicas_are_the_binomial_quantile(parts: list[float], concurrency: int) -> None:
-    shares = [part / sum(parts) for part in parts]
-    for share, copies in zip(shares, replicas(shares, concurrency), strict=True):
+@given(st.sampled_from([0.5, 1.0, 4.0, 12.0]), st.integers(1, 99), st.integers(1, 40))
+@settings(max_examples=50)
+def test_a_bucket_has_as_many_replicas_as_95_percent_of_all_moments_want(
+    longer: float, queries: int, concurrency: int
+) -> None:
+    traffic = Traffic((10, 100), (float(queries), 100.0 - queries))
+    cost = Cost((10, 100), (1.0, longer + 1.0))
+    plan = plan_buckets(traffic, graphs=2, cost=cost, concurrency=concurrency)
+    busy = [bucket.share * bucket.cost for bucket in plan.buckets]
+    for share, copies in zip(busy, plan.replicas, strict=True):
+        p = share / sum(busy)
 
-        def at_most(k: int, p: float = share) -> float:
+        def at_most(k: int, p: float = p) -> float:
             n = concurrency
             return sum(math.comb(n, i) * p**i * (1 - p) ** (n - i) for i in range(k + 1))
 
         assert 1 <= copies <= concurrency
         assert at_most(copies) >= 0.95 - 1e-9
-        assert copies == 1 or at_most(copies - 1) < 0.95 + 1e-9
+        assert copies <= 2 or at_most(copies - 2) < 0.95 + 1e-9  # and hardly more
 
 
 def test_replicas_follow_time_not_queries() -> None:
@@ -513,72 +385,43 @@ def test_replicas_follow_time_not_queries() -> None:
     assert long.replicas == 8 > short.replicas
     assert plan.batch_sizes == (1, 2)
     assert plan.captures == 2 * (short.replicas + long.replicas)
-    assert {b.replicas for b in plan_buckets(seconds).buckets} == {1}
-    assert plan_buckets(seconds, concurrency=5000).buckets[-1].replicas > 4000
-    free = plan_buckets(seconds, concurrency=8, cost={1: 0.0, 2: 0.0})
-    assert {b.replicas for b in free.buckets} == {1}
-
-
-MEMORY = Cost((0, 1), (0.0, 1.0), (0.0, 5.0), memory=(0.0, 1000.0), graph_memory=10_000.0)
-
-
-@pytest.mark.parametrize("limit", [60_000, 150_000, 320_000, 10**9])
-@pytest.mark.parametrize("sizes", [(1,), (1, 2)])
-def test_the_memory_limit_holds_and_the_rest_is_optimal(limit: int, sizes: tuple[int, ...]) -> None:
-    rng = np.random.default_rng(0)
-    lengths = rng.choice(np.arange(10, 300), 12, replace=False)
-    traffic = Traffic(tuple(sorted(lengths.tolist())), tuple(rng.integers(1, 99, 12).tolist()))
-
-    def memory(ends: tuple[int, ...]) -> float:
-        return max(sizes) * 1000.0 * ends[-1] + 10_000.0 * len(ends) * len(sizes)
-
-    plan = plan_buckets(traffic, graphs=4, cost=MEMORY, memory_limit=limit, batch_sizes=sizes)
-    ends = tuple(bucket.frames for bucket in plan.buckets)
-    assert plan.memory == pytest.approx(memory(ends))
-    assert plan.memory <= limit
-    assert plan.expected_cost == pytest.approx(
-        min(
-            BucketPlan.of(some, traffic, cost=MEMORY).expected_cost
-            for m in range(1, 5)
-            for some in combinations(traffic.frames, m)
-            if memory(some) <= limit
-        )
-    )
+    assert set(plan_buckets(seconds).replicas) == {1}
+    assert plan_buckets(seconds, concurrency=10**9).replicas[-1] > 0.9e9
+    free = plan_buckets(seconds, concurrency=8, cost=Cost((1, 2), (0.0, 0.0)))
+    assert set(free.replicas) == {1}
 
 
 def test_replicas_stay_within_the_memory_limit() -> None:
     seconds = voice_queries(np.random.default_rng(0), 5_000)
-    free = plan_buckets(seconds, graphs=4, cost=MEMORY, concurrency=16)
-    assert free.memory is not None
+    free = plan_buckets(seconds, graphs=4, concurrency=16)
+
+    def needed(plan: BucketPlan) -> int:
+        """Bytes of pools that each hold the buckets with replicas for it."""
+        pools = range(max(plan.replicas))
+        longest = [max(b.frames for b in plan.buckets if b.replicas > pool) for pool in pools]
+        return 393_216 * sum(longest)
+
     for part in (0.3, 0.5, 0.9):
-        plan = plan_buckets(
-            seconds, graphs=4, cost=MEMORY, concurrency=16, memory_limit=part * free.memory
-        )
-        assert plan.memory is not None
-        assert plan.memory <= part * free.memory
-        assert plan.captures < free.captures
-    # Pools nest: each replica of the longest bucket is one more pool, and pays for its length.
-    alone = plan_buckets(seconds, graphs=4, cost=MEMORY).memory
-    assert alone is not None
-    assert free.memory < max(b.replicas for b in free.buckets) * alone
+        limit = part * needed(free)
+        plan = plan_buckets(seconds, graphs=4, concurrency=16, memory_limit=limit)
+        assert needed(plan) <= limit
+        assert free.captures > plan.captures >= len(plan.lengths)
 
 
-def test_memory_is_estimated_where_it_was_not_measured() -> None:
+def test_memory_is_estimated_from_the_models_first_convolution() -> None:
     from transformers import Wav2Vec2Config
 
     seconds = [1.0, 2.0, 30.0]
     limit = 100 * 2**20
-    plan = plan_buckets(seconds, memory_limit=limit)
-    assert plan.tail > 0
-    assert plan.memory is not None
-    assert plan.memory <= limit
     # 512 channels × 64 values a frame × 3 tensors × 4 bytes
-    assert plan.memory == 512 * 64 * 12 * plan.buckets[-1].frames
+    assert plan_buckets(seconds, memory_limit=512 * 64 * 12 * 99).lengths == (49, 99)
+    assert plan_buckets(seconds, memory_limit=512 * 64 * 12 * 99 - 1).lengths == (49,)
     narrow = Wav2Vec2Config(conv_dim=(32,) * 7)
+    assert plan_buckets(seconds, memory_limit=limit).tail > 0
     assert plan_buckets(seconds, memory_limit=limit, model=narrow).tail == 0
-    with pytest.raises(ValueError, match="holds no bucket of 49 frames at batch size 1"):
+    with pytest.raises(ValueError, match="a bucket of 49 frames at batch size 1 is needed"):
         plan_buckets(seconds, memory_limit=1000)
-    with pytest.raises(ValueError, match="holds no bucket of 499 frames"):
+    with pytest.raises(ValueError, match="a bucket of 499 frames at batch size 1 is needed"):
         plan_buckets(seconds, memory_limit=limit, chunk_length_s=10)
 
 
@@ -589,35 +432,58 @@ def test_memory_is_estimated_where_it_was_not_measured() -> None:
     ("durations", "message"),
     [
         ([], "no durations"),
-        (np.array([]), "no durations"),
         ({}, "no durations"),
-        ({1.0: 0}, "no durations"),
-        ([1.0, math.nan], "above 0 and up to a day, not nan"),
-        ([1.0, math.inf], "above 0 and up to a day, not inf"),
-        ([1.0, -2.0, -3.0], r"not -2.0 \(and 1 more\)"),
-        ([0.0], "above 0 and up to a day, not 0.0"),
-        ([1.0, 1e9], "up to a day, not 1000000000.0"),
-        ([0.02, 1.0], "0.02 s holds fewer than the 400 samples of one frame; there are 1"),
-        (["1.0", "2.0"], "one row of numbers; what was given has <U3 values"),
-        ([None, 1.0], "object values"),
-        ([[1.0, 2.0]], "has 2 dimensions"),
-        ("1.0", "durations are a list or an array of numbers, not '1.0'"),
-        (b"1.0", "durations are a list or an array"),
-        (3.0, "durations are a list or an array of numbers, not 3.0"),
-        (None, "durations are a list or an array"),
-        ([True], "bool values"),
-        ([1 + 2j], "complex128 values"),
-        (([1.0, 2.0], [1]), "2 durations have 1 counts"),
-        ({1.0: -1}, "counts are finite numbers from 0 up"),
-        ({1.0: math.nan}, "counts are finite numbers from 0 up"),
+        ({1.0: 0}, "no query counts above 0"),
+        ([1.0, math.nan], "durations must be finite numbers from 0 up, not nan"),
+        ([1.0, math.inf], "durations must be finite numbers from 0 up, not inf"),
+        ([1.0, -2.0, -3.0], "durations must be finite numbers from 0 up, not -2.0"),
+        ([0.0], "from one frame up to a day, and 1 are not, such as 0.0"),
+        ([1.0, 160_000], "1 are not, such as 160000.0: .* convert them to seconds from millisec"),
+        ([0.02, 1.0], "1 are not, such as 0.02: .* milliseconds, samples or minutes"),
+        (["1.0", "2.0"], "durations must be one row of numbers"),
+        ([None, 1.0], "one row of numbers"),
+        ([[1.0, 2.0]], "one row of numbers"),
+        ("1.0", "one row of numbers, not array"),
+        (3.0, "one row of numbers"),
+        (None, "one row of numbers"),
+        ([True], "one row of numbers"),
+        ([1 + 2j], "one row of numbers"),
+        ({1.0: -1}, "counts must be finite numbers from 0 up"),
+        ({1.0: math.nan}, "counts must be finite numbers from 0 up"),
         ({"1.0": 3}, "one row of numbers"),
     ],
 )
 def test_durations_that_cannot_be_planned_for(durations: Any, message: str) -> None:
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        with pytest.raises(ValueError, match=message):
-            plan_buckets(durations)
+    with pytest.raises(ValueError, match=message):
+        plan_buckets(durations)
+
+
+@pytest.mark.parametrize(
+    ("durations", "message"),
+    [
+        # milliseconds
+        ([800, 1900, 2400], "3 of 3 durations are above 120 s, .* milliseconds .of 1.9 s rather"),
+        (np.array([1.2, 2.4, 1800, 3.1]), "1 of 4 durations are above 120 s, up to 1,800 s"),
+        ({1.5: 10_000, 4000.0: 3}, "3 of 10,003 durations are above"),
+        # samples, of 16,000 a second
+        ([16_000, 40_000, 80_000], r"or samples .of 2.5 s rather than 40000., convert"),
+        # minutes
+        ([0.03, 0.05, 0.08, 0.1], "100% of the durations are below 0.2 s, .* are minutes"),
+        ([0.03, 1.2, 2.4, 1.8], "25% of the durations are below 0.2 s"),
+        # whole recordings
+        ([900.0, 3600.0, 1800.0], "if recordings are that long, give chunk_length_s"),
+    ],
+)
+def test_durations_that_are_hardly_seconds_are_said(durations: Any, message: str) -> None:
+    with pytest.warns(UserWarning, match=message) as caught:
+        plan_buckets(durations)
+    assert caught[0].filename == __file__  # the caller's line is the one to mend
+
+
+def test_durations_that_may_be_meant_are_planned_without_a_word() -> None:
+    plan_buckets([900.0, 3600.0, 7200.0], chunk_length_s=20)
+    plan_buckets({1.8: 10_000, 300.0: 1, 0.1: 500})
+    plan_buckets(Traffic((3, 20_000), (9.0, 1.0)))  # frames, whatever their unit was
 
 
 @pytest.mark.parametrize(
@@ -625,23 +491,22 @@ def test_durations_that_cannot_be_planned_for(durations: Any, message: str) -> N
     [
         ({"graphs": 0}, "graphs must be a whole number from 1 up, not 0"),
         ({"graphs": 2.0}, "graphs must be a whole number"),
-        ({"graphs": "16"}, "graphs must be a whole number"),
         ({"graphs": True}, "graphs must be a whole number"),
-        ({"batch_sizes": ()}, "batch_sizes are empty"),
+        ({"batch_sizes": ()}, "batch_sizes must be whole numbers from 1 up"),
         ({"batch_sizes": (0,)}, "a batch size must be"),
-        ({"batch_sizes": "12"}, "batch_sizes are whole numbers"),
-        ({"batch_sizes": 4}, "batch_sizes are whole numbers"),
+        ({"batch_sizes": "12"}, "a batch size must be"),
+        ({"batch_sizes": 4}, "batch_sizes must be whole numbers"),
         ({"concurrency": 0}, "concurrency must be"),
-        ({"memory_limit": 0}, "memory_limit is bytes above 0"),
-        ({"memory_limit": math.nan}, "memory_limit is bytes above 0"),
-        ({"memory_limit": "1 GiB"}, "memory_limit is bytes above 0"),
+        ({"memory_limit": 0}, "memory_limit must be bytes above 0"),
+        ({"memory_limit": math.nan}, "memory_limit must be bytes above 0"),
+        ({"memory_limit": "1 GiB"}, "memory_limit must be bytes above 0"),
         ({"sampling_rate": 0}, "sampling_rate is a whole number"),
         ({"model": object()}, "object has no conv_kernel"),
-        ({"cost": 3}, "cost is a Cost, a mapping or a callable of frames, not int"),
-        ({"cost": lambda frames: -frames}, "replay holds finite numbers from 0 up"),
-        ({"cost": lambda frames: 1000 - frames}, "replay falls from 951 at 49 frames"),
-        ({"cost": {}}, "known at whole frames"),
-        ({"cost": {100.5: 1.0}}, "known at whole frames"),
+        ({"cost": {100: 1.0}}, "cost must be a Cost, as pool.calibrate"),
+        ({"chunk_length_s": 0.01}, "a chunk of 0.01 s is too short"),
+        ({"chunk_length_s": -6.0}, "chunk_length_s must be seconds above 0"),
+        ({"chunk_length_s": math.nan}, "chunk_length_s must be seconds above 0"),
+        ({"chunk_length_s": "6"}, "chunk_length_s must be seconds above 0"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
@@ -649,26 +514,29 @@ def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:
         plan_buckets([1.0, 2.0], **options)
 
 
+ONE = Traffic((1,), (1,))
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: BucketPlan.of([], Traffic((1,), (1,))), "a plan needs a bucket"),
-        (lambda: BucketPlan.of([0], Traffic((1,), (1,))), "a bucket's frames must be"),
-        (lambda: BucketPlan.of([5], Traffic((1,), (1,)), replicas=[1, 2]), "1 buckets have 2"),
-        (lambda: BucketPlan.of([5], Traffic((1,), (1,)), pinned=[6]), r"\[6\] are no buckets"),
+        (lambda: BucketPlan((), ONE), "the lengths of a plan must be whole numbers from 1 up"),
+        (lambda: BucketPlan((0,), ONE), "must be whole numbers from 1 up"),
+        (lambda: BucketPlan((5, 4), ONE), "in ascending order"),
+        (lambda: BucketPlan((5,), ONE, replicas=(1, 2)), "1 lengths have 2 replicas"),
+        (lambda: BucketPlan((5,), ONE, pinned=(6,)), r"\[6\] are pinned"),
+        (lambda: BucketPlan((5, 6), ONE, pinned=(5, 6), graphs=1).anew(ONE), "raise memory_limit"),
         (lambda: Traffic((), ()), "at least one"),
-        (lambda: Traffic((2, 1), (1, 1)), "traffic ascend"),
+        (lambda: Traffic((2, 1), (1, 1)), "the lengths of traffic must be .* in ascending order"),
         (lambda: Traffic((0,), (1,)), "from 1 up"),
-        (lambda: Traffic((1,), (0,)), "above 0"),
-        (lambda: Cost((1, 2), (1.0,), (1.0, 2.0)), "replay has 1 values for 2 lengths"),
-        (lambda: Cost((2, 1), (1.0, 1.0), (1.0, 2.0)), "ascend"),
-        (lambda: Cost(graph_memory=-1.0), "graph_memory"),
-        (lambda: Cost(memory=(2.0, 1.0)), "memory falls"),
-        (lambda: Cost.measured([1, 2], [1.0], [1.0, 2.0]), "1 values for 2 lengths"),
-        (
-            lambda: Cost().pool_memory(np.array([3]), 1, 1),
-            "no memory curve to hold against a memory limit",
-        ),
+        (lambda: Traffic((1, 2), (1,)), "must be 2 numbers, one for each length, not 1"),
+        (lambda: Traffic((1,), (0,)), "no query counts above 0"),
+        (lambda: Cost((1, 2), (1.0,)), "replay must be 2 numbers, one for each length, not 1"),
+        (lambda: Cost((2, 1), (1.0, 1.0)), "ascending"),
+        (lambda: Cost((100.5,), (1.0,)), "the frames of a cost must be whole numbers from 0 up"),
+        (lambda: Cost((1,), (-1.0,)), "replay must be finite numbers from 0 up, not -1.0"),
+        (lambda: Cost((49, 50), (2.0, 1.0)), "replay falls from 2 at 49 frames to 1 at 50"),
+        (lambda: Cost.measured([1, 2], [1.0], [1.0, 2.0]), "replay must be 2 numbers"),
     ],
 )
 def test_parts_that_do_not_fit(make: Callable[[], object], message: str) -> None:
@@ -683,9 +551,8 @@ def test_a_plan_refuses_a_model_of_another_geometry() -> None:
     from transformers import HubertConfig, Wav2Vec2Config
 
     plan = plan_buckets([1.0, 2.0], model=Wav2Vec2Config())
-    plan.check_geometry(Wav2Vec2Config())
-    plan.check_geometry(HubertConfig())
-    plan.check_geometry(Geometry())
+    for same in (Wav2Vec2Config(), HubertConfig(), Geometry()):
+        plan.check_geometry(same)
     other = Wav2Vec2Config(conv_stride=(5, 2, 2, 2, 2, 2, 1))
     with pytest.raises(
         ValueError, match=r"this plan is for .* 320 samples.* model=model"
@@ -694,21 +561,22 @@ def test_a_plan_refuses_a_model_of_another_geometry() -> None:
     assert "160 samples" in str(caught.value)
     with pytest.raises(ValueError, match="8,000 Hz"):
         plan.check_geometry(Geometry(sampling_rate=8_000))
-    assert plan_buckets([1.0], model=other).buckets[0].frames == Geometry.of(other).frames(16_000)
-    assert plan_buckets([1.0], sampling_rate=8_000).buckets[0].frames == GEOMETRY.frames(8_000)
+    assert plan_buckets([1.0], model=other).lengths == (Geometry.of(other).frames(16_000),)
+    assert plan_buckets([1.0], sampling_rate=8_000).lengths == (GEOMETRY.frames(8_000),)
 
 
 # Files
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def plan() -> BucketPlan:
     return plan_buckets(
         voice_queries(np.random.default_rng(0), 3_000),
         graphs=5,
         model=Geometry(sampling_rate=8_000),
         batch_sizes=(1, 4),
-        cost=Cost((10, 90), (1.5, 4.0), (9.0, 8.0), "ms", (1e6, 2e6), 5e4),
+        cost=Cost((10, 90), (1.5, 4.0), (9.0, 8.0), "ms"),
+        memory_limit=2.0**33,
         chunk_length_s=6.0,
         concurrency=4,
     )
@@ -720,8 +588,6 @@ def test_a_plan_is_read_as_it_was_written(plan: BucketPlan, tmp_path: Path) -> N
     plan.save(path)  # a plan may be replaced
     assert BucketPlan.load(path) == plan
     assert [p.name for p in tmp_path.iterdir()] == ["plan.json"]
-    content = json.loads(path.read_text())
-    assert content["summary"]["padding"] == plan.padding
     bare = plan_buckets([2.0])
     bare.save(path)
     assert BucketPlan.load(path) == bare
@@ -730,8 +596,8 @@ def test_a_plan_is_read_as_it_was_written(plan: BucketPlan, tmp_path: Path) -> N
 def test_lists_and_numpys_numbers_are_written_too(tmp_path: Path) -> None:
     frames, counts = np.array([3, 9]), np.array([2, 5], dtype=np.float32)
     traffic = Traffic([*frames], [*counts])  # type: ignore[arg-type]
-    cost = Cost([*frames], [*counts], [*counts], graph_memory=np.float32(3))  # type: ignore[arg-type]
-    plan = BucketPlan.of(frames, traffic, cost=cost, batch_sizes=frames, asked=np.int64(4))
+    cost = Cost([*frames], [*counts], [*counts])  # type: ignore[arg-type]
+    plan = BucketPlan([*frames], traffic, cost=cost, batch_sizes=[*frames], graphs=np.int64(4))  # type: ignore[arg-type]
     assert hash(plan) == hash(copy.deepcopy(plan))
     plan.save(tmp_path / "plan.json")
     assert BucketPlan.load(tmp_path / "plan.json") == plan
@@ -767,27 +633,27 @@ GONE = object()
     ("damage", "message"),
     [
         ((GONE, "kind"), "is no plan"),
-        ((2, "format"), "format 2, and this version reads 1"),
-        ((GONE, "buckets"), "damaged plan: 'buckets' is missing"),
+        ((1, "format"), "format 1, and this version reads 2: plan again, or read it with"),
+        ((GONE, "lengths"), "damaged plan: 'lengths' is missing"),
         ((GONE, "cost"), "damaged plan: 'cost' is missing"),
-        (([], "buckets"), "a plan needs a bucket"),
-        (({}, "buckets"), "buckets must be a list of objects"),
-        (([3], "buckets"), "buckets must be a list of objects"),
-        ((9999, "buckets", 0, "frames"), "must ascend"),
-        (("40", "buckets", 0, "frames"), "frames must be a list of numbers"),
-        ((1.5, "buckets", 0, "frames"), "frames must be a list of numbers"),
-        ((0, "buckets", 0, "replicas"), "replicas must be a whole number"),
-        (([], "geometry"), "geometry must be an object"),
+        ((GONE, "cost", "eager"), "damaged plan: 'eager' is missing"),
+        (([], "lengths"), "the lengths of a plan must be whole numbers"),
+        ((9999, "lengths", 0), "in ascending order"),
+        (("40", "lengths", 0), "the lengths of a plan must be whole numbers"),
+        ((1.5, "lengths", 0), "the lengths of a plan must be whole numbers"),
+        ((0, "replicas", 0), "replicas must be a whole number"),
+        ((3, "replicas"), "damaged plan: .* iterable"),
+        (([], "geometry"), "damaged plan: list indices"),
         (([5, 2], "geometry", "strides"), "7 kernels and 2 strides"),
         (("fast", "geometry", "sampling_rate"), "sampling_rate is a whole number"),
         (([0], "batch_sizes"), "a batch size must be"),
-        ((["1"], "batch_sizes"), "batch_sizes must be a list of numbers"),
+        ((["1"], "batch_sizes"), "a batch size must be"),
         (([3.0, 1.0], "cost", "replay"), "replay falls"),
-        ((None, "cost", "replay"), "replay must be a list of numbers"),
-        (("0", "cost", "graph_memory"), "graph_memory must be"),
-        (([1], "traffic", "counts"), "as many counts"),
-        (([True], "traffic", "counts"), "counts must be a list of numbers"),
-        (("many", "asked"), "asked must be a whole number"),
+        (([[]], "pinned"), "damaged plan: unhashable"),
+        (([1], "traffic", "counts"), "the counts of traffic must be"),
+        ((["9"], "traffic", "counts"), "the counts of traffic must be"),
+        (("many", "graphs"), "graphs must be a whole number"),
+        (("much", "most_frames"), "most_frames must be a number, or None, not 'much'"),
     ],
 )
 def test_a_damaged_plan_says_what_is_wrong(
@@ -821,43 +687,47 @@ def test_a_file_that_is_no_plan(text: str, tmp_path: Path) -> None:
 # Seen
 
 
-def rendered(plan: BucketPlan) -> str:
-    from rich.console import Console
+def test_a_plan_prints_its_buckets_and_what_holds_for_all(plan: BucketPlan) -> None:
+    shown = plan.table()
+    assert str(plan) == shown
+    heads, *rows = shown.splitlines()[: len(plan.buckets) + 1]
+    assert heads.split() == "up to frames samples queries padding cost (ms) replicas".split()
+    for bucket, row in zip(plan.buckets, rows, strict=True):
+        assert row.split()[-6:-3] == [
+            f"{bucket.frames}",
+            f"{bucket.samples:,}",
+            f"{bucket.share:.1%}",
+        ]
+    assert f"padding {plan.padding:.1%}; run eagerly 0.0% of" in shown
+    assert f"{plan.captures} graphs at batch size 1, 4" in shown
+    assert "made for waveforms at 8,000 Hz" in shown
+    assert f"{plan.eager_cost:,.4g} if all of them ran eagerly)" in shown  # as measured
 
-    console = Console(width=120)
-    with console.capture() as capture:
-        console.print(plan)
-    return capture.get()
 
-
-def test_the_table_shows_every_bucket(plan: BucketPlan) -> None:
-    shown = rendered(plan)
-    for bucket in plan.buckets:
-        assert f"{bucket.samples:,}" in shown
-    for words in ("cost [ms]", "replicas", f"padding {plan.padding:.1%}", "batch size 1, 4", "MiB"):
-        assert words in shown
-
-
-def test_the_table_shows_the_tail() -> None:
-    shown = rendered(plan_buckets({1.0: 9_999, 30.0: 1}, graphs=1))
+def test_what_is_not_measured_and_not_captured_is_said() -> None:
+    shown = str(plan_buckets({1.0: 9_999, 30.0: 1}, graphs=1))
+    assert "ran eagerly, assumed to cost 5 times a replay: pool.calibrate() measures it" in shown
     assert "> 1.00 s" in shown
     assert "< 0.1%" in shown
     assert "30.0" not in shown
+    assert "at 16,000 Hz" in shown
+    few = plan_buckets([2.0, 2.0, 3.0], graphs=16)
+    assert len(few.buckets) == 2
+    assert "16 buckets were allowed: more than these gain nothing\n" in f"{few}\n"
+    limited = plan_buckets([2.0, 2.0, 3.0], graphs=16, memory_limit=2.0**30)
+    assert "gain nothing, or exceed the memory limit" in str(limited)
 
 
 def test_the_plot_draws_all_that_is_computed(plan: BucketPlan, tmp_path: Path) -> None:
     figure = plan.plot(tmp_path / "plan.png")
     assert (tmp_path / "plan.png").read_bytes()[1:4] == b"PNG"
-    queries, frames = figure.axes
-    for axes in (queries, frames):
+    for axes in figure.axes:  # of queries, and of frames
         assert sum(bar.get_height() for bar in axes.patches) == pytest.approx(100)
         drawn = sorted({line.get_xdata()[0] for line in axes.lines})
-        assert drawn == [plan.geometry.seconds(bucket.frames) for bucket in plan.buckets]
-
-
-def test_one_length_can_be_drawn() -> None:
-    figure = plan_buckets([2.0]).plot()
-    assert figure.axes[0].get_title(loc="left").startswith("1 bucket: 0.0% padding")
+        second = plan.geometry.sampling_rate / plan.geometry.hop
+        assert drawn == [length / second for length in plan.lengths]
+    one = plan_buckets([2.0]).plot()
+    assert one.axes[0].get_title(loc="left").startswith("buckets: 1; padding: 0.0%")
 
 
 def test_plans_are_values(plan: BucketPlan) -> None:
@@ -865,5 +735,5 @@ def test_plans_are_values(plan: BucketPlan) -> None:
     assert copy.deepcopy(plan) == plan
     assert len(repr(plan)) < 3_000
     with pytest.raises(AttributeError):
-        plan.tail = 0.5  # type: ignore[misc]
+        plan.graphs = 5  # type: ignore[misc]
     assert isinstance(plan.buckets[0], Bucket)

@@ -1,7 +1,4 @@
-"""Plans of the input lengths to capture for a traffic, and new plans for what a pool has seen.
-
-Nothing here imports torch.
-"""
+"""Plans of the input lengths to capture for a traffic. Nothing here imports torch."""
 
 from hf_cudagraph_asr.plan.cost import Cost
 from hf_cudagraph_asr.plan.plan import Bucket, BucketPlan, plan_buckets

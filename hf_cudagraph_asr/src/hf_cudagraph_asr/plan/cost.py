@@ -14,10 +14,6 @@ from hf_cudagraph_asr.plan.traffic import Floats, Ints, ascending, numbers
 EAGER = 5.0  # times a replay's cost that an eager run is assumed to cost until it is measured
 DEVIATIONS = 1.645  # the normal quantile of 95%, one-sided
 
-LIVE = 3  # convolution outputs alive at once: the first one's, its norm's and its activation's
-WORD = 4  # bytes of float32
-CHANNELS = 512  # of Wav2Vec2's first convolution
-
 
 @dataclass(frozen=True)
 class Cost:
@@ -46,34 +42,23 @@ class Cost:
     unit: str = "frames"
 
     def __post_init__(self) -> None:
-        frames = ascending(self.frames, "the frames of a cost", 0)
+        frames = tuple(ascending(self.frames, "the frames of a cost", 0).tolist())
         object.__setattr__(self, "frames", frames)  # of lists and NumPy's numbers too
-        for name in ("replay", "eager"):
-            if name == "eager" and self.eager is None:
-                continue
-            values = numbers(getattr(self, name), name)
-            if len(values) != len(frames):
-                raise ValueError(f"{name} has {len(values)} values for {len(frames)} lengths")
-            if not (np.isfinite(values).all() and (values >= 0).all()):
-                raise ValueError(f"{name} must be finite numbers from 0 up")
-            object.__setattr__(self, name, tuple(values.tolist()))
+        for name, curve in (("replay", self.replay), ("eager", self.eager)):
+            if curve is not None:
+                values = numbers(curve, name, len(frames))
+                object.__setattr__(self, name, tuple(values.tolist()))
         falls = np.flatnonzero(np.diff(self.replay) < 0)
         if len(falls):
             i = int(falls[0])
             raise ValueError(
                 f"replay falls from {self.replay[i]:g} at {frames[i]} frames to "
-                f"{self.replay[i + 1]:g} at {frames[i + 1]}: a longer bucket costs no less; "
-                "Cost.measured evens out noise"
+                f"{self.replay[i + 1]:g} at {frames[i + 1]}: Cost.measured evens out noise"
             )
 
     @classmethod
     def measured(
-        cls,
-        frames: Sequence[int],
-        replay: Sequence[float],
-        eager: Sequence[float],
-        *,
-        unit: str = "ms",
+        cls, frames: Sequence[int], replay: Sequence[float], eager: Sequence[float]
     ) -> Cost:
         """Make a cost of timings: where noise makes a longer replay cheaper, they are averaged.
 
@@ -82,9 +67,8 @@ class Cost:
 
         Args:
             frames: the lengths measured, ascending.
-            replay: time of one query replayed at each of them.
-            eager: time of one query run eagerly at each of them.
-            unit: of the times.
+            replay: milliseconds of one query replayed at each of them.
+            eager: milliseconds of one query run eagerly at each of them.
 
         Raises:
             ValueError: not one time for each length, or lengths that do not ascend.
@@ -92,7 +76,7 @@ class Cost:
         >>> Cost.measured([50, 100, 200], [5.0, 3.0, 9.0], [20.0, 20.0, 30.0]).replay
         (4.0, 4.0, 9.0)
         """
-        return cls(tuple(frames), tuple(_rising(numbers(replay, "replay"))), tuple(eager), unit)
+        return cls(tuple(frames), tuple(_rising(numbers(replay, "replay"))), tuple(eager), "ms")
 
     def replayed(self, frames: Ints) -> Floats:
         """Cost of a replay in buckets of these lengths."""
@@ -120,10 +104,10 @@ def frame_bytes(geometry: Geometry, model: Any = None) -> float:
 
     The first convolution's output is by far the largest tensor of a forward: its channels (by
     default 512), a value each first stride. It, its norm and its activation are taken to be alive
-    at once, in float32.
+    at once: three tensors of 4 bytes a value.
     """
-    channels = getattr(getattr(model, "config", model), "conv_dim", None) or (CHANNELS,)
-    return LIVE * WORD * int(channels[0]) * geometry.hop / geometry.strides[0]
+    channels = getattr(getattr(model, "config", model), "conv_dim", None) or (512,)
+    return 3 * 4 * int(channels[0]) * geometry.hop / geometry.strides[0]
 
 
 def replicas(busy: Sequence[float], concurrency: int) -> Floats:

@@ -82,9 +82,8 @@ def partition(
     starts: list[Ints] = []
     f = np.concatenate([[0.0], replay])
     for m in range(1, min(graphs, n) + 1):
-        feasible = int(
-            np.searchsorted(passed[1:], m)
-        )  # rows 1 … feasible: fewer than m pins before
+        # Rows 1 … feasible have fewer than m pins before them.
+        feasible = int(np.searchsorted(passed[1:], m))
         cost, start = _layer(cost, total, f, before, feasible)
         starts.append(start)
         until = min(feasible, n if longest is None else int(longest[m - 1]) + 1)

@@ -7,9 +7,8 @@ import math
 import os
 from bisect import bisect_left
 from collections.abc import Iterable
-from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from functools import cached_property
-from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ import numpy as np
 
 from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import view
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
 from hf_cudagraph_asr.plan.partition import partition
 from hf_cudagraph_asr.plan.traffic import (
@@ -31,6 +29,7 @@ from hf_cudagraph_asr.plan.traffic import (
     warn_of_units,
     whole,
 )
+from hf_cudagraph_asr.plan.view import draw, tabulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,10 +81,6 @@ class BucketPlan:
 
     Raises:
         ValueError: no lengths, or parts that do not fit together.
-
-    >>> plan = BucketPlan((50, 100), Traffic((40, 100), (3, 1)))
-    >>> round(plan.padding, 3), plan.expected_cost
-    (0.136, 62.5)
     """
 
     lengths: tuple[int, ...]
@@ -101,7 +96,7 @@ class BucketPlan:
     most_frames: float | None = None
 
     def __post_init__(self) -> None:
-        lengths = ascending(self.lengths, "the lengths of a plan", 1)
+        lengths = tuple(ascending(self.lengths, "the lengths of a plan", 1).tolist())
         copies = tuple(whole(count, "replicas") for count in self.replicas or [1] * len(lengths))
         if len(copies) != len(lengths) or not set(self.pinned) <= set(lengths):
             raise ValueError(
@@ -122,13 +117,7 @@ class BucketPlan:
             object.__setattr__(self, name, value)
 
     def on(self, durations: Any) -> BucketPlan:
-        """Keep the buckets under another traffic.
-
-        Args:
-            durations: as in `plan_buckets`.
-
-        Raises:
-            ValueError: durations that cannot be counted.
+        """Keep the buckets under another traffic; durations are as in `plan_buckets`.
 
         >>> plan_buckets([1.0, 2.0], graphs=2).on([2.0, 3.0]).tail
         0.5
@@ -137,9 +126,6 @@ class BucketPlan:
 
     def anew(self, traffic: Traffic) -> BucketPlan:
         """Choose lengths and replicas anew for a traffic; all that was asked for stays.
-
-        Args:
-            traffic: the queries.
 
         Raises:
             ValueError: memory or `graphs` leave no room for the pinned buckets, or for any.
@@ -164,9 +150,9 @@ class BucketPlan:
         if found is None:
             least = max(self.pinned, default=int(ends[0]))
             raise ValueError(
-                f"a bucket of {least} frames at batch size {rows} is needed, and {self.graphs} "
-                f"buckets are allowed, with {room} frames in memory: raise memory_limit or graphs, "
-                "or drop the larger batch sizes"
+                f"a bucket of {least} frames at batch size {rows} is needed, and {room} frames fit "
+                f"in memory, in {self.graphs} buckets: raise memory_limit or graphs, or drop the "
+                "larger batch sizes"
             )
         lengths = tuple(ends[list(found.ends)].tolist())
         plan = replace(self, lengths=lengths, replicas=(), traffic=traffic)
@@ -274,7 +260,7 @@ class BucketPlan:
 
     def table(self) -> str:
         """The plan as text: a row for each bucket, and what holds for the whole plan."""
-        return view.table(self)
+        return tabulate(self)
 
     __str__ = table
 
@@ -287,7 +273,7 @@ class BucketPlan:
         Raises:
             ImportError: matplotlib is missing.
         """
-        return view.plot(self, path)
+        return draw(self, path)
 
     def save(self, path: FilePath) -> None:
         """Write the plan as JSON, beside its place first and then renamed.
@@ -320,17 +306,11 @@ class BucketPlan:
                 f"{path} is a plan of format {content.get('format')!r}, and this version reads "
                 f"{FORMAT}: plan again, or read it with the version that wrote it"
             )
-        convolutions = itemgetter("kernels", "strides", "sampling_rate")
-        curves = itemgetter("frames", "replay", "eager", "unit")
-        rest = ("batch_sizes", "replicas", "pinned", "graphs", "concurrency", "most_frames")
+        parts: dict[str, Any] = {"traffic": Traffic, "geometry": Geometry, "cost": Cost}
         try:
-            return cls(
-                content["lengths"],
-                Traffic(*itemgetter("frames", "counts")(content["traffic"])),
-                geometry=Geometry(*convolutions(content["geometry"])),
-                cost=Cost(*curves(content["cost"])),
-                **{name: content[name] for name in rest},
-            )
+            for name, kind in parts.items():
+                content[name] = kind(*(content[name][part.name] for part in fields(kind)))
+            return cls(**{part.name: content[part.name] for part in fields(cls)})
         except KeyError as error:
             raise ValueError(f"{path} is a damaged plan: {error.args[0]!r} is missing") from error
         except (TypeError, ValueError, OverflowError) as error:
@@ -367,8 +347,7 @@ def plan_buckets(
         chunk_length_s: the ASR pipeline's argument. Chunks get a bucket of their own, one of
             `graphs`, and recordings longer than it count as the chunks they are cut into.
         concurrency: queries that may run at once. A bucket gets as many replicas as so many
-            concurrent queries want of it at 95% of all moments, at least one: the binomial
-            quantile at its share of the time.
+            concurrent queries want of it at 95% of all moments, at least one.
         sampling_rate: of the waveforms; by default that of the Geometry, or of the folder the
             model was loaded from, or 16,000. The printed plan says it.
 

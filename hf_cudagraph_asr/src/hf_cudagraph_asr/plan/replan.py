@@ -48,15 +48,14 @@ class Proposal:
                 f"{self.queries:,.0f} queries, {self.assured:.1%} assured of others "
                 f"({self.least_gain:.1%} needed)"
             )
-        longest = [plan.geometry.seconds(plan.lengths[-1]) for plan in (now, then)]
         rows = [
+            verdict,
             f"buckets: {len(now.lengths)} → {len(then.lengths)}",
-            f"up to: {longest[0]:.2f} s → {longest[1]:.2f} s",
             f"padding: {percent(now.padding)} → {percent(then.padding)}",
             f"run eagerly: {percent(now.tail)} → {percent(then.tail)}",
             f"{then.cost.unit} a query: {now.expected_cost:,.4g} → {then.expected_cost:,.4g}",
         ]
-        return "\n".join([verdict, *rows])
+        return "\n".join(rows)
 
 
 def propose(
@@ -123,37 +122,23 @@ def propose(
 
 def _assured(current: BucketPlan) -> float:
     """Lower bound of the saving on queries that the plan was not made of."""
-    halves = _halves(current.traffic)
-    if len(halves) < 2:
-        return 0.0
-    now, saved, counts = [], [], []
-    for made_of, priced in (halves, halves[::-1]):
-        frames, count = priced.arrays()
-        costs = current.costs(frames)
-        now.append(costs)
-        saved.append(costs - current.anew(made_of).costs(frames))
-        counts.append(count)
-    price, saving, weight = (np.concatenate(parts) for parts in (now, saved, counts))
-    n = float(weight.sum())
-    if not price.any():  # what costs is too rare to be in either half
-        return 0.0
-    gain = float(weight @ saving / (weight @ price))
-    spread = float(weight @ (saving - gain * price) ** 2) / (n - 1)
-    return gain - DEVIATIONS * math.sqrt(spread / n) / float(weight @ price / n)
-
-
-def _halves(traffic: Traffic) -> list[Traffic]:
-    """Each query in one half or the other, by chance; a half that got none is left out.
-
-    A query half forgotten is there or not, by chance. As no weight exceeds 1, that makes the
-    sample no larger than it is.
-    """
+    frames, counts = current.traffic.arrays()
     rng = np.random.default_rng(0)
-    frames, counts = traffic.arrays()
+    # A query half forgotten is there or not, by chance. As no weight exceeds 1, that makes the
+    # sample no larger than it is.
     kept = np.floor(counts + rng.random(len(counts))).astype(np.int64)
     first = rng.binomial(kept, 0.5)
-    return [
-        Traffic(tuple(frames[part > 0].tolist()), tuple(part[part > 0].tolist()))
-        for part in (first, kept - first)
-        if part.any()
-    ]
+    halves = first, kept - first
+    if not all(half.any() for half in halves):
+        return 0.0
+    now = current.costs(frames)
+    plans = [current.anew(Traffic(current.traffic.frames, tuple(half))) for half in halves]
+    saving = np.concatenate([now - plan.costs(frames) for plan in plans])
+    # Each plan is priced on the half that it was not made of.
+    weight, price = np.concatenate(halves[::-1]), np.tile(now, 2)
+    paid, n = float(weight @ price), float(weight.sum())
+    if not paid:  # what costs is too rare to be in either half
+        return 0.0
+    gain = float(weight @ saving) / paid
+    spread = float(weight @ (saving - gain * price) ** 2) / (n - 1)
+    return gain - DEVIATIONS * math.sqrt(spread * n) / paid

@@ -26,7 +26,6 @@ EXACT = 1 << 11  # frames up to which a sketch counts each length for itself
 LONGEST = 1 << 22  # frames that anything longer counts as
 HALF_LIFE = 100_000.0  # queries
 FORGOTTEN = 2.0**-64  # a weight below which a length is left out
-NOTHING = (0.0, 0)
 
 
 @dataclass(frozen=True)
@@ -53,9 +52,6 @@ class Chunking:
 
         Raises:
             ValueError: chunks that hold no frame, or that overlap entirely.
-
-        >>> Chunking.of(Geometry(), 6.0)
-        Chunking(chunk=96000, left=16000, right=16000)
         """
         if not (finite(chunk_length_s) and chunk_length_s > 0):
             raise ValueError(f"chunk_length_s must be seconds above 0, not {chunk_length_s!r}")
@@ -73,7 +69,7 @@ class Traffic:
 
     Attributes:
         frames: the lengths there are, ascending, from 1 up.
-        counts: how many queries each has, above 0; or how much they weigh.
+        counts: how many queries each has, or how much they weigh; those of none are left out.
 
     Raises:
         ValueError: lengths or counts that are not as described.
@@ -83,15 +79,12 @@ class Traffic:
     counts: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "frames", ascending(self.frames, "the lengths of traffic", 1))
-        counts = numbers(self.counts, "the counts of traffic")
-        if len(counts) != len(self.frames):
-            raise ValueError(
-                f"traffic has {len(self.frames)} lengths and {len(counts)} counts: give one each"
-            )
-        if not (np.isfinite(counts).all() and (counts > 0).all()):
-            raise ValueError("the counts of traffic must be finite numbers above 0")
-        object.__setattr__(self, "counts", tuple(counts.tolist()))
+        frames = ascending(self.frames, "the lengths of traffic", 1)
+        counts = numbers(self.counts, "the counts of traffic", len(frames))
+        if not counts.any():
+            raise ValueError("no query counts above 0: there is nothing to plan for")
+        object.__setattr__(self, "frames", tuple(frames[counts > 0].tolist()))
+        object.__setattr__(self, "counts", tuple(counts[counts > 0].tolist()))
 
     @classmethod
     def of(cls, durations: Any, geometry: Geometry, chunking: Chunking | None = None) -> Traffic:
@@ -104,27 +97,30 @@ class Traffic:
             chunking: recordings longer than a chunk count as the chunks they are cut into.
 
         Raises:
-            ValueError: no durations, or one that is not finite, not above 0, longer than a day, or
-                shorter than one frame.
+            ValueError: no durations, or one that is not between a frame and a day.
 
         >>> Traffic.of({1.0: 3, 2.0: 5}, Geometry())
         Traffic(frames=(49, 99), counts=(3.0, 5.0))
         """
         if isinstance(durations, Traffic):
             return durations
-        seconds, counts = _histogram(durations)
+        if isinstance(durations, Mapping):
+            seconds = numbers(list(durations), "durations")
+            counts = numbers(list(durations.values()), "counts", len(seconds))
+        else:
+            seconds = numbers(durations, "durations")
+            counts = np.ones(len(seconds))
         if not len(seconds):
-            raise ValueError("no durations, or none that counts above 0: there is nothing to plan")
-        shortest = geometry.receptive_field / geometry.sampling_rate
-        outside = seconds[~((seconds >= shortest) & (seconds <= DAY))]  # NaN too
+            raise ValueError("no durations: there is nothing to plan for")
+        samples = np.rint(seconds * geometry.sampling_rate)
+        outside = seconds[(samples < geometry.receptive_field) | (seconds > DAY)]
         if len(outside):
-            more = f" (and {len(outside) - 1} more)" if len(outside) > 1 else ""
             raise ValueError(
-                f"durations are seconds, from one frame's {shortest:g} up to a day's {DAY:,.0f}, "
-                f"not {outside[0]!s}{more}: leave them out, or convert them to seconds from "
+                f"durations are seconds, from one frame up to a day, and {len(outside)} are not, "
+                f"such as {outside[0]!s}: leave them out, or convert them to seconds from "
                 "milliseconds, samples or minutes"
             )
-        samples = np.rint(seconds * geometry.sampling_rate).astype(np.int64)
+        samples = samples.astype(np.int64)
         lengths = geometry.frames(samples)
         if chunking is not None:
             step = chunking.chunk - chunking.left - chunking.right
@@ -132,9 +128,9 @@ class Traffic:
             chunk = geometry.frames(chunking.chunk)
             lengths = np.append(geometry.frames(samples - before * step), chunk)
             counts = np.append(counts, before @ counts)
-        found = np.bincount(lengths, counts)
-        frames = np.flatnonzero(found)
-        return cls(tuple(frames.tolist()), tuple(found[frames].tolist()))
+        found: Any = np.bincount(lengths, counts)
+        every: Any = np.arange(len(found))
+        return cls(every[1:], found[1:])
 
     @property
     def total(self) -> float:
@@ -160,7 +156,7 @@ class LengthSketch:
 
     Args:
         geometry: the frames that samples are counted in.
-        half_life: in queries, from 1 up; None to forget nothing.
+        half_life: in queries, from 1 up; math.inf to forget nothing.
 
     Raises:
         ValueError: a half-life below 1.
@@ -172,16 +168,12 @@ class LengthSketch:
     ((49, 96), 3)
     """
 
-    def __init__(self, geometry: Geometry, *, half_life: float | None = HALF_LIFE) -> None:
-        if half_life is not None and not (finite(half_life) and half_life >= 1):
-            raise ValueError(
-                f"half_life is a number of queries from 1 up, or None to forget nothing, "
-                f"not {half_life!r}"
-            )
+    def __init__(self, geometry: Geometry, *, half_life: float = HALF_LIFE) -> None:
+        if not half_life >= 1:  # NaN too
+            raise ValueError(f"half_life must be a number of queries from 1 up, not {half_life!r}")
         self.geometry = geometry
-        self.half_life = half_life
         self._field, self._hop = geometry.receptive_field, geometry.hop
-        self._rate = 0.0 if half_life is None else 1 / float(half_life)
+        self._rate = 1 / half_life
         self._lock = threading.Lock()
         # By the frames of the bin: what its queries weighed when the last of them came, and when.
         self._weights: dict[int, tuple[float, int]] = {}
@@ -201,7 +193,7 @@ class LengthSketch:
             return
         with self._lock:
             self._age = age = self._age + 1
-            weight, then = self._weights.get(frames, NOTHING)
+            weight, then = self._weights.get(frames, (0.0, 0))
             self._weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
 
     @property
@@ -234,66 +226,49 @@ def _bin(frames: int) -> int:
     return min(-(-frames // step) * step, LONGEST)
 
 
-def _histogram(durations: Any) -> tuple[Floats, Floats]:
-    """Seconds, and how often each of them counts."""
-    if not isinstance(durations, Mapping):
-        seconds = numbers(durations, "durations")
-        return seconds, np.ones(len(seconds))
-    seconds = numbers(list(durations.keys()), "durations")
-    counts = numbers(list(durations.values()), "counts")
-    if not (np.isfinite(counts).all() and (counts >= 0).all()):
-        raise ValueError("counts must be finite numbers from 0 up")
-    return seconds[counts > 0], counts[counts > 0]
-
-
 def warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
-    """Warn the caller's caller of durations that are hardly seconds of queries.
-
-    Args:
-        traffic: the durations.
-        geometry: of its frames.
-        cut: recordings are cut into chunks, and so may be of any length.
-    """
+    """Warn the caller's caller of what are hardly seconds; recordings to cut may be long."""
     frames, counts = traffic.arrays()
     seconds = frames * geometry.hop / geometry.sampling_rate
-    short = counts[seconds < SHORT].sum() / traffic.total
-    if short > FEW:
-        warnings.warn(
-            f"{short:.0%} of the durations are below {SHORT:g} s, which hardly holds a word: if "
-            "they are minutes, convert them to seconds",
-            stacklevel=3,
-        )
     long = seconds > LONG
-    time = counts[long] @ seconds[long] / (counts @ seconds)
-    if time > FEW and not cut:
+    short = counts[seconds < SHORT].sum() / traffic.total
+    message = ""
+    if short > FEW:
+        message = (
+            f"{short:.0%} of the durations are below {SHORT:g} s, which hardly holds a word: if "
+            "they are minutes, convert them to seconds"
+        )
+    elif not cut and counts[long] @ seconds[long] > FEW * counts @ seconds:
         typical = float(np.median(seconds[long]))
         likely = [
             f"{unit} (of {typical / size:.2g} s rather than {typical:.0f})"
             for unit, size in (("milliseconds", 1000), ("samples", geometry.sampling_rate))
             if SHORT <= typical / size <= LONG
         ]
-        warnings.warn(
+        message = (
             f"{counts[long].sum():,.0f} of {traffic.total:,.0f} durations are above {LONG:g} s, up "
             f"to {seconds[-1]:,.0f} s: if they are {' or '.join(likely) or 'in another unit'}, "
-            "convert them to seconds; if recordings are that long, give chunk_length_s",
-            stacklevel=3,
+            "convert them to seconds; if recordings are that long, give chunk_length_s"
         )
+    if message:
+        warnings.warn(message, stacklevel=3)
 
 
-def numbers(values: Any, name: str) -> Floats:
-    """One row of numbers as float64, or a ValueError that names it."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
-        raise ValueError(f"{name} must be a list or an array of numbers, not {values!r:.80}")
-    if not hasattr(values, "__len__"):
-        values = list(values)
-    array = np.asarray(values)
+def numbers(values: Any, name: str, size: int | None = None) -> Floats:
+    """One row of finite numbers from 0 up as float64, or a ValueError that names it."""
+    lazy = isinstance(values, Iterable) and not hasattr(values, "__len__")
+    array = np.asarray(list(values) if lazy else values)
     if array.ndim != 1 or (array.size and array.dtype.kind not in "iuf"):
-        what = f"{array.ndim} dimensions" if array.ndim != 1 else f"{array.dtype} values"
-        raise ValueError(f"{name} must be one row of numbers; what was given has {what}")
+        raise ValueError(f"{name} must be one row of numbers, not {array!r:.80}")
+    if size not in (None, len(array)):
+        raise ValueError(f"{name} must be {size} numbers, one for each length, not {len(array)}")
+    wrong = array[~(np.isfinite(array) & (array >= 0))]
+    if len(wrong):
+        raise ValueError(f"{name} must be finite numbers from 0 up, not {wrong[0]!s}")
     return array.astype(np.float64, copy=False)
 
 
-def ascending(values: Any, name: str, least: int) -> tuple[int, ...]:
+def ascending(values: Any, name: str, least: int) -> Ints:
     """Whole numbers from `least` up, each above the one before, or a ValueError that names them."""
     array = np.asarray(values)
     whole_numbers = array.ndim == 1 and array.size and array.dtype.kind in "iu"
@@ -302,7 +277,7 @@ def ascending(values: Any, name: str, least: int) -> tuple[int, ...]:
             f"{name} must be whole numbers from {least} up, at least one, in ascending order and "
             f"each once, not {values!r:.80}"
         )
-    return tuple(array.tolist())
+    return array.astype(np.int64)
 
 
 def finite(value: Any) -> bool:
@@ -317,11 +292,9 @@ def whole(value: Any, name: str) -> int:
     return int(value)
 
 
-def rows_of(sizes: Iterable[int]) -> tuple[int, ...]:
+def rows_of(sizes: Any) -> tuple[int, ...]:
     """Batch sizes, each once, ascending, or a ValueError that says what they are."""
-    if isinstance(sizes, (str, bytes)) or not isinstance(sizes, Iterable):
-        raise ValueError(f"batch_sizes are whole numbers from 1 up, not {sizes!r}")
-    found = tuple(sorted({whole(size, "a batch size") for size in sizes}))
+    found = {whole(size, "a batch size") for size in sizes} if isinstance(sizes, Iterable) else ()
     if not found:
-        raise ValueError("batch_sizes are empty: give (1,) for single queries")
-    return found
+        raise ValueError(f"batch_sizes must be whole numbers from 1 up, such as (1,), not {sizes}")
+    return tuple(sorted(found))

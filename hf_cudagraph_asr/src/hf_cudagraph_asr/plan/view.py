@@ -6,7 +6,6 @@ import os
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_cudagraph_asr.plan.cost import EAGER
 
@@ -19,7 +18,7 @@ BARS = 120  # bars from 0 to the end, about
 REPLAYED, PADDING, EAGERLY, LINE = "#7a9cc6", "#e07a5f", "#8b95a1", "#1f2933"
 
 
-def table(plan: BucketPlan) -> str:
+def tabulate(plan: BucketPlan) -> str:
     """Buckets by ascending length, then what holds for the whole plan; see `BucketPlan.table`."""
     rows = [["up to", "frames", "samples", "queries", "padding", f"cost ({plan.cost.unit})"]]
     rows += [
@@ -44,7 +43,7 @@ def table(plan: BucketPlan) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([_count(plan), "", *lines, "", *_summary(plan)])
+    return "\n".join([*lines, "", *_summary(plan)])
 
 
 def _summary(plan: BucketPlan) -> list[str]:
@@ -71,7 +70,7 @@ def percent(share: float) -> str:
     return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
-def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure:
+def draw(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure:
     """Queries above and the frames computed for them below; see `BucketPlan.plot`."""
     try:
         from matplotlib.figure import Figure
@@ -84,53 +83,37 @@ def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure
     ends = np.array(plan.lengths)
     at = np.searchsorted(ends, frames)
     held = at < len(ends)
-    computed = np.where(held, ends[np.minimum(at, len(ends) - 1)], frames)
+    added = held * (ends[np.minimum(at, len(ends) - 1)] - frames)
     # A few very long queries would squeeze all others: the axis ends soon after the last bucket.
-    end = int(min(ends[-1] * 1.08 + 2, max(frames[-1], ends[-1]) + 2))
-    edges = np.arange(0, end + 1, max(end // BARS, 1))
+    last = int(min(ends[-1] * 1.08 + 2, max(frames[-1], ends[-1]) + 2))
+    edges = np.arange(0, last + 1, max(last // BARS, 1))
     second = plan.geometry.sampling_rate / plan.geometry.hop  # in frames
 
     figure = Figure(figsize=(9, 5.6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True)
-    names, colors = ("replayed", "padding", "run eagerly"), (REPLAYED, PADDING, EAGERLY)
-    layers: dict[str, tuple[npt.NDArray[np.float64], ...]] = {
-        "% of queries": (counts * held, counts * 0, counts * ~held),
-        "% of frames computed": (
-            counts * held * frames,
-            counts * held * (computed - frames),
-            counts * ~held * frames,
-        ),
-    }
-    for axes, (label, weights) in zip((above, below), layers.items(), strict=True):
+    queries = [counts * held, counts * 0, counts * ~held]
+    computed = [counts * held * frames, counts * added, counts * ~held * frames]
+    for axes, layers in ((above, queries), (below, computed)):
         axes.hist(
             [(frames - 0.5) / second] * 3,  # a bar holds the lengths up to its right edge
             edges / second,
-            weights=[100 * layer / sum(map(np.sum, weights)) for layer in weights],
+            weights=[100 * layer / np.sum(layers) for layer in layers],
             stacked=True,
-            color=colors,
-            label=names,
+            color=(REPLAYED, PADDING, EAGERLY),
+            label=("replayed", "padding", "run eagerly"),
         )
-        for bucket in plan.buckets:
-            axes.axvline(
-                bucket.frames / second,
-                color=LINE,
-                linewidth=1.6 if bucket.pinned else 0.6,
-                linestyle="--" if bucket.pinned else "-",
-            )
+        for end in plan.lengths:
+            width, style = (1.6, "--") if end in plan.pinned else (0.6, "-")
+            axes.axvline(end / second, color=LINE, linewidth=width, linestyle=style)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, edges[-1] / second)
-        axes.set_ylabel(label)
+    above.set_ylabel("% of queries")
+    below.set_ylabel("% of frames computed")
     below.set_xlabel("length of the query (s); lines: what the buckets hold")
-    above.set_title(
-        f"{_count(plan)}: {plan.padding:.1%} padding, {plan.tail:.2%} of queries run eagerly",
-        loc="left",
-    )
+    title = f"buckets: {len(ends)}; padding: {plan.padding:.1%}; run eagerly: {plan.tail:.2%}"
+    above.set_title(title, loc="left")
     handles, labels = below.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=len(labels), frameon=False)
+    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
-
-
-def _count(plan: BucketPlan) -> str:
-    return "1 bucket" if len(plan.lengths) == 1 else f"{len(plan.lengths)} buckets"

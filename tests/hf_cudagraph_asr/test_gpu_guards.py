@@ -61,6 +61,7 @@ def _filters_of(test: str) -> list[str]:
     ]
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated")  # torch 2.11's own
 def test_the_test_of_compiled_graphs_bears_what_inductor_says_of_float32(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from tiny_models import BLANK
 
-from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr import ExactForward
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
+ROUGH = 0.1  # in bfloat16 and float16; what must be told apart is far more
 
 
-def audio(samples: int, seed: int) -> torch.Tensor:
+def audio(samples: int, seed: int = 0) -> torch.Tensor:
     """(samples,): a chirp in noise, loud in the middle, of zero mean and unit variance."""
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
     time = torch.linspace(0, 1, samples)
@@ -22,21 +23,9 @@ def audio(samples: int, seed: int) -> torch.Tensor:
 
 
 def padded(rows: Sequence[torch.Tensor], total: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, total) and (B,): rows with zeros after them, and their samples."""
     batch = torch.stack([torch.nn.functional.pad(row, (0, total - len(row))) for row in rows])
     return batch, torch.tensor([len(row) for row in rows])
-
-
-def deviation(model: Any, rows: Sequence[torch.Tensor], total: int) -> float:
-    """Largest difference from the unpadded runs, over all rows, as a share of the row's largest."""
-    with torch.no_grad():
-        logits, frames = ExactForward(model)(*padded(rows, total))
-        assert torch.isfinite(logits).all()
-        worst = 0.0
-        for own, count, row in zip(logits, frames.tolist(), rows, strict=True):
-            alone = model(row[None]).logits[0]
-            assert alone.shape[0] == count
-            worst = max(worst, float((own[:count] - alone).abs().max() / alone.abs().max()))
-    return worst
 
 
 def queries(rows: Sequence[torch.Tensor], fill: float = 0.0) -> dict[str, torch.Tensor]:
@@ -48,23 +37,40 @@ def queries(rows: Sequence[torch.Tensor], fill: float = 0.0) -> dict[str, torch.
 
 
 def alone(model: Any, row: torch.Tensor) -> torch.Tensor:
-    """The stock model's logits of one row, whatever stands in the instance's forward."""
+    """(T, V): the stock model's logits of one row, whatever stands in the instance's forward."""
     with torch.no_grad():
         logits: torch.Tensor = type(model).forward(model, row[None]).logits[0]
     return logits
 
 
-def agree(found: torch.Tensor, expected: torch.Tensor, tolerance: float = TOLERANCE) -> None:
+def deviation(model: Any, rows: Sequence[torch.Tensor], *totals: int) -> float:
+    """Largest difference from the unpadded runs, over all rows, as a share of the row's largest.
+
+    The rows are a batch padded to each of these totals.
+    """
+    expected = [alone(model, row) for row in rows]
+    exact, worst = ExactForward(model), 0.0
+    for total in totals:
+        with torch.no_grad():
+            logits, frames = exact(*padded(rows, total))
+        assert torch.isfinite(logits).all()
+        assert frames.tolist() == [len(own) for own in expected]
+        for found, own in zip(logits, expected, strict=True):
+            worst = max(worst, float((found[: len(own)] - own).abs().max() / own.abs().max()))
+    return worst
+
+
+def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
     """Equal to a share of the largest logit of the row."""
     assert found.shape == expected.shape
-    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
+    if expected.numel():
+        tolerance = TOLERANCE if found.dtype == torch.float32 else ROUGH
+        assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
 
 
-def answers(
-    logits: torch.Tensor, expected: Sequence[torch.Tensor], tolerance: float = TOLERANCE
-) -> None:
-    """Each row of a batch has its own logits, and ones that decode to nothing after them."""
+def answers(logits: torch.Tensor, expected: Sequence[torch.Tensor]) -> None:
+    """Each row of a batch has its own logits, and after them a certain blank."""
     assert logits.shape[:2] == (len(expected), max(map(len, expected)))
     for row, own in zip(logits, expected, strict=True):
-        agree(row[: len(own)], own, tolerance)
-        assert (row[len(own) :].argmax(-1) == BLANK).all()
+        agree(row[: len(own)], own)
+        assert (row[len(own) :].float().softmax(-1)[:, BLANK] == 1).all()

@@ -1,103 +1,97 @@
-"""A tiny model, its buckets, and what the pool's tests ask of both."""
+"""A tiny model in a pool, a backend as strict as CUDA graphs, and what is asked of both."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
-import transformers
+from padded_rows import agree, alone, answers, audio, queries
+from tiny_models import CASES
 
-from hf_cudagraph_asr.attach import EnabledPool
-from hf_cudagraph_asr.capture import ExportBackend, Program
+from hf_cudagraph_asr import ExactForward, GraphPool
+from hf_cudagraph_asr.backends import EagerBackend, Program
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.exact import ExactForward
-from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
-TOLERANCE = 1e-5  # of the largest logit of the row
-COARSE = 0.1  # in bfloat16, where one rounding says little; what is told apart is far more
-BUCKETS = (14, 30, 45)  # frames: up to 309, 629 and 929 samples
-BLANK = 3
+ROWS = [audio(600, 0), audio(431, 1), audio(211, 2)]
 
 
-def tiny(seed: int = 0, stem: str = "Wav2Vec2", **changes: Any) -> Any:
-    torch.manual_seed(seed)
-    options: dict[str, Any] = {
-        "vocab_size": 12,
-        "pad_token_id": BLANK,
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 4,
-        "intermediate_size": 48,
-        "num_feat_extract_layers": 3,
-        "conv_dim": (24, 24, 24),
-        "conv_kernel": (10, 3, 2),
-        "conv_stride": (5, 2, 2),
-        "num_conv_pos_embeddings": 8,
-        "num_conv_pos_embedding_groups": 4,
-    }
-    config = getattr(transformers, f"{stem}Config")(**{**options, **changes})
-    model = getattr(transformers, f"{stem}ForCTC")(config).eval()
-    with torch.no_grad():  # the initial weights give nearly the same logits for everything
-        for parameter in model.parameters():
-            if parameter.ndim >= 2:
-                parameter.copy_(torch.randn_like(parameter) * (2 / parameter[0].numel()) ** 0.5)
-    return model
+def tiny(seed: int = 0, case: str = "wav2vec2-group") -> Any:
+    """A model whose receptive field is 30 samples, and a frame every 20."""
+    return CASES[case].build(seed, num_hidden_layers=1)
 
 
-def plan_for(model: Any, batch_sizes: Sequence[int] = (1, 4)) -> BucketPlan:
-    geometry = Geometry.of(model)
-    traffic = Traffic.of([0.01, 0.03, 0.05], geometry)
-    return BucketPlan(BUCKETS, traffic, geometry=geometry, batch_sizes=batch_sizes)
+class Static(EagerBackend):
+    """Programs that overwrite what they returned before, as replays of a CUDA graph do.
 
+    They cost nothing to capture, and refuse other tensors than those they were captured with.
 
-def audio(samples: int, seed: int = 0) -> torch.Tensor:
-    """(1, samples)"""
-    noise = torch.randn(1, samples, generator=torch.Generator().manual_seed(seed))
-    return noise * (1.2 + torch.sin(torch.arange(samples) / 40))
+    Attributes:
+        log: what was asked of it and its replicas, with rows and samples.
+        hooks: called in each replay with its rows.
+    """
 
+    name = "static"
+    captures = True
 
-def batch(rows: Sequence[torch.Tensor], fill: float = 0.0) -> dict[str, torch.Tensor]:
-    longest = max(row.shape[1] for row in rows)
-    pad = torch.nn.functional.pad
-    return {
-        "input_values": torch.cat([pad(r, (0, longest - r.shape[1]), value=fill) for r in rows]),
-        "attention_mask": torch.cat(
-            [pad(torch.ones_like(r, dtype=torch.int32), (0, longest - r.shape[1])) for r in rows]
-        ),
-    }
+    def __init__(self) -> None:
+        self.log: list[tuple[str, int, int]] = []
+        self.hooks: list[Callable[[int], object]] = []
 
+    def warm(self, exact: ExactForward, input_values: Any, lengths: Any) -> None:
+        self.log.append(("warm", *input_values.shape))
+        assert int(lengths.min()) < input_values.shape[1]
+        super().warm(exact, input_values, lengths)
 
-def stock(model: Any, values: torch.Tensor) -> Any:
-    """The model's own answer to one row, enabled or not."""
-    with torch.no_grad():
-        return type(model).forward(model, values).logits[0]
+    def capture(self, exact: ExactForward, input_values: Any, lengths: Any) -> Program:
+        self.log.append(("capture", *input_values.shape))
+        outputs = exact(input_values, lengths)
 
-
-def agree(found: torch.Tensor, expected: torch.Tensor) -> None:
-    assert found.shape == expected.shape
-    tolerance = TOLERANCE if found.dtype == torch.float32 else COARSE
-    assert float((found - expected).abs().max()) <= tolerance * float(expected.abs().max())
-
-
-class StaticOutputs(ExportBackend):
-    """Programs that overwrite what they returned before, as replays of a CUDA graph do."""
-
-    def capture(self, exact: ExactForward, values: Any, lengths: Any) -> Program:
-        program = super().capture(exact, values, lengths)
-        static = program(values, lengths)
-
-        def replay(values: Any, lengths: Any) -> Any:
-            for held, new in zip(static, program(values, lengths), strict=True):
+        def program(values: torch.Tensor, own: torch.Tensor) -> Any:
+            assert values is input_values
+            assert own is lengths
+            for hook in self.hooks:
+                hook(len(values))
+            for held, new in zip(outputs, exact(values, own), strict=True):
                 held.copy_(new)
-            return static
+            return outputs
 
-        return replay
+        return program
+
+    def close(self) -> None:
+        self.log.append(("close", 0, 0))
 
 
-def asked(model: Any, pool: EnabledPool, *args: Any, **kwargs: Any) -> tuple[Any, list[Reason]]:
+class Exclusive(Static):
+    """Keeps calls away while it captures."""
+
+    exclusive = True
+
+
+def serves(model: Any, rows: Sequence[torch.Tensor] = ROWS, call: Any = None) -> None:
+    """A batch and a single query are answered as the model answers each row alone."""
+    call = call or model
+    rows = [row.to(model.lm_head.weight.dtype) for row in rows]
+    expected = [alone(model, row) for row in rows]
+    with torch.no_grad():
+        answers(call(**queries(rows)).logits, expected)
+        agree(call(rows[1][None]).logits[0], expected[1])
+
+
+def asked(model: Any, pool: GraphPool, *args: Any, **kwargs: Any) -> tuple[Any, list[Reason]]:
+    """The answer to a call, and the reasons that it was counted by; none where it was a hit."""
     before = pool.stats().misses
     output = model(*args, **kwargs)
     after = pool.stats().misses
-    return output, [r for r in after if after[r] > before.get(r, 0)]
+    return output, [reason for reason in after if after[reason] > before.get(reason, 0)]
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the package warned of."""
+    return [
+        record.getMessage()
+        for record in caplog.records
+        if record.name.startswith("hf_cudagraph_asr") and record.levelno == logging.WARNING
+    ]

@@ -11,8 +11,8 @@ import torch
 import transformers
 from packaging.version import Version
 
-from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan import BucketPlan, Traffic
+from hf_cudagraph_asr import BucketPlan, Geometry
+from hf_cudagraph_asr.plan import Traffic
 
 BLANK = 3
 TINY = {
@@ -41,10 +41,10 @@ class Case:
     def build(self, seed: int = 0, **changes: Any) -> Any:
         config = getattr(transformers, f"{self.stem}Config")(**{**TINY, **self.own, **changes})
         torch.manual_seed(seed)
-        return randomised(getattr(transformers, f"{self.stem}ForCTC")(config)).eval()
+        return randomized(getattr(transformers, f"{self.stem}ForCTC")(config)).eval()
 
 
-def randomised(model: Any) -> Any:
+def randomized(model: Any) -> Any:
     """The hosts' initial weights give nearly constant logits, where no error would show."""
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -138,7 +138,6 @@ def each(names: Iterable[str]) -> pytest.MarkDecorator:
 
 
 every_case, every_kind = each(CASES), each(KINDS)
-both_backends = pytest.mark.parametrize("backend", ["eager", "export"])
 
 
 def plan_for(

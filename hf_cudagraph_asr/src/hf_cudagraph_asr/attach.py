@@ -95,7 +95,7 @@ def disable_cuda_graphs(model: Any) -> None:
     if forward is None:
         return
     if vars(model)["forward"] is not forward:
-        logger.warning(_LEFT, "wrapped", type(model).__name__)
+        logger.warning(_LEFT, type(model).__name__, "wrapped")
     elif forward.was_own:
         model.forward = forward.host
     else:
@@ -122,7 +122,7 @@ class EnabledPool(GraphPool):
         if forward is not None and forward.pool is self:
             disable_cuda_graphs(self._model)
             return
-        logger.warning(_LEFT, "replaced", type(self._model).__name__)
+        logger.warning(_LEFT, type(self._model).__name__, "replaced")
         self.close()
 
 

@@ -193,8 +193,9 @@ class LengthSketch:
             return
         with self._lock:
             self._age = age = self._age + 1
-            weight, then = self._weights.get(frames, (0.0, 0))
-            self._weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
+            weights = self._weights
+            weight, then = weights.get(frames, (0.0, 0))
+            weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
 
     @property
     def total(self) -> float:

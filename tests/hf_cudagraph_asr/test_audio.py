@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -264,6 +265,17 @@ def test_other_formats_from_a_pipe_are_read_to_their_end(
         for source in (piped, tmp_path / "query"):
             np.testing.assert_allclose(read_audio(source, RATE), tone(), atol=2**-15)
             assert duration(source) == 1.0
+
+
+def test_more_than_a_header_can_declare_is_refused(tmp_path: Path) -> None:
+    content = encoded(tone())
+    at = content.index(b"data") + 4
+    for size in (0, 0xFFFFFFFF):
+        (tmp_path / "long.wav").write_bytes(patched(patched(content, at, "<I", size), 4, "<I", 0))
+        os.truncate(tmp_path / "long.wav", 5 << 30)  # a hole, which takes no space
+        for read in (lambda source: read_audio(source, RATE), duration):
+            with pytest.raises(AudioError, match="holds more than the 4 GiB that its header can"):
+                read(tmp_path / "long.wav")
 
 
 def test_no_samples_before_other_chunks_are_no_placeholder() -> None:

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AudioError", "audio_in", "duration", "read_audio"]
+__all__ = ["AudioError", "audio_in", "conversion", "duration", "read_audio"]
 
 Source = str | os.PathLike[str] | bytes
 Waveform = npt.NDArray[np.float32]
@@ -53,10 +53,10 @@ ALIASES = {
     "opus": "OGG", "sph": "NIST",
 }  # fmt: skip
 # Endings of recordings that libsndfile does not decode, or not in every version.
-OTHERS = {
-    *("3gp aac ac3 alac amr ape asf avi dts flv gsm m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg mpg "
-      "ogv opus pcm ra raw rm spx tta vox weba webm wma wmv wv").split()
-}  # fmt: skip
+OTHERS = set(
+    "3gp aac ac3 alac amr ape asf avi dts flv gsm m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg mpg ogv "
+    "opus pcm ra raw rm spx tta vox weba webm wma wmv wv".split()
+)
 
 
 class AudioError(ValueError):
@@ -79,7 +79,7 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            (which only an MP3 does not show), or has a rate that cannot be resampled.
+            (which MP3 and some rare formats do not show), or has a rate that cannot be resampled.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -99,14 +99,12 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
         except _soundfile().SoundFileError as error:
             raise _damaged(name, error) from error
         guessed = file.format == "MP3"  # its header may not say how long it is
-    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)  # (T,)
-    if left > 0 and not guessed:
+    if left > 0 and not (guessed and blocks):
         raise AudioError(
-            f"{name} ends after {len(waveform):,} of the {promised:,} samples its header promises: "
-            f"copy or record it again"
+            f"{name} is cut off, it ends after {promised - left:,} of the {promised:,} samples "
+            f"that its header declares: copy or record it again"
         )
-    if not len(waveform):
-        raise AudioError(f"{name} holds no samples: leave it out, or record it again")
+    waveform = np.concatenate(blocks)  # (T,)
     if not np.isfinite(waveform).all():
         raise AudioError(f"{name} holds samples that are NaN or infinite: encode it again")
     return _resampled(waveform, rate, sampling_rate, name)
@@ -126,8 +124,6 @@ def duration(source: Source) -> float:
     name = _name(source)
     with _opened(source) as file:
         frames = _frames(file, name)
-        if not frames:
-            raise AudioError(f"{name} holds no samples: leave it out, or record it again")
         if file.format == "FLAC":  # no bytes are declared: its last sample is there, or it is cut
             try:
                 file.seek(frames - 1)
@@ -191,10 +187,9 @@ def _opened(source: Source) -> Iterator[Any]:
             file = soundfile.SoundFile(whole)
         # TypeError: an ending of headerless samples, such as .raw, whose rate only a caller knows.
         except (soundfile.SoundFileError, TypeError) as error:
-            why = getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
             how = "" if isinstance(source, bytes) else f", as with: ffmpeg -i {name} converted.wav"
             raise AudioError(
-                f"{name} cannot be decoded ({why}): convert it to WAV or FLAC{how}"
+                f"{name} cannot be decoded ({_reason(error)}): convert it to WAV or FLAC{how}"
             ) from error
         with file:
             yield file
@@ -227,6 +222,11 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
         raise AudioError(
             f"{name} is cut off, {max(there, 0):,} of the {declared:,} bytes of samples that its "
             f"header declares are there: copy or record it again"
+        )
+    if piped and kind.endswith("I") and there >= 1 << 32:
+        raise AudioError(
+            f"{name} holds more than the 4 GiB that its header can declare: cut it into parts, or "
+            f"convert it to FLAC"
         )
     if not piped or (declared and kind.endswith("I")):
         return stream
@@ -290,6 +290,8 @@ def _frames(file: Any, name: str) -> int:
         raise AudioError(
             f"{name} does not say how long it is, as FLAC from a pipe: encode it into a file"
         )
+    if not frames:
+        raise AudioError(f"{name} holds no samples: leave it out, or record it again")
     return frames
 
 
@@ -308,7 +310,8 @@ def _damaged(name: str, error: Exception) -> AudioError:
 
 
 def _reason(error: Exception) -> str:
-    return getattr(error, "error_string", str(error)).removeprefix("Error : ").rstrip(". ")
+    found: str = getattr(error, "error_string", str(error))
+    return found.removeprefix("Error : ").rstrip(". ")
 
 
 def _name(source: Source) -> str:

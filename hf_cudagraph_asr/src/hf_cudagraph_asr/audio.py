@@ -214,7 +214,7 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     at, kind, own, begin, declared = field
     there = end - begin
     if declared:
-        piped = declared > there and _is_placeholder(declared)
+        piped = declared != there and _is_placeholder(declared)
     else:  # or there are no samples, and other chunks follow: the size of the whole container tells
         (outer,) = struct.unpack(kind[0] + "I", head[4:8])
         piped = there > 0 and (outer + 8 <= begin or _is_placeholder(outer))

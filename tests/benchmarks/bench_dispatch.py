@@ -5,10 +5,9 @@
 
 The model has wav2vec2-base's modules, all twelve layers of them, only narrower; the program behind
 each bucket returns at once what it has computed before, so that a call is all dispatch. Lengths are
-a log-normal traffic's. What the bound is about, the plan's look-up, the copy in, the copy out and
-the statistics, is timed once more by itself, by the very functions the pool calls; the rest of a
-call is its reading, the look at every weight's address and the host's own output object, which is
-timed too.
+a log-normal traffic's. The bound is on deciding, copying in and out, and counting, each timed once
+more by itself; the rest of a call is its reading, the look at every weight's address and the
+host's own output object.
 """
 
 from __future__ import annotations
@@ -22,21 +21,19 @@ from statistics import median
 from time import process_time_ns
 from typing import Any
 
-import numpy as np
 import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from speech import in_samples, traffic
 from transformers.modeling_outputs import CausalLMOutput
 
-from hf_cudagraph_asr import enable_cuda_graphs, plan_buckets
-from hf_cudagraph_asr.attach import EnabledPool
-from hf_cudagraph_asr.capture import EagerBackend, Program
-from hf_cudagraph_asr.exact import ExactForward
-from hf_cudagraph_asr.statistics import Tally
+from hf_cudagraph_asr import BucketPlan, ExactForward, enable_cuda_graphs, plan_buckets
+from hf_cudagraph_asr.backends import EagerBackend, Program
+from hf_cudagraph_asr.dispatch import Dispatch, Programs, decide
+from hf_cudagraph_asr.observe import Tally
 
 BOUND = 50.0  # microseconds
-RATE = 16_000
 Queries = Sequence[torch.Tensor]
 
 
@@ -64,35 +61,32 @@ def per_query(work: Callable[[Any], object], queries: Sequence[Any], rounds: int
     return median(taken)
 
 
-def parts(pool: EnabledPool, queries: Queries, rounds: int) -> dict[str, float]:
-    """The steps of a call, each by itself, as the pool takes them."""
-    serving, tally = pool._serving, Tally()
+def parts(plan: BucketPlan, queries: Queries, words: int, rounds: int) -> dict[str, float]:
+    """The steps of a call, each by itself, as a pool takes them."""
+    programs, none, tally = Programs(plan, (1,)), Dispatch("exact"), Tally()
     lengths = [(query.shape[1],) for query in queries]
-    replays = [serving.pack(length) for length in lengths]
-    replica = serving.replicas[0]
-    slots = [replica.slots[r[0].bucket.frames, 1] for r in replays if r]
-    outputs = [slot._program(slot.input_values, slot.lengths) for slot in slots if slot._program]
-    requests = [{"input_values": query} for query in queries]
+    dispatches = [decide(length, programs, none) for length in lengths]
+    buckets = [dispatch.bucket for dispatch in dispatches if dispatch.bucket is not None]
+    static = {bucket.frames: torch.zeros(1, bucket.samples) for bucket in buckets}
+    inputs = [static[bucket.frames] for bucket in buckets]
+    logits = [torch.zeros(1, bucket.frames, words) for bucket in buckets]
+    held = torch.zeros(1, dtype=torch.int64)
 
-    def copy_in(item: tuple[Any, torch.Tensor, tuple[int, ...]]) -> None:
-        slot, values, length = item
-        slot.run(values, length, (0,))
+    def copy_in(item: tuple[torch.Tensor, torch.Tensor]) -> None:
+        values, query = item
+        values[:1, : query.shape[1]].copy_(query)
+        held.fill_(query.shape[1])
 
-    def copy_out(item: tuple[Any, tuple[int, ...]]) -> None:
-        serving.cut(*item, copy=True)
-
-    def count(item: tuple[Any, tuple[int, ...]]) -> None:
-        tally.replayed(item[0], serving.frames(item[1]), 0.001)
-        pool.sketch.add(item[1][0])
+    def copy_out(item: tuple[torch.Tensor, Dispatch]) -> None:
+        output, dispatch = item
+        output[:1, : dispatch.filled].clone()
 
     return {
-        "plan look-up": per_query(serving.pack, lengths, rounds),
-        "copy in": per_query(copy_in, list(zip(slots, queries, lengths, strict=True)), rounds),
-        "copy out": per_query(copy_out, list(zip(outputs, lengths, strict=True)), rounds),
-        "statistics": per_query(count, list(zip(replays, lengths, strict=True)), rounds),
-        "reading the call": per_query(lambda r: serving.read((), r), requests, rounds),
-        "looking at the weights": per_query(lambda _: serving.holds(), queries, rounds),
-        "the host's output": per_query(lambda o: CausalLMOutput(logits=o[0]), outputs, rounds),
+        "deciding": per_query(lambda n: decide(n, programs, none), lengths, rounds),
+        "copying in": per_query(copy_in, list(zip(inputs, queries, strict=True)), rounds),
+        "copying out": per_query(copy_out, list(zip(logits, dispatches, strict=True)), rounds),
+        "counting": per_query(lambda d: tally.count(d, 0.001), dispatches, rounds),
+        "the host's output": per_query(lambda o: CausalLMOutput(logits=o), logits, rounds),
     }
 
 
@@ -104,9 +98,10 @@ def main() -> None:
         hidden_size=48, num_attention_heads=4, intermediate_size=64, conv_dim=(16,) * 7
     )
     model = transformers.Wav2Vec2ForCTC(narrow).eval()
-    seconds = np.random.default_rng(0).lognormal(np.log(1.8), 0.5, arguments.queries)
+    seconds = traffic(arguments.queries)
     plan = plan_buckets(seconds, graphs=16, model=model)
-    queries = [torch.randn(1, max(round(s * RATE), 400)) for s in seconds]
+    samples = [length for length in in_samples(seconds) if length <= plan.buckets[-1].samples]
+    queries = [torch.randn(1, length) for length in samples]
     masks = [torch.ones(1, query.shape[1], dtype=torch.int32) for query in queries]
     rounds = arguments.rounds
     gc.disable()  # of the parts, collections hit one at random
@@ -119,8 +114,9 @@ def main() -> None:
                 rounds,
             ),
         }
+        whole["pool.call"] = per_query(pool.call, queries, rounds)
         assert not pool.stats().misses
-        steps = parts(pool, queries, rounds)
+    steps = parts(plan, queries, model.config.vocab_size, rounds)
     named = list(steps)[:4]
     dispatch = sum(steps[name] for name in named)
     table = Table(

@@ -23,24 +23,12 @@ import torch
 import transformers
 from rich.console import Console
 from rich.table import Table
+from speech import GEOMETRIES, RATE, random_model
 from timing import Comparison, compare
 
-from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr import ExactForward
 
 BOUND = 1.03
-RATE = 16_000
-GEOMETRIES: dict[str, dict[str, Any]] = {
-    "base": {"feat_extract_norm": "group"},
-    "large": {
-        "feat_extract_norm": "layer",
-        "conv_bias": True,
-        "do_stable_layer_norm": True,
-        "hidden_size": 1024,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-}
-
 Call = Callable[[], object]
 
 
@@ -88,11 +76,7 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     with torch.inference_mode():
         for geometry in arguments.geometry:
-            config = transformers.Wav2Vec2Config(
-                **GEOMETRIES[geometry], num_hidden_layers=arguments.layers
-            )
-            torch.manual_seed(0)
-            model = transformers.Wav2Vec2ForCTC(config).eval()
+            model = random_model(geometry, num_hidden_layers=arguments.layers)
             for seconds in arguments.seconds:
                 for stock, found in bench(model, round(seconds * RATE), arguments.pairs).items():
                     ratio, (plain, exact) = found.ratio("cpu"), found.median("cpu")

@@ -38,7 +38,7 @@ GEOMETRIES: dict[str, dict[str, Any]] = {
 
 def random_model(geometry: str, **changes: Any) -> Any:
     """A Wav2Vec2 in evaluation mode on the CPU; `changes` are of its configuration."""
-    config = transformers.Wav2Vec2Config(**GEOMETRIES[geometry], **changes)
+    config = transformers.Wav2Vec2Config(**{**GEOMETRIES[geometry], **changes})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return transformers.Wav2Vec2ForCTC(config).eval()

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import AudioError, read_audio
-from hf_cudagraph_asr.audio import audio_in, conversion, duration
+from hf_cudagraph_asr.audio import audio_in, conversion, duration, recordings_in
 
 RATE = 16_000
 
@@ -349,9 +349,23 @@ def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
         audio_in(tmp_path)
 
 
+def test_sources_come_in_the_order_given_and_nothing_is_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("z.m4a", "in/b.wav", "in/a.webm", "in/sub/c.flac", "none/d.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found = recordings_in([tmp_path / "z.m4a", str(tmp_path / "in"), tmp_path / "none/d.wav"])
+    names = ["z.m4a", "in/a.webm", "in/b.wav", "in/sub/c.flac", "none/d.wav"]
+    assert found == [str(tmp_path / name) for name in names]
+    [told] = [record.getMessage() for record in caplog.records]
+    assert told == conversion([tmp_path / "in/a.webm"])
+    with pytest.raises(FileNotFoundError, match=r"no file or folder .*missing\.wav: correct"):
+        recordings_in([tmp_path / "missing.wav"])
+
+
 def test_what_is_left_out_is_counted_and_named_with_the_remedy() -> None:
-    found = conversion([Path(f"in/{name}.m4a") for name in "abcde"])
-    assert found == (
+    assert conversion([Path(f"in/{name}.m4a") for name in "abcde"]) == (
         "5 of the files found have to be converted first (in/a.m4a, in/b.m4a, in/c.m4a, …), as "
         "with: ffmpeg -i in/a.m4a in/a.wav"
     )

@@ -20,7 +20,7 @@ from tiny_recogniser import RATE, read_lines, record, save_recogniser, stock_pip
 from transformers import AutoModelForCTC
 
 from hf_cudagraph_asr import BucketPlan, Transcriber, batch
-from hf_cudagraph_asr.batch import TranscriptFile, recordings_in, transcribe_files
+from hf_cudagraph_asr.batch import TranscriptFile, transcribe_files
 from hf_cudagraph_asr.cli import main
 
 LENGTHS = [820, 300, 511, 95, 640, 1_240, 333, 31, 702, 450, 450, 128]
@@ -347,12 +347,6 @@ def test_a_name_that_is_not_utf_8_is_kept(here: Path, wanted: list[dict[str, Any
 
 
 # --- the parts of it
-
-
-def test_sources_come_in_the_order_given(here: Path) -> None:
-    assert recordings_in(["click.wav", Path("audio"), "bad/cut.wav"]) == [
-        "click.wav", *(f"audio/{i:02}.wav" for i in range(12)), "bad/cut.wav",
-    ]  # fmt: skip
 
 
 def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(

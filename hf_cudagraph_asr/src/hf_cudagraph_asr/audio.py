@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 import os
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,7 +16,9 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AudioError", "audio_in", "conversion", "duration", "read_audio"]
+__all__ = ["AudioError", "audio_in", "conversion", "duration", "read_audio", "recordings_in"]
+
+logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes
 Waveform = npt.NDArray[np.float32]
@@ -174,6 +177,28 @@ def conversion(left_out: Sequence[Path]) -> str:
         f"{len(left_out):,} of the files found have to be converted first ({names}), as with: "
         f"ffmpeg -i {left_out[0]} {left_out[0].with_suffix('.wav')}"
     )
+
+
+def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """List the recordings of files and folders, in the order given.
+
+    Args:
+        sources: files of audio; and folders, searched with all below them, by ascending path. What
+            has to be converted first is listed too, so that nothing is lost; a warning says so.
+
+    Raises:
+        FileNotFoundError: one of them does not exist.
+        ValueError: a folder without audio.
+    """
+    found: list[str] = []
+    for path in map(Path, sources):
+        if not path.exists():
+            raise FileNotFoundError(f"no file or folder {path}: correct the path")
+        usable, left_out = audio_in(path) if path.is_dir() else ([path], [])
+        if left_out:
+            logger.warning("%s", conversion(left_out))
+        found += map(str, sorted([*usable, *left_out]))
+    return found
 
 
 @contextmanager

@@ -10,14 +10,13 @@ from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import groupby, islice
-from pathlib import Path
 from typing import Any
 
-from hf_cudagraph_asr.audio import AudioError, Waveform, audio_in, conversion, read_audio
+from hf_cudagraph_asr.audio import AudioError, Waveform, read_audio
 from hf_cudagraph_asr.files import checked
 from hf_cudagraph_asr.transcriber import Transcriber, Transcript
 
-__all__ = ["TranscriptFile", "recordings_in", "transcribe_files"]
+__all__ = ["TranscriptFile", "transcribe_files"]
 
 logger = logging.getLogger(__name__)
 
@@ -25,28 +24,6 @@ LOOK_AHEAD = 16  # batches read before the first is computed, so that lengths in
 MOST_SECONDS = 1200.0  # of audio read ahead: a folder of long recordings does not fill the memory
 
 REMEDY = "write to another file, or overwrite it"
-
-
-def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
-    """List the recordings of files and folders, in the order given.
-
-    Args:
-        sources: files of audio; and folders, searched with all below them, by ascending path. What
-            has to be converted first is listed too, so that nothing is lost; a warning says so.
-
-    Raises:
-        FileNotFoundError: one of them does not exist.
-        ValueError: a folder without audio.
-    """
-    found: list[str] = []
-    for path in map(Path, sources):
-        if not path.exists():
-            raise FileNotFoundError(f"no file or folder {path}: correct the path")
-        usable, left_out = audio_in(path) if path.is_dir() else ([path], [])
-        if left_out:
-            logger.warning("%s", conversion(left_out))
-        found += map(str, sorted([*usable, *left_out]))
-    return found
 
 
 def transcribe_files(

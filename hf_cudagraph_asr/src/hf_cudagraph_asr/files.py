@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["written_beside"]
+__all__ = ["checked", "written_beside"]
 
 
 @contextmanager
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path in the same folder to write to, which takes the name `path` once all went well.
+    """Give a path in the same folder to write to, which takes the name `path` if all goes well.
 
-    It ends as `path` does, for whoever chooses a format by that.
+    Its ending is that of `path`, for writers that choose a format by the ending.
 
     Args:
-        path: what the finished file is called; replaced if it exists.
+        path: the path of the finished file; replaced if it exists.
 
     Raises:
         FileNotFoundError: the folder does not exist; it is not created.
@@ -35,7 +35,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def checked(path: str | os.PathLike[str]) -> Path:
-    """A path that a file can be written to, as far as can be told beforehand.
+    """Give the path, if a file can be written there as far as can be told beforehand.
 
     Raises:
         FileNotFoundError: the folder does not exist.

@@ -65,7 +65,7 @@ def transcribe(
     it goes on where it stopped. A recording that cannot be decoded or transcribed has a line with
     `error` in the place of `text`; if there are such lines, the exit code is 1.
     """
-    from hf_cudagraph_asr.batch import TranscriptFile, recordings_in, transcribe_files
+    from hf_cudagraph_asr.audio import recordings_in
     from hf_cudagraph_asr.files import checked
     from hf_cudagraph_asr.plan import BucketPlan
 
@@ -84,6 +84,7 @@ def transcribe(
     import torch
     from tqdm.auto import tqdm
 
+    from hf_cudagraph_asr.batch import TranscriptFile, transcribe_files
     from hf_cudagraph_asr.transcriber import Transcriber
 
     quiet_host(progress)

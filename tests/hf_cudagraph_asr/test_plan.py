@@ -504,9 +504,10 @@ def test_durations_that_may_be_meant_are_planned_without_a_word() -> None:
         ({"model": object()}, "object has no conv_kernel"),
         ({"cost": {100: 1.0}}, "cost must be a Cost, as pool.calibrate"),
         ({"chunk_length_s": 0.01}, "a chunk of 0.01 s is too short"),
-        ({"chunk_length_s": -6.0}, "chunk_length_s must be seconds above 0"),
-        ({"chunk_length_s": math.nan}, "chunk_length_s must be seconds above 0"),
-        ({"chunk_length_s": "6"}, "chunk_length_s must be seconds above 0"),
+        ({"chunk_length_s": -6.0}, "chunk_length_s must be seconds up to a day"),
+        ({"chunk_length_s": 1e300}, "chunk_length_s must be seconds up to a day"),
+        ({"chunk_length_s": math.nan}, "chunk_length_s must be seconds up to a day"),
+        ({"chunk_length_s": "6"}, "chunk_length_s must be seconds up to a day"),
     ],
 )
 def test_options_that_cannot_be(options: dict[str, Any], message: str) -> None:

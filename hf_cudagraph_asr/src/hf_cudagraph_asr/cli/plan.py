@@ -13,7 +13,8 @@ from hf_cudagraph_asr.cli import Progress, counted, keep_apart, say, sizes, warn
 if TYPE_CHECKING:
     from hf_cudagraph_asr.plan.traffic import Floats
 
-FORMATS = (".parquet", ".csv", ".tsv", ".json", ".jsonl", ".ndjson")
+FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV"}
+FORMATS |= dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON, an object a line")
 
 
 def plan(
@@ -65,18 +66,15 @@ def plan(
     rows = sizes(batch_sizes) or (1,)
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}: correct the path")
-    if source.is_dir():
-        seconds = of_headers(source, progress=progress)
-    else:
-        seconds = of_table(source, column)
+    seconds = of_headers(source, progress) if source.is_dir() else of_table(source, column)
     config, rate = _config(model)
     geometry = Geometry() if config is None else Geometry.of(config, sampling_rate=rate)
     shortest = geometry.receptive_field / geometry.sampling_rate
     usable = seconds[seconds >= shortest]
     if short := len(seconds) - len(usable):
         warn(
-            f"{counted(short, 'duration')} below the {shortest:g} s of a frame, down to "
-            f"{seconds.min():g} s: not counted"
+            f"{counted(short, 'duration')} below the {shortest:g} s of a frame not counted, down "
+            f"to {seconds.min():g} s: if they are minutes, convert them to seconds"
         )
     made = plan_buckets(
         usable,
@@ -92,11 +90,11 @@ def plan(
         if plot is not None:
             made.plot(stack.enter_context(written_beside(plot)))
         made.save(out)
-    say(made)
+    say(made.table())
     say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
 
 
-def of_headers(folder: Path, *, progress: bool) -> Floats:
+def of_headers(folder: Path, progress: bool) -> Floats:
     """The seconds of the audio in a folder, from its headers; warns of what is not counted."""
     import numpy as np
     from tqdm.auto import tqdm
@@ -146,12 +144,10 @@ def of_table(path: Path, column: str) -> Floats:
             table = pl.scan_ndjson(path, infer_schema_length=None)
         names = table.collect_schema().names()
         if column not in names:
-            raise ValueError(
-                f"{path} has no {column!r}, but {', '.join(names)}: choose with --column"
-            )
+            raise ValueError(f"{path} has no {column!r}: choose a --column, {', '.join(names)}")
         values = table.select(column).collect()[column]
-    except pl.exceptions.PolarsError as error:
-        raise ValueError(f"{path} cannot be read: {error}") from error
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        raise ValueError(f"{path} cannot be read as {FORMATS[ending]}: {error}") from error
     if values.dtype == pl.Duration:
         values = values.dt.total_microseconds() / 1e6
     if not values.dtype.is_numeric() or values.null_count() == len(values):

@@ -53,8 +53,8 @@ class Chunking:
         Raises:
             ValueError: chunks that hold no frame, or that overlap entirely.
         """
-        if not (finite(chunk_length_s) and chunk_length_s > 0):
-            raise ValueError(f"chunk_length_s must be seconds above 0, not {chunk_length_s!r}")
+        if not (finite(chunk_length_s) and 0 < chunk_length_s <= DAY):
+            raise ValueError(f"chunk_length_s must be seconds up to a day, not {chunk_length_s!r}")
         rate, hop = geometry.sampling_rate, geometry.hop
         chunk = round(chunk_length_s * rate / hop) * hop
         stride = round(chunk_length_s / 6 * rate / hop) * hop

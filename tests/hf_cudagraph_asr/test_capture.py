@@ -17,7 +17,7 @@ from tiny_models import CASES, plan_for
 from torch._dynamo.utils import counters
 
 from hf_cudagraph_asr import ExactForward, enable_cuda_graphs
-from hf_cudagraph_asr.backends import Backend, EagerBackend, ExportBackend, Program, compiled
+from hf_cudagraph_asr.backends import Backend, EagerBackend, ExportBackend, compiled
 from hf_cudagraph_asr.cuda_graphs import CompiledGraphBackend, CudaBackend
 from hf_cudagraph_asr.dispatch import Reason
 
@@ -142,9 +142,10 @@ def test_more_shapes_than_dynamo_keeps_for_one_function(monkeypatch: pytest.Monk
     count = torch._dynamo.config.recompile_limit + 2
     monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
     forward: Any = Doubled()
-    programs: list[Program] = []
-    for total in range(10, 10 + count):
-        programs.append(compiled(forward, torch.ones(1, total), torch.tensor([1])))
+    programs = [
+        compiled(forward, torch.ones(1, total), torch.tensor([1]))
+        for total in range(10, 10 + count)
+    ]
     before = graphs_compiled()
     for total, program in enumerate(programs, start=10):
         values, lengths = program(torch.full((1, total), 3.0), torch.tensor([4]))

@@ -275,7 +275,8 @@ class PrometheusObserver:
                 'pip install "hf-cudagraph-asr[prometheus]"'
             ) from error
         self._labels = {name: str(value) for name, value in (labels or {}).items()}
-        if reserved := {*self._labels} & {label for _, own in METRICS.values() for label in own}:
+        taken = {"le", *(label for _, own in METRICS.values() for label in own)}
+        if reserved := {*self._labels} & taken:
             raise ValueError(f"labels {sorted(reserved)} have a meaning already: rename them")
         options: dict[str, Any] = {"registry": registry or prometheus.REGISTRY}
         self._metrics: dict[str, Any] = {}

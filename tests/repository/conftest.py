@@ -40,6 +40,12 @@ def root() -> Path:
     return ROOT
 
 
+@pytest.fixture(scope="session")
+def names() -> tuple[str, ...]:
+    """The packages' names."""
+    return PACKAGES
+
+
 @pytest.fixture(scope="module", params=PACKAGES)
 def package(request: pytest.FixtureRequest) -> Package:
     folder = ROOT / request.param

@@ -26,13 +26,11 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def environment(root, lock, tmp_path_factory):
+def environment(root, tmp_path_factory):
     """A fresh environment with the wheels of weaklabel and of the plugin."""
     out = tmp_path_factory.mktemp("dist")
     for folder in (root / "weaklabel", root / EXAMPLE):
         run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, folder, cwd=out)
-    constraints = out / "constraints.txt"
-    constraints.write_text(re.sub(r"\s*\\\n\s+--hash=\S+", "", lock))
     # Not under /tmp: where that is memory, packages would be copied there instead of linked.
     build = root / "build"
     build.mkdir(exist_ok=True)
@@ -44,7 +42,7 @@ def environment(root, lock, tmp_path_factory):
         pytest_ = "pytest"  # the example's extra `test`
         run(
             *(UV, "pip", "install", "--quiet", "--python", binaries / "python"),
-            *("--constraint", constraints, *wheels, pytest_),
+            *("--constraint", root / "requirements.lock", *wheels, pytest_),
             cwd=out,
         )
         yield binaries

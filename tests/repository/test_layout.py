@@ -52,7 +52,7 @@ def test_no_package_requires_a_sibling(package):
     ]
 
 
-@pytest.mark.parametrize("file", ["pyproject.toml", "README.md", "LICENSE"])
+@pytest.mark.parametrize("file", ["pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"])
 def test_a_package_is_complete(package, file):
     assert (package.folder / file).read_text().strip()
 
@@ -79,7 +79,7 @@ def test_the_version_is_the_distributions_and_is_looked_up_late(package):
 
 
 def test_relative_links_lead_somewhere(root):
-    documents = [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]
+    documents = [*root.glob("*.md"), *root.glob("*/*.md"), *root.glob("docs/**/*.md")]
     links = {
         (document.relative_to(root), target)
         for document in documents
@@ -117,7 +117,51 @@ def test_the_citation_names_both_papers_and_every_package(root):
     assert {"arXiv:2210.04885", "arXiv:2211.11740"} <= set(identifiers)
 
 
-def test_package_versions_agree_with_the_citation_and_the_changelog(package, root):
-    version = package.project["version"]
-    assert yaml.safe_load((root / "CITATION.cff").read_text())["version"] == version
-    assert f"## [{version}]" in (root / "CHANGELOG.md").read_text()
+def test_the_newest_section_of_a_changelog_is_the_packages_version(package):
+    changelog = (package.folder / "CHANGELOG.md").read_text()
+    versions = re.findall(r"^## \[(.+?)\] - (?:Unreleased|\d{4}-\d\d-\d\d)$", changelog, re.M)
+    assert versions[0] == package.project["version"]
+
+
+def test_the_index_of_changelogs_links_to_each(package, root):
+    assert f"({package.name}/CHANGELOG.md)" in (root / "CHANGELOG.md").read_text()
+
+
+def test_a_package_names_its_paper(package, root):
+    (paper,) = re.findall(r"https://arxiv.org/abs/(\S+)", package.project["urls"]["Paper"])
+    assert f"arXiv:{paper}" in (root / "CITATION.cff").read_text()
+    assert f"arxiv.org/abs/{paper}" in (package.folder / "README.md").read_text()
+
+
+def folders(parent: Path, root: Path) -> set[str]:
+    """Paths from the root of the folders in `parent`, but for caches."""
+    found = {it for it in parent.iterdir() if it.is_dir() and it.name != "__pycache__"}
+    return {it.relative_to(root).as_posix() for it in found}
+
+
+def test_the_makefile_gives_every_test_and_document_to_one_package(root, names):
+    makefile = (root / "Makefile").read_text().replace("\\\n", " ")
+    given = " ".join(re.findall(r"^WITH_\w+ := (.*)", makefile, re.MULTILINE)).split()
+    # The tests of a package go with its name; those of the last three folders concern them all.
+    apart = {f"tests/{name}" for name in (*names, "benchmarks", "gpu", "repository")}
+    pages = {page.relative_to(root).as_posix() for page in root.glob("docs/*.md")}
+    tests = folders(root / "tests", root) - apart
+    assert sorted(given) == sorted(tests | folders(root / "docs/examples", root) | pages)
+
+
+@pytest.mark.parametrize("goals", [["PACKAGE=weaklable"], ["demo", "PACKAGE=weaklabel"]])
+def test_make_refuses_a_package_that_it_cannot_test_alone(root, goals):
+    done = subprocess.run(["make", "--dry-run", *goals], cwd=root, capture_output=True, text=True)
+    assert done.returncode != 0
+    assert "PACKAGE=weaklab" in done.stderr
+    assert not done.stdout
+
+
+@pytest.mark.parametrize("form", ["bug", "feature"])
+def test_an_issue_form_asks_which_package(root, names, form):
+    template = yaml.safe_load((root / f".github/ISSUE_TEMPLATE/{form}.yml").read_text())
+    assert {"name", "description", "body"} <= template.keys()
+    fields = {field["id"]: field for field in template["body"] if field["type"] != "markdown"}
+    assert len(fields) == sum(field["type"] != "markdown" for field in template["body"])
+    assert fields["package"]["attributes"]["options"] == list(names)
+    assert all(field["attributes"]["label"] for field in fields.values())

@@ -4,12 +4,13 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Set
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
 
 import pytest
+from packaging.requirements import Requirement
 from uv import find_uv_bin
 
 # Run by the fresh environment's Python, isolated: neither the checkout nor a variable can help.
@@ -27,13 +28,18 @@ print(json.dumps({
 """
 
 
+# What the root's conftest.py gives to the examples of a document that says `pipe`.
+PIPE = """
+from diffusers import DiffusionPipeline
+pipe = DiffusionPipeline.from_pretrained("docs/examples/tinyworld/model")
+"""
+
 UV = find_uv_bin()
-NO_TESTS = pytest.ExitCode.NO_TESTS_COLLECTED
 
 
-def run(*command: str | Path, cwd: Path, accepted: Set[int] = frozenset({0})) -> str:
+def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
-    assert done.returncode in accepted, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
@@ -50,17 +56,7 @@ def wheel(package, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def constraints(lock, tmp_path_factory) -> Path:
-    """The lock's versions and markers without its hashes, which no wheel of ours could have."""
-    plain = re.sub(r"\s*\\\n\s+--hash=\S+", "", lock)
-    assert "--hash" not in plain
-    file = tmp_path_factory.mktemp("lock") / "constraints.txt"
-    file.write_text(plain)
-    return file
-
-
-@pytest.fixture(scope="module")
-def alone(wheel, constraints, root) -> Iterator[Path]:
+def alone(wheel, root) -> Iterator[Path]:
     """The Python of a fresh environment that holds one wheel and what it requires."""
     # Not under /tmp: where that is memory, gigabytes would be copied there instead of linked.
     build = root / "build"
@@ -68,15 +64,22 @@ def alone(wheel, constraints, root) -> Iterator[Path]:
     with TemporaryDirectory(prefix="alone-", dir=build) as folder:
         run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=wheel.parent)
         python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
-        install(python, wheel, constraints)
+        install(python, f"{wheel}", root)
         yield python
 
 
-def install(python: Path, wheel: Path, constraints: Path, extra: str = "") -> None:
+@pytest.fixture(scope="module")
+def with_tests(alone, wheel, root) -> Path:
+    """The same environment, with the extra `test` as well."""
+    install(alone, f"{wheel}[test]", root)
+    return alone
+
+
+def install(python: Path, requirement: str, root: Path) -> None:
     run(
         *(UV, "pip", "install", "--quiet", "--python", python),
-        *("--constraint", constraints, f"{wheel}{extra}"),
-        cwd=wheel.parent,  # outside the checkout, whose pyproject.toml uv would heed
+        *("--constraint", root / "requirements.lock", requirement),
+        cwd=python.parent,  # outside the checkout, whose pyproject.toml uv would heed
     )
 
 
@@ -106,14 +109,37 @@ def test_a_wheel_installed_alone_imports(package, wheel, alone):
 
 
 @pytest.mark.slow
-def test_the_extra_test_is_all_that_a_packages_tests_import(
-    package, alone, wheel, constraints, root
+def test_the_first_example_of_the_readme_runs_on_what_it_says_to_install(
+    package, wheel, alone, root, tmp_path
 ):
-    install(alone, wheel, constraints, "[test]")
-    places = [folder for folder in [root / "tests" / package.name] if folder.is_dir()]
-    places.append(package.folder / "README.md")
+    readme = (package.folder / "README.md").read_text()
+    # The first command that installs the package, "./weaklabel" or "./weaklabel[report]".
+    extras = re.search(rf"pip install \"?\./{package.name}((?:\[[\w,-]+\])?)", readme)[1]
+    if extras:
+        install(alone, f"{wheel}{extras}", root)
+    example = re.search(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[1]
+    assert package.name in example
+    (tmp_path / "docs").symlink_to(root / "docs")
+    given = PIPE if re.search(r"\bpipe\b", example) else ""
+    run(alone, "-I", "-c", given + example, cwd=tmp_path)
+
+
+@pytest.mark.slow
+def test_the_extra_test_is_all_that_a_packages_tests_import(package, with_tests, root):
+    # What `make test PACKAGE=...` runs, after the options of that command.
+    make = ("make", "--no-print-directory", "--dry-run", "test", f"PACKAGE={package.name}")
+    _, places = run(*make, cwd=root).rsplit("--dist loadfile", 1)
     run(
-        *(alone, "-I", "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", *places),
+        *(with_tests, "-I", "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider"),
+        *places.split(),
         cwd=root,
-        accepted={0, NO_TESTS},
     )
+
+
+@pytest.mark.slow
+def test_torch_is_installed_only_with_a_package_that_declares_it(package, with_tests, wheel):
+    declared = {Requirement(one).name for one in package.project["dependencies"]}
+    probe = "import importlib.util; print(importlib.util.find_spec('torch') is not None)"
+    assert run(with_tests, "-I", "-c", probe, cwd=wheel.parent).split() == [
+        str("torch" in declared)
+    ]

@@ -174,7 +174,7 @@ def _pooled(model: Any) -> _PooledForward | None:
 
 def _backend(choice: str | Backend, device: torch.device) -> Backend:
     """A backend by its name, or itself; "auto" is "cuda" where the model is on such a device."""
-    if not isinstance(choice, str):
+    if isinstance(choice, Backend):
         return choice
     if choice == "auto":
         choice = "cuda" if device.type == "cuda" else "eager"

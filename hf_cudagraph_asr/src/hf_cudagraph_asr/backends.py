@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from types import FunctionType
-from typing import Protocol, Self
+from typing import Self
 
 import torch
 
@@ -17,7 +18,7 @@ __all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "compiled"]
 Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
-class Backend(Protocol):
+class Backend(ABC):
     """Makes the programs of one replica of a pool, which runs one of them at a time.
 
     A pool warms every shape first and captures them afterwards, the largest first. What grows
@@ -31,8 +32,8 @@ class Backend(Protocol):
     """
 
     name: str
-    captures: bool
-    exclusive: bool
+    captures = True
+    exclusive = False
 
     def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
         """Do whatever a first run of these shapes does lazily.
@@ -45,8 +46,9 @@ class Backend(Protocol):
         Raises:
             RuntimeError: the forward does not run.
         """
-        ...
+        exact(input_values, lengths)
 
+    @abstractmethod
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
@@ -60,7 +62,6 @@ class Backend(Protocol):
         Raises:
             RuntimeError: it cannot be captured.
         """
-        ...
 
     def in_order(self) -> AbstractContextManager[object]:
         """Context for one replay: copy in, run, copy out, on the caller's stream.
@@ -68,31 +69,29 @@ class Backend(Protocol):
         It starts after the caller's earlier work and after the previous replay; later work sees
         its result.
         """
-        ...
+        return _HERE
 
     def memory(self) -> int:
         """Count the bytes that its programs hold on the device, static inputs and weights apart."""
-        ...
+        return 0
 
     def replica(self) -> Self:
         """Make another such backend, which shares no memory with this one that a replay writes."""
-        ...
+        return copy.copy(self)
 
     def close(self) -> None:
         """Drop what it holds. Its programs are not called any more."""
-        ...
+        return None
 
 
-class EagerBackend:
+_HERE = nullcontext()
+
+
+class EagerBackend(Backend):
     """The exact forward with nothing captured: batches become exact, and enabling costs nothing."""
 
     name = "eager"
     captures = False
-    exclusive = False
-
-    def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
-        """Run the forward once."""
-        exact(input_values, lengths)
 
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
@@ -100,26 +99,8 @@ class EagerBackend:
         """Return the forward itself."""
         return exact
 
-    def in_order(self) -> AbstractContextManager[object]:
-        """Do nothing: each call runs where its caller is."""
-        return _HERE
 
-    def memory(self) -> int:
-        """Return 0: nothing is held."""
-        return 0
-
-    def replica(self) -> Self:
-        """Return a copy."""
-        return copy.copy(self)
-
-    def close(self) -> None:
-        """Do nothing: nothing is held."""
-
-
-_HERE = nullcontext()
-
-
-class ExportBackend(EagerBackend):
+class ExportBackend(Backend):
     """One `torch.export` program a shape: static shapes, and none of the model's Python at replay.
 
     It fails where the capture of a CUDA graph would ask the host, which makes it the twin that the
@@ -127,7 +108,6 @@ class ExportBackend(EagerBackend):
     """
 
     name = "export"
-    captures = True
     # Tracing changes the call of every module there is, and puts tensors without values in the
     # place of the model's weights, for all threads.
     exclusive = True

@@ -6,6 +6,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from statistics import median
 from time import perf_counter
 
@@ -19,7 +20,7 @@ from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost, whole
 
 __all__ = ["Captured", "cut"]
 
-Times = dict[tuple[int, int], float]
+Times = dict[tuple[int, int], list[float]]
 
 
 class Captured:
@@ -144,7 +145,7 @@ class Captured:
             replica.close()
 
     def calibrate(self, repeats: int) -> Prices:
-        """Measure each program, and the exact forward at each bucket, and dispatch by that.
+        """Measure each program, and the exact forward on as much, and dispatch by that.
 
         Noise comes in bursts, so each round runs everything once, and the median of the rounds
         counts. Where noise makes more work take less time, the dearer of the two prices counts.
@@ -152,59 +153,38 @@ class Captured:
         Args:
             repeats: rounds, after one that is not counted.
         """
-        repeats = whole(repeats, "repeats")
-        plan, sizes = self.programs.plan, self.programs.batch_sizes
-        device = self._host.blank_row.device
-        runs: dict[tuple[str, int, int], Callable[[], object]] = {}
-        for bucket in plan.buckets:
-            for rows in sizes:
-                replay, eager = self._measured(bucket, rows)
-                runs["replay", bucket.frames, rows] = replay
-                if rows in (sizes[0], sizes[-1]):
-                    runs["eager", bucket.frames, rows] = eager
-        seconds: dict[tuple[str, int, int], list[float]] = {key: [] for key in runs}
-        with _without_modes(device):
-            for round_ in range(repeats + 1):
-                for key, run in runs.items():
-                    _wait(device)
-                    start = perf_counter()
-                    run()
-                    _wait(device)
-                    if round_:
-                        seconds[key].append(perf_counter() - start)
-        taken = {key: 1e3 * median(times) for key, times in seconds.items()}
-        first, last = sizes[0], sizes[-1]
-        frames = [bucket.frames for bucket in plan.buckets]
-        replays = _rising({(f, r): taken["replay", f, r] for f in frames for r in sizes})
-        prices = Prices(
-            Cost.measured(
-                frames,
-                [replays[f, first] / first for f in frames],
-                [taken["eager", f, first] / first for f in frames],
-            ),
-            replays,
-            {f: taken["eager", f, last] / last for f in frames},
+        plan, sizes, exact = self.programs.plan, self.programs.batch_sizes, self._host.exact
+        blank = self._host.blank_row
+        shapes = [(bucket, rows) for bucket in plan.buckets for rows in sizes]
+        replayed: Times = {(bucket.frames, rows): [] for bucket, rows in shapes}
+        eager: Times = {shape: [] for shape in replayed}
+        with _without_modes(blank.device):
+            for _ in range(whole(repeats, "repeats") + 1):
+                for bucket, rows in shapes:
+                    values = torch.randn(rows, bucket.samples, device=blank.device).to(blank.dtype)
+                    # A sample less, so that what serves padding is measured.
+                    lengths = (max(bucket.samples - 1, exact.receptive_field),) * rows
+                    on_device = torch.tensor(lengths, device=blank.device)
+                    replay = Replay(bucket, rows, tuple(range(rows)), rows * bucket.frames)
+                    dispatch = Dispatch("bucket", replays=(replay,))
+                    run = partial(self.run, values, lengths, dispatch)
+                    replayed[bucket.frames, rows].append(_milliseconds(run, blank.device))
+                    run = partial(exact, values, on_device)
+                    eager[bucket.frames, rows].append(_milliseconds(run, blank.device))
+        price = {shape: median(times[1:]) for shape, times in replayed.items()}
+        price = {  # at least what every smaller program takes
+            (frames, rows): max(p for (f, r), p in price.items() if f <= frames and r <= rows)
+            for frames, rows in price
+        }
+        # Of a row in an eager batch of the smallest size, and of the largest.
+        single, many = (
+            {b.frames: median(eager[b.frames, rows][1:]) / rows for b in plan.buckets}
+            for rows in (sizes[0], sizes[-1])
         )
+        of_one = [price[frames, sizes[0]] / sizes[0] for frames in single]
+        prices = Prices(Cost.measured([*single], of_one, [*single.values()]), price, many)
         self.programs = Programs(plan, sizes, prices)
         return prices
-
-    def _measured(
-        self, bucket: Bucket, rows: int
-    ) -> tuple[Callable[[], object], Callable[[], object]]:
-        """One replay, and one eager run of as much."""
-        exact, weight = self._host.exact, self._host.blank_row
-        values = torch.randn(rows, bucket.samples, device=weight.device).to(weight.dtype)
-        # A sample less, so that what serves padding is measured.
-        lengths = (max(bucket.samples - 1, exact.receptive_field),) * rows
-        replay = Replay(bucket, rows, tuple(range(rows)), rows * bucket.frames)
-
-        def replayed() -> object:
-            return self.run(values, lengths, Dispatch("bucket", replays=(replay,)))
-
-        def eager() -> object:
-            return exact(values, torch.tensor(lengths, device=values.device))
-
-        return replayed, eager
 
 
 def cut(
@@ -353,12 +333,12 @@ def _without_modes(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _rising(times: Times) -> Times:
-    """At least what every smaller program takes."""
-    return {
-        (frames, rows): max(time for (f, r), time in times.items() if f <= frames and r <= rows)
-        for frames, rows in times
-    }
+def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    start = perf_counter()
+    run()
+    _wait(device)
+    return 1e3 * (perf_counter() - start)
 
 
 def _wait(device: torch.device) -> None:

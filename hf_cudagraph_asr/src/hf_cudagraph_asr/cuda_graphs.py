@@ -32,7 +32,7 @@ from typing import Any, Self, TypeVar
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_cudagraph_asr.backends import Program, compiled
+from hf_cudagraph_asr.backends import Backend, Program, compiled
 from hf_cudagraph_asr.exact import ExactForward
 
 __all__ = ["CaptureCheck", "CompiledGraphBackend", "CudaBackend"]
@@ -50,7 +50,7 @@ STREAMS = 32
 Result = TypeVar("Result")
 
 
-class CudaBackend:
+class CudaBackend(Backend):
     """CUDA graphs, captured by one thread that all replicas of a pool share.
 
     What libraries keep for each thread, handles and plans for kernels, is then there from the
@@ -61,8 +61,6 @@ class CudaBackend:
     """
 
     name = "cuda"
-    captures = True
-    exclusive = False
 
     def __init__(self, thread: _CaptureThread | None = None) -> None:
         self._thread = _CaptureThread() if thread is None else thread

@@ -29,9 +29,6 @@ PATIENCE = 30.0  # seconds: one of the calls waited for may itself wait for the 
 
 CLOSED = "the pool is disabled: call enable_cuda_graphs(model, ...) again"
 
-# Said once a pool: the caller can mend these, and would otherwise not notice.
-_MENDABLE = frozenset({Reason.GRADIENTS, Reason.AUTOCAST, Reason.MASK, Reason.INPUT})
-
 
 @dataclass(frozen=True)
 class _State:
@@ -115,7 +112,7 @@ class GraphPool:
         # Held by whoever exchanges what serves; calls do without.
         self._lock = threading.RLock()
         self._gate = _Gate()
-        self._warned: set[Reason | str] = set()
+        self._warned: set[str] = set()
         self._state = self._made(plan, sizes)
 
     @property
@@ -190,10 +187,11 @@ class GraphPool:
             with self._entered():
                 output = host(*args, **kwargs)
             self._count(Served(Dispatch("host", call), (), perf_counter() - start))
-            self._warn_once(call)
+            if call in _MENDABLE:
+                self._warn_once(_MENDABLE[call])
             return output
         if call.unmasked and len(call.lengths) > 1:
-            self._warn_of_no_mask()
+            self._warn_once(_NO_MASK)
         with torch.no_grad(), self._entered():
             logits, _ = self._answer(state, call, host)
         found = CausalLMOutput(logits=logits)
@@ -355,8 +353,9 @@ class GraphPool:
             found = self._computed(state, call)
             reason = Reason.CLOSED if self.closed else Reason.REFUSED
         if found is None:
+            assert state.host is not None
             # Each row alone: to a batch, the host's answer would be another one.
-            logits = row_by_row(host, call, self._model)
+            logits = row_by_row(host, call, state.host.model)
             found = logits, Dispatch("host", reason, "row by row"), 0.0
         logits, dispatch, seconds = found
         self._count(Served(dispatch, call.lengths, perf_counter() - start), seconds)
@@ -464,30 +463,27 @@ class GraphPool:
 
     def _warn(self, dispatch: Dispatch) -> None:
         assert dispatch.reason is not None
-        name, why = type(self._model).__name__, dispatch.reason.value
-        logger.warning("%s: %s%s", name, why, dispatch.detail and f": {dispatch.detail}")
+        detail = dispatch.detail and f": {dispatch.detail}"
+        logger.warning("%s: %s%s", type(self._model).__name__, dispatch.reason.value, detail)
 
-    def _warn_once(self, reason: Reason) -> None:
-        if reason in _MENDABLE and reason not in self._warned:
-            self._warned.add(reason)
-            logger.warning(
-                "%s: its own forward answers, so that nothing is replayed and batches are not "
-                "exact, because: %s",
-                type(self._model).__name__,
-                reason.value,
-            )
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            logger.warning("%s: %s", type(self._model).__name__, text)
 
-    def _warn_of_no_mask(self) -> None:
-        if "mask" not in self._warned:
-            self._warned.add("mask")
-            logger.warning(
-                "%s: several rows came without an attention mask, so that padding, if there is "
-                "any, counts as audio: pass attention_mask (a feature extractor gives it with "
-                "return_attention_mask=True), and extract the features of each row alone, as one "
-                "that gives no mask also normalizes over the padding; Transcriber does both",
-                type(self._model).__name__,
-            )
 
+# What a caller can mend, and would not notice otherwise.
+_MENDABLE = {
+    reason: "its own forward answers, so that nothing is replayed and batches are not exact, "
+    f"because: {reason.value}"
+    for reason in (Reason.GRADIENTS, Reason.AUTOCAST, Reason.MASK, Reason.INPUT)
+}
+_NO_MASK = (
+    "several rows came without an attention mask, so that padding, if there is any, counts as "
+    "audio: pass attention_mask (a feature extractor gives it with return_attention_mask=True), "
+    "and extract the features of each row alone, as one that gives no mask also normalizes over "
+    "the padding; Transcriber does both"
+)
 
 _OPEN = nullcontext()
 

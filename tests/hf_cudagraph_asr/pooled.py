@@ -30,7 +30,7 @@ class Static(EagerBackend):
 
     Attributes:
         log: what was asked of it and its replicas, with rows and samples.
-        hooks: called in each replay with its rows.
+        hooks: called in each replay with the static input.
     """
 
     name = "static"
@@ -38,7 +38,7 @@ class Static(EagerBackend):
 
     def __init__(self) -> None:
         self.log: list[tuple[str, int, int]] = []
-        self.hooks: list[Callable[[int], object]] = []
+        self.hooks: list[Callable[[torch.Tensor], object]] = []
 
     def warm(self, exact: ExactForward, input_values: Any, lengths: Any) -> None:
         self.log.append(("warm", *input_values.shape))
@@ -52,8 +52,9 @@ class Static(EagerBackend):
         def program(values: torch.Tensor, own: torch.Tensor) -> Any:
             assert values is input_values
             assert own is lengths
+            self.log.append(("replay", *values.shape))
             for hook in self.hooks:
-                hook(len(values))
+                hook(values)
             for held, new in zip(outputs, exact(values, own), strict=True):
                 held.copy_(new)
             return outputs

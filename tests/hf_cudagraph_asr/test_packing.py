@@ -1,4 +1,4 @@
-"""What becomes of a batch is decided without torch: the cheapest replays there are, in whole frames."""
+"""What becomes of a batch is decided without torch: the cheapest replays there are."""
 
 from __future__ import annotations
 

@@ -1,115 +1,309 @@
-"""The application, and the same as a configuration in Serve's own format."""
+"""The deployment Gateway: HTTP, limits, decoding, and another try where a Recognizer dies."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import io
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
+from time import perf_counter
+from typing import Any, cast
 
-from hf_cudagraph_asr.serve.settings import Batching, Limits, Settings
+import numpy as np
+import numpy.typing as npt
+import soundfile  # type: ignore[import-untyped, unused-ignore]
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import BaseModel, Field
+from ray import serve
+from ray.exceptions import RayError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-__all__ = ["GATEWAY", "IMPORT_PATH", "NAME", "RECOGNIZER", "build", "configuration"]
+from hf_cudagraph_asr.audio import AudioError, read_audio
+from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, metric, refusal
 
-NAME = "hf-cudagraph-asr"
-IMPORT_PATH = "hf_cudagraph_asr.serve:app"
-GATEWAY, RECOGNIZER = "Gateway", "Recognizer"
+__all__ = ["Gateway", "Limits", "api", "ingress"]
 
-# A Gateway waits more than it works, and turns away itself what is too much for the model.
-GATEWAY_ONGOING = 512
+DECODERS = 4  # threads; libsndfile and torch leave the interpreter to others meanwhile
+ATTEMPTS = 2  # a query whose Recognizer died is sent once more; not again: it may be what kills
+UNKNOWN_SECONDS = 1e9  # more is what a header says that does not know; read_audio refuses it
+
+# The body's schema for /openapi.json: FastAPI has no word for "the body itself, or a form".
+_FILE = {"type": "string", "format": "binary"}
+_FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
+_KINDS = {"audio/wav": _FILE, "audio/flac": _FILE, "multipart/form-data": _FORM}
+_BODY = {"required": True, "content": {kind: {"schema": schema} for kind, schema in _KINDS.items()}}
+
+Waveform = npt.NDArray[np.float32]
 
 
-def build(
-    settings: Settings,
-    limits: Limits | None = None,
-    batching: Batching | None = None,
-    autoscaling: dict[str, Any] | None = None,
-) -> Any:
-    """The application.
+class Limits(Checked):
+    """The `user_config` of Gateway: it changes without a restart.
 
-    Args:
-        settings: its arguments.
-        limits: of Gateway.
-        batching: of Recognizer.
-        autoscaling: Serve's `autoscaling_config` for Recognizer, in the place of
-            `settings.replicas`.
-
-    Returns:
-        A `ray.serve.Application`.
-
-    Raises:
-        ImportError: the extra is missing.
+    Attributes:
+        max_bytes: of a request's body.
+        max_seconds: of audio, by the file's header.
+        timeout_s: seconds for the body to arrive, and again for the transcript.
+        start_timeout_s: seconds that a request waits for the first Recognizer. Where
+            `min_replicas` is 0 it also starts one: give it the time a start takes then.
+        retry_after_s: seconds after which a client refused with 503 should try again.
     """
+
+    max_bytes: int = Field(16 * 2**20, ge=1)
+    max_seconds: float = Field(30.0, gt=0)
+    timeout_s: float = Field(30.0, gt=0)
+    start_timeout_s: float = Field(2.0, gt=0)
+    retry_after_s: int = Field(1, ge=0)
+
+
+class Error(BaseModel):
+    """Why there is no transcript."""
+
+    error: str = Field(description="a word for programs")
+    detail: str = Field(description="what was given, what was expected, what to do")
+
+
+class Health(BaseModel):
+    """Recognizers that answer, and those that should."""
+
+    ready: int
+    expected: int
+
+
+class Guard:
+    """Middleware that bounds the size and the time of every body, whoever parses it.
+
+    It also counts the requests for transcripts, and answers an exception with its id in the log.
+    """
+
+    def __init__(self, app: ASGIApp, gateway: Callable[[], Gateway]) -> None:
+        self._app, self._gateway = app, gateway
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve a request."""
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        gateway, start = self._gateway(), perf_counter()
+        limits = gateway.limits
+        deadline = asyncio.get_running_loop().time() + limits.timeout_s
+        promised = dict(scope["headers"]).get(b"content-length", b"")
+        size, complete, status = 0, False, 499  # 499: the client left
+
+        async def bounded_receive() -> Message:
+            nonlocal size, complete
+            if complete:  # what may still come is that the client leaves
+                return await receive()
+            if promised.isdigit():
+                _check_size(float(promised), limits)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    message = await receive()
+            except TimeoutError as error:
+                what = f"{size:,} bytes came within {limits.timeout_s:g} s and more were to come"
+                detail = f"{what}: send the body at once"
+                raise refusal(408, "slow_body", detail, Connection="close") from error
+            size += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
+            _check_size(size, limits)
+            return message
+
+        async def noted_send(message: Message) -> None:
+            nonlocal status
+            status = message.get("status", status)
+            await send(message)
+
+        state = scope.setdefault("state", {})
+        try:
+            await self._app(scope, bounded_receive, noted_send)
+        except ClientDisconnect:
+            await Response(status_code=499)(scope, receive, noted_send)  # Serve waits for one
+        except Exception:  # noqa: BLE001 - it is logged, and the client gets its id
+            answer = failure("internal", scope["path"])
+            state["error"] = "internal"
+            await JSONResponse(answer.detail, 500)(scope, receive, noted_send)
+        finally:
+            if getattr(scope.get("route"), "path", None) == "/transcribe":
+                labels = {"status": str(status), "error": state.get("error", "none")}
+                gateway.requests.inc(1, labels)
+                gateway.seconds.observe(perf_counter() - start)
+
+
+def _check_size(size: float, limits: Limits) -> None:
+    if size > limits.max_bytes:
+        what = f"the body has {size:,.0f} bytes or more, at most {limits.max_bytes:,} are taken"
+        detail = f"{what}: send FLAC, fewer channels, or a shorter recording"
+        # What is left of the body is not read, so nothing can follow on this connection.
+        raise refusal(413, "too_large", detail, Connection="close")
+
+
+async def uploaded(request: Request) -> bytes:
+    """Read the file of a request: the body itself, or the field `file` of a form."""
+    given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if given == "multipart/form-data":
+        async with request.form(max_files=1, max_fields=8) as form:
+            file = form.get("file")
+            if isinstance(file, UploadFile):
+                return await file.read()
+        detail = "the form has no file in its field `file`: send it as curl -F file=@query.wav does"
+        raise refusal(400, "bad_request", detail)
+    # curl --data-binary calls whatever it sends a form.
+    unsaid = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+    if given in unsaid or given.startswith("audio/"):
+        return await request.body()
+    what = f"the body is {given:.60}, expected audio/wav, audio/flac or multipart/form-data"
+    detail = f"{what}: send the file itself, as curl --data-binary @query.wav does"
+    raise refusal(415, "unsupported_type", detail)
+
+
+def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
+    """Decode an upload to (T,) float32, unless its header says that this would be too much."""
+    if not body:
+        raise refusal(400, "empty", "the body is empty: send a WAV or FLAC file")
     try:
-        from ray import serve
-    except ImportError as error:
-        raise ImportError(
-            'serving needs Ray Serve: pip install "hf-cudagraph-asr[serve]"'
-        ) from error
+        header = soundfile.info(io.BytesIO(body))
+    except soundfile.SoundFileError as error:
+        why = getattr(error, "error_string", error)
+        what = f"the {len(body):,} bytes are no audio ({why}): send a WAV or FLAC file"
+        raise refusal(400, "undecodable", what) from error
+    has = f"the audio has {header.samplerate:,} samples a second"
+    if header.format not in ("WAV", "WAVEX", "FLAC"):
+        what = f"the audio is {header.format}, expected WAV or FLAC: convert it"
+        raise refusal(415, "unsupported_type", what)
+    if limits.max_seconds < header.frames / header.samplerate < UNKNOWN_SECONDS:
+        what = f"the audio's header says {header.frames / header.samplerate:,.2f} seconds"
+        detail = f"{what}, at most {limits.max_seconds:,g} are taken: cut it, and send the parts"
+        raise refusal(413, "too_long", detail)
+    if header.channels > 2:
+        what = f"the audio has {header.channels} channels, expected 1 or 2: mix it down"
+        raise refusal(400, "unsupported_audio", what)
+    if header.samplerate > 192_000:
+        what = f"{has}, at most 192,000 are taken: resample it, best to {rate:,}"
+        raise refusal(400, "unsupported_audio", what)
+    try:
+        return read_audio(body, rate)
+    except AudioError as error:
+        raise refusal(400, "undecodable", str(error)) from error
+    except (ImportError, OSError) as error:  # torchaudio is missing, or made for another torch
+        what = f"{has}, and this server cannot resample: send {rate:,}"
+        raise refusal(415, "unsupported_rate", what) from error
 
-    from hf_cudagraph_asr.serve.gateway import Gateway
-    from hf_cudagraph_asr.serve.recognizer import Recognizer
 
-    options = {
-        entry.pop("name"): entry for entry in _deployments(settings, limits, batching, autoscaling)
+class Gateway:
+    """One replica of what clients talk to. It holds no model."""
+
+    def __init__(self, recognizers: DeploymentHandle[Any]) -> None:
+        self.requests, self.seconds = metric("requests"), metric("request_seconds")
+        self._recognizers = recognizers
+        self._rate: int | None = None
+        self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
+        self.reconfigure(None)
+
+    def reconfigure(self, user_config: Any) -> None:
+        """Take other limits; Serve calls it with the `user_config`."""
+        self.limits = Limits.of(user_config)
+
+    async def transcribe(self, body: bytes) -> Transcription:
+        """Transcribe an upload; an HTTPException says why not, or why not now."""
+        limits, loop = self.limits, asyncio.get_running_loop()
+        if self._rate is None:
+            self._rate = await self._ask("sampling_rate", limits.start_timeout_s, "not_ready")
+        rate = self._rate
+        waveform = await loop.run_in_executor(self._decoders, decoded, body, limits, rate)
+        answer = await self._ask("transcribe", limits.timeout_s, "timeout", waveform, rate)
+        if isinstance(answer, HTTPException):
+            if answer.status_code == 503:  # the model has another rate now
+                self._rate = None
+            raise answer
+        return cast(Transcription, answer)
+
+    async def health(self) -> Health:
+        """Count the Recognizers; an HTTPException says that none is ready."""
+        status = await asyncio.to_thread(serve.status)
+        deployments = status.applications[self._recognizers.app_name].deployments
+        states: Any = deployments[self._recognizers.deployment_name].replica_states
+        ready, leaving = states.get("RUNNING", 0), states.get("STOPPING", 0)
+        if not ready:
+            raise self._later("not_ready", "no model is ready")
+        return Health(ready=ready, expected=sum(states.values()) - leaving)
+
+    async def _ask(self, method: str, seconds: float, late: str, *args: Any) -> Any:
+        """Call a Recognizer, and another one where the first dies."""
+        for _ in range(ATTEMPTS):
+            response = getattr(self._recognizers, method).remote(*args)
+            try:
+                async with asyncio.timeout(seconds):
+                    return await response
+            except TimeoutError as error:
+                response.cancel()
+                raise self._later(late, f"no model answered within {seconds:g} s") from error
+            except asyncio.CancelledError:  # the client left
+                response.cancel()
+                raise
+            except BackPressureError as error:
+                raise self._later("overloaded", "the queue is full") from error
+            except DeploymentUnavailableError as error:
+                raise self._later("not_ready", "no model is ready") from error
+            except RayTaskError:
+                raise  # an error of the code, which another replica would make as well
+            except RayError as error:
+                died = error
+        raise self._later("replica_died", "the model's replica died, and so did the next") from died
+
+    def _later(self, error: str, what: str) -> HTTPException:
+        after = str(self.limits.retry_after_s)
+        detail = f"{what}: send the request again in {after} s"
+        return refusal(503, error, detail, Retry_After=after)
+
+
+def api(gateway: Callable[[], Gateway]) -> FastAPI:
+    """Make the HTTP API of the Gateway that is returned, at each request."""
+    app = FastAPI(title="hf-cudagraph-asr", version=version("hf-cudagraph-asr"), redoc_url=None)
+    app.add_middleware(Guard, gateway=gateway)
+    app.add_exception_handler(StarletteHTTPException, _answer_error)
+    app.add_exception_handler(RequestValidationError, _answer_error)
+    errors: dict[int | str, Any] = {
+        status: {"model": Error} for status in (400, 408, 413, 415, 500, 503)
     }
-    gateway = serve.deployment(name=GATEWAY, **options[GATEWAY])(Gateway)
-    recognizer = serve.deployment(name=RECOGNIZER, **options[RECOGNIZER])(Recognizer)
-    return gateway.bind(recognizer.bind(settings.of_model))
+
+    @app.post("/transcribe", responses=errors, openapi_extra={"requestBody": _BODY})
+    async def transcribe(request: Request) -> Transcription:
+        """Transcribe a WAV or FLAC file: the body itself, or the field `file` of a form."""
+        return await gateway().transcribe(await uploaded(request))
+
+    @app.get("/healthz", responses={503: errors[503]})
+    @app.head("/healthz", include_in_schema=False)
+    async def healthz() -> Health:
+        """Say whether a model is ready."""
+        return await gateway().health()
+
+    return app
 
 
-def configuration(
-    settings: Settings,
-    limits: Limits | None = None,
-    batching: Batching | None = None,
-    autoscaling: dict[str, Any] | None = None,
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8000,
-) -> dict[str, Any]:
-    """What `serve deploy` and `serve run` take: the same application, with all that can be set.
-
-    Args:
-        settings, limits, batching, autoscaling: as in `build`.
-        host, port: where the proxy of each machine listens.
-    """
-    return {
-        "proxy_location": "EveryNode",
-        "http_options": {"host": host, "port": port},
-        "applications": [
-            {
-                "name": NAME,
-                "route_prefix": "/",
-                "import_path": IMPORT_PATH,
-                "args": settings.of_model.to_dict(),
-                "deployments": _deployments(settings, limits, batching, autoscaling),
-            }
-        ],
-    }
+def ingress() -> FastAPI:
+    """Make the HTTP API of the Gateway that is this replica of Serve."""
+    return api(lambda: cast(Gateway, serve.get_replica_context().servable_object))
 
 
-def _deployments(
-    settings: Settings,
-    limits: Limits | None,
-    batching: Batching | None,
-    autoscaling: dict[str, Any] | None,
-) -> list[dict[str, Any]]:
-    """What Serve's schema says of each deployment; `serve.deployment` takes the same."""
-    scale: dict[str, Any] = {"num_replicas": settings.replicas}
-    if autoscaling is not None:
-        scale = {"autoscaling_config": autoscaling}
-    return [
-        {
-            "name": GATEWAY,
-            "num_replicas": settings.gateways,
-            "max_ongoing_requests": GATEWAY_ONGOING,
-            "max_queued_requests": GATEWAY_ONGOING,
-            "ray_actor_options": {"num_cpus": 0},
-            "user_config": (limits or Limits()).to_dict(),
-        },
-        {
-            "name": RECOGNIZER,
-            **scale,
-            "max_ongoing_requests": settings.max_ongoing,
-            "max_queued_requests": settings.max_queued,
-            "ray_actor_options": {"num_cpus": settings.cpus, "num_gpus": settings.gpus},
-            "user_config": (batching or Batching()).to_dict(),
-        },
-    ]
+async def _answer_error(request: Request, error: Exception) -> Response:
+    """Answer with the same JSON whoever refuses, FastAPI included."""
+    if isinstance(error, RequestValidationError):
+        faults = "; ".join(f"{fault['loc'][-1]}: {fault['msg']}" for fault in error.errors())
+        error = refusal(422, "invalid_request", faults)
+    assert isinstance(error, StarletteHTTPException)
+    body: Any = error.detail
+    if error.status_code in (404, 405):
+        word = {404: "not_found", 405: "method_not_allowed"}[error.status_code]
+        asked = f"{request.method} {request.url.path:.80}"
+        there = "there are POST /transcribe, GET /healthz and GET /docs"
+        body = {"error": word, "detail": f"no {asked}: {there}"}
+    elif not isinstance(body, dict):
+        body = {"error": "bad_request", "detail": body}
+    request.state.error = body["error"]
+    return JSONResponse(body, error.status_code, error.headers)

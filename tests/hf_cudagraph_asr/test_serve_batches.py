@@ -1,0 +1,265 @@
+"""One Recognizer in this process: its batches, its failures, and what it says became of a call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import served  # noqa: F401 - imports Ray Serve without its warnings
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny_models import plan_for
+from tiny_recogniser import RATE, save_recogniser, waveform
+from transformers import AutoConfig
+
+from hf_cudagraph_asr import Transcriber
+from hf_cudagraph_asr.serve import ModelSettings, Recognizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    found = save_recogniser(tmp_path_factory.mktemp("model"))
+    plan_for(AutoConfig.from_pretrained(found), (400, 900), (4,), RATE).save(found / "plan.json")
+    return found
+
+
+@pytest.fixture(scope="module")
+def eager(folder: Path) -> Recognizer:
+    return Recognizer(ModelSettings(model=str(folder), device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def captured(folder: Path) -> Recognizer:
+    plan = str(folder / "plan.json")
+    return Recognizer(ModelSettings(model=str(folder), plan=plan, backend="export", device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def offline(folder: Path) -> Iterator[Transcriber]:
+    with Transcriber.from_pretrained(folder, device="cpu") as transcriber:
+        yield transcriber
+
+
+def ask(recognizer: Recognizer, lengths: Sequence[int]) -> list[Any]:
+    """Queries of these lengths, all there before the first batch is chosen."""
+
+    async def all_at_once() -> list[Any]:
+        queries = [
+            recognizer.transcribe(waveform(samples, seed), RATE)
+            for seed, samples in enumerate(lengths)
+        ]
+        return await asyncio.gather(*queries)
+
+    return asyncio.run(all_at_once())
+
+
+class Calls:
+    """What the model is given together, by length; it fails where one of the `bad` lengths is."""
+
+    def __init__(
+        self, patch: pytest.MonkeyPatch, *bad: int, error: type[Exception] = RuntimeError
+    ) -> None:
+        self.lengths: list[list[int]] = []
+        whole = Transcriber.transcribe
+
+        def transcribe(transcriber: Transcriber, waveforms: Any, **options: Any) -> Any:
+            self.lengths.append([len(one) for one in waveforms])
+            if any(len(one) in bad for one in waveforms):
+                raise error("it cannot")
+            return whole(transcriber, waveforms, **options)
+
+        patch.setattr(Transcriber, "transcribe", transcribe)
+
+
+def batches(recognizer: Recognizer, lengths: Sequence[int]) -> list[list[int]]:
+    """The lengths that go through the model together, batch after batch."""
+    with pytest.MonkeyPatch.context() as patch:
+        calls = Calls(patch)
+        answers = ask(recognizer, lengths)
+    sizes = sorted(size for size in map(len, calls.lengths) for _ in range(size))
+    assert sorted(answer.batch for answer in answers) == sizes
+    return calls.lengths
+
+
+def test_a_batch_is_the_oldest_query_with_those_of_its_bucket_and_shorter_ones_in_spare_rows(
+    captured: Recognizer, offline: Transcriber
+) -> None:
+    lengths = [500, 300, 600, 310, 320, 330, 340, 350, 1000, 360]
+    # Two of the second bucket, and the two oldest of the first in the rows that are left over.
+    taken = [[500, 600, 300, 310], [320, 330, 340, 350], [1000], [360]]
+    assert batches(captured, lengths) == taken
+    answers = ask(captured, lengths)
+    for seed, (samples, answer) in enumerate(zip(lengths, answers, strict=True)):
+        assert answer.text == offline.transcribe([waveform(samples, seed)])[0].text
+        assert answer.route == ("exact" if samples == 1000 else "bucket")
+        assert answer.reason == ("long" if samples == 1000 else None)
+        assert (answer.bucket is None) == (samples == 1000)
+    assert answers[1].bucket == answers[0].bucket > answers[4].bucket
+
+
+@given(st.lists(st.integers(30, 900), min_size=1, max_size=12), st.integers(1, 5))
+@settings(max_examples=25, deadline=None)
+def test_without_programs_only_similar_lengths_go_together_and_the_oldest_always(
+    eager: Recognizer, lengths: list[int], most: int
+) -> None:
+    eager.reconfigure({"max_batch_size": most})
+    found = batches(eager, lengths)
+    assert sorted(samples for batch in found for samples in batch) == sorted(lengths)
+    waiting = list(lengths)
+    for batch in found:
+        assert len(batch) <= most
+        assert waiting[0] == batch[0]
+        assert max(batch) <= min(batch) * 1.25 * (1 + 1e-9)
+        for samples in batch:
+            waiting.remove(samples)
+
+
+def test_batches_are_no_larger_than_what_was_captured_or_is_asked(
+    captured: Recognizer, eager: Recognizer
+) -> None:
+    lengths = [300] * 9
+    for recognizer, asked, sizes in [
+        (captured, None, [4, 4, 1]),
+        (captured, 64, [4, 4, 1]),
+        (captured, 3, [3, 3, 3]),
+        (eager, None, [8, 1]),
+        (eager, 9, [9]),
+    ]:
+        recognizer.reconfigure({"max_batch_size": asked})
+        assert [len(batch) for batch in batches(recognizer, lengths)] == sizes
+    captured.reconfigure(None)
+    with pytest.raises(ValueError, match="no setting max_batch: expected some of max_batch_size"):
+        captured.reconfigure({"max_batch": 1})
+
+
+def test_queries_may_wait_for_others_although_the_device_is_free(eager: Recognizer) -> None:
+    async def one_after_the_other() -> list[Any]:
+        first = asyncio.create_task(eager.transcribe(waveform(300), RATE))
+        await asyncio.sleep(0.05)
+        return [await eager.transcribe(waveform(300), RATE), await first]
+
+    eager.reconfigure({"batch_wait_s": 0.3})
+    assert [answer.batch for answer in asyncio.run(one_after_the_other())] == [2, 2]
+    eager.reconfigure(None)
+    assert [answer.batch for answer in asyncio.run(one_after_the_other())] == [1, 1]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_one_bad_query_does_not_fail_its_batch(
+    eager: Recognizer, monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    calls = Calls(monkeypatch, 302, error=error)
+    answers = ask(eager, [300, 301, 302, 303])
+    assert calls.lengths == [[300, 301, 302, 303], [300], [301], [302], [303]]
+    assert [answer.batch for at, answer in enumerate(answers) if at != 2] == [1, 1, 1]
+    assert (answers[2].status_code, answers[2].detail["error"]) == (500, "failed")
+    assert "it cannot" not in answers[2].detail["detail"]
+    eager.check_health()  # the last call went well
+
+
+def test_a_model_that_fails_three_times_in_a_row_is_replaced(
+    eager: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, replaced in [(ValueError, False), (RuntimeError, True)]:
+        with monkeypatch.context() as patch:
+            Calls(patch, 300, error=error)
+            for _ in range(2):
+                ask(eager, [300])
+            eager.check_health()
+            ask(eager, [300])
+            if replaced:
+                with pytest.raises(RuntimeError, match="the model failed 3 times in a row"):
+                    eager.check_health()
+    ask(eager, [300])
+    eager.check_health()
+
+
+def test_a_query_whose_client_left_is_not_computed(
+    eager: Recognizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls(monkeypatch)
+
+    async def leave() -> list[Any]:
+        queries = [
+            asyncio.create_task(eager.transcribe(waveform(samples), RATE))
+            for samples in (300, 301, 302)
+        ]
+        await asyncio.sleep(0)  # all of them wait
+        queries[1].cancel()
+        return await asyncio.gather(*queries, return_exceptions=True)
+
+    first, left, last = asyncio.run(leave())
+    assert (first.batch, last.batch) == (2, 2)
+    assert isinstance(left, asyncio.CancelledError)
+    assert calls.lengths == [[300, 302]]
+
+
+def test_a_query_that_the_model_cannot_take_joins_no_batch(eager: Recognizer) -> None:
+    async def refused() -> list[Any]:
+        bad = np.full(300, np.nan, np.float32)
+        return await asyncio.gather(
+            eager.transcribe(waveform(300), RATE),
+            eager.transcribe(bad, RATE),
+            eager.transcribe(waveform(300), 2 * RATE),
+        )
+
+    good, bad, stale = asyncio.run(refused())
+    assert good.batch == 1
+    assert (bad.status_code, bad.detail["error"]) == (400, "unsupported_audio")
+    assert bad.detail["detail"].startswith("the audio holds NaN")
+    assert (stale.status_code, stale.detail["error"]) == (503, "not_ready")
+
+
+def test_the_answer_says_what_became_of_the_call_and_not_what_was_expected(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Transcriber] = []
+    load = Transcriber.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[Transcriber], *args: Any, **options: Any) -> Transcriber:
+        made.append(load(cls, *args, **options))
+        return made[-1]
+
+    monkeypatch.setattr(Transcriber, "from_pretrained", classmethod(noted))
+    plan = str(folder / "plan.json")
+    recognizer = Recognizer(
+        ModelSettings(
+            model=str(folder), plan=plan, backend="export", device="cpu", batch_sizes=(1,)
+        )
+    )
+    before = ask(recognizer, [300])[0]
+    assert (before.route, before.bucket) == ("bucket", made[0].pool.plan.buckets[0].frames)  # type: ignore[union-attr]
+    made[0].pool.swap(plan_for(made[0].model, (600,), (1,), RATE))
+    after = ask(recognizer, [300])[0]
+    assert (after.route, after.bucket) == ("bucket", made[0].pool.plan.buckets[0].frames)  # type: ignore[union-attr]
+    assert after.bucket > before.bucket
+    assert after.text == before.text
+    with torch.no_grad():
+        made[0].model.lm_head.bias.data = made[0].model.lm_head.bias.data.clone()
+    exchanged = ask(recognizer, [300])[0]
+    assert (exchanged.route, exchanged.reason, exchanged.bucket) == ("exact", "changed", None)
+
+
+def test_a_model_that_does_not_start_says_why_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError) as caught:
+        Recognizer(ModelSettings(model=str(tmp_path), device="cpu"))
+    assert str(caught.value).startswith("OSError: AutoProcessor found nothing to load in")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_is_not_shared_by_replicas_that_were_given_none_of_it(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Context:
+        def get_accelerator_ids(self) -> dict[str, list[str]]:
+            return {"GPU": []}
+
+    monkeypatch.setattr("ray.get_runtime_context", Context)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(RuntimeError, match=r"num_gpus is 0.*set gpus=1"):
+        Recognizer(ModelSettings(model=str(folder)))

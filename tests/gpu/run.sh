@@ -6,13 +6,14 @@
 #     OUT=some/empty/folder bash tests/gpu/run.sh second    240 s at most
 #
 # Every step has a limit of its own, writes to $OUT as it goes, and does not stop the next one.
-# GRAPHS_TEST_DEVICE=cpu checks all of it without a GPU, on tiny models. PYTHON and SHARDS
-# (processes that share the tests) may be set.
+# GRAPHS_TEST_DEVICE=cpu checks all of it without a GPU, on tiny models. PYTHON, SHARDS (processes
+# that share the tests) and SLOWER (a factor of all limits, for a busy machine) may be set.
 set -u
 PART=${1:?first or second}
 : "${OUT:?set it to an empty folder}"
 mkdir -p "$OUT"
 PYTHON=${PYTHON:-python3}
+SLOWER=${SLOWER:-1}
 HERE=tests/gpu
 export GRAPHS_TEST_DEVICE=${GRAPHS_TEST_DEVICE:-cuda}
 export OUT PYTHONPATH=$PWD/hf_cudagraph_asr/src:$PWD/$HERE PYTHONUNBUFFERED=1
@@ -27,7 +28,7 @@ fi
 failed=0
 
 step() {  # seconds, log, command
-  local limit=$1 log=$2 rc; shift 2
+  local limit=$(($1 * SLOWER)) log=$2 rc; shift 2
   echo "== $(date +%T) at most $limit s: $*"
   timeout -k 5 "$limit" "$@" >>"$OUT/$log" 2>&1
   rc=$?
@@ -36,7 +37,7 @@ step() {  # seconds, log, command
 }
 
 tests() {  # seconds, processes, -k; each line of the log begins with the number of its process
-  local limit=$1 shards=$2 chosen=$3 i pids=()
+  local limit=$(($1 * SLOWER)) shards=$2 chosen=$3 i pids=()
   echo "== $(date +%T) at most $limit s: tests of $chosen, in $shards processes"
   for ((i = 1; i <= shards; i++)); do
     (
@@ -56,7 +57,7 @@ tests() {  # seconds, processes, -k; each line of the log begins with the number
 probe() {  # seconds, sections
   local limit=$1; shift
   step "$limit" probe.log "$PYTHON" $HERE/probe.py --device "$GRAPHS_TEST_DEVICE" \
-    --geometry $BASE --large $LARGE --out "$OUT/probe.jsonl" --budget $((limit - 5)) --only "$@"
+    --geometry $BASE --large $LARGE --out "$OUT/probe.jsonl" --budget $((limit * SLOWER - 5)) --only "$@"
 }
 
 bench() {  # seconds, file, options

@@ -119,7 +119,8 @@ def pooled(hook: Callable[..., torch.Tensor], device: str) -> dict[str, Any]:
         expected = model(row).logits
         before = reserved(device)
         backend = "cuda" if device == "cuda" else "export"
-        with enable_cuda_graphs(model, plan_for(model), backend=backend) as pool:
+        plan = plan_for(model, samples=(600,), batch_sizes=(1,))
+        with enable_cuda_graphs(model, plan, backend=backend) as pool:
             wrong, why = error(expected), pool.explain(500)
             left = left_behind(device, before)
             hindrance.remove()

@@ -170,6 +170,20 @@ def test_what_holds_no_frame_has_no_text(either: Path) -> None:
         same(transcript, result)
 
 
+def test_an_encoder_that_pools_frames_needs_as_many_for_a_text(tmp_path: Path) -> None:
+    folder = save_recogniser(tmp_path, "sew-squeeze-2")
+    clips = [CLIPS[0], waveform(49), waveform(50)]  # of one frame before pooling, and of two
+    [first, last] = expected(folder, [clips[0], clips[2]])
+    with opened(folder) as transcriber:
+        for found in (
+            transcriber.transcribe(clips),
+            [transcriber.transcribe([c])[0] for c in clips],
+        ):
+            same(found[0], first)
+            assert (found[1].text, found[1].words) == ("", ())
+            same(found[2], last)
+
+
 def test_each_call_is_made_once_and_told_as_it_was(folder: Path) -> None:
     model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)

@@ -259,10 +259,9 @@ class Transcriber:
         values = values.to(self.model.device, self.model.dtype)
         logits, dispatch = self.pool.call(values, lengths)  # (B, frames, V)
         ids = logits.argmax(dim=-1).cpu()  # waits for the device
-        decoded = [
-            self._decoded(row[: max(self._frames.emitted(length), 0)])
-            for row, length in zip(ids, lengths, strict=True)
-        ]
+        field = self._frames.receptive_field
+        frames = [self._frames.emitted(n) if n >= field else 0 for n in lengths]
+        decoded = [self._decoded(row[:count]) for row, count in zip(ids, frames, strict=True)]
         spent = 1000 * (perf_counter() - start)
         buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
         seconds = [length / self.sampling_rate for length in lengths]

@@ -99,6 +99,14 @@ def test_every_target_that_a_document_names_is_in_the_makefile(root):
         assert named <= targets, document
 
 
+def test_every_test_that_contributing_names_is_there(root):
+    text = (root / "CONTRIBUTING.md").read_text()
+    named = set(re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text))
+    assert named
+    for file, test in named:
+        assert f"def {test}" in (root / file).read_text()
+
+
 def test_ci_runs_the_readmes_commands(root):
     readme = (root / "README.md").read_text()
     assert set(re.findall(r"^make (\w+)", readme, re.MULTILINE)) == {"demo", "test"}

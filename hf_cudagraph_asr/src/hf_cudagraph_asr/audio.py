@@ -236,7 +236,7 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     field = _size_field(stream, head)
     if field is None:
         return stream
-    at, kind, own, begin, declared = field
+    at, kind, begin, declared = field
     there = end - begin
     if declared:
         piped = declared != there and _is_placeholder(declared)
@@ -256,24 +256,24 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     if not piped or (declared and kind.endswith("I")):
         return stream
     content = bytearray(_bytes(stream, 0, end))
-    struct.pack_into(kind, content, at, there + own)
+    struct.pack_into(kind, content, at, there)
     return io.BytesIO(content)
 
 
-def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int, int] | None:
+def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int] | None:
     """Find the size that a header declares for its samples.
 
     Returns:
-        Where it is written; its type; bytes that it counts besides the samples; where the samples
-        begin; and their bytes. None where the format declares none, or nothing is found.
+        Where it is written; its type; where the samples begin; and the bytes of them. None where
+        the format declares no size, or nothing is found.
     """
     magic = head[:4]
     if magic == b".snd" and len(head) >= 24:  # AU
-        return 8, ">I", 0, *struct.unpack(">II", head[4:12])
+        return 8, ">I", *struct.unpack(">II", head[4:12])
     if magic == b"NIST" and len(head) == 1024 and b"shorten" not in head:
         fields = {name: int(value) for name, value in re.findall(rb"(\w+) -i (\d+)", head)}
         names = (b"sample_count", b"channel_count", b"sample_n_bytes")
-        return 0, "<I", 0, 1024, math.prod(fields.get(name, 0) for name in names)
+        return 0, "<I", 1024, math.prod(fields.get(name, 0) for name in names)
     if magic not in CONTAINERS:
         return None
     at, named, kind, own, aligned, samples = CONTAINERS[magic]
@@ -283,8 +283,8 @@ def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int, int]
         size = max(size - own, 0)
         if chunk.startswith(samples):
             if magic == b"RF64" and head[12:16] == b"ds64":
-                return 28, "<Q", 0, at + header, *struct.unpack("<Q", head[28:36])
-            return at + named, kind, own, at + header, size
+                return 28, "<Q", at + header, *struct.unpack("<Q", head[28:36])
+            return at + named, kind, at + header, size
         at += header + size
         at += -at % aligned
     return None

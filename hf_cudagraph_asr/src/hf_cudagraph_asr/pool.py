@@ -416,7 +416,8 @@ class GraphPool:
             otherwise = old.otherwise
             if host.refusal:
                 otherwise = Dispatch("host", Reason.UNSUPPORTED, host.refusal)
-                self._warn(otherwise)
+                if otherwise != old.otherwise:  # accelerate exchanges tensors in every call
+                    self._warn(otherwise)
             elif self.backend.captures:
                 # A pool whose capture failed, or that has changed before, has said so.
                 if otherwise.reason not in (Reason.CHANGED, Reason.FAILED):

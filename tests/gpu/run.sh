@@ -19,11 +19,11 @@ export GRAPHS_TEST_DEVICE=${GRAPHS_TEST_DEVICE:-cuda}
 export OUT PYTHONPATH=$PWD/hf_cudagraph_asr/src:$PWD/$HERE PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 if [ "$GRAPHS_TEST_DEVICE" = cpu ]; then
-  BASE=tiny LARGE=tiny SHARDS=${SHARDS:-2}
-  SHORT=(--queries 10 --repeats 2) LONG=(--queries 10 --repeats 2) DTYPES=(fp32)
+  BASE=tiny LARGE=tiny MANY=4 SHARDS=${SHARDS:-2}
+  QUERIES=(--queries 10 --repeats 2) DTYPES=(fp32)
 else
-  BASE=base LARGE=large SHARDS=${SHARDS:-6}
-  SHORT=(--queries 300 --repeats 30) LONG=(--queries 300 --repeats 30) DTYPES=(bf16 fp32)
+  BASE=base LARGE=large MANY=16 SHARDS=${SHARDS:-6}
+  QUERIES=(--queries 300 --repeats 30) DTYPES=(bf16 fp32)
 fi
 failed=0
 
@@ -80,13 +80,13 @@ first)
   step 15 environment.log bash -c environment
   probe 90 environment smoke after_a_failure latency kernels parts
   tests 110 "$SHARDS" "not compiled_forward"
-  bench 60 graphs.json --geometry $BASE --dtype "${DTYPES[0]}" --graphs 4 --seconds 1 2 5 "${SHORT[@]}"
+  bench 60 graphs.json --geometry $BASE --dtype "${DTYPES[0]}" --graphs 4 --seconds 1 2 5 "${QUERIES[@]}"
   ;;
 second)
   probe 110 latency_large batches streams serving swap first_replay new_lengths compiled
   tests 45 2 compiled_forward
-  bench 70 graphs-large.json --geometry $LARGE $BASE --dtype "${DTYPES[@]}" --graphs 16 \
-    --seconds 1 2 5 8 --rows 4 "${LONG[@]}"
+  bench 70 graphs-large.json --geometry $LARGE $BASE --dtype "${DTYPES[@]}" --graphs $MANY \
+    --seconds 1 2 5 8 --rows 4 "${QUERIES[@]}"
   ;;
 *) echo "first or second, not $PART" >&2; exit 2 ;;
 esac

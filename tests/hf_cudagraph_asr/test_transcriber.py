@@ -184,7 +184,7 @@ def test_an_encoder_that_pools_frames_needs_as_many_for_a_text(tmp_path: Path) -
             same(found[2], last)
 
 
-def test_each_call_is_made_once_and_told_as_it_was(folder: Path) -> None:
+def test_each_call_is_made_once_and_reported_as_it_was(folder: Path) -> None:
     model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
     processor = transformers.AutoProcessor.from_pretrained(folder)
     served: list[Served] = []

@@ -25,21 +25,21 @@ Waveform = npt.NDArray[np.float32]
 
 BLOCK = 1 << 20  # frames decoded at a time: a header that lies about its length allocates nothing
 
-UNKNOWN = 1 << 48  # more samples than anything has: what libsndfile says where it does not know
+UNKNOWN = 1 << 48  # more than any file has: libsndfile says more where it knows no number
 
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
 # divisor would need gigabytes.
 MOST_WEIGHTS = 1 << 22
 
-# What writers to a pipe put in place of a size that they cannot know: ffmpeg all ones, GStreamer 0
-# (told apart below), SoX 0x7FFFF000 in WAV and 0x7F000000 in AIFF, arecord 2³¹, others 2·10⁹; less
-# the size of their headers, or rounded down to whole frames.
+# Placeholders that writers to a pipe put for a size that they cannot know: all ones by ffmpeg,
+# 0x7FFFF000 in WAV and 0x7F000000 in AIFF by SoX, 2³¹ by arecord, 2·10⁹ by others; less the size of
+# their headers, or rounded to whole frames. And 0 by GStreamer, which `_checked` distinguishes.
 PLACEHOLDERS = (2_000_000_000, 0x7F000000, 0x7FFFFFFF, 0xFFFFFFFF)
 SLACK = 1 << 16
 
 # Containers of chunks by their first bytes: where the first chunk begins; bytes of a chunk's name;
-# the type of the size behind it; bytes of both, where the size counts them too; what a chunk's
-# beginning is a multiple of; and the name of the chunk with the samples.
+# the type of the size behind it; bytes of both, where the size counts them too; the alignment of
+# chunks; and the name of the chunk with the samples.
 CONTAINERS = {
     b"RIFF": (12, 4, "<I", 0, 2, b"data"),
     b"RIFX": (12, 4, ">I", 0, 2, b"data"),
@@ -73,8 +73,8 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
     torchaudio).
 
     Args:
-        source: the path of a file, or its content: whatever libsndfile decodes, such as WAV, FLAC,
-            OGG (Vorbis, Opus) and MP3.
+        source: the path of a file, or its content, in a format that libsndfile decodes, such as
+            WAV, FLAC, OGG (Vorbis, Opus) and MP3.
         sampling_rate: samples a second that are wanted.
 
     Returns:
@@ -143,8 +143,8 @@ def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
         folder: the folder. Hidden files are left out.
 
     Returns:
-        Files with an ending that libsndfile decodes, whatever their case; and those that are audio
-        or video by their ending, which have to be converted first. Both by ascending path.
+        Files with an ending that libsndfile decodes, in any case; and files that are audio or video
+        by their ending, which have to be converted first. Both by ascending path.
 
     Raises:
         ValueError: there are neither.
@@ -183,8 +183,8 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """List the recordings of files and folders, in the order given.
 
     Args:
-        sources: files of audio; and folders, searched with all below them, by ascending path. What
-            has to be converted first is listed too, so that nothing is lost; a warning says so.
+        sources: files of audio; and folders, searched with all below them, by ascending path.
+            Files that have to be converted first are listed too, with a warning.
 
     Raises:
         FileNotFoundError: one of them does not exist.

@@ -131,7 +131,7 @@ class TranscriptFile:
         recordings: all recordings, from the first.
         model: the model's name, as it was given.
         dtype: the dtype of its weights.
-        overwrite: begin anew, whatever is there.
+        overwrite: discard the lines that are there, and begin anew.
 
     Attributes:
         done: recordings that the file has a line for.
@@ -140,7 +140,7 @@ class TranscriptFile:
     Raises:
         FileNotFoundError: its folder does not exist.
         BlockingIOError: another run writes to it.
-        ValueError: it holds something else; the message says what.
+        ValueError: it holds something else; the message shows it.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class TranscriptFile:
             ) from error
 
     def _next(self) -> dict[str, Any]:
-        """What the next line begins with."""
+        """The first fields of the next line."""
         return {"audio_filepath": self._recordings[self.done], **self._made_with}
 
     def _resume(self) -> None:
@@ -239,5 +239,5 @@ class TranscriptFile:
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
-    # A path need not be UTF-8: what is not becomes an escape of JSON.
+    # A path need not be UTF-8: other bytes become escapes of JSON.
     return json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")

@@ -77,15 +77,14 @@ class Transcriber:
             for transcript in asr.transcribe([waveform]):
                 print(transcript.text, transcript.dispatch)
 
-    In float32, the text of a recording is what `pipeline("automatic-speech-recognition")` gives
-    with the stock model for that recording alone, whatever it is batched with. In bfloat16 and
-    float16 a few texts change, as they do from one batch size to another of the stock model: the
-    package's README has the rate. Any number of threads may call it.
+    In float32, the text of a recording is the one that `pipeline("automatic-speech-recognition")`
+    gives with the stock model for that recording alone, in any batch. In bfloat16 and float16 a few
+    texts differ: the package's README has the rate. Any number of threads may call it.
 
     Args:
         model: a CTC model of transformers that takes the waveform, in evaluation mode.
         processor: its feature extractor and its tokenizer, as `AutoProcessor` gives them.
-        pool: what `enable_cuda_graphs(model, ...)` returned. `close` disables it.
+        pool: the pool that `enable_cuda_graphs(model, ...)` returned. `close` disables it.
         chunk_length_s: recordings longer than so many seconds are transcribed in chunks of this
             length that overlap by a sixth of it on either side, as the host's pipeline does with
             this argument; None to transcribe each in one piece.
@@ -148,7 +147,7 @@ class Transcriber:
             chunk_length_s: as in `Transcriber`.
 
         Raises:
-            ValueError: what `Transcriber` and `enable_cuda_graphs` raise; no such device or dtype.
+            ValueError: as for `Transcriber` and `enable_cuda_graphs`; no such device or dtype.
             OSError: there is no such model, or no such plan.
         """
         if plan is not None and not isinstance(plan, BucketPlan):
@@ -320,8 +319,7 @@ def loaded(auto: Any, name_or_path: str | os.PathLike[str], **options: Any) -> A
         options: of `from_pretrained`.
 
     Raises:
-        OSError: it is not there, or not what it should be. The host's own message may not say
-            what it was looking for.
+        OSError: it is not there, or damaged; the host's own message may not name it.
     """
     try:
         return auto.from_pretrained(name_or_path, **options)

@@ -5,8 +5,8 @@
     bench        how long a query takes, with graphs and without
     serve        an HTTP service on Ray Serve
 
-A command's module is imported when the command is called, and what takes long to import inside
-the command: `--help` and a mistyped flag are answered at once.
+A command's module is imported when the command is called, and slow packages inside the command:
+`--help` and a mistyped flag are answered at once.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def _register(arguments: list[str]) -> None:
 
 
 class _Warnings(logging.Handler):
-    """Puts what the library logs as a warning on standard error."""
+    """Prints the warnings that the library logs."""
 
     def emit(self, record: logging.LogRecord) -> None:
         warn(record.getMessage())
@@ -184,7 +184,7 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
 
 
 def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse to replace what is read.
+    """Refuse to replace an input.
 
     Raises:
         ValueError: the output is one of the inputs.

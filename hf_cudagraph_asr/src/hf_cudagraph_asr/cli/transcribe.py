@@ -55,7 +55,8 @@ def transcribe(
         ),
     ] = 30.0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Begin anew, whatever --out holds.")
+        bool,
+        typer.Option("--overwrite", help="Discard the lines of --out and begin anew."),
     ] = False,
     progress: Progress = True,
 ) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.exact import ExactForward, keep_mask
-from hf_cudagraph_asr.families import UnsupportedModel
+from hf_cudagraph_asr.families import UnsupportedModel, class_name
 from hf_cudagraph_asr.geometry import Frames
 
 __all__ = ["Call", "HostModel", "row_by_row"]
@@ -220,9 +220,14 @@ def _unsuited(model: Any) -> str:
         )
     if len(devices) > 1:
         return f"its weights lie on {', '.join(sorted(map(str, devices)))}: move it to one device"
-    head = getattr(getattr(model, "lm_head", None), "weight", None)
-    if isinstance(head, torch.Tensor) and head.dtype not in DTYPES:
-        return f"its weights are {head.dtype}, expected one of {', '.join(map(str, DTYPES))}"
+    head = getattr(model, "lm_head", None)
+    weight = getattr(head, "weight", None)
+    if head is not None and not isinstance(weight, torch.Tensor):
+        return (
+            f"lm_head is a {class_name(head)}, expected a layer with a weight, as torch.nn.Linear"
+        )
+    if isinstance(weight, torch.Tensor) and weight.dtype not in DTYPES:
+        return f"its weights are {weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
     return ""
 
 

@@ -1,83 +1,65 @@
-"""What others do around a pool: modes they are in, wrappers, races, half-precision masks."""
+"""What others do around a pool: modes they are in, calls while it captures, who keeps it."""
 
 from __future__ import annotations
 
-import functools
 import gc
 import threading
 from typing import Any
 
 import pytest
 import torch
-from padded_rows import agree, alone, answers, audio, queries
-from tiny_models import CASES, plan_for
+from padded_rows import agree, alone, audio
+from pooled import ROWS, Exclusive, serves, tiny
+from tiny_models import plan_for
 
-from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
-from hf_cudagraph_asr.capture import EagerBackend, Program
+from hf_cudagraph_asr import enable_cuda_graphs
+from hf_cudagraph_asr.backends import EagerBackend
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.exact import ExactForward
-from hf_cudagraph_asr.gate import Gate
-
-
-class Direct(EagerBackend):
-    """Programs that are the forward itself."""
-
-    captures = True
 
 
 @pytest.fixture
 def model() -> Any:
-    return CASES["wav2vec2-layer"].build(num_hidden_layers=1)
+    return tiny()
 
 
-def test_a_pool_made_under_autocast_does_not_keep_it(model: Any) -> None:
-    row = audio(600, 1)
-    plan = plan_for(model, (600,), (1,))
+def test_a_pool_made_under_a_callers_modes_does_not_keep_them(model: Any) -> None:
+    plan = plan_for(model, (600,), (4,))
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         pool = enable_cuda_graphs(model, plan, backend="export")
         pool.calibrate(repeats=1)
-    with pool, torch.no_grad():
-        agree(model(row[None]).logits[0], alone(model, row))
-        assert pool.stats().hits == 1
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            pool.rebuild()
-        agree(model(row[None]).logits[0], alone(model, row))
+    with pool:
+        serves(model)
         assert pool.stats().hits == 2
+        with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+            pool.rebuild()
+        serves(model)
+        assert pool.stats().hits == 4
 
 
-def test_a_new_plan_keeps_the_batch_sizes_that_were_asked_for(model: Any) -> None:
-    plan = plan_for(model, (300, 900), batch_sizes=(1,))
-    with (
-        torch.no_grad(),
-        enable_cuda_graphs(model, plan, backend=Direct(), batch_sizes=(1, 4)) as pool,
-    ):
-        for i in range(60):
-            pool.sketch.add(400 + i % 3)
-        proposal = pool.replan(swap=True, minimum_queries=20)
-        assert proposal.worthwhile
-        assert pool.plan is proposal.plan
-        assert pool.batch_sizes == (1, 4)
-        rows = [audio(n, n) for n in (400, 380)]
-        answers(model(**queries(rows)).logits, [alone(model, row) for row in rows])
-        assert [bucket.batch_size for bucket in pool.stats().buckets] == [4]
-
-
-def test_without_a_plan_auto_is_eager_on_any_device(
-    model: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(type(model), "device", torch.device("cuda"))
-    with enable_cuda_graphs(model) as pool:
-        assert pool.backend.name == "eager"
-    with pytest.raises(ValueError, match="the cuda backend captures the buckets of a plan"):
-        enable_cuda_graphs(model, backend="cuda")
+@pytest.mark.parametrize("backend", ["eager", "export"])
+def test_outputs_of_inference_mode_are_used_like_the_hosts(model: Any, backend: str) -> None:
+    row = ROWS[0][None]
+    with enable_cuda_graphs(model, plan_for(model, (600,), (1,)), backend=backend):
+        with torch.inference_mode():
+            inferred = model(row).logits
+        with torch.no_grad():
+            plain = model(row).logits
+            in_place = model(row).logits.softmax(-1).mul_(2)
+        assert inferred.is_inference()
+        assert not plain.is_inference()
+        assert not plain.requires_grad
+        assert torch.equal(plain, inferred)
+        assert float(in_place.sum(-1).max()) == pytest.approx(2, abs=1e-5)
 
 
 def test_who_keeps_a_disabled_pool_does_not_keep_the_model(model: Any) -> None:
-    with torch.no_grad(), enable_cuda_graphs(model, plan_for(model), backend="export") as pool:
-        model(audio(600, 1)[None])
+    plan = plan_for(model, (600,), (1,))
+    with torch.no_grad(), enable_cuda_graphs(model, plan, backend="export") as pool:
+        model(ROWS[0][None])
     assert not any(isinstance(found, torch.nn.Module) for found in reachable(pool))
     assert (pool.stats().hits, pool.stats().memory) == (1, 0)
     assert pool.explain(600).reason is Reason.CLOSED
+    assert pool.plan is plan
 
 
 def reachable(start: object) -> list[object]:
@@ -95,146 +77,84 @@ def reachable(start: object) -> list[object]:
     return list(seen.values())
 
 
-def test_a_call_overtaken_by_a_swap_is_replayed_by_the_new_plan(model: Any) -> None:
-    row = audio(600, 1)
-    expected = alone(model, row)
-    held, go = threading.Event(), threading.Event()
+def test_a_backend_that_captures_nothing_needs_no_plan(model: Any) -> None:
+    with enable_cuda_graphs(model, backend=EagerBackend()) as pool:
+        serves(model)
+        with torch.no_grad():
+            assert str(pool.explain([600, 300])) == "the exact forward"
+    assert (pool.stats().hits, pool.stats().calls) == (2, 2)
 
-    class Slow(Direct):
-        def capture(self, exact: ExactForward, values: Any, lengths: Any) -> Program:
-            def program(values: Any, lengths: Any) -> Any:
-                held.set()
-                assert go.wait(60)
-                return exact(values, lengths)
 
-            return program
+# A backend that needs the model for itself
 
-    results: list[torch.Tensor] = []
+
+class Slow(Exclusive):
+    """Captures when it is let, and says when it has begun."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun, self.go = threading.Event(), threading.Event()
+
+    def capture(self, exact: Any, input_values: Any, lengths: Any) -> Any:
+        self.begun.set()
+        assert self.go.wait(60)
+        return super().capture(exact, input_values, lengths)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["replayed", "hosts"])
+def test_calls_wait_while_a_backend_captures_alone(model: Any, own: bool) -> None:
+    backend = Slow()
+    backend.go.set()
+    results: list[Any] = []
 
     def ask() -> None:
         with torch.no_grad():
-            results.append(model(row[None]).logits[0])
+            results.append(model(ROWS[0][None], output_hidden_states=own))
 
-    with enable_cuda_graphs(model, plan_for(model, (600,)), backend=Slow()) as pool:
-        threads = [threading.Thread(target=ask) for _ in range(3)]
-        for thread in threads:
-            thread.start()
-        assert held.wait(60)  # one runs, the others wait for its replica
-        swapping = threading.Thread(target=pool.swap, args=(plan_for(model, (900,)),))
+    with enable_cuda_graphs(model, plan_for(model, (600,), (1,)), backend=backend) as pool:
+        for event in (backend.go, backend.begun):
+            event.clear()
+        swapping = threading.Thread(target=pool.swap, args=(plan_for(model, (700,), (1,)),))
         swapping.start()
-        go.set()
-        for thread in (*threads, swapping):
+        assert backend.begun.wait(60)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        asking.join(0.1)
+        assert not results
+        backend.go.set()
+        for thread in (swapping, asking):
             thread.join(60)
-        assert not pool.stats().misses
-        assert pool.stats().hits == 3
-    for found in results:
-        agree(found, expected)
+        agree(results[0].logits[0], alone(model, ROWS[0]))
+        assert pool.stats().hits == (not own)
 
 
-def test_after_a_rebuild_that_was_refused_nothing_is_there_to_measure(model: Any) -> None:
-    with enable_cuda_graphs(model, plan_for(model), backend=Direct()) as pool:
-        blank, model.config.pad_token_id = model.config.pad_token_id, None
-        with pytest.raises(ValueError, match="blank of CTC"):
-            pool.rebuild()
-        with pytest.raises(ValueError, match="nothing is captured that could be measured"):
-            pool.calibrate()
-        model.config.pad_token_id = blank
-
-
-def test_a_batch_that_the_exact_forward_refuses_is_the_hosts_row_by_row() -> None:
-    model = CASES["conformer-relative"].build(max_source_positions=20)
-    rows = [audio(1000, 1), audio(700, 2)]
-    call = queries(rows)
-    expected = [alone(CASES["conformer-relative"].build(), row) for row in rows]
-    with torch.no_grad(), enable_cuda_graphs(model) as pool:
-        answers(model(**call).logits, expected)  # the first call, before the host makes room
-        assert dict(pool.stats().misses) == {Reason.REFUSED: 1}
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_a_mask_in_half_precision_counts_right(model: Any, dtype: torch.dtype) -> None:
-    rows = [audio(3001, 1), audio(2777, 2)]  # neither can be written in so few bits
-    call = queries(rows)
-    with torch.no_grad(), enable_cuda_graphs(model) as pool:
-        logits = model(call["input_values"], attention_mask=call["attention_mask"].to(dtype)).logits
-        answers(logits, [alone(model, row) for row in rows])
-        assert not pool.stats().misses
-
-
-def test_explain_names_the_row_that_is_too_short(model: Any) -> None:
-    with enable_cuda_graphs(model, plan_for(model), backend=Direct()) as pool:
-        dispatch = pool.explain([300, 5])
-    assert (dispatch.reason, dispatch.detail) == (Reason.SHORT, "5 samples")
-
-
-def test_disabling_a_model_whose_forward_was_wrapped_ends_the_pool_and_says_so(
-    model: Any, caplog: pytest.LogCaptureFixture
+def test_a_capture_waits_for_calls_but_not_for_ever(
+    model: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    row = audio(600, 1)
-    pool = enable_cuda_graphs(model, plan_for(model), backend=Direct())
-    inner = model.forward
+    monkeypatch.setattr("hf_cudagraph_asr.pool.PATIENCE", 0.2)
+    backend = Exclusive()
+    inside, go, swapped = threading.Event(), threading.Event(), threading.Event()
 
-    @functools.wraps(inner)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return inner(*args, **kwargs)
+    def stay(*_: object) -> None:
+        if threading.current_thread() is staying:
+            inside.set()
+            assert go.wait(60)
 
-    model.forward = wrapper
-    with pytest.raises(ValueError, match="are enabled on this Wav2Vec2ForCTC already"):
-        enable_cuda_graphs(model)
-    disable_cuda_graphs(model)
-    assert "was wrapped while CUDA graphs were enabled" in caplog.text
-    assert pool.closed
-    with torch.no_grad():
-        agree(model(row[None]).logits[0], alone(model, row))
-    assert pool.stats().hits == 0
+    model.lm_head.register_forward_hook(stay)
+    staying = threading.Thread(target=lambda: model(audio(1000)[None]))  # by no replica
 
+    def swap() -> None:
+        pool.swap(plan_for(model, (700,), (1,)))
+        swapped.set()
 
-@pytest.mark.parametrize("error", [KeyError, ImportError, torch.OutOfMemoryError])
-def test_whatever_a_capture_raises_the_model_works(model: Any, error: type[Exception]) -> None:
-    class Failing(Direct):
-        def capture(self, exact: ExactForward, values: Any, lengths: Any) -> Program:
-            raise error("no such thing")
-
-    row = audio(600, 1)
-    with torch.no_grad(), enable_cuda_graphs(model, plan_for(model), backend=Failing()) as pool:
-        agree(model(row[None]).logits[0], alone(model, row))
-        assert error.__name__ in pool.explain(600).detail
-
-
-# The gate
-
-
-def test_the_gate_waits_for_calls_inside_and_holds_back_others() -> None:
-    gate, log = Gate(), []
-    gate.enter()
-
-    def shut() -> None:
-        with gate.shut():
-            log.append("alone")
-
-    def call() -> None:
-        gate.enter()
-        log.append("call")
-        gate.leave()
-
-    shutting = threading.Thread(target=shut)
-    shutting.start()
-    while not gate._shut:
-        pass
-    calling = threading.Thread(target=call)
-    calling.start()
-    calling.join(0.05)
-    assert not log
-    gate.leave()
-    shutting.join(10)
-    calling.join(10)
-    assert log == ["alone", "call"]
-
-
-def test_the_gate_is_patient_only_so_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_cudagraph_asr.gate.PATIENCE", 0.02)
-    gate = Gate()
-    gate.enter()
-    with gate.shut():
-        pass
-    gate.enter()  # open again
+    with enable_cuda_graphs(model, plan_for(model, (600,), (1,)), backend=backend) as pool:
+        staying.start()
+        assert inside.wait(60)
+        swapping = threading.Thread(target=swap)
+        swapping.start()
+        assert not swapped.wait(0.1)
+        assert swapped.wait(60)  # one of the calls waited for may itself wait for the swap
+        go.set()
+        for thread in (staying, swapping):
+            thread.join(60)
+        serves(model)

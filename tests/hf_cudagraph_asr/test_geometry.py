@@ -55,6 +55,7 @@ def test_samples_are_all_that_give_the_frames(geometry: Geometry, frames: int) -
 
 
 @given(geometries())
+@settings(max_examples=50)
 def test_the_receptive_field_is_the_shortest_input(geometry: Geometry) -> None:
     counted = next(n for n in range(1, 10**6) if geometry.frames(n))
     assert counted == geometry.receptive_field == geometry.shortest(1)
@@ -62,6 +63,7 @@ def test_the_receptive_field_is_the_shortest_input(geometry: Geometry) -> None:
 
 
 @given(geometries(), st.lists(st.integers(0, 10**9), max_size=20))
+@settings(max_examples=50)
 def test_arrays_count_like_numbers(geometry: Geometry, samples: list[int]) -> None:
     found = geometry.frames(np.array(samples, dtype=np.int64))
     assert found.tolist() == [geometry.frames(n) for n in samples]
@@ -71,7 +73,9 @@ def test_wav2vec2_at_16_khz_is_the_default() -> None:
     geometry = Geometry()
     assert (geometry.hop, geometry.receptive_field, geometry.sampling_rate) == (320, 400, 16_000)
     for frames in (1, 49, 1499):
-        assert range(geometry.shortest(frames), geometry.longest(frames) + 1) == range(320 * (frames - 1) + 400, 320 * frames + 400)
+        assert range(geometry.shortest(frames), geometry.longest(frames) + 1) == range(
+            320 * (frames - 1) + 400, 320 * frames + 400
+        )
     assert geometry.seconds(49) == (320 * 49 + 399) / 16_000
     assert {geometry: 1}[Geometry((10, 3, 3, 3, 3, 2, 2), (5, 2, 2, 2, 2, 2, 2))] == 1
 

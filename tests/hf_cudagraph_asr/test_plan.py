@@ -84,7 +84,7 @@ def problems(draw: st.DrawFn) -> tuple[Traffic, Cost, dict[str, Any]]:
 
 
 @given(problems())
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_no_choice_of_lengths_is_cheaper(problem: tuple[Traffic, Cost, dict[str, Any]]) -> None:
     traffic, cost, options = problem
     pinned = set()
@@ -204,6 +204,7 @@ def test_a_plan_counts_what_it_says() -> None:
 
 
 @given(st.sets(st.integers(1, 900), min_size=1, max_size=20), st.integers(0, 320_000))
+@settings(max_examples=50)
 @example({49, 149}, 400)
 @example({49, 149}, 399)
 @example({49, 149}, GEOMETRY.longest(49))
@@ -275,6 +276,7 @@ def test_many_durations_count_like_their_histogram() -> None:
     st.lists(st.tuples(st.floats(0, 50), st.floats(0, 50)), min_size=1, max_size=20),
     st.integers(1, 4),
 )
+@settings(max_examples=50)
 def test_measured_costs_do_not_fall_and_keep_their_mean(
     timings: list[tuple[float, float]], step: int
 ) -> None:
@@ -301,7 +303,7 @@ def test_costs_go_on_beyond_what_was_measured() -> None:
 
 
 @given(st.integers(400, 700_000), st.sampled_from([3.0, 4.99, 10.0]))
-@settings(max_examples=60)
+@settings(max_examples=30)
 def test_recordings_count_as_the_pipelines_chunks(samples: int, chunk: float) -> None:
     from transformers.pipelines.automatic_speech_recognition import chunk_iter
 

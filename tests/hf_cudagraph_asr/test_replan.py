@@ -154,7 +154,7 @@ def problems(draw: st.DrawFn) -> tuple[BucketPlan, LengthSketch, dict[str, Any]]
 
 
 @given(problems())
-@settings(max_examples=60)
+@settings(max_examples=40)
 def test_no_proposal_is_dearer_or_of_another_kind(
     problem: tuple[BucketPlan, LengthSketch, dict[str, Any]],
 ) -> None:

@@ -116,8 +116,7 @@ def of_headers(folder: Path, progress: bool) -> Floats:
     if not seconds:
         raise ValueError(f"no file of audio in {folder} can be read: {unread[0]}")
     if unread:
-        more = "; …" if len(unread) > 3 else ""
-        warn(f"{counted(len(unread), 'file')} not counted: {'; '.join(unread[:3])}{more}")
+        warn(f"{counted(len(unread), 'file')} not counted: {'; '.join(unread[:3])}")
     return np.array(seconds)
 
 

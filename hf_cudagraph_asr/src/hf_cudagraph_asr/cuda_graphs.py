@@ -172,6 +172,9 @@ class CudaBackend(Backend):
         self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
         program = self.program(exact, input_values, lengths)
+        if not self._replays:
+            # During a capture the allocator cannot give back what it keeps for later.
+            torch.cuda.empty_cache()
         graph, outputs = _captured(site, partial(program, input_values, lengths))
         self._bytes = None
         replay = _Replay(graph, site.stream, input_values, lengths, outputs)
@@ -266,7 +269,7 @@ def _captured(
     """A graph of what `forward` does, and its outputs.
 
     Not by `torch.cuda.graph`, which waits for the whole device before each capture, and so for
-    callers, and empties the allocator's cache.
+    callers, and empties the allocator's cache each time.
 
     Raises:
         RuntimeError: it cannot be captured.

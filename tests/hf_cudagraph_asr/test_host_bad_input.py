@@ -1,24 +1,23 @@
-"""Bad input in the middle of traffic: the host's own behaviour, and the next query is right."""
+"""Bad input in the middle of traffic: the host's own behavior, and the next query is right."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 import torch
-from padded_rows import agree, alone, answers, audio, queries
-from tiny_models import CASES, plan_for
+from padded_rows import agree, alone, answers, queries
+from pooled import ROWS, Static, tiny
+from tiny_models import plan_for
 
-from hf_cudagraph_asr.attach import EnabledPool, enable_cuda_graphs
+from hf_cudagraph_asr import GraphPool, enable_cuda_graphs
 from hf_cudagraph_asr.dispatch import Reason
 
 Call = dict[str, Any]
-Enabled = tuple[Any, EnabledPool]
-GOOD = [audio(600, 0), audio(431, 1), audio(211, 2)]
-ONE = GOOD[0][None]  # (1, 600)
+Enabled = tuple[Any, GraphPool]
+ONE = ROWS[0][None]  # (1, 600)
 NAN, INFINITY = float("nan"), float("inf")
 
 
@@ -42,8 +41,8 @@ BAD: dict[str, Call] = {
     "empty": {"input_values": torch.zeros(1, 0)},
     "no rows": {"input_values": torch.zeros(0, 600)},
     "number": {"input_values": torch.tensor(1.0)},
-    "flat": {"input_values": GOOD[0]},
-    "stereo": {"input_values": torch.stack([GOOD[0], GOOD[0]])[None]},
+    "flat": {"input_values": ROWS[0]},
+    "stereo": {"input_values": torch.stack([ROWS[0], ROWS[0]])[None]},
     "a frame short": {"input_values": ONE[:, :29]},
     "int16": {"input_values": (ONE * 1000).to(torch.int16)},
     "int64": {"input_values": (ONE * 1000).long()},
@@ -67,19 +66,12 @@ BAD: dict[str, Call] = {
     "labels out of range": {"input_values": ONE, "labels": torch.tensor([[99]])},
     "positional twice": {"input_values": ONE, "labels": "hello"},
 }
-# A call the host answers with nonsense, or by a crash of its own making, is refused.
-REFUSED: dict[str, Call] = {
-    "row shorter than a frame": queries([GOOD[0], GOOD[1][:29]]),
-    "row of no samples": queries([GOOD[0], GOOD[1][:0]]),
-}
-every_bad_call = pytest.mark.parametrize("bad", BAD)
 
 
-@pytest.fixture(scope="module", params=["eager", "export"])
-def enabled(request: pytest.FixtureRequest) -> Iterator[Enabled]:
-    model = CASES["wav2vec2-group"].build()
-    plan = plan_for(model, (600,), (1, 4))
-    with enable_cuda_graphs(model, plan, backend=request.param) as pool:
+@pytest.fixture(scope="module")
+def enabled() -> Iterator[Enabled]:
+    model = tiny()
+    with enable_cuda_graphs(model, plan_for(model, (600,)), backend=Static()) as pool:
         yield model, pool
 
 
@@ -105,23 +97,20 @@ def same(found: Any, expected: Any) -> None:
             agree(found[0], expected[0])
 
 
-@functools.cache
-def right(model: Any) -> list[torch.Tensor]:
-    return [alone(model, row) for row in GOOD]
+RIGHT = [alone(tiny(), row) for row in ROWS]
 
 
 def serves(model: Any) -> None:
     with torch.no_grad():
-        answers(model(**queries(GOOD)).logits, right(model))
-        agree(model(GOOD[1][None]).logits[0], right(model)[1])
+        answers(model(**queries(ROWS)).logits, RIGHT)
+        agree(model(ROWS[1][None]).logits[0], RIGHT[1])
 
 
-@every_bad_call
+@pytest.mark.parametrize("bad", BAD)
 def test_it_is_met_as_the_host_meets_it_and_the_next_query_is_right(
     enabled: Enabled, bad: str
 ) -> None:
     model, pool = enabled
-    serves(model)
     expected = outcome(type(model).forward, model, **BAD[bad])
     same(outcome(model, **BAD[bad]), expected)
     hits = pool.stats().hits
@@ -137,25 +126,16 @@ def test_a_sparse_tensor_is_met_as_the_host_meets_it(enabled: Enabled) -> None:
     serves(model)
 
 
-@pytest.mark.parametrize("bad", REFUSED)
-def test_rows_that_hold_no_frame_are_refused_by_their_number(enabled: Enabled, bad: str) -> None:
-    model, _ = enabled
-    with torch.no_grad(), pytest.raises(ValueError, match=r"needs 30 samples .* row 1 has \d+:"):
-        model(**REFUSED[bad])
-    serves(model)
-
-
 @pytest.mark.parametrize("value", [NAN, INFINITY, 3e38])
 def test_a_broken_row_of_a_batch_breaks_no_other_and_none_after_it(
     enabled: Enabled, value: float
 ) -> None:
     model, _ = enabled
-    expected = right(model)
-    broken = [GOOD[0], with_value(value)[0, :431], GOOD[2]]
+    broken = [ROWS[0], with_value(value)[0, :431], ROWS[2]]
     with torch.no_grad():
         logits = model(**queries(broken)).logits
-    agree(logits[0], expected[0])
-    agree(logits[2, : len(expected[2])], expected[2])
+    agree(logits[0], RIGHT[0])
+    agree(logits[2, : len(RIGHT[2])], RIGHT[2])
     serves(model)
 
 
@@ -163,7 +143,7 @@ def test_a_broken_row_of_a_batch_breaks_no_other_and_none_after_it(
     "values",
     [
         torch.stack([ONE, ONE], dim=-1)[..., 0],  # every other number in memory
-        GOOD[0].expand(3, 600),
+        ROWS[0].expand(3, 600),
         ONE.flip(1).flip(1),
         torch.nn.Parameter(ONE),
     ],
@@ -182,16 +162,20 @@ def test_in_the_traffic_of_several_threads(enabled: Enabled) -> None:
     expected = {name: outcome(type(model).forward, model, **call) for name, call in BAD.items()}
     before = pool.stats()
 
-    def ask(thread: int) -> None:
-        names = [*BAD]
-        for i in range(len(names)):
-            name = names[(i * 5 + thread * 3) % len(names)]
+    def ask(thread: int) -> int:
+        """Ask half of them, and say how many were answered."""
+        names, answered = [*BAD], 0
+        for i in range(0, len(names), 2):
+            name = names[(i + thread * 7) % len(names)]
             same(outcome(model, **BAD[name]), expected[name])
+            answered += not isinstance(expected[name], tuple)
             serves(model)
+        return answered
 
-    with ThreadPoolExecutor(4) as executor:
-        list(executor.map(ask, range(4)))
+    with ThreadPoolExecutor(3) as executor:
+        answered = sum(executor.map(ask, range(3)))
     after = pool.stats()
-    assert after.calls - before.calls == 4 * 3 * len(BAD)
-    assert after.hits - before.hits >= 4 * 2 * len(BAD)
+    good = 2 * 3 * len(range(0, len(BAD), 2))
+    assert after.calls - before.calls == good + answered  # what raised is no answer
+    assert after.hits - before.hits >= good
     assert Reason.CHANGED not in after.misses

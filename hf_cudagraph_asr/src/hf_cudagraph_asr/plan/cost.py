@@ -1,4 +1,4 @@
-"""What a query costs, in a bucket and eagerly; and how often a bucket is wanted at once."""
+"""Cost of a query, in a bucket and eagerly; memory of a pool; replicas of a bucket."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def frame_bytes(geometry: Geometry, model: Any = None) -> float:
 
 
 def replicas(busy: Sequence[float], concurrency: int) -> Floats:
-    """How many graphs each bucket needs, so that of so many queries at once few wait for another.
+    """Number of graphs each bucket needs, so that few of so many concurrent queries wait.
 
     A query is in a bucket with the probability of that bucket's share of the busy time, so how
     many of them are is binomial. Its mean and 1.645 deviations, rounded up, are enough at 95% of

@@ -1,4 +1,4 @@
-"""Where to cut sorted lengths into buckets: the exact optimum, by dynamic programming.
+"""Cuts of sorted lengths into buckets: the exact optimum, by dynamic programming.
 
 Lengths 1 … n, with weight wⱼ and non-decreasing cost fⱼ of a bucket that ends at j: a bucket that
 serves the lengths i+1 … j costs W(i, j) = (Σ wᵢ₊₁ … wⱼ)·fⱼ, and
@@ -56,9 +56,9 @@ def partition(
     """The cheapest ends of at least 1 and at most `graphs` buckets.
 
     Args:
-        weights: (n,) what each length weighs, from 0 up.
-        replay: (n,) what a bucket of that length costs a query; must not fall.
-        eager: (n,) what a query of that length costs beyond the last bucket.
+        weights: (n,) weight of each length, from 0 up.
+        replay: (n,) cost of a query in a bucket of that length; must not fall.
+        eager: (n,) cost of a query of that length beyond the last bucket.
         graphs: how many buckets there may be.
         pinned: (n,) lengths that buckets must end at.
         longest: (graphs,) the index that m = 1, 2, … buckets may reach; −1: none. Must not rise.

@@ -1,4 +1,4 @@
-"""The lengths a pool captures: what they mean for a traffic, and those that suit it best."""
+"""Plans of the lengths to capture: any for a traffic, and the cheapest ones."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ class BucketPlan:
         return replace(self, traffic=Traffic.of(durations, self.geometry))
 
     def anew(self, traffic: Traffic) -> BucketPlan:
-        """Choose lengths and replicas anew for a traffic; all that was asked for stays.
+        """Choose lengths and replicas anew for a traffic, under the conditions of this plan.
 
         Raises:
             ValueError: memory or `graphs` leave no room for the pinned buckets, or for any.
@@ -183,7 +183,7 @@ class BucketPlan:
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
-        """What each length means for the traffic, ascending."""
+        """Each length with its share of the traffic, its padding and its cost, ascending."""
         queries, filled = self._served
         price = self.cost.replayed(np.array(self.lengths))
         return tuple(
@@ -289,7 +289,7 @@ class BucketPlan:
 
     @classmethod
     def load(cls, path: FilePath) -> BucketPlan:
-        """Read what `save` wrote.
+        """Read a plan that `save` wrote.
 
         Raises:
             FileNotFoundError: there is no such file.

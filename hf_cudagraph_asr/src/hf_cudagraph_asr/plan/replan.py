@@ -15,7 +15,7 @@ from hf_cudagraph_asr.plan.view import percent
 
 @dataclass(frozen=True)
 class Proposal:
-    """The best plan for what was seen, beside the present one. `propose` makes it.
+    """The best plan for the traffic seen, beside the present one. `propose` makes it.
 
     Attributes:
         plan: the buckets that cost least. Where none cost less, these are `current`.
@@ -36,7 +36,7 @@ class Proposal:
 
     @property
     def worthwhile(self) -> bool:
-        """Whether queries to come are to gain enough too, not only those the plan was made of."""
+        """True if enough is assured for queries to come, not only for those the plan is made of."""
         return self.assured > 0 and self.assured >= self.least_gain
 
     def __str__(self) -> str:
@@ -79,14 +79,14 @@ def propose(
 
     Args:
         plan: the present one.
-        sketch: what was seen since.
+        sketch: the lengths seen since.
         graphs: how many lengths there may be; by default as many as the present plan was allowed.
         cost: as in `plan_buckets`; by default the present plan's.
         minimum_queries: fewer are not planned for.
         least_gain: the assured gain, 0 to 1, from which a swap is worthwhile.
 
     Raises:
-        ValueError: too few queries; lengths of another geometry; or what cannot be planned with.
+        ValueError: too few queries; lengths of another geometry; or options out of range.
 
     >>> from hf_cudagraph_asr import Geometry, plan_buckets
     >>> sketch = LengthSketch(Geometry())

@@ -1,4 +1,4 @@
-"""How long the queries are: histograms over frames, from durations and from the calls of a pool."""
+"""Lengths of queries: histograms over frames, of durations and of the calls of a pool."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ FORGOTTEN = 2.0**-64  # a weight below which a length is left out
 
 @dataclass(frozen=True)
 class Chunking:
-    """How `pipeline("automatic-speech-recognition")` cuts long recordings for a CTC model.
+    """Chunks that `pipeline("automatic-speech-recognition")` cuts long recordings into, with CTC.
 
     Attributes:
         chunk: samples of a chunk.
@@ -69,7 +69,7 @@ class Traffic:
 
     Attributes:
         frames: the lengths there are, ascending, from 1 up.
-        counts: how many queries each has, or how much they weigh; those of none are left out.
+        counts: how many queries each has, or their weight; lengths without any are left out.
 
     Raises:
         ValueError: lengths or counts that are not as described.
@@ -134,7 +134,7 @@ class Traffic:
 
     @property
     def total(self) -> float:
-        """How many queries there are, or how much they weigh together."""
+        """Number of queries, or their total weight."""
         return sum(self.counts)
 
     def arrays(self) -> tuple[Ints, Floats]:
@@ -175,7 +175,7 @@ class LengthSketch:
         self._field, self._hop = geometry.receptive_field, geometry.hop
         self._rate = 1 / half_life
         self._lock = threading.Lock()
-        # By the frames of the bin: what its queries weighed when the last of them came, and when.
+        # By the frames of the bin: weight of its queries at the last of them, and when it came.
         self._weights: dict[int, tuple[float, int]] = {}
         self._age = 0
 
@@ -199,11 +199,11 @@ class LengthSketch:
 
     @property
     def total(self) -> float:
-        """What all queries weigh together; without a half-life, how many there are."""
+        """Total weight of the queries; with an infinite half-life, their number."""
         return math.fsum(self._read().values())
 
     def traffic(self) -> Traffic:
-        """Read what was seen, to plan for: `plan_buckets(sketch.traffic(), model=...)`.
+        """Read the queries seen, to plan for: `plan_buckets(sketch.traffic(), model=...)`.
 
         Raises:
             ValueError: no query was seen yet.
@@ -214,7 +214,7 @@ class LengthSketch:
         return Traffic(tuple(f for f, _ in found), tuple(weight for _, weight in found))
 
     def _read(self) -> dict[int, float]:
-        """Weights by length, without what is forgotten altogether."""
+        """Weights by length, without lengths that are forgotten altogether."""
         with self._lock:
             weights, age = self._weights.copy(), self._age
         found = {int(f): w * exp2((then - age) * self._rate) for f, (w, then) in weights.items()}
@@ -228,7 +228,7 @@ def _bin(frames: int) -> int:
 
 
 def warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
-    """Warn the caller's caller of what are hardly seconds; recordings to cut may be long."""
+    """Warn the caller's caller of durations that can hardly be seconds of queries."""
     frames, counts = traffic.arrays()
     seconds = frames * geometry.hop / geometry.sampling_rate
     long = seconds > LONG

@@ -1,4 +1,4 @@
-"""A plan as people see it: as a table of text, and drawn against the traffic it was made for."""
+"""Views of a plan: a table of text, and a plot against its traffic."""
 
 from __future__ import annotations
 

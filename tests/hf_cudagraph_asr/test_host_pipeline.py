@@ -13,9 +13,10 @@ import pytest
 import torch
 import transformers
 from padded_rows import audio
+from pooled import Static
 from tiny_models import CASES, plan_for
 
-from hf_cudagraph_asr.attach import enable_cuda_graphs
+from hf_cudagraph_asr import disable_cuda_graphs, enable_cuda_graphs
 
 RATE = 1000  # samples a second, so that seconds of audio are few frames
 LETTERS = "abcdefghi"
@@ -66,12 +67,12 @@ def stock(folder: Path) -> Any:
     return load(folder)
 
 
-@pytest.fixture(scope="module", params=["eager", "export"])
-def enabled(folder: Path, request: pytest.FixtureRequest) -> Iterator[Any]:
+@pytest.fixture(scope="module")
+def enabled(folder: Path) -> Iterator[Any]:
     """A pipeline whose model is enabled; its calls must all be served as planned."""
     pipe = load(folder)
     plan = plan_for(pipe.model, (500, 900), rate=RATE)
-    with enable_cuda_graphs(pipe.model, plan, backend=request.param) as pool:
+    with enable_cuda_graphs(pipe.model, plan, backend=Static()) as pool:
         yield pipe
     stats = pool.stats()
     assert stats.hits == stats.calls > 0
@@ -114,6 +115,20 @@ def test_a_generator_of_queries_with_sampling_rates(
 
     expected = [stock(query) for query in queries()]
     assert list(enabled(queries(), batch_size=batch_size)) == expected
+
+
+def test_a_query_too_short_for_a_frame_is_no_text_and_costs_no_other(
+    stock: Any, enabled: Any
+) -> None:
+    clips = [clip(n, n) for n in (300, 29, 640)]
+    expected = [stock(clips[0]), {"text": ""}, stock(clips[2])]
+    assert enabled(list(clips), batch_size=3) == expected
+
+
+def test_a_pipeline_is_told_to_give_its_model(stock: Any) -> None:
+    for verb in (enable_cuda_graphs, disable_cuda_graphs):
+        with pytest.raises(TypeError, match=r"Pipeline is no model of transformers.*pipe\.model"):
+            verb(stock)
 
 
 def test_the_stock_models_batches_fail_what_is_tested_here(tmp_path: Path) -> None:

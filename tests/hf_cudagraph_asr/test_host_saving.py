@@ -11,38 +11,32 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from padded_rows import agree, alone, answers, audio, queries
-from tiny_models import CASES, both_backends, each, plan_for
+from padded_rows import agree, alone
+from pooled import ROWS, Static, serves, tiny
+from tiny_models import each, plan_for
 
-from hf_cudagraph_asr.attach import EnabledPool, disable_cuda_graphs, enable_cuda_graphs
+from hf_cudagraph_asr import GraphPool, disable_cuda_graphs, enable_cuda_graphs
 
-ROWS = [audio(600, 0), audio(431, 1), audio(211, 2)]
 some_kinds = each(["wav2vec2-group", "wav2vec2-attention-adapter", "conformer-relative"])
 
 
-def enable(model: Any, backend: str) -> EnabledPool:
-    return enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend)
-
-
-def serves(model: Any) -> None:
-    with torch.no_grad():
-        answers(model(**queries(ROWS)).logits, [alone(model, row) for row in ROWS])
+def enable(model: Any, backend: Any = None) -> GraphPool:
+    return enable_cuda_graphs(model, plan_for(model, (600,), (4,)), backend=backend or Static())
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
-@both_backends
 @some_kinds
-def test_from_pretrained_to_from_pretrained(name: str, backend: str, tmp_path: Path) -> None:
-    CASES[name].build().save_pretrained(tmp_path / "published")
+def test_from_pretrained_to_from_pretrained(name: str, tmp_path: Path) -> None:
+    tiny(case=name).save_pretrained(tmp_path / "published")
     model = transformers.AutoModelForCTC.from_pretrained(tmp_path / "published").eval()
     with torch.no_grad():
         model(ROWS[0][None])  # some hosts extend their table of positions, with or without a pool
     model.save_pretrained(tmp_path / "stock")
     expected = [alone(model, row) for row in ROWS]
-    with enable(model, backend):
+    with enable(model):
         serves(model)
         model.save_pretrained(tmp_path / "enabled")
         serves(model)
@@ -56,10 +50,16 @@ def test_from_pretrained_to_from_pretrained(name: str, backend: str, tmp_path: P
         assert torch.equal(alone(again, row), own)
 
 
-@both_backends
-@some_kinds
-def test_the_state_is_the_models_own(name: str, backend: str) -> None:
-    model = CASES[name].build()
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [
+        ("wav2vec2-group", "export"),
+        ("wav2vec2-attention-adapter", None),
+        ("conformer-relative", None),
+    ],
+)
+def test_the_state_is_the_models_own(name: str, backend: Any) -> None:
+    model = tiny(case=name)
     before = {
         key: (tensor.data_ptr(), tensor.clone()) for key, tensor in model.state_dict().items()
     }
@@ -73,16 +73,15 @@ def test_the_state_is_the_models_own(name: str, backend: str) -> None:
             assert torch.equal(state[key], tensor)
         assert [key for key, _ in model.named_modules()] == modules
         # Another model takes it as it is.
-        other = CASES[name].build(seed=1)
+        other = tiny(1, name)
         other.load_state_dict(state)
     assert torch.equal(alone(other, ROWS[0]), alone(model, ROWS[0]))
 
 
-@both_backends
 @some_kinds
-def test_a_deep_copy_is_a_stock_model_that_can_be_enabled_itself(name: str, backend: str) -> None:
-    model = CASES[name].build()
-    with enable(model, backend) as pool:
+def test_a_deep_copy_is_a_stock_model_that_can_be_enabled_itself(name: str) -> None:
+    model = tiny(case=name)
+    with enable(model) as pool:
         serves(model)
         other = copy.deepcopy(model)
         assert "forward" not in vars(other) or other.forward.__self__ is other
@@ -94,21 +93,20 @@ def test_a_deep_copy_is_a_stock_model_that_can_be_enabled_itself(name: str, back
             assert torch.equal(other(ROWS[0][None]).logits[0], expected)
             assert float((expected - alone(model, ROWS[0])).abs().max()) > 1e-3
         assert pool.stats().calls == calls
-        with enable(other, backend) as own:
+        with enable(other) as own:
             serves(other)
             serves(model)
             third = copy.deepcopy(other)
-            assert (own.stats().calls, pool.stats().calls) == (1, calls + 1)
+            assert (own.stats().calls, pool.stats().calls) == (2, calls + 2)
         disable_cuda_graphs(model)
         with torch.no_grad():
             assert torch.equal(other(ROWS[0][None]).logits[0], expected)
             assert torch.equal(third(ROWS[0][None]).logits[0], expected)
 
 
-@both_backends
-def test_a_copy_of_what_holds_the_model_holds_one_stock_model(backend: str) -> None:
-    model = CASES["wav2vec2-group"].build()
-    with enable(model, backend) as pool:
+def test_a_copy_of_what_holds_the_model_holds_one_stock_model() -> None:
+    model = tiny()
+    with enable(model) as pool:
         holder = copy.deepcopy({"model": model, "again": model})
         assert holder["model"] is holder["again"] is not model
         with torch.no_grad():
@@ -117,9 +115,9 @@ def test_a_copy_of_what_holds_the_model_holds_one_stock_model(backend: str) -> N
 
 
 def test_what_pickles_the_model_itself_names_the_remedy() -> None:
-    model = CASES["data2vec-audio"].build()  # torch pickles no parametrised convolution
+    model = tiny(case="data2vec-audio")  # torch pickles no parametrized convolution
     remedy = pytest.raises(TypeError, match=r"call disable_cuda_graphs\(model\) first")
-    with enable(model, "eager"):
+    with enable(model):
         for whole in (model, model.forward):
             with remedy:
                 pickle.dumps(whole)

@@ -1,0 +1,148 @@
+"""`hf-cudagraph-asr serve`: whatever can be checked is refused before Ray starts, in one line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+import served  # noqa: F401 - imports Ray Serve without its warnings
+from tiny_models import plan_for
+from tiny_recogniser import RATE, save_recogniser
+from transformers import AutoConfig
+
+from hf_cudagraph_asr import plan_buckets
+from hf_cudagraph_asr.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model, the same without some of its parts, and plans."""
+    root = tmp_path_factory.mktemp("models")
+    found = save_recogniser(root / "model")
+    config = AutoConfig.from_pretrained(found)
+    plan_for(config, (400, 900), (1,), RATE).save(root / "plan.json")
+    plan_for(config, (400, 900), (1,), 2 * RATE).save(root / "rate.json")
+    plan_buckets([1.0, 2.0], graphs=1).save(root / "geometry.json")
+    (root / "broken.json").write_text("{")
+    for name, part in [
+        ("no-config", "config.json"),
+        ("no-weights", "model.safetensors"),
+        ("no-processor", "processor_config.json"),
+    ]:
+        shutil.copytree(found, root / name).joinpath(part).unlink()
+    for name, change in [
+        ("not-ctc", {"architectures": ["Wav2Vec2ForPreTraining"]}),
+        ("no-waveform", {"model_type": "bert", "architectures": ["BertForCTC"]}),
+    ]:
+        file = shutil.copytree(found, root / name) / "config.json"
+        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    return root
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What Ray would have been started with; here it never does."""
+    calls: list[Any] = []
+
+    def init(**options: Any) -> None:
+        calls.append(options)
+        raise RuntimeError("not in this test")
+
+    monkeypatch.setattr("ray.init", init)
+    for name in ("RAY_USAGE_STATS_ENABLED", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"):
+        monkeypatch.setenv(name, "0")  # which the command sets, and which is to be undone
+    return calls
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ("--model nowhere/to/be", "nowhere/to/be is no folder of a model"),
+        ("--model plan.json", "plan.json is no folder of a model"),
+        ("--model no-config", "found nothing to load in"),
+        ("--model no-weights", "no-weights holds no weights: expected model.safetensors"),
+        ("--model no-processor", "AutoProcessor found nothing to load in"),
+        ("--model not-ctc", "holds a Wav2Vec2ForPreTraining, expected a CTC model"),
+        ("--model no-waveform", "holds a BertForCTC, expected a CTC model"),
+        ("--plan none.json", "No such file or directory: none.json"),
+        ("--plan broken.json", "broken.json"),
+        ("--plan geometry.json", "kernels"),
+        ("--plan rate.json", "1,000 Hz"),
+        ("--backend cud", "backend is 'cud': Input should be 'auto', 'cuda', 'compile', 'export'"),
+        ("--backend cuda --device cpu", "the cuda backend needs a CUDA device, not cpu"),
+        ("--device cuda:7", "no device 'cuda:7': torch sees 0 GPUs here"),
+        ("--device gpu", "device is 'gpu'"),
+        ("--dtype int8", "dtype is 'int8': Input should be 'auto', 'float32', 'bfloat16' or"),
+        ("--batch-sizes 1,x", "batch_sizes.1 is 'x': Input should be a valid integer"),
+        ("--replicas 2 --gpus 1", "2 replicas with 1 GPUs each do not fit in 0"),
+        ("--set max_second=9", "no setting max_second: expected some of max_bytes"),
+        ("--set max_seconds=0", "max_seconds is '0': Input should be greater than 0"),
+        ("--set max_seconds", "--set max_seconds: expected NAME=VALUE"),
+    ],
+)
+def test_a_mistake_is_one_line_before_ray_starts(
+    folder: Path,
+    started: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    options: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(folder)
+    if "--model" not in options:
+        options = f"--model model {options}"
+    assert main(["serve", *options.split(), "--port", str(free_port())]) == 2
+    output, error = capsys.readouterr()
+    assert message in error
+    assert error.startswith("hf-cudagraph-asr: error: ")
+    assert (output, error.count("\n")) == ("", 1)
+    assert not started
+
+
+def test_a_port_in_use_is_named(
+    folder: Path, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--model", str(folder / "model"), "--port", str(port)]) == 2
+    error = capsys.readouterr().err
+    assert f"127.0.0.1:{port} cannot be listened at (Address already in use)" in error
+    assert main(["serve", "--model", str(folder / "model"), "--host", "256.0.0.1"]) == 2
+    assert "256.0.0.1:8000 cannot be listened at" in capsys.readouterr().err
+    assert not started
+
+
+def test_without_the_extra_it_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started: list[Any]
+) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "hf_cudagraph_asr.serve", None)
+    assert main(["serve", "--model", "m", "--port", str(free_port())]) == 2
+    assert 'pip install "hf-cudagraph-asr[serve]"' in capsys.readouterr().err
+
+
+def test_what_is_right_is_given_to_ray_and_a_ray_that_does_not_start_is_no_traceback(
+    folder: Path, started: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = f"--model {folder / 'model'} --plan {folder / 'plan.json'} --backend export"
+    assert main(["serve", *options.split(), "--port", str(free_port())]) == 2
+    assert "Ray did not start (not in this test): try again" in capsys.readouterr().err
+    assert started[0]["include_dashboard"] is False
+
+
+def test_help_promises_the_texts_in_float32(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", "--help"]) == 0
+    assert "In float32" in " ".join(capsys.readouterr().out.split())

@@ -12,7 +12,7 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from padded_rows import TOLERANCE, audio, deviation, padded
-from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomised
+from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomized
 
 from hf_cudagraph_asr.exact import ExactForward
 from hf_cudagraph_asr.geometry import Frames, Geometry
@@ -29,20 +29,23 @@ def boundaries(model: Any, frames: Sequence[int]) -> list[int]:
 
 
 @every_case
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_every_row_of_every_bucket_has_the_logits_of_its_unpadded_run(
-    name: str, attention: str
-) -> None:
+def test_every_row_of_every_bucket_has_the_logits_of_its_unpadded_run(name: str) -> None:
     model = CASES[name].build()
-    model.set_attn_implementation(attention)
-    lengths = boundaries(model, (2, 3, 4, 9, 30, 31))
+    lengths = boundaries(model, (2, 3, 4, 9, 30))
     rows = [audio(length, seed) for seed, length in enumerate(lengths)]
-    for total in (max(lengths), max(lengths) + 1, 901, 1500):
-        assert deviation(model, rows, total) <= TOLERANCE
+    assert deviation(model, rows, max(lengths), max(lengths) + 1, 901) <= TOLERANCE
 
 
 @every_kind
-@settings(max_examples=8, deadline=None)
+def test_also_with_the_hosts_own_attention(name: str) -> None:
+    model = CASES[name].build()
+    model.set_attn_implementation("eager")
+    rows = [audio(length, length) for length in boundaries(model, (9,))]
+    assert deviation(model, rows, 251) <= TOLERANCE
+
+
+@every_kind
+@settings(max_examples=5)
 @given(
     lengths=st.lists(st.integers(50, 700), min_size=1, max_size=4),
     extra=st.integers(0, 300),
@@ -85,9 +88,9 @@ def test_the_published_seven_layers(stem: str) -> None:
     ).build()
     exact = ExactForward(model)
     assert exact.receptive_field == 400
-    lengths = [400, 719, 720, 721, 15_759, 15_760, 16_079, 16_080]
+    lengths = [400, 719, 720, 721, 5_199, 5_200, 6_479, 6_480]
     rows = [audio(length, seed) for seed, length in enumerate(lengths)]
-    assert deviation(model, rows, 320 * 60 + 399) <= TOLERANCE
+    assert deviation(model, rows, 320 * 25 + 399) <= TOLERANCE
 
 
 @pytest.mark.parametrize("own", [{}, STABLE], ids=["base", "large"])
@@ -97,8 +100,8 @@ def test_two_layers_of_the_published_widths(own: dict[str, Any]) -> None:
         **{**(width if own else {}), **own, "num_hidden_layers": 2}
     )
     torch.manual_seed(0)
-    model = randomised(transformers.Wav2Vec2ForCTC(config)).eval()
-    assert deviation(model, [audio(8_123, 0), audio(5_200, 1)], 10_000) <= TOLERANCE
+    model = randomized(transformers.Wav2Vec2ForCTC(config)).eval()
+    assert deviation(model, [audio(4_123, 0), audio(2_600, 1)], 5_000) <= TOLERANCE
 
 
 @every_kind

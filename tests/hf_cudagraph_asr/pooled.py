@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -96,3 +97,32 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
         for record in caplog.records
         if record.name.startswith("hf_cudagraph_asr") and record.levelno == logging.WARNING
     ]
+
+
+def belongings(model: Any) -> list[tuple[str, dict[str, Any]]]:
+    """Every module's attributes, hooks and forward included, by identity."""
+    found = []
+    for name, module in model.named_modules():
+        own: dict[str, Any] = {}
+        for key, value in vars(module).items():
+            if isinstance(value, dict):
+                own[key] = {inner: id(held) for inner, held in value.items()}
+            else:  # exporting any model replaces its tuples by equal ones
+                own[key] = value if isinstance(value, tuple) else id(value)
+        found.append((name, own))
+    return found
+
+
+@contextmanager
+def unchanged(model: Any) -> Iterator[None]:
+    """Check that a model's modules, tensors and values are afterwards what they were."""
+    before = belongings(model)
+    state = {key: (value.data_ptr(), value.clone()) for key, value in model.state_dict().items()}
+    try:
+        yield
+    finally:
+        assert belongings(model) == before
+        assert model.state_dict().keys() == state.keys()
+        for key, value in model.state_dict().items():
+            assert value.data_ptr() == state[key][0]
+            assert torch.equal(value, state[key][1])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from padded_rows import agree, alone, answers, audio, queries
-from pooled import Static
+from pooled import Static, unchanged
 from tiny_models import CASES, KINDS, each, every_case, plan_for
 
 from hf_cudagraph_asr import ExactForward, enable_cuda_graphs
@@ -39,32 +37,6 @@ def check(model: Any, backend: Any, rows: list[torch.Tensor], expected: list[tor
 def test_a_mixed_batch_is_answered_as_single_queries_are(name: str) -> None:
     model = CASES[name].build()
     check(model, Static(), *mixed(model))
-
-
-def belongings(model: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Every module's attributes, hooks and forward included, by identity."""
-    found = []
-    for name, module in model.named_modules():
-        own: dict[str, Any] = {}
-        for key, value in vars(module).items():
-            if isinstance(value, dict):
-                own[key] = {inner: id(held) for inner, held in value.items()}
-            else:  # exporting any model replaces its tuples by equal ones
-                own[key] = value if isinstance(value, tuple) else id(value)
-        found.append((name, own))
-    return found
-
-
-@contextmanager
-def unchanged(model: Any) -> Iterator[None]:
-    before = belongings(model)
-    state = {key: (value.data_ptr(), value.clone()) for key, value in model.state_dict().items()}
-    yield
-    assert belongings(model) == before
-    assert model.state_dict().keys() == state.keys()
-    for key, value in model.state_dict().items():
-        assert value.data_ptr() == state[key][0]
-        assert torch.equal(value, state[key][1])
 
 
 @each(name for name in KINDS if "unispeech" not in name)  # to trace, they are Wav2Vec2

@@ -2,59 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from padded_rows import TOLERANCE, audio, deviation, padded
+from padded_rows import TOLERANCE, agree, alone, audio, deviation, padded
+from pooled import unchanged
 from tiny_models import CASES, every_kind
 
-from hf_cudagraph_asr.exact import ExactForward
-from hf_cudagraph_asr.families import FAMILIES, UnsupportedModel, family_of
-
-
-def belongings(model: Any) -> list[tuple[str, dict[str, Any]]]:
-    """Every module's attributes, hooks and forward included, by identity."""
-    found = []
-    for name, module in model.named_modules():
-        own: dict[str, Any] = {}
-        for key, value in vars(module).items():
-            if isinstance(value, dict):
-                own[key] = {inner: id(held) for inner, held in value.items()}
-            else:  # exporting any model replaces its tuples by equal ones
-                own[key] = value if isinstance(value, tuple) else id(value)
-        found.append((name, own))
-    return found
-
-
-@contextmanager
-def unchanged(model: Any) -> Iterator[None]:
-    before = belongings(model)
-    state = {key: (value.data_ptr(), value.clone()) for key, value in model.state_dict().items()}
-    try:
-        yield
-    finally:
-        assert belongings(model) == before
-        assert model.state_dict().keys() == state.keys()
-        for key, value in model.state_dict().items():
-            assert value.data_ptr() == state[key][0]
-            assert torch.equal(value, state[key][1])
+from hf_cudagraph_asr import ExactForward, UnsupportedModel
+from hf_cudagraph_asr.families import FAMILIES, family_of
 
 
 @every_kind
 def test_the_model_is_untouched(name: str, tmp_path: Path) -> None:
     model = CASES[name].build()
-    with torch.no_grad():
-        model(audio(700, 0)[None])  # fills what caches the host itself has
+    alone(model, audio(700))  # fills what caches the host itself has
     model.save_pretrained(tmp_path / "before")
     with unchanged(model), torch.no_grad():
-        exact = ExactForward(model)
-        exact(*padded([audio(500, 0), audio(700, 1)], 800))
-        torch.export.export(exact, padded([audio(500, 0)], 600), strict=False)
+        ExactForward(model)(*padded([audio(500, 0), audio(700, 1)], 800))
     model.save_pretrained(tmp_path / "after")
     for file in sorted((tmp_path / "before").iterdir()):
         assert (tmp_path / "after" / file.name).read_bytes() == file.read_bytes()
@@ -83,11 +52,10 @@ def test_weights_are_shared_and_changes_in_place_are_used() -> None:
     exact = ExactForward(model)
     assert {p.data_ptr() for p in exact.parameters()} == {p.data_ptr() for p in model.parameters()}
     model.load_state_dict(CASES["wav2vec2-group"].build(seed=1).state_dict())
-    rows = [audio(500, 0)]
+    row = audio(500)
     with torch.no_grad():
-        logits, frames = exact(*padded(rows, 800))
-        alone = model(rows[0][None]).logits[0]
-    torch.testing.assert_close(logits[0, : frames[0]], alone, rtol=0, atol=1e-5)
+        logits, frames = exact(*padded([row], 800))
+    agree(logits[0, : frames[0]], alone(model, row))
 
 
 def test_every_listed_family_is_tested() -> None:
@@ -130,11 +98,45 @@ def test_attention_that_asks_the_host_is_refused(attention: str) -> None:
         ExactForward(model)
 
 
-def test_a_wrapped_first_convolution_is_refused() -> None:
-    model = CASES["wav2vec2-group"].build()
-    layer = model.wav2vec2.feature_extractor.conv_layers[0]
+class Conv1d(torch.nn.Conv1d):
+    """Has torch's name, and might compute anything."""
+
+
+class GroupNorm(torch.nn.GroupNorm):
+    """Likewise."""
+
+
+def wrapped(layer: Any) -> None:
     layer.conv = torch.nn.Sequential(layer.conv)
-    with pytest.raises(UnsupportedModel, match=r"Sequential.*expected Conv1d"):
+
+
+def own_convolution(layer: Any) -> None:
+    layer.conv = Conv1d(1, 24, 10, 5, bias=False)
+
+
+def own_norm(layer: Any) -> None:
+    layer.layer_norm = GroupNorm(24, 24)
+
+
+def fewer_groups(layer: Any) -> None:
+    layer.layer_norm = torch.nn.GroupNorm(12, 24)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (wrapped, r"are torch\.nn\S*Sequential and torch\.nn\S*GroupNorm, expected those of"),
+        (own_convolution, r"conv_layers\.0\.conv is a \S*test_padding_host\.Conv1d"),
+        (own_norm, r"conv_layers\.0\.layer_norm is a \S*test_padding_host\.GroupNorm"),
+        (fewer_groups, r"24 outputs in 12 groups, expected .* as many affine groups as outputs"),
+    ],
+)
+def test_another_first_layer_is_refused_by_its_full_name(
+    change: Callable[[Any], None], message: str
+) -> None:
+    model = CASES["wav2vec2-group"].build()
+    change(model.wav2vec2.feature_extractor.conv_layers[0])
+    with pytest.raises(UnsupportedModel, match=message):
         ExactForward(model)
 
 

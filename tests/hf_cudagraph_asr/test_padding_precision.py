@@ -11,7 +11,7 @@ import torch
 from padded_rows import audio, deviation, padded
 from tiny_models import CASES, every_kind
 
-from hf_cudagraph_asr.exact import ExactForward
+from hf_cudagraph_asr import ExactForward
 
 HALF = 2.5  # of what bfloat16 or float16 themselves err: two runs that round differently
 

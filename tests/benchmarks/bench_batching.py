@@ -3,6 +3,9 @@
     python tests/benchmarks/bench_batching.py
     python tests/benchmarks/bench_batching.py --orders 1 --batch-sizes 4
 
+All three dtypes take about twenty minutes of processor time without a GPU; `--dtypes float32`, a
+third of that.
+
 The forty recordings of docs/examples/tinyvoice, in several random orders, in batches of several
 sizes. A text counts as changed where it is not the stock model's for that recording alone, in the
 same dtype. The stock model is called in the two ways people call it: with what a feature extractor

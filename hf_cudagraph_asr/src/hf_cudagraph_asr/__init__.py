@@ -3,7 +3,7 @@
     plan = plan_buckets(durations, graphs=16, model=model)   # the lengths that suit a traffic best
     with enable_cuda_graphs(model, plan) as pool:            # or keep it on; disable_cuda_graphs
         pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
-        pool.explain(samples=31_000)                         # bucket, padding, or why not
+        pool.stats()                                         # hits, and why others were none
 
 The idea is the inference part of SpeechNet (Tang et al., arXiv 2211.11740).
 """

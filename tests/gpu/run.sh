@@ -19,10 +19,10 @@ export GRAPHS_TEST_DEVICE=${GRAPHS_TEST_DEVICE:-cuda}
 export OUT PYTHONPATH=$PWD/hf_cudagraph_asr/src:$PWD/$HERE PYTHONUNBUFFERED=1
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 if [ "$GRAPHS_TEST_DEVICE" = cpu ]; then
-  BASE=tiny LARGE=tiny MANY=4 SHARDS=${SHARDS:-2}
+  BASE=tiny LARGE=tiny BOTH=(tiny) MANY=4 SHARDS=${SHARDS:-2}
   QUERIES=(--queries 10 --repeats 2) DTYPES=(fp32)
 else
-  BASE=base LARGE=large MANY=16 SHARDS=${SHARDS:-6}
+  BASE=base LARGE=large BOTH=(large base) MANY=16 SHARDS=${SHARDS:-6}
   QUERIES=(--queries 300 --repeats 30) DTYPES=(bf16 fp32)
 fi
 failed=0
@@ -85,7 +85,7 @@ first)
 second)
   probe 110 latency_large batches streams serving swap first_replay new_lengths compiled
   tests 45 2 compiled_forward
-  bench 70 graphs-large.json --geometry $LARGE $BASE --dtype "${DTYPES[@]}" --graphs $MANY \
+  bench 70 graphs-large.json --geometry "${BOTH[@]}" --dtype "${DTYPES[@]}" --graphs $MANY \
     --seconds 1 2 5 8 --rows 4 "${QUERIES[@]}"
   ;;
 *) echo "first or second, not $PART" >&2; exit 2 ;;

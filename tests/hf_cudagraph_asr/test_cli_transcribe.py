@@ -136,6 +136,22 @@ def test_a_plan_of_which_nothing_is_captured_is_one_warning(
     assert "the plan is not used, as the eager backend captures nothing" in line
 
 
+@pytest.mark.parametrize(("arguments", "sizes"), [([], (3,)), (["--batch-size", 5], (1, 5))])
+def test_a_batch_size_that_is_not_planned_is_captured_besides(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[object], sizes: tuple[int, ...]
+) -> None:
+    found: list[tuple[int, ...]] = []
+    own = Transcriber.transcribe
+
+    def looking(self: Transcriber, waveforms: Any) -> Any:
+        found.append(self.pool.batch_sizes)
+        return own(self, waveforms)
+
+    monkeypatch.setattr(Transcriber, "transcribe", looking)
+    assert transcribe("click.wav", "--plan", "plan.json", *arguments) == 0
+    assert found == [sizes]
+
+
 def test_long_recordings_go_in_chunks() -> None:
     assert transcribe("audio", "--chunk", 0.5) == 0
     pipe = stock_pipeline(Path("model"))
@@ -354,10 +370,13 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
 ) -> None:
     paths = [f"audio/{i:02}.wav" for i in range(12)] * 50
     opened: list[str] = []
+    slowly = threading.Event()
     own = batch.read_audio
 
     def counting(path: Any, *args: Any) -> Any:
         opened.append(threading.current_thread().name)
+        if slowly.is_set() and len(opened) > 10:  # not in the first window
+            time.sleep(0.2)
         return own(path, *args)
 
     def settled() -> int:
@@ -377,6 +396,14 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
         assert all(name.startswith("reader") for name in opened)
         results.close()  # type: ignore[attr-defined]
         assert not [t for t in threading.enumerate() if t.name.startswith("reader")]
+        # It does not finish its window first.
+        opened.clear()
+        results = transcribe_files(transcriber, paths, batch_size=2)
+        slowly.set()
+        next(results)
+        results.close()  # type: ignore[attr-defined]
+        assert len(opened) < 15
+        slowly.clear()
         # Long recordings fill a window before its count does.
         opened.clear()
         monkeypatch.setattr(batch, "MOST_SECONDS", 1.0)
@@ -384,6 +411,23 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
         next(results)
         assert settled() < 8
         results.close()  # type: ignore[attr-defined]
+
+
+def test_a_result_is_given_as_soon_as_those_before_it_are(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    own = Transcriber.transcribe
+
+    def counting(self: Transcriber, waveforms: Any) -> Any:
+        calls.append(len(waveforms))
+        return own(self, waveforms)
+
+    monkeypatch.setattr(Transcriber, "transcribe", counting)
+    with Transcriber.from_pretrained(here / "model", device="cpu") as transcriber:
+        results = transcribe_files(transcriber, ["audio/00.wav"] * 20, batch_size=2)
+        assert len(list(islice(results, 3))) == 3
+        assert calls == [2, 2]
 
 
 def test_the_error_of_a_line_is_what_a_line_may_hold(here: Path) -> None:

@@ -113,8 +113,9 @@ def test_the_first_example_of_the_readme_runs_on_what_it_says_to_install(
     package, wheel, alone, root, tmp_path
 ):
     readme = (package.folder / "README.md").read_text()
-    # The first command that installs the package, "./weaklabel" or "./weaklabel[report]".
-    extras = re.search(rf"pip install \"?\./{package.name}((?:\[[\w,-]+\])?)", readme)[1]
+    (section,) = re.findall(r"^## Install\n(.+?)^## ", readme, re.DOTALL | re.MULTILINE)
+    # The last command of that section: pip install ./weaklabel, or "./weaklabel[report]".
+    *_, extras = re.findall(rf"pip install \"?\./{package.name}((?:\[[\w,-]+\])?)", section)
     if extras:
         install(alone, f"{wheel}{extras}", root)
     example = re.search(r"^```python\n(.*?)^```$", readme, re.DOTALL | re.MULTILINE)[1]

@@ -13,7 +13,14 @@ import pytest
 # them in an environment without.
 PURE = {
     "daam_diffusers": ("test_prompt.py", "test_report.py"),
-    "hf_cudagraph_asr": ("test_geometry.py", "test_plan.py", "test_replan.py", "test_sketch.py"),
+    "hf_cudagraph_asr": (
+        "test_events.py",
+        "test_metrics.py",
+        "test_packing.py",
+        "test_plan.py",
+        "test_replan.py",
+        "test_sketch.py",
+    ),
 }
 HOSTS = ("torch", "diffusers")
 

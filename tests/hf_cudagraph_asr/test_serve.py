@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import psutil
 import pytest
-from served import encoded
+from served import encoded, written
 from tiny_models import plan_for
 from tiny_recogniser import RATE, save_recogniser
 from transformers import AutoConfig
@@ -35,9 +35,13 @@ COMMAND = [sys.executable, "-c", "from hf_cudagraph_asr.cli import script; scrip
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_AUTH_TOKEN": "0123456789abcdef" * 4,  # or Ray writes one to the home folder
+    "HF_HUB_OFFLINE": "1",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # as the command sets it, for one that joins too
     "RAY_metrics_report_interval_ms": "250",
     "RAY_worker_niceness": "0",  # or what else runs here comes first
 }
+
+LOUD = written(np.full(300, 1e20, np.float32), format="WAV", subtype="FLOAT")
 
 
 def mixed(count: int) -> list[bytes]:
@@ -179,7 +183,7 @@ def first_answer(service: Service) -> bool:
     return response.status_code == 200
 
 
-def test_before_a_model_is_ready_clients_are_asked_to_come_again(service: Service) -> None:
+def test_before_a_model_is_ready_clients_are_asked_to_retry(service: Service) -> None:
     refused = [one for one in service.early if one.headers["content-type"] == "application/json"]
     assert {one.status_code for one in refused} == {200, 503}
     for response in refused[:-1]:
@@ -230,6 +234,7 @@ def test_an_upload_is_answered_with_its_text_words_and_route(
         ("POST", "/transcribe", b"RIFF....WAVE", 400, "undecodable"),
         ("POST", "/transcribe", encoded(40_000), 413, "too_long"),
         ("POST", "/transcribe", bytes(17 * 2**20), 413, "too_large"),
+        ("POST", "/transcribe", LOUD, 400, "unsupported_audio"),
         ("GET", "/transcribe", b"", 405, "method_not_allowed"),
         ("GET", "/metrics", b"", 404, "not_found"),
     ],
@@ -303,8 +308,8 @@ def test_rays_metrics_hold_the_librarys_and_the_servers(service: Service) -> Non
         for name, samples in service.metrics().items():
             for labels, value in samples:
                 if "le" not in labels:
-                    told = labels.get("status") or labels.get("kind") or labels.get("route") or ""
-                    found[name, told] += value
+                    label = labels.get("status") or labels.get("kind") or labels.get("route") or ""
+                    found[name, label] += value
         return found
 
     def settled() -> Counter[tuple[str, str]]:
@@ -321,6 +326,8 @@ def test_rays_metrics_hold_the_librarys_and_the_servers(service: Service) -> Non
     more = settled() - before
     assert more["requests_total", "200"] == more["request_seconds_count", ""] == 40
     assert more["wait_seconds_count", ""] == 40
+    errors = {(of["status"], of["error"]) for of, _ in service.metrics()["requests_total"]}
+    assert errors >= {("200", "none"), ("400", "undecodable"), ("413", "too_large")}
     routes = Counter(one.json()["route"] for one in found)
     assert {route: more["rows_total", route] for route in routes} == routes
     calls = sum(value for (name, _), value in more.items() if name == "calls_total")
@@ -331,7 +338,7 @@ def test_rays_metrics_hold_the_librarys_and_the_servers(service: Service) -> Non
     assert max(one.json()["batch"] for one in found) > 1
 
 
-def test_too_many_are_refused_and_asked_to_come_again(
+def test_too_many_are_refused_and_asked_to_retry(
     service: Service, offline: Callable[[bytes], str]
 ) -> None:
     bodies = [encoded(800, seed) for seed in range(200)]
@@ -381,6 +388,26 @@ def test_a_killed_replica_costs_no_wrong_answer_and_is_missed(
     again = asyncio.run(service.post_all(bodies[:20]))
     assert [one.json()["text"] for one in again] == list(map(offline, bodies[:20]))
     assert kept.is_running()
+
+
+def test_a_model_that_does_not_start_ends_the_command_with_its_own_error(service: Service) -> None:
+    session = Path(service.said(r"logs: (\S+)")).parents[1]
+    (port,) = (file.read_text() for file in session.glob("gcs_server_port_*"))
+    options = f"--model nobody/nothing --device cpu --address 127.0.0.1:{port}"
+    ended = subprocess.run(
+        [*COMMAND, *options.split(), "--port", str(service.port)],
+        env=os.environ | ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    *before, last = ended.stderr.splitlines()
+    assert len(before) < 10
+    assert last.startswith(
+        "hf-cudagraph-asr: error: the application did not start: OSError: AutoProcessor found "
+        "nothing to load in 'nobody/nothing', expected a model's folder or its name on the hub"
+    )
 
 
 def test_a_terminated_command_ends_well_and_leaves_nothing_behind(service: Service) -> None:

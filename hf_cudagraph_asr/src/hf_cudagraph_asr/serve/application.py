@@ -154,8 +154,8 @@ async def uploaded(request: Request) -> bytes:
         detail = "the form has no file in its field `file`: send it as curl -F file=@query.wav does"
         raise refusal(400, "bad_request", detail)
     # curl --data-binary calls whatever it sends a form.
-    unsaid = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-    if given in unsaid or given.startswith("audio/"):
+    untyped = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+    if given in untyped or given.startswith("audio/"):
         return await request.body()
     what = f"the body is {given:.60}, expected audio/wav, audio/flac or multipart/form-data"
     detail = f"{what}: send the file itself, as curl --data-binary @query.wav does"
@@ -235,10 +235,11 @@ class Gateway:
 
     async def _ask(self, method: str, seconds: float, late: str, *args: Any) -> Any:
         """Call a Recognizer, and another one where the first dies."""
+        deadline = asyncio.get_running_loop().time() + seconds
         for _ in range(ATTEMPTS):
             response = getattr(self._recognizers, method).remote(*args)
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout_at(deadline):
                     return await response
             except TimeoutError as error:
                 response.cancel()

@@ -236,7 +236,7 @@ class Recognizer:
         self._waiting = []
 
     async def _compute(self, batch: list[Query]) -> bool:
-        """Answer a batch; return False where the model failed, which only a single one is told."""
+        """Answer a batch. Where the model fails, answer a single query only, and return False."""
         start, loop = perf_counter(), asyncio.get_running_loop()
         waveforms = [query.waveform for query in batch]
         try:
@@ -251,9 +251,10 @@ class Recognizer:
                 batch[0].settle(answer)
             return False
         self._failures = 0
-        self._count(found, [start - query.arrived for query in batch])
-        for query, transcript in zip(batch, found, strict=True):
-            query.settle(_transcription(transcript, len(batch), 1000 * (start - query.arrived)))
+        waits = [start - query.arrived for query in batch]
+        for query, transcript, wait in zip(batch, found, waits, strict=True):
+            query.settle(_transcription(transcript, len(batch), 1000 * wait))
+        self._count(found, waits)
         return True
 
     def _count(self, found: Sequence[Transcript], waits: Sequence[float]) -> None:
@@ -295,13 +296,8 @@ def _transcription(found: Transcript, batch: int, waited: float) -> Transcriptio
 def length_class(samples: int, buckets: Sequence[int]) -> int:
     """Number the lengths that are batched together; longer is never less.
 
-    Args:
-        samples: of a query, from 1 up.
-        buckets: samples of each bucket, ascending. A query shares a class with those of its
-            bucket; longer ones, and all where there are none, with those of similar length.
-
-    >>> [length_class(n, (100, 200)) for n in (1, 100, 101, 200, 201, 250, 251)]
-    [0, 0, 1, 1, 3, 3, 4]
+    A query shares a class with those of its bucket (`buckets`: samples, ascending); longer ones,
+    and all where there are no buckets, with those of similar length.
     """
     at = bisect_left(buckets, samples)
     if at < len(buckets):
@@ -324,7 +320,7 @@ def choose(waiting: Sequence[Query], most: int, rows: Sequence[int]) -> list[Que
 
 
 def _check_gpu(device: str) -> None:
-    """Refuse to share a GPU unasked: Ray hides none from replicas that were given none."""
+    """Refuse a GPU that was not given to this replica: Ray hides none, and all would share it."""
     import torch
 
     if device == "cpu" or not torch.cuda.is_available():

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ from transformers import AutoModelForCTC
 
 from hf_cudagraph_asr import BucketPlan, Transcriber, batch
 from hf_cudagraph_asr.batch import TranscriptFile, transcribe_files
-from hf_cudagraph_asr.cli import main
+from hf_cudagraph_asr.cli import main, script
 
 LENGTHS = [820, 300, 511, 95, 640, 1_240, 333, 31, 702, 450, 450, 128]
 FAILED = ["bad/broken.flac", "bad/movie.m4a", "bad/cut.wav"]
@@ -471,3 +472,16 @@ def test_a_mistake_is_a_line_and_exit_code_2(
     assert line.startswith("hf-cudagraph-asr: error: ")
     assert message in line
     assert sorted(os.listdir()) == before
+
+
+def test_the_script_ends_with_the_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for argument, code in (("--version", 0), ("no-such-command", 2)):
+        monkeypatch.setattr(sys, "argv", ["hf-cudagraph-asr", argument])
+        with pytest.raises(SystemExit) as ended:
+            script()
+        assert ended.value.code == code
+    shown = capsys.readouterr()
+    assert shown.out.startswith("hf-cudagraph-asr 0.")
+    assert shown.err.startswith("hf-cudagraph-asr: error: No such command")

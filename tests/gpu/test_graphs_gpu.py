@@ -172,7 +172,8 @@ def test_replays_in_any_order_after_other_work_stay_right(enabled: Enabled) -> N
     chooser = random.Random(0)
     kept: list[torch.Tensor] = []
     hits = pool.stats().hits
-    for i in range(200):
+    calls = 200 if DEVICE == "cuda" else 50
+    for i in range(calls):
         which = chooser.randrange(len(rows))
         with torch.inference_mode():
             logits = model(rows[which][None]).logits[0]
@@ -185,7 +186,7 @@ def test_replays_in_any_order_after_other_work_stay_right(enabled: Enabled) -> N
                 gc.collect()
         assert logits.shape == expected[which].shape
         assert difference(logits, expected[which]) <= TOLERANCE
-    assert pool.stats().hits - hits == 200
+    assert pool.stats().hits - hits == calls
 
 
 def test_sixteen_threads_on_streams_of_their_own_get_their_own_answers(enabled: Enabled) -> None:

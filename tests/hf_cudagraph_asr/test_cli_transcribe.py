@@ -20,9 +20,9 @@ from tiny_models import plan_for
 from tiny_recogniser import RATE, read_lines, record, save_recogniser, stock_pipeline, waveform
 from transformers import AutoModelForCTC
 
-from hf_cudagraph_asr import BucketPlan, Transcriber, batch
-from hf_cudagraph_asr.batch import TranscriptFile, transcribe_files
+from hf_cudagraph_asr import BucketPlan, Transcriber, read_audio
 from hf_cudagraph_asr.cli import main, script
+from hf_cudagraph_asr.cli.transcribe import TranscriptFile, transcribe_files
 
 LENGTHS = [820, 300, 511, 95, 640, 1_240, 333, 31, 702, 450, 450, 128]
 FAILED = ["bad/broken.flac", "bad/movie.m4a", "bad/cut.wav"]
@@ -99,7 +99,7 @@ def test_lines_are_what_the_stock_pipeline_says_in_order(
 def test_batches_and_order_change_nothing(
     wanted: list[dict[str, Any]], batch_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(batch, "LOOK_AHEAD", 2)
+    monkeypatch.setattr("hf_cudagraph_asr.cli.transcribe.LOOK_AHEAD", 2)
     files = [f"audio/{i:02}.wav" for i in range(len(LENGTHS))]
     assert transcribe(*files[::-1], "--batch-size", batch_size) == 0
     assert said() == wanted[::-1]
@@ -343,7 +343,7 @@ def test_out_of_memory_keeps_what_is_done(
         return own(self, waveforms, **options)
 
     monkeypatch.setattr(Transcriber, "transcribe", narrow)
-    monkeypatch.setattr(batch, "LOOK_AHEAD", 1)
+    monkeypatch.setattr("hf_cudagraph_asr.cli.transcribe.LOOK_AHEAD", 1)
     assert transcribe("audio", "--batch-size", 4) == 2
     assert "again with a --batch-size below 4 or a shorter --chunk" in capsys.readouterr().err
     assert said() == wanted[: len(said())]
@@ -372,7 +372,7 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
     paths = [f"audio/{i:02}.wav" for i in range(12)] * 50
     opened: list[str] = []
     slowly = threading.Event()
-    own = batch.read_audio
+    own = read_audio
 
     def counting(path: Any, *args: Any) -> Any:
         opened.append(threading.current_thread().name)
@@ -387,8 +387,8 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
             time.sleep(0.1)
         return before
 
-    monkeypatch.setattr(batch, "read_audio", counting)
-    monkeypatch.setattr(batch, "LOOK_AHEAD", 5)
+    monkeypatch.setattr("hf_cudagraph_asr.audio.read_audio", counting)
+    monkeypatch.setattr("hf_cudagraph_asr.cli.transcribe.LOOK_AHEAD", 5)
     with Transcriber.from_pretrained(here / "model", device="cpu") as transcriber:
         results = transcribe_files(transcriber, paths, batch_size=2)
         assert isinstance(results, Iterator)
@@ -407,7 +407,7 @@ def test_reading_keeps_ahead_by_a_window_and_stops_with_the_caller(
         slowly.clear()
         # Long recordings fill a window before its count does.
         opened.clear()
-        monkeypatch.setattr(batch, "MOST_SECONDS", 1.0)
+        monkeypatch.setattr("hf_cudagraph_asr.cli.transcribe.MOST_SECONDS", 1.0)
         results = transcribe_files(transcriber, paths, batch_size=2)
         next(results)
         assert settled() < 8

@@ -173,7 +173,8 @@ class CudaBackend(Backend):
     ) -> Program:
         program = self.program(exact, input_values, lengths)
         if not self._replays:
-            # During a capture the allocator cannot give back what it keeps for later.
+            # During a capture nothing is collected, and the allocator gives nothing back.
+            gc.collect()
             torch.cuda.empty_cache()
         graph, outputs = _captured(site, partial(program, input_values, lengths))
         self._bytes = None
@@ -324,7 +325,6 @@ def _undo(site: _Site) -> None:
 def _no_collection() -> Iterator[None]:
     """Without garbage collection, which may destroy another graph and so end this capture."""
     enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield

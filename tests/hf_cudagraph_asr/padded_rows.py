@@ -11,7 +11,7 @@ from tiny_models import BLANK
 from hf_cudagraph_asr import ExactForward
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
-ROUGH = 0.1  # in bfloat16 and float16; what must be told apart is far more
+ROUGH = 0.1  # in bfloat16 and float16; differences that matter are far larger
 
 
 def audio(samples: int, seed: int = 0) -> torch.Tensor:

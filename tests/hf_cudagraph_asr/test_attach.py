@@ -129,7 +129,7 @@ def test_hooks_on_the_model_see_its_calls(model: Any) -> None:
     assert seen == [((1, 300), output.logits.shape)]
 
 
-def test_an_enabled_model_that_nobody_holds_is_freed() -> None:
+def test_an_enabled_model_without_references_is_freed() -> None:
     model = tiny()
     pool = enable_cuda_graphs(model, plan_for(model, (300,), (1,)), backend="export")
     with torch.no_grad():

@@ -28,7 +28,7 @@ def test_observers_get_each_event_in_their_order() -> None:
     assert seen == [("a", HOST), ("b", HOST)]
 
 
-def test_without_observers_there_is_nobody_to_notify() -> None:
+def test_without_observers_there_is_nothing_to_notify() -> None:
     assert not Observers()
     assert Observers([print])
     Observers().notify(HOST)

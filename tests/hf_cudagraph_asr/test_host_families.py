@@ -27,7 +27,7 @@ def check(model: Any, backend: Any, rows: list[torch.Tensor], expected: list[tor
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
                 answers(model(**queries(rows, fill=float("nan"))).logits, expected)
-                # Another order: what was in a row before must not be heard in it now.
+                # Another order: what was in a row before leaves no trace in it.
                 answers(model(**queries(rows[::-1])).logits, expected[::-1])
                 agree(model(rows[2][None]).logits[0], expected[2])
         assert pool.stats().hits == pool.stats().calls == 6

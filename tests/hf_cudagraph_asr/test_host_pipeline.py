@@ -125,7 +125,7 @@ def test_a_query_too_short_for_a_frame_is_no_text_and_costs_no_other(
     assert enabled(list(clips), batch_size=3) == expected
 
 
-def test_a_pipeline_is_told_to_give_its_model(stock: Any) -> None:
+def test_a_pipeline_is_refused_with_the_remedy(stock: Any) -> None:
     for verb in (enable_cuda_graphs, disable_cuda_graphs):
         with pytest.raises(TypeError, match=r"Pipeline is no model of transformers.*pipe\.model"):
             verb(stock)

@@ -105,7 +105,7 @@ def test_two_layers_of_the_published_widths(own: dict[str, Any]) -> None:
 
 
 @every_kind
-def test_nothing_beyond_a_rows_length_is_heard(name: str) -> None:
+def test_nothing_beyond_a_rows_length_is_used(name: str) -> None:
     exact = ExactForward(CASES[name].build())
     quiet, lengths = padded([audio(length, 0) for length in (exact.receptive_field, 401, 800)], 900)
     loud = quiet.clone()

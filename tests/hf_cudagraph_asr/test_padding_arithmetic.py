@@ -46,7 +46,7 @@ def test_statistics_from_windows_err_hardly_more_than_those_of_the_frames(
     with torch.no_grad():
         norm.weight.normal_(1, 0.2)
         norm.bias.normal_()
-        # Deaf to slow waves, of which speech is full; and deaf.
+        # Blind to slow waves, of which speech is full; and to everything.
         conv.weight[0, 0] = torch.tensor([1.0, -4, 6, -4, 1, 0, 0, 0, 0, 0])
         conv.weight[1] = 0
         rows = [torch.sin(torch.arange(n) / 40) * 3 + offset for n in (400, 57, 15)]

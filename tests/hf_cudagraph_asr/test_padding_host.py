@@ -103,7 +103,7 @@ class Conv1d(torch.nn.Conv1d):
 
 
 class GroupNorm(torch.nn.GroupNorm):
-    """Likewise."""
+    """The same of another layer."""
 
 
 def wrapped(layer: Any) -> None:

@@ -31,7 +31,7 @@ NOTHING = torch.empty(0, 12)  # no frames, of a vocabulary of 12
 
 
 class Watched:
-    """A model in a pool, with what its last call ran and what observers were told."""
+    """A model in a pool, with what its last call ran and the events of all."""
 
     def __init__(self, model: Any, **options: Any) -> None:
         self.events: list[Served] = []
@@ -44,16 +44,16 @@ class Watched:
         model.lm_head.register_forward_hook(lambda _, args, __: self._all.append(len(args[0])))
 
     def call(self, rows: Sequence[torch.Tensor]) -> tuple[torch.Tensor, Dispatch]:
-        """Call with rows padded by what must not be heard; check that it was executed once."""
+        """Call with rows padded with NaN; check that it was executed once."""
         values, lengths = padded(rows, max(map(len, rows)))
         values[torch.arange(values.shape[1]) >= lengths[:, None]] = torch.nan
-        before, told = self.pool.stats(), len(self.events)
+        before, events = self.pool.stats(), len(self.events)
         self._all.clear()
         logits, dispatch = self.pool.call(values, lengths.tolist())
         self.runs = [*self._all]
         after = self.pool.stats()
         assert not logits.requires_grad
-        assert len(self.events) == told + 1
+        assert len(self.events) == events + 1
         assert self.events[-1].dispatch is dispatch
         assert self.events[-1].lengths == tuple(lengths.tolist())
         assert after.calls == before.calls + 1
@@ -281,7 +281,7 @@ def test_what_overtakes_a_call_is_what_it_says(
 
 def test_in_a_race_with_swaps_each_call_says_which_program_it_was() -> None:
     model, backend = tiny(), Static()
-    want, ran, told = alone(model, ROWS[0]), Counter[int](), Counter[int]()
+    want, ran, said = alone(model, ROWS[0]), Counter[int](), Counter[int]()
     plans = [plan_for(model, (samples,), (1,)) for samples in (600, 700)]
     with enable_cuda_graphs(model, plans[0], backend=backend) as pool, ThreadPoolExecutor(3) as do:
         backend.hooks.append(lambda values: ran.update([values.shape[1]]))
@@ -293,12 +293,12 @@ def test_in_a_race_with_swaps_each_call_says_which_program_it_was() -> None:
             return dispatch.bucket.samples
 
         asked = [do.submit(ask, i) for i in range(90)]
-        for turn in range(1, 7):
-            pool.swap(plans[turn % 2])
-        told.update(call.result() for call in asked)
+        for swap in range(1, 7):
+            pool.swap(plans[swap % 2])
+        said.update(call.result() for call in asked)
     ran.subtract([plan.buckets[0].samples for plan in plans] * 3)  # once at each capture's end
-    assert ran == told
-    assert told.total() == pool.stats().hits == 90
+    assert ran == said
+    assert said.total() == pool.stats().hits == 90
 
 
 # What is refused

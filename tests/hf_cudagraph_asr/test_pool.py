@@ -76,6 +76,18 @@ def test_a_loud_long_query_leaves_no_trace_in_the_silent_short_one_after_it(
     answers(together, [alone(model, silence), alone(model, silence[:320])])
 
 
+@pytest.mark.parametrize("samples", [30, 31])
+def test_the_shortest_query_is_no_longer_after_another(enabled: Enabled, samples: int) -> None:
+    model, _ = enabled
+    row = audio(samples, 1)
+    with torch.no_grad():
+        for other in (290, 890):
+            model(audio(other)[None])
+            answers(model(row[None]).logits, [alone(model, row)])
+            model(**queries([audio(other), audio(280)]))
+            answers(model(**queries([row, row])).logits, [alone(model, row)] * 2)
+
+
 def test_outputs_stay_as_they_are(enabled: Enabled) -> None:
     model, _ = enabled
     with torch.no_grad():

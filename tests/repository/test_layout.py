@@ -99,6 +99,12 @@ def test_every_target_that_a_document_names_is_in_the_makefile(root):
         assert named <= targets, document
 
 
+def test_every_script_that_the_makefile_runs_is_there(root):
+    scripts = set(re.findall(r"[\w./-]+\.py", (root / "Makefile").read_text()))
+    assert scripts
+    assert not [script for script in scripts if not (root / script).is_file()]
+
+
 def test_every_test_that_contributing_names_is_there(root):
     text = (root / "CONTRIBUTING.md").read_text()
     named = set(re.findall(r"(tests/[\w/]+\.py)(?:::(\w+))?", text))

@@ -31,7 +31,7 @@ def environment(root, tmp_path_factory):
     out = tmp_path_factory.mktemp("dist")
     for folder in (root / "weaklabel", root / EXAMPLE):
         run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, folder, cwd=out)
-    # Not under /tmp: where that is memory, packages would be copied there instead of linked.
+    # Not in the temporary folder: where that is memory, packages would be copied, not linked.
     build = root / "build"
     build.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="plugin-", dir=build) as folder:

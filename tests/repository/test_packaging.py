@@ -58,7 +58,7 @@ def wheel(package, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def alone(wheel, root) -> Iterator[Path]:
     """The Python of a fresh environment that holds one wheel and what it requires."""
-    # Not under /tmp: where that is memory, gigabytes would be copied there instead of linked.
+    # Not in the temporary folder: where that is memory, gigabytes would be copied, not linked.
     build = root / "build"
     build.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="alone-", dir=build) as folder:

@@ -34,9 +34,27 @@ def eager(folder: Path) -> Recognizer:
 
 
 @pytest.fixture(scope="module")
-def captured(folder: Path) -> Recognizer:
+def loaded(folder: Path) -> tuple[Recognizer, Transcriber]:
+    """A Recognizer with captured programs, and the Transcriber that it made."""
+    made: list[Transcriber] = []
+    load = Transcriber.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def noted(cls: type[Transcriber], *args: Any, **options: Any) -> Transcriber:
+        made.append(load(cls, *args, **options))
+        return made[-1]
+
     plan = str(folder / "plan.json")
-    return Recognizer(ModelSettings(model=str(folder), plan=plan, backend="export", device="cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Transcriber, "from_pretrained", classmethod(noted))
+        recognizer = Recognizer(
+            ModelSettings(model=str(folder), plan=plan, backend="export", device="cpu")
+        )
+    return recognizer, made[0]
+
+
+@pytest.fixture
+def captured(loaded: tuple[Recognizer, Transcriber]) -> Recognizer:
+    return loaded[0]
 
 
 @pytest.fixture(scope="module")
@@ -215,36 +233,6 @@ def test_a_query_that_the_model_cannot_take_joins_no_batch(eager: Recognizer) ->
     assert (stale.status_code, stale.detail["error"]) == (503, "not_ready")
 
 
-def test_the_answer_says_what_became_of_the_call_and_not_what_was_expected(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    made: list[Transcriber] = []
-    load = Transcriber.from_pretrained.__func__  # type: ignore[attr-defined]
-
-    def noted(cls: type[Transcriber], *args: Any, **options: Any) -> Transcriber:
-        made.append(load(cls, *args, **options))
-        return made[-1]
-
-    monkeypatch.setattr(Transcriber, "from_pretrained", classmethod(noted))
-    plan = str(folder / "plan.json")
-    recognizer = Recognizer(
-        ModelSettings(
-            model=str(folder), plan=plan, backend="export", device="cpu", batch_sizes=(1,)
-        )
-    )
-    before = ask(recognizer, [300])[0]
-    assert (before.route, before.bucket) == ("bucket", made[0].pool.plan.buckets[0].frames)  # type: ignore[union-attr]
-    made[0].pool.swap(plan_for(made[0].model, (600,), (1,), RATE))
-    after = ask(recognizer, [300])[0]
-    assert (after.route, after.bucket) == ("bucket", made[0].pool.plan.buckets[0].frames)  # type: ignore[union-attr]
-    assert after.bucket > before.bucket
-    assert after.text == before.text
-    with torch.no_grad():
-        made[0].model.lm_head.bias.data = made[0].model.lm_head.bias.data.clone()
-    exchanged = ask(recognizer, [300])[0]
-    assert (exchanged.route, exchanged.reason, exchanged.bucket) == ("exact", "changed", None)
-
-
 def test_a_model_that_does_not_start_says_why_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         Recognizer(ModelSettings(model=str(tmp_path), device="cpu"))
@@ -263,3 +251,22 @@ def test_a_gpu_is_not_shared_by_replicas_that_were_given_none_of_it(
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     with pytest.raises(RuntimeError, match=r"num_gpus is 0.*set gpus=1"):
         Recognizer(ModelSettings(model=str(folder)))
+
+
+def test_the_answer_says_what_became_of_the_call_and_not_what_was_expected(
+    loaded: tuple[Recognizer, Transcriber],
+) -> None:
+    recognizer, transcriber = loaded
+    before = ask(recognizer, [300])[0]
+    pool = transcriber.pool
+    assert pool.plan is not None
+    assert (before.route, before.bucket) == ("bucket", pool.plan.buckets[0].frames)
+    pool.swap(plan_for(transcriber.model, (600,), (4,), RATE))
+    after = ask(recognizer, [300])[0]
+    assert (after.route, after.bucket) == ("bucket", pool.plan.buckets[0].frames)
+    assert after.bucket > before.bucket
+    assert after.text == before.text
+    with torch.no_grad():
+        transcriber.model.lm_head.bias.data = transcriber.model.lm_head.bias.data.clone()
+    exchanged = ask(recognizer, [300])[0]
+    assert (exchanged.route, exchanged.reason, exchanged.bucket) == ("exact", "changed", None)

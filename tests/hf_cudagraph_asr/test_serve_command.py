@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import traceback
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from transformers import AutoConfig
 
 from hf_cudagraph_asr import plan_buckets
 from hf_cudagraph_asr.cli import main
+from hf_cudagraph_asr.serve import ModelSettings, Recognizer
 
 
 @pytest.fixture(scope="module")
@@ -36,10 +39,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(found, root / name).joinpath(part).unlink()
     for name, change in [
         ("not-ctc", {"architectures": ["Wav2Vec2ForPreTraining"]}),
-        ("no-waveform", {"model_type": "bert", "architectures": ["BertForCTC"]}),
+        ("no-waveform", {"architectures": ["Wav2Vec2BertForCTC"], "conv_kernel": None}),
     ]:
         file = shutil.copytree(found, root / name) / "config.json"
-        file.write_text(json.dumps(json.loads(file.read_text()) | change))
+        values = json.loads(file.read_text()) | change
+        file.write_text(json.dumps({k: value for k, value in values.items() if value is not None}))
     return root
 
 
@@ -69,22 +73,23 @@ def free_port() -> int:
     [
         ("--model nowhere/to/be", "nowhere/to/be is no folder of a model"),
         ("--model plan.json", "plan.json is no folder of a model"),
-        ("--model no-config", "found nothing to load in"),
-        ("--model no-weights", "no-weights holds no weights: expected model.safetensors"),
-        ("--model no-processor", "AutoProcessor found nothing to load in"),
+        ("--model no-config", "no-config is no folder of a model: "),
+        ("--model no-weights", "no-weights lacks weights: save it again"),
+        ("--model no-processor", "no-processor lacks a processor: save it again"),
         ("--model not-ctc", "holds a Wav2Vec2ForPreTraining, expected a CTC model"),
-        ("--model no-waveform", "holds a BertForCTC, expected a CTC model"),
+        ("--model no-waveform", "holds a Wav2Vec2BertForCTC, expected a CTC model"),
         ("--plan none.json", "No such file or directory: none.json"),
         ("--plan broken.json", "broken.json"),
         ("--plan geometry.json", "kernels"),
         ("--plan rate.json", "1,000 Hz"),
         ("--backend cud", "backend is 'cud': Input should be 'auto', 'cuda', 'compile', 'export'"),
-        ("--backend cuda --device cpu", "the cuda backend needs a CUDA device, not cpu"),
-        ("--device cuda:7", "no device 'cuda:7': torch sees 0 GPUs here"),
+        ("--backend cuda --device cpu", "the cuda backend needs a CUDA device, not the CPU"),
+        ("--backend cuda", "GPUs on device auto are too many, torch sees 0"),
+        ("--device cuda:7", "GPUs on device cuda:7 are too many, torch sees 0"),
         ("--device gpu", "device is 'gpu'"),
         ("--dtype int8", "dtype is 'int8': Input should be 'auto', 'float32', 'bfloat16' or"),
         ("--batch-sizes 1,x", "batch_sizes.1 is 'x': Input should be a valid integer"),
-        ("--replicas 2 --gpus 1", "2 replicas with 1 GPUs each do not fit in 0"),
+        ("--replicas 2 --gpus 1", "2 x 1 GPUs on device auto are too many, torch sees 0"),
         ("--set max_second=9", "no setting max_second: expected some of max_bytes"),
         ("--set max_seconds=0", "max_seconds is '0': Input should be greater than 0"),
         ("--set max_seconds", "--set max_seconds: expected NAME=VALUE"),
@@ -141,6 +146,39 @@ def test_what_is_right_is_given_to_ray_and_a_ray_that_does_not_start_is_no_trace
     assert main(["serve", *options.split(), "--port", str(free_port())]) == 2
     assert "Ray did not start (not in this test): try again" in capsys.readouterr().err
     assert started[0]["include_dashboard"] is False
+
+
+def test_of_a_replica_that_does_not_start_the_own_error_is_the_last_line(
+    folder: Path,
+    started: list[Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    try:
+        Recognizer(ModelSettings(model="nobody/nothing", device="cpu"))
+    except RuntimeError:
+        # What Serve 2.60 reports: this traceback, after that of its own way there.
+        message = f"The deployment failed to start. Error:\n\x1b[36m{traceback.format_exc()}"
+    failed = SimpleNamespace(status="DEPLOY_FAILED", message=message)
+    waiting = SimpleNamespace(status="UPDATING", message="")
+    application = SimpleNamespace(deployments={"Gateway": waiting, "Recognizer": failed})
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise RuntimeError("Deploying application failed: Failed to update the deployments")
+
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray.serve.start", lambda **_: None)
+    monkeypatch.setattr("ray.serve.run", fails)
+    status = SimpleNamespace(applications={"hf-cudagraph-asr": application})
+    monkeypatch.setattr("ray.serve.status", lambda: status)
+    assert main(["serve", "--model", "nobody/nothing", "--port", str(free_port())]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        "hf-cudagraph-asr: error: the application did not start: OSError: AutoProcessor found "
+        "nothing to load in 'nobody/nothing', expected a model's folder or its name on the hub: "
+    )
+    assert error.count("\n") == 1
 
 
 def test_help_promises_the_texts_in_float32(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any
 
 import typer
@@ -126,36 +128,44 @@ def _cause(error: Exception) -> str:
 
 
 def _check(settings: Any) -> None:
-    """Refuse what the model's start would, before Ray starts; all but the weights is looked at."""
-    import torch
-    from transformers import MODEL_FOR_CTC_MAPPING, AutoConfig, AutoProcessor
-
+    """Refuse what a replica would, as far as files and devices tell; torch is for GPUs only."""
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import BucketPlan
-    from hf_cudagraph_asr.transcriber import device_of, loaded
 
-    device, model, folder = device_of(settings.device), settings.model, Path(settings.model)
-    if settings.backend in ("cuda", "compile") and device.type != "cuda":
-        raise ValueError(f"the {settings.backend} backend needs a CUDA device, not {device}")
-    if settings.replicas * settings.gpus > (gpus := torch.cuda.device_count()):
-        raise ValueError(
-            f"{settings.replicas} replicas with {settings.gpus:g} GPUs each do not fit in {gpus}: "
-            f"give fewer --replicas, or let some share one, as with --gpus 0.5"
-        )
+    compiled = settings.backend in ("cuda", "compile")
+    if compiled and settings.device == "cpu":
+        raise ValueError(f"the {settings.backend} backend needs a CUDA device, not the CPU")
+    if compiled or settings.gpus or settings.device.startswith("cuda"):
+        import torch
+
+        there = torch.cuda.device_count()
+        index = int(settings.device.partition(":")[2] or 0)
+        if max(index + 1, settings.replicas * settings.gpus) > there:
+            raise ValueError(
+                f"{settings.replicas} x {settings.gpus:g} GPUs on device {settings.device} are too "
+                f"many, torch sees {there}: share them, as with --gpus 0.5, or give --device cpu"
+            )
     plan = None if settings.plan is None else BucketPlan.load(settings.plan)
+    name, folder = settings.model, Path(settings.model)
     if not folder.is_dir():
-        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model):
-            raise ValueError(f"{model} is no folder of a model, and no name on the hub")
+        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+            raise ValueError(f"{name} is no folder of a model, and no name on the hub")
         return  # a name on the hub: what it holds is known when a replica loads it
-    config = loaded(AutoConfig, folder)
-    names = config.architectures or [type(config).__name__]
-    if type(config) not in MODEL_FOR_CTC_MAPPING or not names[0].endswith("CTC"):
-        raise ValueError(f"{model} holds a {names[0]}, expected a CTC model as Wav2Vec2ForCTC")
-    if not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
-        raise ValueError(f"{model} holds no weights: expected model.safetensors beside its config")
-    extractor = getattr(loaded(AutoProcessor, folder), "feature_extractor", None)
-    if plan is not None and extractor is not None:
-        plan.check_geometry(Geometry.of(config, sampling_rate=extractor.sampling_rate))
+    files = [folder / "config.json", *sorted(folder.glob("*processor_config.json"))]
+    try:
+        config, *processors = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} is no folder of a model: {error}") from error
+    kind = (config.get("architectures") or [config.get("model_type")])[0]
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not str(kind).endswith("ForCTC") or "conv_kernel" not in config:
+        raise ValueError(f"{name} holds a {kind}, expected a CTC model such as Wav2Vec2ForCTC")
+    if not weights or not processors:
+        raise ValueError(f"{name} lacks {'a processor' if weights else 'weights'}: save it again")
+    rates = [found.get("feature_extractor", found).get("sampling_rate") for found in processors]
+    if plan is not None and any(rates):
+        rate = next(filter(None, rates))
+        plan.check_geometry(Geometry.of(SimpleNamespace(**config), sampling_rate=rate))
 
 
 def _check_port(host: str, port: int) -> None:

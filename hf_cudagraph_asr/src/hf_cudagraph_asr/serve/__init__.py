@@ -35,9 +35,11 @@ GATEWAY_ONGOING = 512
 
 
 def _gpus(settings: dict[str, Any]) -> float:
+    if settings.get("device") == "cpu":
+        return 0.0
     import torch
 
-    return float(settings.get("device") != "cpu" and torch.cuda.is_available())
+    return float(torch.cuda.is_available())
 
 
 class Settings(ModelSettings, Batching, Limits):

@@ -103,8 +103,8 @@ class EagerBackend(Backend):
 class ExportBackend(Backend):
     """One `torch.export` program a shape: static shapes, and none of the model's Python at replay.
 
-    It fails where the capture of a CUDA graph would ask the host, which makes it the twin that the
-    pool is tested with where there is no GPU. Forward hooks do not fire in it.
+    It fails where the forward branches on a tensor's values, as a capture would, which makes it the
+    twin that the pool is tested with where there is no GPU. Forward hooks do not fire in it.
     """
 
     name = "export"

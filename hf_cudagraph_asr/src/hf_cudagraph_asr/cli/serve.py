@@ -28,9 +28,6 @@ def serve(
     ] = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
-    batch_sizes: Annotated[
-        str | None, typer.Option(help="Rows to capture, such as 1,2,4. Default: the plan's.")
-    ] = None,
     replicas: Annotated[int, typer.Option(help="How many models, each with its own pool.")] = 1,
     gpus: Annotated[
         float | None, typer.Option(help="GPUs of each model; 0.5: two share one. Default: 1 or 0.")
@@ -64,15 +61,17 @@ def serve(
             f'serving needs {error.name}: pip install "hf-cudagraph-asr[serve]"'
         ) from error
 
-    given: dict[str, Any] = {"model": _local(model), "plan": plan and _local(str(plan))}
-    given |= {"backend": backend, "device": device, "dtype": dtype, "batch_sizes": batch_sizes}
-    given |= {"replicas": replicas, "gpus": gpus}
+    given: dict[str, Any] = {"model": _local(model), "backend": backend, "device": device}
+    given |= {"dtype": dtype, "replicas": replicas}
+    if plan is not None:
+        given["plan"] = _local(str(plan))
+    if gpus is not None:
+        given["gpus"] = gpus
     for option in set_ or ():
         name, equals, value = option.partition("=")
         if not equals:
             raise ValueError(f"--set {option}: expected NAME=VALUE, such as max_seconds=9")
         given[name] = value
-    given = {name: value for name, value in given.items() if value is not None}
     settings, application = Settings.of(given), app(given)
     if address is None:
         _check(settings)
@@ -91,20 +90,15 @@ def _run(application: Any, settings: Any, host: str, port: int, address: str | N
     try:
         started: Any = ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray has no class of its own for it
-        raise ValueError(
-            f"Ray did not start ({error}): try again when the machine is less busy, or start it "
-            f"with `ray start --head` and give --address auto"
-        ) from error
+        raise ValueError(f"Ray did not start: {error}") from error
     try:
         serve.start(http_options={"host": host, "port": port})
         try:
             serve.run(application, name=NAME)
         except RuntimeError as error:
             raise ValueError(f"the application did not start: {_cause(error)}") from None
-        metrics = ", ".join(
-            f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-            for node in ray.nodes()  # type: ignore[no-untyped-call]
-        )
+        node = ray.nodes()[0]  # type: ignore[no-untyped-call]
+        metrics = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
         say(f"ready: POST a WAV or FLAC file to http://{host}:{port}/transcribe")
         say(f"metrics: {metrics}; logs: {started.address_info['session_dir']}/logs/serve")
         stop = threading.Event()

@@ -142,7 +142,7 @@ def service(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     log = tmp_path_factory.mktemp("serve") / "log"
     options = f"--model {folder} --plan {folder / 'plan.json'} --backend export --device cpu"
     options += f" --replicas {REPLICAS} --port {port} --set cpus=0.1 --set start_timeout_s=0.5"
-    options += " --set timeout_s=3 --set max_ongoing=8 --set max_queued=60 --set retry_after_s=7"
+    options += " --set timeout_s=3 --set max_ongoing=8 --set max_queued=40 --set retry_after_s=7"
     # Short, as Ray's sockets lie in it; and not where others look for a Ray to connect to.
     with (
         tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as temporary,
@@ -339,7 +339,7 @@ def test_rays_metrics_hold_the_librarys_and_the_servers(service: Service) -> Non
 def test_too_many_are_refused_and_asked_to_retry(
     service: Service, offline: Callable[[bytes], str]
 ) -> None:
-    bodies = [encoded(800, seed) for seed in range(200)]
+    bodies = [encoded(8_000, seed) for seed in range(300)]  # far more than wait or run at once
     found = asyncio.run(service.post_all(bodies))
     assert {one.status_code for one in found} == {200, 503}
     for body, one in zip(bodies, found, strict=True):

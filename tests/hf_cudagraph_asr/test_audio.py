@@ -108,7 +108,7 @@ def test_longer_files_are_read_to_the_end(monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "cannot be decoded"),
+        (b"", "is empty"),
         (b"hello, this is no audio at all", "cannot be decoded"),
         (encoded(tone())[:11], "cannot be decoded"),
         (encoded(tone())[:30], "cannot be decoded"),  # within `fmt `
@@ -227,7 +227,7 @@ def test_no_part_of_a_file_passes_for_all_of_it(kept: int, format: str) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, 800)
     content = encoded(noise, format=format, subtype="PCM_16")
     assert len(content) > 1500
-    refused(content[:kept], "is cut off|cannot be decoded|holds no samples")
+    refused(content[:kept], "is cut off|cannot be decoded|holds no samples|is empty")
 
 
 @pytest.mark.parametrize(
@@ -385,3 +385,33 @@ def test_a_missing_library_is_named_with_its_extra(
     if module == "soundfile":
         with pytest.raises(ImportError, match="needs soundfile"):
             audio_in(tmp_path)
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256)], ids=len)
+def test_an_mp3_that_counts_its_bytes_is_known_to_be_cut_off(tag: bytes) -> None:
+    content = tag + encoded(tone(), format="MP3")
+    assert len(read_audio(content, RATE)) == RATE
+    for end in (len(content) // 2, len(content) - 1):
+        refused(content[:end], "is cut off")
+
+
+def test_samples_behind_a_size_of_nothing_are_read_and_other_chunks_are_not() -> None:
+    content = encoded(tone(), subtype="PCM_16")
+    interrupted = patched(content, content.index(b"data") + 4, "<I", 0)
+    assert len(read_audio(interrupted, RATE)) == RATE
+    header = interrupted[: content.index(b"data") + 8]
+    refused(header + b"LIST" + struct.pack("<I", 4) + b"INFO", "holds no samples")
+
+
+def test_a_rate_that_is_hardly_one_is_refused() -> None:
+    refused_rate = encoded(tone(0.01), 1)
+    with pytest.raises(AudioError, match="1 samples a second"):
+        read_audio(refused_rate, RATE)
+
+
+def test_a_link_that_leads_nowhere_is_not_lost(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
+    (tmp_path / "c.wav").mkdir()
+    usable, left_out = audio_in(tmp_path)
+    assert ([path.name for path in usable], left_out) == (["a.wav", "b.wav"], [])

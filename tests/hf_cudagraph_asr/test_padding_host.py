@@ -166,3 +166,30 @@ def test_more_frames_than_relative_positions_are_refused() -> None:
     with torch.no_grad():
         model(torch.zeros(1, 1000))  # the host extends its own table
     assert deviation(model, [audio(300, 0)], 1000) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    ("case", "name"),
+    [
+        ("wav2vec2-group", "wav2vec2"),
+        ("wav2vec2-group", "wav2vec2.encoder"),
+        ("wav2vec2-group", "wav2vec2.feature_extractor"),
+        ("wav2vec2-group", "wav2vec2.feature_extractor.conv_layers.0"),
+        ("wav2vec2-adapter", "wav2vec2.adapter"),
+        ("hubert-batch-norm", "hubert.encoder.pos_conv_embed"),
+        ("conformer-rotary", "wav2vec2_conformer.encoder.layers.1.conv_module"),
+    ],
+)
+def test_hooks_that_would_be_passed_over_are_refused(case: str, name: str) -> None:
+    model = CASES[case].build()
+    module = model.get_submodule(name)
+    for register in (module.register_forward_hook, module.register_forward_pre_hook):
+        hook = register(lambda *_: None)
+        with pytest.raises(UnsupportedModel, match=r"has a hook, .* remove it"):
+            ExactForward(model)
+        hook.remove()
+    module.forward = module.forward
+    with pytest.raises(UnsupportedModel, match="a forward of its own"):
+        ExactForward(model)
+    del module.forward
+    ExactForward(model)

@@ -8,7 +8,7 @@ from typing import Any, Self
 import accelerate
 import pytest
 import torch
-from padded_rows import alone, queries
+from padded_rows import alone, audio, queries
 from pooled import ROWS, Static, serves, tiny, warnings
 from tiny_models import BLANK, plan_for
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -280,3 +280,25 @@ def test_enabled_in_training_mode_it_says_what_to_do(caplog: pytest.LogCaptureFi
         pool.rebuild()
         serves(model)
     assert pool.stats().hits == 2
+
+
+def test_a_hook_that_would_be_passed_over_is_noticed_while_enabled() -> None:
+    model = tiny()
+    row = audio(300)[None]
+    with torch.no_grad(), enable_cuda_graphs(model) as pool:
+        model(row)
+        hook = model.wav2vec2.encoder.register_forward_hook(lambda _, __, out: out.__class__(
+            last_hidden_state=2 * out.last_hidden_state
+        ))  # fmt: skip
+        assert torch.equal(model(row).logits, type(model).forward(model, row).logits)
+        assert pool.explain(300).reason is Reason.UNSUPPORTED
+        hook.remove()
+        model(row)
+        assert pool.explain(300).route == "exact"
+
+
+def test_weights_of_inference_mode_are_no_traceback() -> None:
+    with torch.inference_mode():
+        model = tiny()
+        pool = enable_cuda_graphs(model, plan_for(model), backend="export")
+        assert "load the model outside of it" in pool.explain(300).detail

@@ -30,6 +30,7 @@ UNKNOWN = 1 << 48  # more than any file has: libsndfile says more where it knows
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
 # divisor would need gigabytes.
 MOST_WEIGHTS = 1 << 22
+LEAST_RATE = 500  # samples a second; less is a damaged header
 
 # Placeholders that writers to a pipe put for a size that they cannot know: all ones by ffmpeg,
 # 0x7FFFF000 in WAV and 0x7F000000 in AIFF by SoX, 2³¹ by arecord, 2·10⁹ by others; less the size of
@@ -158,7 +159,10 @@ def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
     if "OPUS" not in soundfile.available_subtypes("OGG"):
         decoded -= {"opus"}
     files = sorted(
-        path for path in Path(folder).rglob("*") if not path.name.startswith(".") and path.is_file()
+        path
+        for path in Path(folder).rglob("*")
+        # A link that leads nowhere is found too, so that it is not lost in silence.
+        if not path.name.startswith(".") and (path.is_file() or not path.exists())
     )
     usable = [path for path in files if path.suffix.lower()[1:] in decoded]
     left_out = [path for path in files if path.suffix.lower()[1:] in OTHERS - decoded]
@@ -228,7 +232,11 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
         libsndfile would not read on to the end.
     """
     end = stream.seek(0, os.SEEK_END)
+    if not end:
+        raise AudioError(f"{name} is empty: leave it out, or copy it again")
     head = _bytes(stream, 0, 1024)
+    if _lacks_mp3(stream, head, end):
+        raise AudioError(f"{name} is cut off, by what its header says: copy or record it again")
     if head.startswith(b"OggS") and not _ends_ogg(_bytes(stream, max(end - (1 << 17), 0), 1 << 17)):
         raise AudioError(f"{name} is cut off, its last page is missing: copy or record it again")
     if head.startswith(b"FORM") and end < 54:  # libsndfile would seek to before the beginning
@@ -240,9 +248,8 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     there = end - begin
     if declared:
         piped = declared != there and _is_placeholder(declared)
-    else:  # or there are no samples, and other chunks follow: the size of the whole container tells
-        (outer,) = struct.unpack(kind[0] + "I", head[4:8])
-        piped = there > 0 and (outer + 8 <= begin or _is_placeholder(outer))
+    else:  # or there are no samples, and other chunks follow, each of which begins with a name
+        piped = there > 0 and not re.match(rb"[ -~]{4}", _bytes(stream, begin, 4))
     if declared > there and not piped:
         raise AudioError(
             f"{name} is cut off, {max(there, 0):,} of the {declared:,} bytes of samples that its "
@@ -292,6 +299,20 @@ def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int] | No
 
 def _is_placeholder(size: int) -> bool:
     return size >= UNKNOWN or any(abs(size - value) <= SLACK for value in PLACEHOLDERS)
+
+
+def _lacks_mp3(stream: BinaryIO, head: bytes, end: int) -> bool:
+    """Whether an MP3 has fewer bytes than the header of its encoder counts, if it has one."""
+    start = 0
+    if head.startswith(b"ID3"):  # a tag of any size, in 7 bits a byte
+        start = 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
+    frame = _bytes(stream, start, 256)
+    found = re.search(rb"(?:Xing|Info)(....)", frame, re.DOTALL)
+    if found is None or frame[:1] != b"\xff" or not found[1][3] & 2:
+        return False
+    at = found.end() + 4 * (found[1][3] & 1)  # behind the number of frames
+    counted = frame[at : at + 4]
+    return len(counted) == 4 and end - start < int.from_bytes(counted, "big")
 
 
 def _ends_ogg(tail: bytes) -> bool:
@@ -347,10 +368,10 @@ def _resampled(waveform: Waveform, rate: int, wanted: int, name: str) -> Wavefor
     if rate == wanted:
         return waveform
     common = math.gcd(rate, wanted)
-    if rate // common * (wanted // common) > MOST_WEIGHTS:
+    if rate < LEAST_RATE or rate // common * (wanted // common) > MOST_WEIGHTS:
         raise AudioError(
-            f"{name} has {rate:,} samples a second, which share no useful divisor with the "
-            f"{wanted:,} wanted: convert it to a usual rate, such as {wanted:,} or 48,000, first"
+            f"{name} has {rate:,} samples a second, from which {wanted:,} cannot well be made: "
+            f"convert it to a usual rate, such as {wanted:,} or 48,000, first"
         )
     try:
         from torchaudio.functional import resample  # type: ignore[import-untyped, unused-ignore]

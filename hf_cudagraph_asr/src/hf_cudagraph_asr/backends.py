@@ -116,6 +116,11 @@ class ExportBackend(Backend):
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
         """Export the forward."""
+        if any(weight.is_inference() for weight in exact.parameters()):
+            raise RuntimeError(
+                "the weights were made under torch.inference_mode(), and cannot be exported: load "
+                "the model outside of it"
+            )
         exported = torch.export.export(exact, (input_values, lengths), strict=False)
         program: Program = exported.module()
         return program

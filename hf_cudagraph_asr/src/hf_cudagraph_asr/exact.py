@@ -7,10 +7,10 @@ submodules, called by their public signatures, with a mask at each of these plac
 the model is replaced, hooked or copied, not even for the time of a call: any number of threads
 may call it, and there is nothing to restore.
 
-The modules whose forward is composed here are not called themselves, and hooks on them do not
-fire: the model, its base model, feature extractor and encoder; with group norm the first
-convolutional layer; positional convolutions that mask inside; a conformer's layers and their
-convolution modules; the adapter. Hooks on what lies within them, and on all other layers, do.
+The modules whose forward is composed here (`composed`) are not called themselves: the base model,
+its feature extractor and encoder; with group norm the first convolutional layer; positional
+convolutions that mask inside; a conformer's layers and their convolution modules; the adapter. A
+model with hooks on them is refused. Hooks on what lies within them, and on all other layers, fire.
 
 All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
 the forward can be captured as a CUDA graph and exported as one graph.
@@ -54,6 +54,13 @@ class ExactForward(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._encode: _Encode = _ENCODERS[family_of(model).encoder]
+        for module in composed(model):
+            if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+                raise UnsupportedModel(
+                    f"a {class_name(module)} has a hook, or a forward of its own, which the exact "
+                    f"forward does not call: remove it, put it on a layer within, or run the "
+                    f"model eagerly"
+                )
         _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
         self.geometry = Frames(model.config)
         self.model = model
@@ -117,6 +124,24 @@ class ExactForward(nn.Module):
             hidden, frames = _adapt(base.adapter, hidden, geometry, frames)
         logits: torch.Tensor = self.model.lm_head(hidden)  # (B, T', V)
         return logits, frames
+
+
+def composed(model: Any) -> list[Any]:
+    """List the modules that `ExactForward` does not call: it composes them from what they hold."""
+    base = model.base_model
+    found = [base, base.feature_extractor, base.encoder]
+    first = base.feature_extractor.conv_layers[0]
+    if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
+        found.append(first)
+    embed = getattr(base.encoder, "pos_conv_embed", None)
+    if hasattr(embed, "layers") or getattr(embed, "batch_norm", None) is not None:
+        found.append(embed)
+    for layer in base.encoder.layers:
+        if hasattr(layer, "conv_module"):  # a conformer's
+            found += [layer, layer.conv_module]
+    if getattr(base, "adapter", None) is not None:
+        found.append(base.adapter)
+    return found
 
 
 def _check_first_layer(layer: Any) -> None:

@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.exact import ExactForward, keep_mask
-from hf_cudagraph_asr.families import UnsupportedModel, class_name
+from hf_cudagraph_asr.exact import ExactForward, composed, keep_mask
+from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import Frames
 
 __all__ = ["Call", "HostModel", "row_by_row"]
@@ -67,13 +67,16 @@ class HostModel:
     def __init__(self, model: Any, refusal: str = "") -> None:
         self.model = model
         self._config = _ConfigView(model)
-        self._fingerprint = _Fingerprint(model, self._config)
+        uncalled: list[Any] = []  # modules whose hooks the exact forward would pass over
         try:
             self.refusal = refusal or _unsuited(model)
             if not self.refusal:
+                family_of(model)
+                uncalled = composed(model)
                 self.exact = ExactForward(model)
         except UnsupportedModel as error:
             self.refusal = str(error)
+        self._fingerprint = _Fingerprint(model, self._config, uncalled)
         if self.refusal:
             return
         head = model.lm_head.weight
@@ -297,7 +300,7 @@ class _Fingerprint:
     seem to be where they always were, and a captured graph would read it.
     """
 
-    def __init__(self, model: Any, config: _ConfigView) -> None:
+    def __init__(self, model: Any, config: _ConfigView, uncalled: Sequence[Any]) -> None:
         self._config = config
         self._attention = config.read()[-1]
         modules = list(model.modules())
@@ -309,6 +312,7 @@ class _Fingerprint:
             # What it held is the same in both, and kept below.
             if holder and not (holder is module._buffers and hasattr(module, "extend_pe"))
         ]
+        holders += [hooks for module in uncalled for hooks in _hooks(module)]
         # PEFT's layers are switched without touching a tensor: the names are those of its
         # `BaseTunerLayer`.
         self._adapted = [module for module in modules if hasattr(module, "merged_adapters")]
@@ -346,6 +350,10 @@ class _Fingerprint:
                 for holder, held in self._single
             )
         )
+
+
+def _hooks(module: Any) -> tuple[Any, Any]:
+    return module._forward_hooks, module._forward_pre_hooks
 
 
 def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:

@@ -74,6 +74,8 @@ class Observers:
     """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
+        if callable(observers):
+            raise TypeError("observers are a sequence of them: give [observer]")
         self._observers = tuple(observers)
         for observer in self._observers:
             if not callable(observer):

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from operator import index
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -160,13 +161,9 @@ class GraphPool:
                 f"{device}"
             )
         rows, samples = input_values.shape
-        given = (samples,) * rows if lengths is None else tuple(lengths)
-        found = tuple(map(int, given))
-        whole = len(found) == rows and found == given  # seconds, for one, are not
-        if not whole or not all(0 <= length <= samples for length in found):
-            raise ValueError(
-                f"lengths are {given}, expected {rows} whole numbers from 0 to {samples}"
-            )
+        found = _whole((samples,) * rows if lengths is None else lengths)
+        if len(found) != rows or max(found) > samples:
+            raise ValueError(f"lengths are {found}, expected {rows} numbers up to {samples}")
         with torch.no_grad(), self._entered():
             call = Call(input_values, found)
             return self._answer(state, call, forward, state.host.mode())
@@ -210,9 +207,9 @@ class GraphPool:
             samples: of a single query, or of each row of a batch.
 
         Raises:
-            ValueError: no rows.
+            ValueError: no rows, or lengths that are no whole numbers.
         """
-        lengths = tuple(samples) if isinstance(samples, Iterable) else (samples,)
+        lengths = _whole(samples if isinstance(samples, Iterable) else (samples,))
         if not lengths:
             raise ValueError("samples of no rows: give a length, or a length for each row")
         state = self._current()
@@ -257,9 +254,12 @@ class GraphPool:
             plan: for the same geometry. Its batch sizes count.
 
         Raises:
+            TypeError: it is no plan.
             ValueError: the pool is disabled, or the plan is for another geometry.
             RuntimeError: it cannot be captured, or nothing is replayed now. The old one stays.
         """
+        if not isinstance(plan, BucketPlan):
+            raise TypeError(f"plan is a {type(plan).__name__}, expected a BucketPlan")
         with self._lock:
             self._refuse_closed()
             old = self._current()
@@ -297,6 +297,7 @@ class GraphPool:
             ValueError: there is no plan, or too little was seen to plan for.
             RuntimeError: the new plan cannot be captured. The old one stays.
         """
+        self._refuse_closed()
         plan = self.plan
         if plan is None:
             raise ValueError(
@@ -319,9 +320,10 @@ class GraphPool:
             Milliseconds, for `plan_buckets(durations, cost=…)`.
 
         Raises:
-            ValueError: nothing is captured.
+            ValueError: nothing is captured, or the pool is disabled.
         """
         with self._lock:
+            self._refuse_closed()
             state = self._current()
             if state.captured is None:
                 raise ValueError(f"nothing is captured that could be measured: {state.otherwise}")
@@ -531,6 +533,17 @@ class _Gate:
             with self._changed:
                 self._shut = False
                 self._changed.notify_all()
+
+
+def _whole(lengths: Iterable[Any]) -> tuple[int, ...]:
+    """Lengths in samples, of whichever integers; seconds, for one, are none."""
+    try:
+        found = tuple(map(index, lengths))
+    except TypeError:
+        found = (-1,)
+    if min(found, default=0) < 0:
+        raise ValueError(f"lengths are {lengths!r:.80}, expected whole numbers of samples from 0")
+    return found
 
 
 def _geometry(model: Any) -> Geometry:

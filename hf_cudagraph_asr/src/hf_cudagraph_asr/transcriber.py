@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -214,6 +214,11 @@ class Transcriber:
         Returns:
             The rest of a sentence that begins with the waveform's name: "is empty: leave it out".
         """
+        if isinstance(waveform, (str, bytes, os.PathLike, Mapping)) or waveform is None:
+            return (
+                f"is a {type(waveform).__name__}, expected (samples,) of floating point: "
+                f"read_audio(path, {self.sampling_rate}) reads a file"
+            )
         given = np.asarray(waveform)
         if given.ndim != 1:
             # A list of samples in the place of a list of waveforms comes here too.

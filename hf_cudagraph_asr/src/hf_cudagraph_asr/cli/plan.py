@@ -60,9 +60,11 @@ def plan(
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
 
-    keep_apart(checked(out), [source, plot])
+    keep_apart(checked(out), [source])
     if plot is not None:
         keep_apart(checked(plot), [source])
+        if plot.resolve() == out.resolve():
+            raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}: correct the path")

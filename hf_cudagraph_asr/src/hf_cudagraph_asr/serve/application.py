@@ -265,7 +265,12 @@ class Gateway:
 
 def api(gateway: Callable[[], Gateway]) -> FastAPI:
     """Make the HTTP API of the Gateway that is returned, at each request."""
-    app = FastAPI(title="hf-cudagraph-asr", version=version("hf-cudagraph-asr"), redoc_url=None)
+    app = FastAPI(
+        title="hf-cudagraph-asr",
+        version=version("hf-cudagraph-asr"),
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     app.add_middleware(Guard, gateway=gateway)
     app.add_exception_handler(StarletteHTTPException, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
@@ -305,6 +310,9 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         there = "there are POST /transcribe, GET /healthz and GET /docs"
         body = {"error": word, "detail": f"no {asked}: {there}"}
     elif not isinstance(body, dict):
-        body = {"error": "bad_request", "detail": body}
+        body = {
+            "error": "bad_request",
+            "detail": f"{body}: send one file, as curl -F file=@query.wav does",
+        }
     request.state.error = body["error"]
     return JSONResponse(body, error.status_code, error.headers)

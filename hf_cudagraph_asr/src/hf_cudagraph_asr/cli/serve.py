@@ -91,6 +91,7 @@ def _run(application: Any, settings: Any, host: str, port: int, address: str | N
         started: Any = ray.init(**where, log_to_driver=False, logging_level=logging.WARNING)
     except Exception as error:  # Ray has no class of its own for it
         raise ValueError(f"Ray did not start: {error}") from error
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         serve.start(http_options={"host": host, "port": port})
         try:
@@ -102,13 +103,15 @@ def _run(application: Any, settings: Any, host: str, port: int, address: str | N
         say(f"ready: POST a WAV or FLAC file to http://{host}:{port}/transcribe")
         say(f"metrics: {metrics}; logs: {started.address_info['session_dir']}/logs/serve")
         stop = threading.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):  # so that Ray's processes end with this one
+        for number in before:  # so that Ray's processes end with this one
             signal.signal(number, lambda *_: stop.set())
         stop.wait()
     finally:
         if address is not None:
             serve.delete(NAME)
         ray.shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _cause(error: Exception) -> str:

@@ -443,7 +443,7 @@ class GraphPool:
         return host
 
     def _made(self, plan: BucketPlan | None, batch_sizes: tuple[int, ...]) -> _State:
-        """Look at the model and capture it; a failure becomes what calls are told."""
+        """Look at the model and capture it; a failure becomes the reason that calls give."""
         host = self._looked(plan)
         captured, otherwise = None, Dispatch("exact")
         if host.refusal:

@@ -35,10 +35,12 @@ sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
 
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
 
+from weaklabel.baselines import (  # noqa: E402
+    LogisticRegression,
+    MajorityVote,
+)
 from weaklabel.gold import Gold  # noqa: E402
 from weaklabel.label_model import LabelModel  # noqa: E402
-from weaklabel.logistic import LogisticRegression  # noqa: E402
-from weaklabel.majority import MajorityVote  # noqa: E402
 from weaklabel.models import FittedModel, WeakLabelWarning  # noqa: E402
 from weaklabel.patterns import Patterns  # noqa: E402
 

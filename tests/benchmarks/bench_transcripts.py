@@ -6,7 +6,7 @@ weaklabel's vote and medoid, with the sources' weights estimated and with equal 
 ROVER in an environment of its own (made if missing), a worker on average and the best of the seven.
 Both tools get the same normalised texts; speed is by processor time. With
 `--hypotheses 7 5 3` fewer of the seven are drawn at random; with `--sweep` the constants of
-`weaklabel.consensus` are moved one by one, to see whether the figures hang on them.
+`weaklabel.rover` are moved one by one, to see whether the figures hang on them.
 
 The exit status is 1 where dev-clean's corpus WER is above 5.1 %, the vote is less than 20 times as
 fast as crowd-kit's, or crowd-kit cannot run.
@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from weaklabel import consensus
+from weaklabel import rover as consensus
 from weaklabel.transcripts import ROUNDS, combine
 
 HERE = Path(__file__).parent

@@ -110,9 +110,9 @@ def functions() -> list[Any]:
 
 def end_to_end(engine: Any, folder: Path) -> dict[str, Any]:
     """Query log to labels on one engine, in this process."""
-    from weaklabel.applier import apply_files
     from weaklabel.label_model import LabelModel
     from weaklabel.labels import count_files, label_files
+    from weaklabel.runs import apply_files
 
     votes, labels = folder / f"votes-{engine}.parquet", folder / f"labels-{engine}.parquet"
     steps = {}
@@ -178,7 +178,7 @@ def small_log(folder: Path) -> dict[str, Any]:
     """The first queries with what Snorkel needs as columns, and our votes and speed on them."""
     import polars as pl
 
-    from weaklabel.applier import apply
+    from weaklabel.runs import apply
 
     log = pl.read_parquet(folder / "queries.parquet", n_rows=SMALL)
     seconds = []

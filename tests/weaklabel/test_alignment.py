@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel import alignment
-from weaklabel.alignment import NO_WORD, Words, network, total_distances
+from weaklabel import rover as alignment
+from weaklabel.rover import NO_WORD, Words, network, total_distances
 
 texts_of = st.lists(st.integers(1, 4), max_size=8).map(tuple)
 

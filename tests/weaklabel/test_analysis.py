@@ -14,14 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaklabel.analysis import Analysis, analyse
+from weaklabel.baselines import FittedLogistic, FittedMajority
+from weaklabel.dependence import dependences
 from weaklabel.errors import WeakLabelError
-from weaklabel.inference.dependence import dependences
+from weaklabel.gold import share
 from weaklabel.label_model import LabelModel
-from weaklabel.logistic import FittedLogistic
-from weaklabel.majority import FittedMajority
 from weaklabel.models import FittedModel
 from weaklabel.patterns import Patterns
-from weaklabel.reporting.scores import share
 from weaklabel.text import normalizer
 
 NAMES = ("a", "b", "c")

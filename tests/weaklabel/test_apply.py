@@ -20,9 +20,9 @@ import polars as pl
 import pytest
 
 from weaklabel import functions as built_in
-from weaklabel.applier import apply, apply_files, read_metadata
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction, labeling_function
+from weaklabel.runs import apply, apply_files, read_metadata
 from weaklabel.votes import accept_if, occurrences
 
 ENGINES = ["polars", "duckdb"]
@@ -428,7 +428,7 @@ def test_a_run_that_fails_leaves_nothing_and_may_be_tried_again(tmp_path: Path) 
 SLOW = """
     import sys, time
     from pathlib import Path
-    from weaklabel.applier import apply_files
+    from weaklabel.runs import apply_files
     from weaklabel.labeling import labeling_function
     from weaklabel import functions as built_in
 
@@ -497,7 +497,7 @@ def test_a_killed_run_leaves_whole_parts_only_and_can_be_resumed(
 FULL = """
     import resource, signal, sys
     from pathlib import Path
-    from weaklabel.applier import apply_files
+    from weaklabel.runs import apply_files
     from weaklabel import functions as built_in
 
     folder, engine, out = Path(sys.argv[1]), sys.argv[2], sys.argv[3]

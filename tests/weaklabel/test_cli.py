@@ -277,7 +277,7 @@ def test_a_plugins_model_is_fitted_and_reported(folder, capsys):
     (folder / "models.py").write_text(
         "from dataclasses import dataclass\n"
         "import weaklabel\n"
-        "from weaklabel.majority import FittedMajority, MajorityVote\n"
+        "from weaklabel.baselines import FittedMajority, MajorityVote\n"
         "@dataclass(frozen=True)\n"
         "class FittedMine(FittedMajority):\n"
         "    kind = 'mine'\n"

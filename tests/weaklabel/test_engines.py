@@ -21,9 +21,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaklabel import functions as built_in
-from weaklabel.applier import apply, apply_files, read_metadata
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import labeling_function
+from weaklabel.runs import apply, apply_files, read_metadata
 from weaklabel.text import normalizer
 from weaklabel.votes import accept_if
 
@@ -344,7 +344,7 @@ def test_a_vote_depends_on_its_own_session_only(log: pl.DataFrame) -> None:
 def spark(require: Any) -> Iterator[Any]:
     """A session of this module, which `apply_files` joins."""
     require(shutil.which("java"), "no Java")
-    from weaklabel.engines import spark_engine
+    from weaklabel.engines import spark as spark_engine
 
     session = spark_engine.started()
     yield session

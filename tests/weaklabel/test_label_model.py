@@ -16,12 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weaklabel import em
+from weaklabel.em import JOINT, Factor, by_family
 from weaklabel.errors import WeakLabelError
-from weaklabel.fitted import FittedLabelModel
 from weaklabel.gold import Gold
-from weaklabel.inference import em
-from weaklabel.inference.factors import JOINT, Factor, by_family
-from weaklabel.label_model import LabelModel
+from weaklabel.label_model import FittedLabelModel, LabelModel
 from weaklabel.models import WeakLabelWarning, load_model
 from weaklabel.patterns import Patterns
 

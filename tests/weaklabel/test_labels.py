@@ -8,10 +8,10 @@ import polars as pl
 import pytest
 
 from weaklabel import MajorityVote, Patterns, WeakLabelError, apply
-from weaklabel.applier import apply_files, read_metadata
 from weaklabel.functions import asr_confidence, dwell, rapid_repetition
 from weaklabel.labels import count_files, gold_of_files, label_files
 from weaklabel.models import load_model
+from weaklabel.runs import apply_files, read_metadata
 from weaklabel.testing import synthetic_query_log
 
 FUNCTIONS = [asr_confidence, dwell, rapid_repetition]

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaklabel.inference import learned
-from weaklabel.inference.learned import learned_shares
+from weaklabel import analysis as learned
+from weaklabel.analysis import learned_shares
+from weaklabel.gold import wilson
 from weaklabel.label_model import LabelModel
 from weaklabel.patterns import Patterns
-from weaklabel.reporting.scores import wilson
 
 PRIOR = 0.8
 COVERAGE = np.array([0.8, 0.5, 0.6, 0.3, 0.4, 0.9])

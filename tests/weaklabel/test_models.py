@@ -15,10 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weaklabel.baselines import FittedLogistic, FittedMajority, LogisticRegression, MajorityVote
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold
-from weaklabel.logistic import FittedLogistic, LogisticRegression
-from weaklabel.majority import FittedMajority, MajorityVote
 from weaklabel.models import Fitted, Kind, kinds, load_model
 from weaklabel.patterns import Patterns
 
@@ -147,7 +146,7 @@ def test_arrays_that_are_not_the_votes_of_the_functions_are_refused() -> None:
 
 def test_importing_the_models_loads_no_optional_package() -> None:
     code = (
-        "import sys, weaklabel.label_model, weaklabel.logistic, weaklabel.gold;"
+        "import sys, weaklabel.label_model, weaklabel.baselines, weaklabel.gold;"
         "sys.exit(', '.join({'sklearn', 'duckdb', 'pyspark', 'pandas'} & sys.modules.keys()))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)

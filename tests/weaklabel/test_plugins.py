@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from weaklabel import apply, functions, hookimpl
 from weaklabel.errors import WeakLabelError
-from weaklabel.plugins import Loader, load_labeling_functions, load_registry
-from weaklabel.registry import Plugin
+from weaklabel.plugins import Loader, Plugin, load_labeling_functions, load_registry
 
 BUILTIN = [
     "session_position",

@@ -2,7 +2,7 @@
 
 20,000 queries, 85.3% of the transcripts right, six functions. The Bayes oracle knows how the log
 was made. The benchmark bench_label_model.py prints these settings as a table. Seeds 1, 2 and 20 to
-31 were used to choose the constants of `weaklabel.inference.structure`; the tests use others.
+31 were used to choose the constants of `weaklabel.structure`; the tests use others.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from weaklabel.baselines import MajorityVote
 from weaklabel.label_model import LabelModel
-from weaklabel.majority import MajorityVote
 from weaklabel.models import FittedModel, WeakLabelWarning
 from weaklabel.patterns import Patterns
 

@@ -20,13 +20,12 @@ from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 from rich.console import Console
 
 from weaklabel.analysis import Analysis, analyse
+from weaklabel.baselines import FittedMajority, MajorityVote
 from weaklabel.errors import WeakLabelError
 from weaklabel.label_model import LabelModel
-from weaklabel.majority import FittedMajority, MajorityVote
 from weaklabel.models import WeakLabelWarning
 from weaklabel.patterns import METADATA, Patterns
-from weaklabel.report import print_report, render, report_files, to_html, to_json
-from weaklabel.reporting.plots import FEW
+from weaklabel.report import FEW, print_report, render, report_files, to_html, to_json
 
 HOSTILE = '<script>window.hacked = 1; alert(1)</script><img src="x" onerror="alert(2)">'
 # Nothing of Chromium's own may reach for the network while a page's requests are counted.

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel.reporting.scores import (
+from weaklabel.gold import (
     Deciles,
     auc,
     brier,

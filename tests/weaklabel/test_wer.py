@@ -13,11 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from weaklabel.comparison import Comparison, compare
-from weaklabel.comparison_files import compare_files
-from weaklabel.comparison_table import print_comparison
 from weaklabel.errors import WeakLabelError
-from weaklabel.wer import corpus_wer, mean_utterance_wer, utterance_errors, wer_interval
+from weaklabel.wer import (
+    Comparison,
+    compare,
+    compare_files,
+    corpus_wer,
+    mean_utterance_wer,
+    print_comparison,
+    utterance_errors,
+    wer_interval,
+)
 
 UTTERANCES = st.lists(st.lists(st.sampled_from("abcde"), max_size=6).map(" ".join), min_size=1)
 

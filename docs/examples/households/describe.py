@@ -9,7 +9,7 @@ import jiwer
 import polars as pl
 from rapidfuzz.distance import Indel
 
-from weaklabel.atomic import written_beside
+from weaklabel.files import written_beside
 
 SIMILAR = 0.6
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from describe import describe, write_card
 from households import simulate
-from weaklabel.atomic import written_beside
+from weaklabel.files import written_beside
 
 HERE = Path(__file__).parent
 

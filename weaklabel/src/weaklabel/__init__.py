@@ -15,25 +15,25 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from weaklabel.applier import apply as apply
+    from weaklabel.baselines import LogisticRegression as LogisticRegression
+    from weaklabel.baselines import MajorityVote as MajorityVote
     from weaklabel.errors import WeakLabelError as WeakLabelError
     from weaklabel.export import Exporter as Exporter
     from weaklabel.gold import Gold as Gold
     from weaklabel.gold import correctness as correctness
     from weaklabel.gold import gold_patterns as gold_patterns
-    from weaklabel.hookspecs import hookimpl as hookimpl
     from weaklabel.label_model import LabelModel as LabelModel
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
-    from weaklabel.logistic import LogisticRegression as LogisticRegression
-    from weaklabel.majority import MajorityVote as MajorityVote
     from weaklabel.models import Kind as Kind
     from weaklabel.models import WeakLabelWarning as WeakLabelWarning
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
+    from weaklabel.plugins import Registry as Registry
+    from weaklabel.plugins import hookimpl as hookimpl
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
     from weaklabel.plugins import load_registry as load_registry
-    from weaklabel.registry import Registry as Registry
+    from weaklabel.runs import apply as apply
     from weaklabel.transcripts import combine as combine
     from weaklabel.votes import ABSTAIN as ABSTAIN
     from weaklabel.votes import ACCEPT as ACCEPT
@@ -59,19 +59,19 @@ _HOME = {
     "Kind": "models",
     "LabelModel": "label_model",
     "LabelingFunction": "labeling",
-    "LogisticRegression": "logistic",
-    "MajorityVote": "majority",
+    "LogisticRegression": "baselines",
+    "MajorityVote": "baselines",
     "Patterns": "patterns",
     "REJECT": "votes",
-    "Registry": "registry",
+    "Registry": "plugins",
     "WeakLabelError": "errors",
     "WeakLabelWarning": "models",
     "accept_if": "votes",
-    "apply": "applier",
+    "apply": "runs",
     "combine": "transcripts",
     "correctness": "gold",
     "gold_patterns": "gold",
-    "hookimpl": "hookspecs",
+    "hookimpl": "plugins",
     "labeling_function": "labeling",
     "load_labeling_functions": "plugins",
     "load_model": "models",

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import polars as pl
 
-from weaklabel.checks import refuse_rows, shown
 from weaklabel.errors import WeakLabelError
+from weaklabel.queries import refuse_rows, shown
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 

@@ -16,11 +16,11 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel import tables
-from weaklabel.atomic import written_beside
 from weaklabel.audio import with_absolute_paths, with_headers
-from weaklabel.checks import refuse_rows, require_columns, require_ids, same_ids, shown
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import written_beside
 from weaklabel.formats import huggingface, kaldi, lhotse, nemo
+from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]

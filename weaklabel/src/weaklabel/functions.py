@@ -19,8 +19,8 @@ from typing import Any
 import narwhals.stable.v2 as nw
 from rapidfuzz.distance import Levenshtein
 
-from weaklabel.hookspecs import hookimpl
 from weaklabel.labeling import LabelingFunction, labeling_function
+from weaklabel.plugins import hookimpl
 from weaklabel.text import normalizer
 from weaklabel.votes import (
     ABSTAIN,

@@ -13,11 +13,11 @@ from typing import Any
 import polars as pl
 
 from weaklabel import tables
-from weaklabel.applier import read_metadata
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold, correctness, gold_patterns
 from weaklabel.models import FittedModel
 from weaklabel.patterns import METADATA, Patterns
+from weaklabel.runs import read_metadata
 
 FilePath = str | os.PathLike[str]
 

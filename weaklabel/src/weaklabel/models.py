@@ -12,17 +12,19 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.atomic import written_beside
 from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Gold
+from weaklabel.files import written_beside
 from weaklabel.patterns import Patterns
 from weaklabel.votes import PREFIX
+
+if TYPE_CHECKING:
+    from weaklabel.gold import Gold
 
 FORMAT = 1
 
@@ -145,10 +147,8 @@ class Fitted(ABC):
 
 def kinds() -> dict[str, Kind]:
     """The package's own kinds of models, by name."""
-    from weaklabel.fitted import FittedLabelModel
-    from weaklabel.label_model import LabelModel
-    from weaklabel.logistic import FittedLogistic, LogisticRegression
-    from weaklabel.majority import FittedMajority, MajorityVote
+    from weaklabel.baselines import FittedLogistic, FittedMajority, LogisticRegression, MajorityVote
+    from weaklabel.label_model import FittedLabelModel, LabelModel
 
     own = (
         Kind("label-model", LabelModel, FittedLabelModel),

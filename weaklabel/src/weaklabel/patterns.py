@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from weaklabel.atomic import written_beside
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import written_beside
 from weaklabel.votes import PREFIX
 
 METADATA = "weaklabel"  # the key of the Parquet file's own metadata

@@ -20,8 +20,8 @@ from typing import Any, Final, Literal, TypeAlias
 import numpy as np
 import polars as pl
 
-from weaklabel.applier import apply
 from weaklabel.labeling import LabelingFunction
+from weaklabel.runs import apply
 from weaklabel.votes import ORDER, SESSION
 
 Engine: TypeAlias = Literal["polars", "duckdb", "spark"]
@@ -188,7 +188,7 @@ def _by_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> p
     from pathlib import Path
     from tempfile import TemporaryDirectory
 
-    from weaklabel.applier import apply_files
+    from weaklabel.runs import apply_files
 
     with TemporaryDirectory() as folder:
         queries, votes = Path(folder, "queries.parquet"), Path(folder, "votes.parquet")

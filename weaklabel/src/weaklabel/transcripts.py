@@ -19,7 +19,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
-from weaklabel import consensus
+from weaklabel import rover
 from weaklabel.errors import WeakLabelError
 from weaklabel.queries import read, validate_hypotheses, write
 from weaklabel.text import normalizer as named_normalizer
@@ -117,17 +117,17 @@ def combine(
     names = table["source"].unique().sort()
     sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
     networked = _shown((texts[a:b] for a, b in spans), len(spans), progress)
-    slots = consensus.align(networked, vocabulary)
-    ballot = consensus.vote(slots, queries, sources, _trust(table), rounds=rounds)
+    slots = rover.align(networked, vocabulary)
+    ballot = rover.vote(slots, queries, sources, _trust(table), rounds=rounds)
 
     # An empty transcript is judged as one slot.
     log_weight = ballot.log_agreed * np.maximum(slots.agreed, np.diff(slots.offsets) == 0)
     if method == "rover":
-        chosen = consensus.chosen_words(slots, ballot.winner)
+        chosen = rover.chosen_words(slots, ballot.winner)
         log_weight += np.bincount(slots.query, ballot.log_probability[ballot.winner], len(spans))
     else:
         weights = ballot.weights.tolist()
-        medoids = [a + consensus.medoid(texts[a:b], weights[a:b]) for a, b in spans]
+        medoids = [a + rover.medoid(texts[a:b], weights[a:b]) for a, b in spans]
         chosen = [list(texts[index]) for index in medoids]
         voted = ballot.log_probability[slots.candidate]
         log_weight += np.bincount(slots.hypothesis, voted, len(texts))[medoids]
@@ -207,7 +207,7 @@ def _table(hypotheses: Any) -> pl.DataFrame:
     return table
 
 
-def _trust(table: pl.DataFrame) -> consensus.Floats:
+def _trust(table: pl.DataFrame) -> rover.Floats:
     """(H,): the confidence over its source's mean; 1 where there is none."""
     if "confidence" not in table.columns:
         return np.ones(table.height)
@@ -225,13 +225,13 @@ def _shown(queries: Iterable[Any], total: int, progress: bool | None) -> Iterabl
 
 def _sources(
     names: pl.Series,
-    sources: consensus.Integers,
+    sources: rover.Integers,
     texts: list[tuple[int, ...]],
-    ballot: consensus.Ballot,
+    ballot: rover.Ballot,
     rounds: int,
 ) -> pl.DataFrame:
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
-    votes = 1 / np.maximum(ballot.rates, consensus.LEAST_RATE) if rounds else np.ones(len(names))
+    votes = 1 / np.maximum(ballot.rates, rover.LEAST_RATE) if rounds else np.ones(len(names))
     return pl.DataFrame(
         {
             "source": names,

@@ -17,9 +17,9 @@ from pathlib import Path
 import polars as pl
 
 from weaklabel.audio import is_url
-from weaklabel.checks import refuse_rows, shown
 from weaklabel.errors import WeakLabelError
 from weaklabel.formats.lines import write_lines
+from weaklabel.queries import refuse_rows, shown
 
 REQUIRED = ("audio", "duration")
 

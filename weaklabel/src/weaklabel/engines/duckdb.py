@@ -1,0 +1,187 @@
+"""Votes on DuckDB: relations, and files larger than memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import narwhals.stable.v2 as nw
+
+from weaklabel.engines import Part, Partwise
+from weaklabel.errors import translated
+from weaklabel.plan import BATCH, QUERY, Meter, Plan, RowStep, stepped, votes_schema
+from weaklabel.votes import SESSION
+
+_MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'
+
+
+def votes(log: Any, plan: Plan) -> Any:
+    """The table of votes of a relation, lazily; where functions are row-wise, computed at once.
+
+    Raises:
+        WeakLabelError: columns are missing, a function cannot be computed, or a vote is none.
+        ImportError: pyarrow is not installed.
+    """
+    work = _work(log, plan)
+    if not plan.rowwise:
+        return plan.finished(nw.from_native(work)).to_native()
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+    reader, meter = _reader(work), Meter()
+    # DuckDB finds the name `votes` in this function; the relation's own connection is out of reach
+    # but for queries on the relation.
+    votes = pa.Table.from_batches(  # noqa: F841
+        stepped(reader, plan.step, meter), votes_schema(reader.schema, plan.step)
+    )
+    meter.check()
+    return log.query("log", "SELECT * FROM votes")
+
+
+class DuckLog(Partwise):
+    """A query log in Parquet files, read by DuckDB.
+
+    Args:
+        given: what the log is called in messages.
+        files: local Parquet files.
+        scratch: a folder for files on the way, and for what does not fit into memory.
+        memory_limit: such as "4GB"; by default DuckDB's, 80% of the machine's memory.
+
+    Raises:
+        ImportError: DuckDB is not installed.
+    """
+
+    name = "duckdb"
+
+    def __init__(
+        self, given: str, files: Sequence[str], scratch: Path, memory_limit: str | None = None
+    ) -> None:
+        try:
+            import duckdb
+        except ImportError as error:
+            raise ImportError(_MISSING) from error
+        self._duckdb = duckdb
+        self.scratch = scratch
+        self._given = given
+        with self.faults():
+            self._connection = duckdb.connect()
+            self._set("temp_directory", str(scratch / "spill"))
+            # Windows leave no order to preserve, and preserving it would hold row groups back.
+            self._connection.execute("SET preserve_insertion_order = false")
+            self._connection.execute("SET enable_progress_bar = false")
+            self._set("TimeZone", "UTC")
+            if memory_limit is not None:
+                self._set("memory_limit", memory_limit)
+            # By name, with a common type: columns may differ in place and width between files.
+            self._log = self._connection.read_parquet(list(files), union_by_name=len(files) > 1)
+
+    def close(self) -> None:
+        """Let go of the files."""
+        self._connection.close()
+
+    @property
+    def version(self) -> str:
+        """Of the engine."""
+        return str(self._duckdb.__version__)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log's columns."""
+        return tuple(self._log.columns)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """What DuckDB raises, as errors of this package."""
+        import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+        with translated("DuckDB", self._given, self._duckdb.Error, pa.ArrowException):
+            yield
+
+    def write(
+        self,
+        plan: Plan,
+        target: Path,
+        *,
+        part: Part | None,
+        extra: Path | None,
+        metadata: dict[str, str],
+        meter: Meter,
+    ) -> None:
+        """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
+        log = self._log if part is None else self._log.filter(self._in(part))
+        if extra is not None:
+            columns = ", ".join(_quoted(name) for name in plan.required)
+            others = self._connection.read_parquet([str(extra)])
+            log = log.project(columns).join(others, condition=QUERY, how="left")
+            plan = plan.with_log_votes()
+        work = _work(log, plan)
+        if plan.rowwise:
+            self._write_batches(work, plan.step, target, metadata, meter)
+        else:
+            self._copy(plan.finished(nw.from_native(work)).to_native(), target, metadata)
+
+    def complain(self, plan: Plan, names: list[str]) -> None:
+        """Name the queries with votes that are none; see `Plan.complain`."""
+        plan.complain(nw.from_native(_prepared(self._log, plan)), names)
+
+    def _copy(self, votes: Any, target: Path, metadata: dict[str, str]) -> None:
+        pairs = ", ".join(f"{_literal(key)}: {_literal(text)}" for key, text in metadata.items())
+        self._connection.execute(
+            f"COPY ({votes.sql_query()}) TO {_literal(str(target))}"
+            f" (FORMAT parquet, COMPRESSION zstd, KV_METADATA {{{pairs}}})"
+        )
+
+    def _write_batches(
+        self, work: Any, step: RowStep, target: Path, metadata: dict[str, str], meter: Meter
+    ) -> None:
+        from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
+
+        reader = _reader(work)
+        schema = votes_schema(reader.schema, step)
+        with parquet.ParquetWriter(
+            target, schema.with_metadata(metadata), compression="zstd"
+        ) as writer:
+            for batch in stepped(reader, step, meter):
+                writer.write_batch(batch)
+
+    def _in(self, part: Part) -> str:
+        query = f"hash({_quoted(QUERY)})"
+        if SESSION in self.columns:
+            session = _quoted(SESSION)
+            query = f"CASE WHEN {session} IS NULL THEN {query} ELSE hash({session}) END"
+        return f"({query}) % {part.of} = {part.index}"
+
+    def _set(self, name: str, value: str) -> None:
+        self._connection.execute(f"SET {name} = {_literal(value)}")
+
+
+def _work(log: Any, plan: Plan) -> Any:
+    plan.check_columns(log.columns)
+    aside = plan.set_aside(nw.from_native(log)).to_native()
+    return plan.work(nw.from_native(_prepared(aside, plan))).to_native()
+
+
+def _prepared(log: Any, plan: Plan) -> Any:
+    """The log with types that have all the functions: those of a nanosecond have few."""
+    casts = [
+        f"CAST({_quoted(name)} AS TIMESTAMP{' WITH TIME ZONE' if 'TZ' in str(kind) else ''})"
+        f" AS {_quoted(name)}"
+        for name, kind in zip(log.columns, log.types, strict=True)
+        if name in plan.required and str(kind).endswith("_NS") and str(kind).startswith("TIMESTAMP")
+    ]
+    return log.project(f"* REPLACE ({', '.join(casts)})") if casts else log
+
+
+def _reader(relation: Any) -> Any:
+    # DuckDB renamed it.
+    read = getattr(relation, "to_arrow_reader", None) or relation.fetch_record_batch
+    return read(BATCH)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,143 @@
+"""Votes on Polars: frames, and files streamed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import narwhals.stable.v2 as nw
+import polars as pl
+
+from weaklabel.engines import Part, Partwise
+from weaklabel.errors import translated
+from weaklabel.plan import QUERY, Meter, Plan
+from weaklabel.votes import SESSION
+
+
+def votes(log: pl.LazyFrame, plan: Plan, meter: Meter | None = None) -> pl.LazyFrame:
+    """The table of votes of a log, lazily; `WRONG` stands for what is no vote.
+
+    Raises:
+        WeakLabelError: columns are missing, or a function cannot be computed.
+    """
+    schema = log.collect_schema()
+    plan.check_columns(schema.names())
+    checked = plan.work(nw.from_native(prepared(log, plan)))
+    if not plan.rowwise:
+        votes: pl.LazyFrame = plan.finished(checked).to_native()
+        return votes
+    work: pl.LazyFrame = checked.to_native()
+    step = plan.step
+    types: dict[str, Any] = {
+        QUERY: work.collect_schema()[QUERY],
+        **{name: schema[name] for name in plan.keep},
+        **{function.column: pl.Int8 for function in plan.functions},
+    }
+    return work.map_batches(lambda batch: step(batch, meter), schema=types, streamable=True)
+
+
+def prepared(log: pl.LazyFrame, plan: Plan) -> pl.LazyFrame:
+    """The log with the types that the other engines see in the same file.
+
+    Otherwise votes would depend on the engine: Polars rounds 0.9 to compare it with a Float32, and
+    takes the hour of a timestamp in the column's own time zone.
+    """
+    aside: pl.LazyFrame = plan.set_aside(nw.from_native(log)).to_native()
+    casts: list[pl.Expr] = []
+    for name, dtype in log.collect_schema().items():
+        if name not in plan.required or name == QUERY:
+            continue
+        if dtype == pl.Float32:
+            casts.append(pl.col(name).cast(pl.Float64))
+        elif isinstance(dtype, pl.Categorical | pl.Enum):
+            casts.append(pl.col(name).cast(pl.String))
+        elif isinstance(dtype, pl.Datetime) and dtype.time_zone not in (None, "UTC"):
+            casts.append(pl.col(name).dt.convert_time_zone("UTC").dt.cast_time_unit("us"))
+        elif isinstance(dtype, pl.Datetime) and dtype.time_unit != "us":
+            casts.append(pl.col(name).dt.cast_time_unit("us"))
+    return aside.with_columns(casts) if casts else aside
+
+
+class PolarsLog(Partwise):
+    """A query log in files, read by Polars.
+
+    Args:
+        given: what the log is called in messages.
+        frame: the log.
+        scratch: a folder for files on the way.
+    """
+
+    name = "polars"
+
+    def __init__(self, given: str, frame: pl.LazyFrame, scratch: Path) -> None:
+        self._frame = frame
+        self.scratch = scratch
+        self._given = given
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+    @property
+    def version(self) -> str:
+        """Of the engine."""
+        return pl.__version__
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log's columns."""
+        return tuple(self._frame.collect_schema().names())
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """What Polars raises, as errors of this package."""
+        with translated("Polars", self._given, pl.exceptions.PolarsError):
+            yield
+
+    def write(
+        self,
+        plan: Plan,
+        target: Path,
+        *,
+        part: Part | None,
+        extra: Path | None,
+        metadata: dict[str, str],
+        meter: Meter,
+    ) -> None:
+        """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
+        log = self._frame if part is None else self._frame.filter(self._in(part))
+        if extra is not None:
+            log = log.select(plan.required).join(
+                pl.scan_parquet(extra, glob=False), on=QUERY, how="left", maintain_order="left"
+            )
+            plan = plan.with_log_votes()
+        found = votes(log, plan, meter)
+        with first_cause(meter):
+            found.sink_parquet(target, metadata=metadata)
+
+    def complain(self, plan: Plan, names: list[str]) -> None:
+        """Name the queries with votes that are none; see `Plan.complain`."""
+        plan.complain(nw.from_native(prepared(self._frame, plan)), names)
+
+    def _in(self, part: Part) -> pl.Expr:
+        query = pl.col(QUERY).hash()
+        if SESSION in self.columns:
+            session = pl.col(SESSION)
+            query = pl.when(session.is_null()).then(query).otherwise(session.hash())
+        return query % part.of == part.index
+
+
+@contextmanager
+def first_cause(meter: Meter) -> Iterator[None]:
+    """A row-wise function's own error, where Polars turned it into text.
+
+    Raises:
+        WeakLabelError: a row-wise function raised it.
+    """
+    try:
+        yield
+    except pl.exceptions.PolarsError:
+        if meter.fault is not None:
+            raise meter.fault from None
+        raise

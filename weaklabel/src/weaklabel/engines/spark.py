@@ -1,0 +1,222 @@
+"""Votes on PySpark: frames, and files on a cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import narwhals.stable.v2 as nw
+
+from weaklabel.engines import Part
+from weaklabel.errors import translated
+from weaklabel.plan import QUERY, Meter, Plan, stepped
+from weaklabel.votes import SESSION
+
+MASTER = "local[2]"
+
+_MISSING = 'this needs PySpark (and Java 17 or newer): pip install "weaklabel[spark]"'
+_PART = "weaklabel_part"
+
+
+def votes(log: Any, plan: Plan) -> Any:
+    """The table of votes of a PySpark frame, lazily.
+
+    Row-wise functions run in the cluster's Python workers, which need weaklabel installed then; all
+    others are computed by Spark alone.
+
+    Raises:
+        WeakLabelError: columns are missing, or a function cannot be computed.
+    """
+    from pyspark.sql.types import ByteType, StructField, StructType
+
+    frame = nw.from_native(log)
+    plan.check_columns(frame.columns)
+    work = plan.work(plan.set_aside(frame))
+    if not plan.rowwise:
+        return plan.finished(work).to_native()
+    native, step = work.to_native(), plan.step
+    cast = {function.column for function in step.functions}
+    schema = StructType(
+        [
+            StructField(name, ByteType() if inner in cast else native.schema[inner].dataType)
+            for inner, name in step.columns
+        ]
+    )
+    with _without_pandas():
+        return native.mapInArrow(partial(stepped, step=step), schema)
+
+
+def started(master: str | None = None, memory_limit: str | None = None) -> Any:
+    """A Spark session, for `SparkLog` or for frames.
+
+    Args:
+        master: of the cluster; by default two threads of this machine.
+        memory_limit: of the driver, such as "4g".
+
+    Raises:
+        ImportError: PySpark is not installed.
+    """
+    try:
+        from pyspark.sql import SparkSession
+    except ImportError as error:
+        raise ImportError(_MISSING) from error
+    builder = (
+        SparkSession.builder.master(master or MASTER)
+        .appName("weaklabel")
+        .config("spark.ui.enabled", "false")
+        .config("spark.ui.showConsoleProgress", "false")
+    )
+    if memory_limit is not None:
+        builder = builder.config("spark.driver.memory", memory_limit)
+    with _this_python(master or MASTER):
+        session = builder.getOrCreate()
+    session.sparkContext.setLogLevel("ERROR")
+    return session
+
+
+class SparkLog:
+    """A query log in Parquet files, read by Spark.
+
+    Args:
+        given: what the log is called in messages.
+        files: what Spark's reader opens.
+        scratch: a folder that the driver and the workers both see.
+        master: of the cluster, as `spark://host:7077`; by default two threads of this machine.
+        memory_limit: of the driver, such as "4g"; it holds where a session is started here.
+
+    Raises:
+        ImportError: PySpark is not installed.
+        WeakLabelError: no session can be started.
+    """
+
+    name = "spark"
+
+    def __init__(
+        self,
+        given: str,
+        files: Sequence[str],
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
+    ) -> None:
+        try:
+            import pyspark
+            from pyspark.errors import PySparkException
+            from pyspark.sql import SparkSession
+        except ImportError as error:
+            raise ImportError(_MISSING) from error
+        self._scratch = scratch
+        self._given = given
+        self._error = PySparkException
+        self.version = pyspark.__version__
+        with self.faults():
+            active = SparkSession.getActiveSession()
+            self._owned = active is None
+            if active is None:
+                self._session = started(master, memory_limit)
+            else:
+                # Settings of its own, on the same cluster.
+                self._session = active.newSession()
+            self._session.conf.set("spark.sql.session.timeZone", "UTC")
+            self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
+            self._log = self._session.read.parquet(*files)
+
+    def close(self) -> None:
+        """Stop the session, if it was started here."""
+        if self._owned:
+            self._session.stop()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The log's columns."""
+        return tuple(self._log.columns)
+
+    @contextmanager
+    def faults(self) -> Iterator[None]:
+        """What Spark raises, as errors of this package."""
+        from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
+
+        with translated("Spark", self._given, self._error, Py4JError):
+            yield
+
+    def parts(
+        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter
+    ) -> Iterator[tuple[Part, Path]]:
+        """The votes of parts of the log, each in a Parquet file, by one job for all of them."""
+        from pyspark.sql import functions as sql
+
+        log = self._log
+        query = sql.xxhash64(sql.col(QUERY))
+        if SESSION in self.columns:
+            session = sql.col(SESSION)
+            query = sql.when(session.isNull(), query).otherwise(sql.xxhash64(session))
+        log = log.withColumn(_PART, sql.pmod(query, sql.lit(parts[0].of)).cast("int"))
+        wanted = sql.col(_PART).isin([part.index for part in parts])
+        if plan.of_log() is None:
+            log = log.where(wanted)
+        found = votes(log, replace(plan, keep=(*plan.keep, _PART))).where(wanted)
+        folder = self._scratch / "spark"
+        found.write.partitionBy(_PART).parquet(str(folder))
+        schema = _arrow_schema(found, plan)
+        for part in parts:
+            target = self._scratch / part.file
+            _merged(
+                sorted((folder / f"{_PART}={part.index}").glob("*.parquet")),
+                target,
+                schema,
+                metadata,
+            )
+            yield part, target
+
+    def complain(self, plan: Plan, names: list[str]) -> None:
+        """Name the queries with votes that are none; see `Plan.complain`."""
+        plan.complain(nw.from_native(self._log), names)
+
+
+@contextmanager
+def _without_pandas() -> Iterator[None]:
+    # PySpark warns of pandas 3 wherever Arrow comes in; no pandas frame is ever made here.
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "PySpark does not yet fully support pandas")
+        yield
+
+
+@contextmanager
+def _this_python(master: str) -> Iterator[None]:
+    # Local workers run the first python3 of the PATH, which may have no weaklabel. The context
+    # reads the variable when it is made; a cluster's machines have a Python of their own.
+    if "PYSPARK_PYTHON" in os.environ or not master.startswith("local"):
+        yield
+        return
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    try:
+        yield
+    finally:
+        del os.environ["PYSPARK_PYTHON"]
+
+
+def _arrow_schema(found: Any, plan: Plan) -> Any:
+    with _without_pandas():
+        return found.limit(0).select(*(f"`{name}`" for name in plan.columns)).toArrow().schema
+
+
+def _merged(files: Sequence[Path], target: Path, schema: Any, metadata: dict[str, str]) -> None:
+    """Spark's own files in one, which carries the metadata."""
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
+
+    with parquet.ParquetWriter(
+        target, schema.with_metadata(metadata), compression="zstd"
+    ) as writer:
+        for file in files:
+            with parquet.ParquetFile(file) as read:
+                for batch in read.iter_batches():
+                    table = pa.Table.from_batches([batch])
+                    writer.write_table(table.cast(schema))

@@ -1,1 +1,0 @@
-"""What `LabelModel` is made of: factors, EM, structure, and the reasons not to trust it."""

@@ -1,1 +1,0 @@
-"""How each format of a table is read; see `weaklabel.tables`."""

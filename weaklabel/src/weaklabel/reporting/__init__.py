@@ -1,1 +1,0 @@
-"""What `weaklabel.report` is made of: scores on gold, tables for a terminal, plots."""

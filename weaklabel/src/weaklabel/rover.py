@@ -1,0 +1,396 @@
+"""Who is right where transcripts differ: weighted votes, and weights estimated without labels.
+
+Every round counts how often each source loses the vote, and weighs it by the inverse of that rate.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import pairwise
+from typing import Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from rapidfuzz.distance import Levenshtein
+
+NO_WORD: Final = 0
+
+# A stretch without a common word is aligned in slots × words steps of Python, up to this many, and
+# beyond it word by word from the left. Utterances have a handful; a text of another file, millions.
+MOST_STEPS: Final = 10_000
+
+Words: TypeAlias = tuple[int, ...]
+Unlikeness: TypeAlias = Callable[[int, int], float]
+Share: TypeAlias = dict[int, float]  # of a slot: the weight of every word there
+
+
+def total_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[float]:
+    """Of every text, the weighted sum of its word edit distances to all of them."""
+    sums = [0.0] * len(texts)
+    for i, text in enumerate(texts):
+        for j in range(i):
+            distance = Levenshtein.distance(text, texts[j])
+            sums[i] += distance * weights[j]
+            sums[j] += distance * weights[i]
+    return sums
+
+
+def network(
+    texts: Sequence[Words], weights: Sequence[float], unlikeness: Unlikeness
+) -> list[list[int]]:
+    """Slots, in order; a slot lists the word that every text has there, or NO_WORD.
+
+    The first text makes the slots. Each one that follows is aligned with all before it at once, at
+    the least expected cost, and may put new slots between theirs.
+
+    Args:
+        texts: at least one; the best first.
+        weights: one a text, positive.
+        unlikeness: cost of two different words in one slot, between 0 and 1; a word beside no word
+            costs 1.
+    """
+    slots = [[word] for word in texts[0]]
+    shares: list[Share] = [{word: weights[0]} for word in texts[0]]
+    total = weights[0]
+    for count, (text, weight) in enumerate(zip(texts[1:], weights[1:], strict=True), 1):
+        grown: list[list[int]] = []
+        grown_shares: list[Share] = []
+        for first, last, words in _stretches(shares, text):
+            pairs: Iterable[tuple[int | None, int]]
+            if last - first == 1 == len(words):  # nearly always
+                pairs = ((0, words[0]),)
+            else:
+                pairs = _aligned(shares[first:last], words, total, unlikeness)
+            for place, word in pairs:
+                if place is None:
+                    slot, share = [NO_WORD] * count, {NO_WORD: total}
+                else:
+                    slot, share = slots[first + place], shares[first + place]
+                slot.append(word)
+                share[word] = share.get(word, 0.0) + weight
+                grown.append(slot)
+                grown_shares.append(share)
+        slots, shares = grown, grown_shares
+        total += weight
+    return slots
+
+
+def _stretches(shares: Sequence[Share], text: Words) -> Iterator[tuple[int, int, Words]]:
+    """Ranges of slots and the words of `text` that belong there, cut at the words in common.
+
+    In common with the slots' heaviest words: nearly all of them are, and rapidfuzz finds them
+    hundreds of times sooner than Python aligns.
+    """
+    heaviest = [
+        max(share, key=share.__getitem__) if len(share) > 1 else next(iter(share))
+        for share in shares
+    ]
+    places = [place for place, word in enumerate(heaviest) if word != NO_WORD]
+    spine = [heaviest[place] for place in places]
+    slot = position = 0
+    for block in Levenshtein.opcodes(spine, text).as_matching_blocks():
+        for i in range(block.size):
+            at, word = places[block.a + i], block.b + i
+            if at > slot or word > position:
+                yield slot, at, text[position:word]
+            yield at, at + 1, text[word : word + 1]
+            slot, position = at + 1, word + 1
+    if slot < len(shares) or position < len(text):
+        yield slot, len(shares), text[position:]
+
+
+def _aligned(
+    shares: Sequence[Share], words: Words, total: float, unlikeness: Unlikeness
+) -> Iterator[tuple[int | None, int]]:
+    """A slot's index, or None for a new slot, and the word of `words` there, in order."""
+    rows, columns = len(shares), len(words)
+    if min(rows, columns) == 0 or rows * columns > MOST_STEPS:
+        for i in range(max(rows, columns)):
+            yield i if i < rows else None, words[i] if i < columns else NO_WORD
+        return
+    skip = [total - share.get(NO_WORD, 0.0) for share in shares]
+    # Expected edits of the slots from i on against the words from j on: (rows + 1, columns + 1).
+    edits = [[total * (columns - j) for j in range(columns + 1)] for _ in range(rows + 1)]
+    beside = [[0.0] * columns for _ in range(rows)]  # … where word j stands in slot i
+    for i in reversed(range(rows)):
+        share, here, below = shares[i], edits[i], edits[i + 1]
+        here[columns] = below[columns] + skip[i]
+        for j in reversed(range(columns)):
+            beside[i][j] = below[j + 1] + _cost(share, words[j], unlikeness)
+            here[j] = min(beside[i][j], below[j] + skip[i], here[j + 1] + total)
+    i = j = 0
+    while i < rows and j < columns:
+        if edits[i][j] == beside[i][j]:
+            yield i, words[j]
+            i, j = i + 1, j + 1
+        elif edits[i][j] == edits[i + 1][j] + skip[i]:
+            yield i, NO_WORD
+            i += 1
+        else:
+            yield None, words[j]
+            j += 1
+    for place in range(i, rows):
+        yield place, NO_WORD
+    for word in words[j:]:
+        yield None, word
+
+
+def _cost(share: Share, word: int, unlikeness: Unlikeness) -> float:
+    cost = 0.0
+    for other, weight in share.items():
+        if other == NO_WORD:
+            cost += weight
+        elif other != word:
+            cost += weight * unlikeness(other, word)
+    return cost
+
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# A word is missed more often than invented: no word needs half a mean vote more to win.
+HANDICAP: Final = 0.5
+
+# In the vote that it is judged by, a source's own counts half. Counted in full, whoever outweighs
+# the others agrees with himself, gains and runs away; not at all, the others are a worse judge.
+OWN: Final = 0.5
+
+# Sources are drawn towards all by as many words as their spread suggests, within these bounds.
+FEWEST_WORDS: Final = 5.0
+MOST_WORDS: Final = 1000.0
+
+# No source is trusted beyond one error in a hundred words.
+LEAST_RATE: Final = 0.01
+
+# No hypothesis outweighs all others of its query: where those agree, they are right more often.
+MOST_OF_OTHERS: Final = 0.8
+
+# Sums in different orders differ by less; what is equal but for that is a tie.
+_DIGITS: Final = 9
+
+
+@dataclass(frozen=True, eq=False)
+class Slots:
+    """The slots of all queries; those in which not all hypotheses agree, with every vote.
+
+    Attributes:
+        offsets: (Q + 1,): query q has `sequence[offsets[q]:offsets[q + 1]]`.
+        sequence: of each slot, its word, or -1 - i where it is the contested slot i.
+        agreed: (Q,), number of slots in which all agree.
+        query: (S,), the query of a contested slot, ascending.
+        first: (S,), the first of its candidates.
+        slot: (C,), the contested slot of a candidate, ascending.
+        word: (C,), its word or NO_WORD; one of the best transcript's first.
+        candidate: (V,), what a vote is for.
+        hypothesis: (V,), whose vote it is.
+    """
+
+    offsets: Integers
+    sequence: Integers
+    agreed: Integers
+    query: Integers
+    first: Integers
+    slot: Integers
+    word: Integers
+    candidate: Integers
+    hypothesis: Integers
+
+
+@dataclass(frozen=True, eq=False)
+class Ballot:
+    """What the last round left.
+
+    Attributes:
+        rates: (number of sources,), smoothed error rates.
+        weights: (H,), of the hypotheses, about 1 on average.
+        winner: (S,), the candidate that has the most votes.
+        log_probability: (C,), of being right, by candidate.
+        log_agreed: (Q,), of a slot in which all agree.
+    """
+
+    rates: Floats
+    weights: Floats
+    winner: Integers
+    log_probability: Floats
+    log_agreed: Floats
+
+
+def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slots:
+    """Networks of all queries; hypotheses are numbered through, in order."""
+
+    @lru_cache(maxsize=1 << 20)
+    def unlikeness(a: int, b: int) -> float:
+        # Words alike are likelier to be one word heard, or spelled, in two ways.
+        return 0.5 + 0.5 * Levenshtein.normalized_distance(vocabulary[a], vocabulary[b])
+
+    offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
+    query, first, slot, word = array("q"), array("q"), array("q"), array("q")
+    candidate, hypothesis = array("q"), array("q")
+    start = 0
+    for number, texts in enumerate(queries):
+        groups = grouped(texts)
+        order = sorted(groups)
+        edits = total_distances(order, [len(groups[text]) for text in order])
+        order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
+        members = [groups[text] for text in order]  # once: a tuple is hashed anew at each look-up
+        counts = [float(len(group)) for group in members]
+        agreeing = 0
+        for words in network(order, counts, unlikeness):
+            if words.count(words[0]) == len(words):
+                sequence.append(words[0])
+                agreeing += 1
+                continue
+            sequence.append(-1 - len(query))
+            first.append(len(slot))
+            candidates: dict[int, int] = {}
+            for group, voted in zip(members, words, strict=True):
+                if voted not in candidates:
+                    candidates[voted] = len(slot)
+                    slot.append(len(query))
+                    word.append(voted)
+                for member in group:
+                    candidate.append(candidates[voted])
+                    hypothesis.append(start + member)
+            query.append(number)
+        offsets.append(len(sequence))
+        agreed.append(agreeing)
+        start += len(texts)
+    parts = (offsets, sequence, agreed, query, first, slot, word, candidate, hypothesis)
+    return Slots(*(np.array(part, dtype=np.int64) for part in parts))
+
+
+def vote(slots: Slots, query: Integers, source: Integers, trust: Floats, *, rounds: int) -> Ballot:
+    """Weigh the sources by how often they lose the vote, `rounds` times over.
+
+    Args:
+        slots: of `align`.
+        query: (H,), the query of a hypothesis, ascending.
+        source: (H,), its source.
+        trust: (H,), factors of their weights.
+        rounds: 0 keeps the sources equal.
+    """
+    weights = trust / trust.mean()
+    rates = _rates(slots, query, source, weights)
+    for done in range(rounds):
+        if done:
+            rates = _rates(slots, query, source, weights)
+        weights = trust / np.maximum(rates[source], LEAST_RATE)
+        weights = _capped(weights / weights.mean(), query)
+    scores = _scores(slots, weights)
+    # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
+    rate = min(0.5, 1 / float(np.mean(1 / np.maximum(rates[source], LEAST_RATE))))
+    unsaid = 1 + np.log(rate / (1 - rate))
+    totals = np.full(len(slots.first), unsaid)
+    np.logaddexp.at(totals, slots.slot, scores)
+    support = np.bincount(query, weights, len(slots.agreed))
+    return Ballot(
+        rates=rates,
+        weights=weights,
+        winner=_winners(slots, scores),
+        log_probability=scores - totals[slots.slot],
+        log_agreed=-np.logaddexp(0, unsaid - support),
+    )
+
+
+def chosen_words(slots: Slots, winner: Integers) -> list[list[int]]:
+    """The words of every query where each contested slot goes to its winner."""
+    contested = slots.sequence < 0
+    sequence = slots.sequence.copy()
+    sequence[contested] = slots.word[winner[-1 - sequence[contested]]]
+    words, offsets = sequence.tolist(), slots.offsets.tolist()
+    return [
+        [word for word in words[begin:end] if word != NO_WORD] for begin, end in pairwise(offsets)
+    ]
+
+
+def medoid(texts: Sequence[Words], weights: Sequence[float]) -> int:
+    """Index of the text at the least weighted edit distance from all: minimum Bayes risk."""
+    groups = grouped(texts)
+    order = sorted(groups)
+    edits = total_distances(order, [sum(weights[i] for i in groups[text]) for text in order])
+    best = min(range(len(order)), key=lambda i: round(edits[i], _DIGITS))
+    return groups[order[best]][0]
+
+
+def grouped(texts: Sequence[Words]) -> dict[Words, list[int]]:
+    """Equal texts together: their indices."""
+    groups: dict[Words, list[int]] = {}
+    for index, text in enumerate(texts):
+        groups.setdefault(text, []).append(index)
+    return groups
+
+
+def _capped(weights: Floats, query: Integers) -> Floats:
+    others = np.bincount(query, weights)[query] - weights
+    capped = (np.bincount(query)[query] > 2) & (others > 0)
+    return np.where(capped, np.minimum(weights, MOST_OF_OTHERS * others), weights)
+
+
+def _scores(slots: Slots, weights: Floats) -> Floats:
+    votes = np.bincount(slots.candidate, weights[slots.hypothesis], len(slots.word))
+    scores: Floats = np.round(votes - HANDICAP * (slots.word == NO_WORD), _DIGITS)
+    return scores
+
+
+def _winners(slots: Slots, scores: Floats) -> Integers:
+    if not len(slots.first):
+        return slots.first
+    best = np.maximum.reduceat(scores, slots.first)[slots.slot]
+    # Of several, the first: a word of the transcript that is nearest to all.
+    candidates = np.where(scores == best, np.arange(len(scores)), len(scores))
+    return np.minimum.reduceat(candidates, slots.first)
+
+
+def _rates(slots: Slots, query: Integers, source: Integers, weights: Floats) -> Floats:
+    """Smoothed error rates of the sources against the vote."""
+    sources = int(source.max()) + 1
+    wrong: Floats = np.zeros(len(source))
+    if len(slots.first):
+        scores = _scores(slots, weights)
+        winner = _winners(slots, scores)
+        others = scores.copy()
+        others[winner] = -np.inf
+        second = np.maximum.reduceat(others, slots.first)
+        at = slots.slot[slots.candidate]
+        rival = np.where(slots.candidate == winner[at], second[at], scores[winner[at]])
+        lead = scores[slots.candidate] - OWN * weights[slots.hypothesis] - rival
+        lost = (1 - np.sign(np.round(lead, _DIGITS))) / 2  # 1, or ½ for a tie
+        wrong += np.bincount(slots.hypothesis, lost, len(source))
+    # Who was alone with a query was not judged by it.
+    several = np.bincount(query, minlength=len(slots.agreed)) > 1
+    judged = (np.diff(slots.offsets) * several)[query]
+    # One error in ten words, until the data say more.
+    everybody = (wrong.sum() + 1) / (judged.sum() + 10)
+    prior = _prior_words(wrong, judged, source)
+    lost_words = np.bincount(source, wrong, sources) + prior * everybody
+    rates: Floats = lost_words / (np.bincount(source, judged, sources) + prior)
+    return rates
+
+
+def _prior_words(wrong: Floats, judged: Integers, source: Integers) -> float:
+    """How many words at everybody's rate tell as much as one source differs from the next.
+
+    The ratio of two variance components, within sources (from utterance to utterance: errors come
+    in bunches) and between them, by the analysis of variance of a one-way random effect
+    (Searle, Casella and McCulloch, Variance Components, 1992).
+    """
+    words = judged[judged > 0]
+    if not len(words):
+        return MOST_WORDS
+    rates = wrong[judged > 0] / words  # of every hypothesis
+    _, of = np.unique(source[judged > 0], return_inverse=True)
+    counts = np.bincount(of)
+    hypotheses, sources = len(rates), len(counts)
+    if sources == 1 or hypotheses == sources:
+        return MOST_WORDS
+    means = np.bincount(of, rates) / counts
+    within = float(((rates - means[of]) ** 2).sum()) / (hypotheses - sources)
+    mean_square = float((counts * (means - rates.mean()) ** 2).sum()) / (sources - 1)
+    size = (hypotheses - float((counts**2).sum()) / hypotheses) / (sources - 1)
+    between = (mean_square - within) / size
+    if between <= 0:
+        return MOST_WORDS
+    return min(MOST_WORDS, max(FEWEST_WORDS, within / between * float(words.mean())))

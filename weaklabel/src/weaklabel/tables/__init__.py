@@ -1,0 +1,252 @@
+"""Tables in files: Parquet, CSV and JSON lines, one file, a folder, a glob or a URL.
+
+What a file says is what the frame holds: text that only looks like a number keeps its zeros, and a
+file that cannot be read as a whole is an error that names it.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import polars as pl
+
+from weaklabel.errors import WeakLabelError
+from weaklabel.files import written_beside
+from weaklabel.schema import settled
+from weaklabel.tables.files import (
+    FORMATS,
+    Files,
+    Format,
+    Source,
+    diagnose_bytes,
+    find,
+    first_line,
+    listed,
+    same_columns,
+)
+from weaklabel.tables.text import diagnose_fields, diagnose_lines, scan_csv, scan_lines
+
+
+def scan_parquet(files: Files) -> pl.LazyFrame:
+    """The files as one frame.
+
+    Raises:
+        WeakLabelError: a footer cannot be read, or files differ in columns or types.
+    """
+    if not files.local:
+        return settled(pl.scan_parquet(files.given))
+    schemas = {}
+    for file in files.paths:
+        try:
+            # Not read_parquet_schema, which takes brackets in a file's name for a glob.
+            schemas[file] = pl.scan_parquet(Path(file), glob=False).collect_schema()
+        except (pl.exceptions.PolarsError, OSError) as error:
+            raise WeakLabelError(
+                f"{file} is no Parquet file, or was cut short: {first_line(error)}; write it again"
+            ) from error
+    first, wanted = next(iter(schemas.items()))
+    for file, schema in schemas.items():
+        same_columns(first, list(wanted), file, list(schema))
+        for name, dtype in schema.items():
+            if not _compatible(wanted[name], dtype):
+                raise WeakLabelError(
+                    f"column {name!r} is {wanted[name]} in {first} and {dtype} in {file}:"
+                    " convert one of them"
+                )
+    hive = files.hive
+    if all(list(schema.items()) == list(wanted.items()) for schema in schemas.values()):
+        paths = [Path(file) for file in files.paths]
+        frame = pl.scan_parquet(paths, glob=False, hive_partitioning=hive)
+    else:
+        parts = [
+            pl.scan_parquet(Path(file), glob=False, hive_partitioning=hive) for file in files.paths
+        ]
+        frame = pl.concat(
+            [part.select(parts[0].collect_schema().names()) for part in parts],
+            how="vertical_relaxed",
+        )
+    return settled(frame)
+
+
+def _compatible(one: Any, other: Any) -> bool:
+    """Whether two types have a common one that loses nothing."""
+    if one == other or pl.Null in (one, other):
+        return True
+    if isinstance(one, pl.Datetime) and isinstance(other, pl.Datetime):
+        return one.time_zone == other.time_zone
+    if one.is_integer() and other.is_integer():
+        return bool(one.is_signed_integer() == other.is_signed_integer())
+    return bool(one.is_float() and other.is_float())
+
+
+_ISO: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
+
+
+def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
+    """A table in files as a lazy frame, rows in the order of the files' names and lines.
+
+    Args:
+        path: a file, a folder (with the files in its folders; names that start with "." or "_" are
+            left out), a glob such as `logs/2026-*.csv`, or a URL: what Polars opens (`s3://`,
+            `gs://`, `az://`, `https://`, `hf://`) or else fsspec. The suffix names the format:
+            .parquet, .csv, .jsonl, .ndjson, .json (lines); .csv.gz and .jsonl.gz as well.
+        columns: take these alone, in this order.
+
+    Parquet keeps its types. CSV and JSON lines are read through once to settle theirs. In a CSV
+    `query_id` and `session_id` are integers only where none would lose something by it (leading
+    zeros, more than 64 bits), else text; transcripts and other texts stay the text that they are;
+    timestamps with an offset ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and
+    those without one stay text, for the validation to name; a column that nothing is known of is
+    integers, numbers, true/false or timestamps where each of its values is one.
+
+    Raises:
+        FileNotFoundError: there is nothing at that path, or no table in the folder.
+        WeakLabelError: the suffix is unknown, a folder mixes formats, a file is empty, cut short or
+            broken, or files do not have the same columns.
+        ImportError: the URL needs fsspec, which is not installed.
+    """
+    files = find(path)
+    with _named(files):
+        match files.format:
+            case "Parquet":
+                frame = scan_parquet(files)
+            case "CSV":
+                frame = scan_csv(files)
+            case "JSON lines":
+                frame = scan_lines(files)
+    if columns is not None:
+        held = frame.collect_schema().names()
+        if missing := [name for name in columns if name not in held]:
+            raise WeakLabelError(f"no column {listed(missing)} in {path}: it has {listed(held)}")
+        frame = frame.select(columns)
+    return frame
+
+
+def read(path: Source, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """`scan`, collected.
+
+    Raises:
+        FileNotFoundError, WeakLabelError, ImportError: see `scan`.
+    """
+    with naming(path):
+        return scan(path, columns=columns).collect()
+
+
+def write(
+    frame: pl.DataFrame | pl.LazyFrame, path: Source, *, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write a table by its path's suffix, beside its place and then renamed.
+
+    Parquet is streamed and compressed with zstd; other formats are collected first. CSV and JSON
+    lines hold timestamps in ISO 8601 with their offset; JSON has neither NaN nor infinity, which
+    become null.
+
+    Args:
+        frame: the table.
+        path: .parquet, .csv, .jsonl, .ndjson or .json; its folder exists. A file is replaced.
+        metadata: texts to store in a Parquet file's own metadata.
+
+    Returns:
+        The path written.
+
+    Raises:
+        WeakLabelError: the suffix is none of these, metadata is given for another format than
+            Parquet, or the format has no place for a column's type.
+        FileNotFoundError, IsADirectoryError: see `weaklabel.files.written_beside`.
+        OSError: the disk is full, or refuses; nothing is left behind.
+    """
+    target = Path(path)
+    kind = FORMATS.get(target.suffix)
+    if kind is None:
+        raise WeakLabelError(
+            f"cannot write {target.name}: give a name that ends in .parquet, .csv or .jsonl"
+        )
+    if metadata and kind != "Parquet":
+        raise WeakLabelError(f"{kind} files have no metadata: name {target.name} .parquet")
+    lazy = frame.lazy()
+    for name, dtype in lazy.collect_schema().items():
+        if not _holds(kind, dtype):
+            raise WeakLabelError(
+                f"{kind} cannot hold column {name!r}, {dtype}: write .parquet, or leave it out"
+            )
+    with written_beside(target) as beside:
+        try:
+            if kind == "Parquet":
+                lazy.sink_parquet(
+                    beside, compression="zstd", metadata=dict(metadata) if metadata else None
+                )
+                # A file cut short has no footer: better now than when it is read.
+                pl.scan_parquet(beside, glob=False).collect_schema()
+            else:
+                _write_text(lazy.collect(engine="streaming"), beside, kind)
+        except pl.exceptions.PolarsError as error:
+            raise WeakLabelError(f"{target} cannot be written: {first_line(error)}") from error
+    return target
+
+
+@contextmanager
+def naming(path: Source) -> Iterator[None]:
+    """What Polars raises while it reads a file becomes an error that names it.
+
+    A lazy frame meets a broken page only when it is collected, far from who knows the path.
+
+    Raises:
+        WeakLabelError: Polars failed in the block.
+    """
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        raise WeakLabelError(f"{os.fspath(path)} cannot be read: {first_line(error)}") from error
+
+
+def _holds(kind: Format, dtype: pl.DataType) -> bool:
+    match kind:
+        case "Parquet":
+            return dtype != pl.Object
+        case "CSV":
+            return not dtype.is_nested() and dtype not in (pl.Binary, pl.Object, pl.Duration)
+        case "JSON lines":
+            return dtype not in (pl.Binary, pl.Object)
+
+
+def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:
+    # Not sink_csv or write_csv: several versions of Polars end a file that no longer fits on the
+    # disk without an error, even into an open file of Python's. Python's own write tells.
+    zoned = [
+        pl.col(name).dt.to_string(_ISO)
+        for name, dtype in frame.schema.items()
+        if isinstance(dtype, pl.Datetime) and dtype.time_zone
+    ]
+    with open(path, "wb") as file:
+        for number, part in enumerate(frame.iter_slices(50_000) if len(frame) else [frame]):
+            if kind == "CSV":
+                text = part.with_columns(zoned).write_csv(include_header=not number)
+            else:
+                text = part.write_ndjson()
+            file.write(text.encode())
+
+
+@contextmanager
+def _named(files: Files) -> Iterator[None]:
+    """A failure of Polars names the file, and the line where it can be found."""
+    try:
+        yield
+    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+        if isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        if files.local:
+            for file in files.paths:
+                diagnose_bytes(file, files.format)
+            if files.format == "JSON lines":
+                diagnose_lines(files)
+            if files.format == "CSV":
+                diagnose_fields(files)
+        what = files.paths[0] if len(files.paths) == 1 else f"one of the files of {files.given}"
+        raise WeakLabelError(
+            f"{what} cannot be read as {files.format}: {first_line(error)}"
+        ) from error

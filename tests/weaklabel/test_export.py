@@ -17,10 +17,11 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from weaklabel import Exporter, load_registry
 from weaklabel.errors import WeakLabelError
-from weaklabel.export import BUILTIN_EXPORTERS, Exporter, export, export_files, join
+from weaklabel.export import export, export_files, join
 
-FORMATS = [exporter.name for exporter in BUILTIN_EXPORTERS]
+FORMATS = [exporter.name for exporter in load_registry().exporters.values()]
 RATE = 8_000
 HOSTILE = [
     "turn it on",
@@ -305,7 +306,7 @@ def test_audio_paths_are_absolute(rows: Rows, tmp_path: Path, name: str) -> None
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_required_columns_are_named(rows: Rows, tmp_path: Path, name: str) -> None:
-    (exporter,) = (one for one in BUILTIN_EXPORTERS if one.name == name)
+    (exporter,) = (one for one in load_registry().exporters.values() if one.name == name)
     for column in ("query_id", "transcript", "weight", *exporter.required):
         with pytest.raises(WeakLabelError, match=f"{column} missing among"):
             export(rows().drop(column), tmp_path / "out", name)

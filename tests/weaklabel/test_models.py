@@ -15,10 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weaklabel import Kind, load_registry
 from weaklabel.baselines import FittedLogistic, FittedMajority, LogisticRegression, MajorityVote
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold
-from weaklabel.models import Fitted, Kind, kinds, load_model
+from weaklabel.models import Fitted, load_model
 from weaklabel.patterns import Patterns
 
 VOTES = np.array([[1, 1, 0], [1, -1, 0], [-1, -1, -1], [0, 0, 0]], dtype=np.int8)
@@ -101,7 +102,7 @@ def test_models_and_their_configurations_are_frozen() -> None:
 
 def test_every_kind_comes_back_from_its_file(tmp_path: Path) -> None:
     checked = gold()
-    for name, kind in kinds().items():
+    for name, kind in load_registry().label_models.items():
         fitted = kind.model().fit(everything(checked), gold=checked)
         path = fitted.save(tmp_path / f"{name}.json")
         assert fitted.kind == name == json.loads(path.read_text("utf-8"))["kind"]
@@ -115,7 +116,7 @@ def test_a_plugin_s_kind_is_loaded_by_the_table_it_is_in(tmp_path: Path) -> None
     path = Theirs(("a", "b", "c"), 0.25).save(tmp_path / "model.json")
     with pytest.raises(WeakLabelError, match="install the plugin"):
         load_model(path)
-    known = {**kinds(), "theirs": Kind("theirs", MajorityVote, Theirs)}
+    known = {**load_registry().label_models, "theirs": Kind("theirs", MajorityVote, Theirs)}
     loaded = load_model(path, known)
     assert isinstance(loaded, Theirs)
     assert loaded.prior == 0.25

@@ -18,17 +18,18 @@ if TYPE_CHECKING:
     from weaklabel.baselines import LogisticRegression as LogisticRegression
     from weaklabel.baselines import MajorityVote as MajorityVote
     from weaklabel.errors import WeakLabelError as WeakLabelError
-    from weaklabel.export import Exporter as Exporter
     from weaklabel.gold import Gold as Gold
     from weaklabel.gold import correctness as correctness
     from weaklabel.gold import gold_patterns as gold_patterns
     from weaklabel.label_model import LabelModel as LabelModel
+    from weaklabel.labeling import Identity as Identity
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
-    from weaklabel.models import Kind as Kind
     from weaklabel.models import WeakLabelWarning as WeakLabelWarning
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
+    from weaklabel.plugins import Exporter as Exporter
+    from weaklabel.plugins import Kind as Kind
     from weaklabel.plugins import Registry as Registry
     from weaklabel.plugins import hookimpl as hookimpl
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from weaklabel.transcripts import combine as combine
     from weaklabel.votes import ABSTAIN as ABSTAIN
     from weaklabel.votes import ACCEPT as ACCEPT
+    from weaklabel.votes import MISSING as MISSING
     from weaklabel.votes import REJECT as REJECT
     from weaklabel.votes import accept_if as accept_if
     from weaklabel.votes import next_in_session as next_in_session
@@ -54,12 +56,14 @@ if TYPE_CHECKING:
 _HOME = {
     "ABSTAIN": "votes",
     "ACCEPT": "votes",
-    "Exporter": "export",
+    "Exporter": "plugins",
     "Gold": "gold",
-    "Kind": "models",
+    "Identity": "labeling",
+    "Kind": "plugins",
     "LabelModel": "label_model",
     "LabelingFunction": "labeling",
     "LogisticRegression": "baselines",
+    "MISSING": "votes",
     "MajorityVote": "baselines",
     "Patterns": "patterns",
     "REJECT": "votes",

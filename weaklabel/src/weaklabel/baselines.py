@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
@@ -22,6 +23,7 @@ from weaklabel.models import (
     logistic_expression,
     vote_column,
 )
+from weaklabel.plugins import Kind, hookimpl
 
 
 @dataclass(frozen=True)
@@ -192,3 +194,10 @@ class FittedLogistic(Fitted):
             tuple(content["reject"]),
             tuple(content["accept"]),
         )
+
+
+@hookimpl
+def weaklabel_label_models(register: Callable[[Kind], None]) -> None:
+    """Register the models of this module."""
+    register(Kind("majority", MajorityVote, FittedMajority))
+    register(Kind("logistic", LogisticRegression, FittedLogistic))

@@ -7,9 +7,7 @@ wants. `join` makes them of a query log and its labels; `export` writes them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
@@ -19,44 +17,11 @@ from weaklabel import tables
 from weaklabel.audio import with_absolute_paths, with_headers
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
-from weaklabel.formats import huggingface, kaldi, lhotse, nemo
+from weaklabel.plugins import Exporter, load_registry
 from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]
-
-
-@dataclass(frozen=True)
-class Exporter:
-    """A format of training data, known by its name.
-
-    Args:
-        name: what `--format` calls it.
-        description: what it writes, in a sentence.
-        required: columns that it wants besides `query_id`, `transcript` and `weight`.
-        write: gets the rows and an empty folder to write them in, which takes its final name once
-            `write` is back. `query_id` is unique; `transcript` has no null; `weight` is Float64 in
-            [0, 1]; required columns have no null; `audio` is an absolute path or a URL; `duration`
-            is Float64 and greater than 0. The same rows are to give the same bytes.
-    """
-
-    name: str
-    description: str
-    required: tuple[str, ...]
-    write: Callable[[pl.DataFrame, Path], None]
-
-
-BUILTIN_EXPORTERS: tuple[Exporter, ...] = (
-    Exporter(
-        "huggingface",
-        "a folder for datasets.load_dataset: Parquet and a dataset card",
-        huggingface.REQUIRED,
-        huggingface.write,
-    ),
-    Exporter("nemo", "a NeMo manifest of JSON lines", nemo.REQUIRED, nemo.write),
-    Exporter("lhotse", "Lhotse recordings and supervisions", lhotse.REQUIRED, lhotse.write),
-    Exporter("kaldi", "a Kaldi data folder with utt2weight", kaldi.REQUIRED, kaldi.write),
-)
 
 
 @dataclass(frozen=True)
@@ -174,7 +139,7 @@ def export(
         rows: `query_id`, `transcript`, `weight`, `audio` and what the format wants besides; any
             frame that narwhals knows.
         folder: what to write; it does not exist yet, or is empty. The folder it lies in exists.
-        format: a name among `BUILTIN_EXPORTERS`, or an exporter.
+        format: a name among the registered ones, or an exporter.
         threshold: keep only rows of at least this weight, for trainers that ignore weights.
         audio_root: what relative audio paths are relative to; the current folder if not given.
             Absolute paths are written: trainers do not agree what relative ones are relative to.
@@ -190,7 +155,7 @@ def export(
         FileNotFoundError: the folder it lies in does not exist.
         ImportError: `read_audio` without soundfile.
     """
-    exporter = format if isinstance(format, Exporter) else _builtin(format)
+    exporter = format if isinstance(format, Exporter) else _named(format)
     frame = _checked(_polars(rows))
     kept = frame if threshold is None else _above(frame, threshold)
     if not kept.height:
@@ -257,12 +222,11 @@ _ALWAYS = ("query_id", "transcript", "weight")
 _HEADER = ("duration", "sampling_rate", "channels")
 
 
-def _builtin(name: str) -> Exporter:
-    for exporter in BUILTIN_EXPORTERS:
-        if exporter.name == name:
-            return exporter
-    known = ", ".join(exporter.name for exporter in BUILTIN_EXPORTERS)
-    raise WeakLabelError(f"no format {name!r}: choose one of {known}")
+def _named(name: str) -> Exporter:
+    known = load_registry().exporters
+    if name not in known:
+        raise WeakLabelError(f"no format {name!r}: choose one of {', '.join(known)}")
+    return known[name]
 
 
 def _polars(frame: Any) -> pl.DataFrame:

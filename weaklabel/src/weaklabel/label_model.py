@@ -21,6 +21,7 @@ What votes alone cannot tell:
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Literal, get_args
 
@@ -44,6 +45,7 @@ from weaklabel.models import (
     logistic_expression,
 )
 from weaklabel.patterns import Patterns
+from weaklabel.plugins import Kind, hookimpl
 from weaklabel.structure import Partition, Search
 
 # Members up to which evidence is nested conditions rather than a table to look up: SQL engines
@@ -375,3 +377,9 @@ def _rates(patterns: Patterns, right: npt.NDArray[np.float64]) -> tuple[Function
         accuracy = float((counts[0, 0] + counts[1, 2]) / cast) if cast else None
         found.append(FunctionRates(name, tuple(wrong), tuple(right_), accuracy, cast))
     return tuple(found)
+
+
+@hookimpl
+def weaklabel_label_models(register: Callable[[Kind], None]) -> None:
+    """Register the label model."""
+    register(Kind("label-model", LabelModel, FittedLabelModel))

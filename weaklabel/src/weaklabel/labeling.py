@@ -18,7 +18,7 @@ import re
 import string
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import CodeType
 from typing import Any, Literal, TypeAlias, overload
@@ -38,6 +38,45 @@ _SECONDS = {"ms": 0.001, None: 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
 
 
 @dataclass(frozen=True)
+class Identity:
+    """Which function cast votes: what a table of votes and a model say of each of theirs.
+
+    Attributes:
+        name: of the function.
+        distribution: of the plugin that registered it; "local" where none did.
+        version: of the distribution.
+        source: SHA-256 of its source text, the first 12 hexadecimal digits.
+        parameters: the values of its arguments, as JSON holds them.
+    """
+
+    name: str
+    distribution: str
+    version: str
+    source: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Identity:
+        """Of what `dataclasses.asdict` made; other keys are left."""
+        wanted = (field.name for field in fields(cls))
+        return cls(**{name: content[name] for name in wanted})
+
+    def changes(self, other: Identity) -> list[str]:
+        """What makes it another function than `other`: its source and parameters, in words."""
+        found = []
+        if self.source != other.source:
+            found.append(f"source {other.source} → {self.source}")
+        for name in sorted({*self.parameters, *other.parameters}):
+            before, now = other.parameters.get(name), self.parameters.get(name)
+            if before != now:
+                found.append(f"{name} {before!r} → {now!r}")
+        return found
+
+    def __str__(self) -> str:
+        return f"{self.distribution}:{self.name}@{self.version}#{self.source}"
+
+
+@dataclass(frozen=True)
 class LabelingFunction:
     """A named rule that votes on whether a query's transcript is right.
 
@@ -45,6 +84,8 @@ class LabelingFunction:
         function: what was decorated; calling the labeling function calls it.
         name: its name; its votes are the Int8 column `lf:<name>`.
         requires: columns it reads. `{parameter}` in one stands for a parameter's value.
+        nullable: those of them whose null is no lack of input: it is evidence, too, or the function
+            knows what to make of it.
         family: functions of one family look at the same thing, and a label model lets them share
             their evidence instead of multiplying it.
         rowwise: it takes one row, a mapping, and returns a vote: the slow kind.
@@ -58,6 +99,7 @@ class LabelingFunction:
     function: Callable[..., Any]
     name: str
     requires: tuple[str, ...] = ()
+    nullable: tuple[str, ...] = ()
     family: str | None = None
     rowwise: bool = False
     inputs: Mapping[str, Any] = field(default_factory=dict)
@@ -87,11 +129,11 @@ class LabelingFunction:
 
     @property
     def source_hash(self) -> str:
-        """SHA-256 of its source text and parameters, the first 12 hexadecimal digits.
+        """SHA-256 of its source text, the first 12 hexadecimal digits.
 
-        So are the numbers and texts that it takes from a function around it, which may make
-        several of one source. What it calls elsewhere is not in it. Without a source (a function
-        made in a shell), its byte code and constants stand for it.
+        The numbers and texts that it takes from a function around it, which may make several of
+        one source, are in it. What it calls elsewhere is not. Without a source (a function made in
+        a shell), its byte code and constants stand for it.
         """
         function = inspect.unwrap(self.function)
         try:
@@ -100,8 +142,19 @@ class LabelingFunction:
             source = _compiled(function.__code__)
         around = inspect.getclosurevars(function).nonlocals.items()
         given = [item for item in around if _is_parameter(item[1])]
-        text = f"{source}\n{sorted(given)!r}\n{sorted(self.parameters.items())!r}"
+        text = f"{source}\n{sorted(given)!r}"
         return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    @property
+    def inputs_needed(self) -> tuple[str, ...]:
+        """The columns whose null or NaN means that it has no input, parameters filled in."""
+        nullable = {column.format_map(self.parameters) for column in self.nullable}
+        return tuple(column for column in self.columns if column not in nullable)
+
+    def identity(self, distribution: str = "local", version: str = "0") -> Identity:
+        """What its votes say of it."""
+        plain = {name: as_json(value) for name, value in self.parameters.items()}
+        return Identity(self.name, distribution, version, self.source_hash, plain)
 
     def with_parameters(self, **values: Any) -> LabelingFunction:
         """The same function with some parameters set.
@@ -178,6 +231,7 @@ def labeling_function(
     *,
     name: str | None = ...,
     requires: Sequence[str] = ...,
+    nullable: Sequence[str] = ...,
     family: str | None = ...,
     rowwise: bool = ...,
     inputs: Mapping[str, nw.Expr] | None = ...,
@@ -192,6 +246,7 @@ def labeling_function(
     *,
     name: str | None = None,
     requires: Sequence[str] = (),
+    nullable: Sequence[str] = (),
     family: str | None = None,
     rowwise: bool = False,
     inputs: Mapping[str, nw.Expr] | None = None,
@@ -204,9 +259,13 @@ def labeling_function(
     `timedelta` or a tuple of texts. With `rowwise=True` the first argument is the row, a mapping of
     the required columns, `query_id` and `inputs`, and a vote is returned (None: ABSTAIN).
 
+    Where one of the required columns is null or NaN the function has no input: its vote is missing
+    (null), which says nothing of the transcript, and a row-wise function is not called.
+
     Args:
         name: by default the function's.
         requires: columns it reads; `"{other}"` is the value of the parameter `other`.
+        nullable: required columns that may be null, see `LabelingFunction`.
         family: see `LabelingFunction`.
         rowwise: see `LabelingFunction`.
         inputs: row-wise only: further entries of the row, such as
@@ -233,6 +292,8 @@ def labeling_function(
             )
         if isinstance(requires, str):
             raise TypeError(f"{signature}: requires= takes a list of columns: [{requires!r}]")
+        if others := sorted(set(nullable) - set(requires)):
+            raise TypeError(f"{signature}: nullable= names {others}, which requires= does not")
         if inputs and not rowwise:
             raise TypeError(f"{signature}: inputs= belongs to rowwise=True")
         if scope not in ("session", "log"):
@@ -244,6 +305,7 @@ def labeling_function(
             function=function,
             name=title,
             requires=tuple(requires),
+            nullable=tuple(nullable),
             family=family,
             rowwise=rowwise,
             inputs=dict(inputs or {}),
@@ -253,6 +315,13 @@ def labeling_function(
         )
 
     return declare if function is None else declare(function)
+
+
+def as_json(value: Parameter) -> Any:
+    """A parameter's value as JSON holds it: durations as "10s", several words as a list."""
+    if isinstance(value, timedelta):
+        return f"{value.total_seconds():g}s"
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _parameters(

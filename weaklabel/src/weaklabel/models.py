@@ -10,7 +10,6 @@ import json
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ import numpy.typing as npt
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
 from weaklabel.patterns import Patterns
+from weaklabel.plugins import Kind, load_registry
 from weaklabel.votes import PREFIX
 
 if TYPE_CHECKING:
@@ -66,21 +66,6 @@ class FittedModel(Protocol):
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a JSON file that `load_model` reads."""
         ...
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of model, by which `weaklabel fit --model` and `load_model` find it.
-
-    Attributes:
-        name: what files and the command line call it.
-        model: makes a configuration, from its options.
-        from_dict: makes a fitted model of what its `to_dict` returned.
-    """
-
-    name: str
-    model: type[Any]
-    fitted: type[Any]
 
 
 class Fitted(ABC):
@@ -145,19 +130,6 @@ class Fitted(ABC):
         return Path(path)
 
 
-def kinds() -> dict[str, Kind]:
-    """The package's own kinds of models, by name."""
-    from weaklabel.baselines import FittedLogistic, FittedMajority, LogisticRegression, MajorityVote
-    from weaklabel.label_model import FittedLabelModel, LabelModel
-
-    own = (
-        Kind("label-model", LabelModel, FittedLabelModel),
-        Kind("majority", MajorityVote, FittedMajority),
-        Kind("logistic", LogisticRegression, FittedLogistic),
-    )
-    return {kind.name: kind for kind in own}
-
-
 def load_model(
     path: str | os.PathLike[str], known: Mapping[str, Kind] | None = None
 ) -> FittedModel:
@@ -165,7 +137,7 @@ def load_model(
 
     Args:
         path: the JSON file.
-        known: kinds by name, where there are more than the package's own, `kinds()`.
+        known: kinds by name; by default those of all installed plugins.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -182,7 +154,7 @@ def load_model(
             f"{path} holds a model of format {content.get('format')!r}, and this version reads"
             f" {FORMAT}: fit it again, or update weaklabel"
         )
-    table = kinds() if known is None else known
+    table = load_registry().label_models if known is None else known
     if content.get("kind") not in table:
         raise WeakLabelError(
             f"{path} holds a model of kind {content.get('kind')!r}, and the kinds known are"

@@ -23,13 +23,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 from pluggy import HookImpl, HookimplMarker, HookspecMarker, PluginManager, PluginValidationError
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.labeling import LabelingFunction
-
-if TYPE_CHECKING:
-    from weaklabel.export import Exporter
-    from weaklabel.labeling import LabelingFunction
-    from weaklabel.models import Kind
-
+from weaklabel.labeling import Identity, LabelingFunction
 
 #: The project's name in pluggy, and the entry-point group.
 PROJECT: Final = "weaklabel"
@@ -51,6 +45,41 @@ def weaklabel_label_models(register: Callable[[Kind], None]) -> None:
 @hookspec
 def weaklabel_exporters(register: Callable[[Exporter], None]) -> None:
     """Call `register` with each exporter, by its `name`."""
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model, by which `weaklabel fit --model` and `load_model` find it.
+
+    Attributes:
+        name: what files and the command line call it.
+        model: makes a configuration, from its options.
+        from_dict: makes a fitted model of what its `to_dict` returned.
+    """
+
+    name: str
+    model: type[Any]
+    fitted: type[Any]
+
+
+@dataclass(frozen=True)
+class Exporter:
+    """A format of training data, known by its name.
+
+    Args:
+        name: what `--format` calls it.
+        description: what it writes, in a sentence.
+        required: columns that it wants besides `query_id`, `transcript` and `weight`.
+        write: gets the rows and an empty folder to write them in, which takes its final name once
+            `write` is back. `query_id` is unique; `transcript` has no null; `weight` is Float64 in
+            [0, 1]; required columns have no null; `audio` is an absolute path or a URL; `duration`
+            is Float64 and greater than 0. The same rows are to give the same bytes.
+    """
+
+    name: str
+    description: str
+    required: tuple[str, ...]
+    write: Callable[[pl.DataFrame, Path], None]
 
 
 Stage: TypeAlias = Literal["import", "hooks", "registration", "name"]
@@ -123,10 +152,10 @@ class Registry:
     origins: Mapping[tuple[str, str], Plugin] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
-    def identity(self, function: LabelingFunction) -> str:
-        """`distribution:name@version#hash`, the hash being of its source and parameters."""
+    def identity(self, function: LabelingFunction) -> Identity:
+        """What the votes of a registered function say of it."""
         origin = self.origins[FUNCTIONS, function.name]
-        return f"{origin.distribution}:{function.name}@{origin.version}#{function.source_hash}"
+        return function.identity(origin.distribution, origin.version)
 
     def select(
         self,
@@ -173,6 +202,9 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
 
+
+if TYPE_CHECKING:
+    import polars as pl
 
 logger = logging.getLogger(__name__)
 
@@ -274,32 +306,6 @@ class _Hook:
     what: str
     key: Callable[[Any], str]
     accepts: Callable[[Any], bool]
-    # Names that the package has without a hook.
-    own: Callable[[], Iterable[str]] = tuple
-
-
-def _is_exporter(item: Any) -> bool:
-    from weaklabel.export import Exporter
-
-    return isinstance(item, Exporter)
-
-
-def _is_model(item: Any) -> bool:
-    from weaklabel.models import Kind
-
-    return isinstance(item, Kind)
-
-
-def _own_models() -> Iterable[str]:
-    from weaklabel.models import kinds
-
-    return kinds()
-
-
-def _own_exporters() -> Iterable[str]:
-    from weaklabel.export import BUILTIN_EXPORTERS
-
-    return (exporter.name for exporter in BUILTIN_EXPORTERS)
 
 
 HOOKS: Final = (
@@ -313,15 +319,13 @@ HOOKS: Final = (
         "weaklabel_label_models",
         "a weaklabel.Kind",
         lambda item: item.name,
-        _is_model,
-        _own_models,
+        lambda item: isinstance(item, Kind),
     ),
     _Hook(
         "weaklabel_exporters",
         "a weaklabel.Exporter",
         lambda item: item.name,
-        _is_exporter,
-        _own_exporters,
+        lambda item: isinstance(item, Exporter),
     ),
 )
 
@@ -425,8 +429,6 @@ class Loader:
             for implementation in self.implementations(hook.name):
                 plugin = self.plugins[implementation.plugin_name]
                 registered = self.registered(hook, implementation, plugin)
-                if registered and not taken:
-                    taken = {name.casefold(): PROJECT for name in hook.own()}
                 for item in registered:
                     name = hook.key(item)
                     # Letter case tells no columns apart in DuckDB and Spark.

@@ -34,7 +34,7 @@ from weaklabel.gold import GoldAnalysis, GroupScore, Proportion
 from weaklabel.wer import printable
 
 if TYPE_CHECKING:
-    from weaklabel.models import Kind
+    from weaklabel.plugins import Kind
 
 
 FEW = 30  # queries; what rests on fewer is shown faint

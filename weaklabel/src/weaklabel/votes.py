@@ -1,11 +1,13 @@
 """Votes and the expressions that cast them.
 
-A vote is `ACCEPT` (the transcript is right), `REJECT` (it is wrong) or `ABSTAIN`. What a function
-looks at in a session is said with windows: expressions that are computed the same on every engine,
-because their order is total (`timestamp`, ties by `query_id`) and their nulls are settled here.
+A vote is `ACCEPT` (the transcript is right), `REJECT` (it is wrong) or `ABSTAIN` (the function
+looked and kept silent, which is evidence, too). Where a function had nothing to look at there is no
+vote: null in a table, `MISSING` in an array.
 
-A query whose `session_id` or `timestamp` is null has no place in a session: every window is null
-for it, and it is nobody's neighbour.
+What a function looks at in a session is said with windows: expressions that are computed the same
+on every engine, because their order is total (`timestamp`, ties by `query_id`) and their nulls are
+settled here. A query whose `session_id` or `timestamp` is null has no place in a session: every
+window is null for it, and it is no other query's neighbor.
 """
 
 from __future__ import annotations
@@ -23,6 +25,8 @@ Vote: TypeAlias = Literal[-1, 0, 1]
 ACCEPT: Final = 1
 ABSTAIN: Final = 0
 REJECT: Final = -1
+#: No vote, for there was no input. Arrays have no null; this value fits no sum of votes.
+MISSING: Final = -128
 
 # The columns of votes are told from those of the log by this.
 PREFIX: Final = "lf:"

@@ -103,11 +103,10 @@ def fit(
 ) -> None:
     """Fit a label model to votes: how good is each function, how many transcripts are right."""
     from weaklabel.labels import count_files, gold_of_files
-    from weaklabel.models import kinds
 
     keep_apart([out], [*votes, gold, queries, functions])
     loaded = registry(plugin, functions, strict)
-    known = {**kinds(), **loaded.label_models}
+    known = loaded.label_models
     if model not in known:
         raise WeakLabelError(f"no label model {model!r}: there are {', '.join(known)}")
     given = {"families": families, "abstain": abstain, "prior": prior}
@@ -165,10 +164,10 @@ def label(
 ) -> None:
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
     from weaklabel.labels import label_files
-    from weaklabel.models import kinds, load_model
+    from weaklabel.models import load_model
 
     keep_apart([out], [votes, model, functions])
-    known = {**kinds(), **registry(plugin, functions, strict).label_models}
+    known = registry(plugin, functions, strict).label_models
     summary = label_files(votes, load_model(model, known), out, threshold)
     table = Table("queries", "label 1", "label -1", "mean weight")
     table.add_row(
@@ -204,7 +203,6 @@ def report(
     strict: Strict = None,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
-    from weaklabel.models import kinds
     from weaklabel.report import print_report, report_files
 
     keep_apart([html, json_], [votes, model, gold, queries, functions])
@@ -215,7 +213,7 @@ def report(
         json=json_,
         gold=gold,
         queries=queries,
-        kinds={**kinds(), **registry(plugin, functions, strict).label_models},
+        kinds=registry(plugin, functions, strict).label_models,
         threshold=threshold,
         wer_threshold=max_wer,
         normalizer=normalizer,

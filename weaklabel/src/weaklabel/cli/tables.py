@@ -129,11 +129,11 @@ def export(
     strict: Strict = None,
 ) -> None:
     """Write weighted transcripts as a trainer wants them."""
-    from weaklabel.export import BUILTIN_EXPORTERS, export_files
+    from weaklabel.export import export_files
 
     keep_apart([out], [queries, labels, transcripts, functions])
     loaded = registry(plugin, functions, strict)
-    known = {exporter.name: exporter for exporter in BUILTIN_EXPORTERS} | dict(loaded.exporters)
+    known = loaded.exporters
     if format not in known:
         raise WeakLabelError(f"no format {format!r}: there are {', '.join(known)}")
     done = export_files(

@@ -102,20 +102,8 @@ def plugins(
             end_section=True,
         )
     console.print(table)
-    console.print(f"label models: {', '.join(_models(loaded))}", highlight=False)
-    console.print(f"exporters: {', '.join(_exporters(loaded))}", highlight=False)
-
-
-def _models(loaded: Registry) -> dict[str, Any]:
-    from weaklabel.models import kinds
-
-    return {**kinds(), **loaded.label_models}
-
-
-def _exporters(loaded: Registry) -> dict[str, Any]:
-    from weaklabel.export import BUILTIN_EXPORTERS
-
-    return {exporter.name: exporter for exporter in BUILTIN_EXPORTERS} | dict(loaded.exporters)
+    console.print(f"label models: {', '.join(loaded.label_models)}", highlight=False)
+    console.print(f"exporters: {', '.join(loaded.exporters)}", highlight=False)
 
 
 def _listing(loaded: Registry) -> dict[str, Any]:
@@ -143,10 +131,10 @@ def _listing(loaded: Registry) -> dict[str, Any]:
             }
             for function in loaded.labeling_functions.values()
         ],
-        "label_models": [{"name": name} for name in _models(loaded)],
+        "label_models": [{"name": name} for name in loaded.label_models],
         "exporters": [
             {"name": exporter.name, "description": exporter.description}
-            for exporter in _exporters(loaded).values()
+            for exporter in loaded.exporters.values()
         ],
         "faults": [
             {

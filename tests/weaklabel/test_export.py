@@ -446,6 +446,22 @@ def test_transcripts_replace_the_logs_and_bring_their_weight() -> None:
     }
 
 
+def test_labels_that_hold_what_was_kept_need_no_log(rows: Rows, tmp_path: Path) -> None:
+    frame = rows().with_columns(pl.Series("lf:f", [1, None, 0], dtype=pl.Int8))
+    frame.write_parquet(tmp_path / "labels.parquet")
+    export_files(None, tmp_path / "labels.parquet", tmp_path / "out")
+    data = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")
+    assert data["lf:f"].to_list() == [1, None, 0]  # a missing vote is null, an abstain is 0
+    joined = join(
+        labels=frame.drop("lf:f"), transcripts=CHOSEN.with_columns(query_id=frame["query_id"])
+    )
+    assert joined.rows["transcript"].to_list() == ["Y", "Z", "X"]
+    assert joined.rows["weight"].to_list() == frame["weight"].to_list()
+    assert joined.rows["transcript_weight"].to_list() == [0.8, 0.7, 0.9]
+    with pytest.raises(WeakLabelError, match="give labels, or a query log and transcripts"):
+        join(transcripts=CHOSEN)
+
+
 @pytest.mark.parametrize(
     ("log", "labels", "message"),
     [

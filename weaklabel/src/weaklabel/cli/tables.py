@@ -98,11 +98,14 @@ class Unmatched(StrEnum):
 
 @app.command()
 def export(
-    queries: Annotated[str, typer.Option(help="The query log: transcript, audio, duration.")],
     out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
     labels: Annotated[
         str | None,
         typer.Argument(help="Labels: query_id, weight. Without them, --transcripts' weights."),
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(help="The query log: transcript, audio, duration. Without it, the labels'."),
     ] = None,
     format: Annotated[
         str, typer.Option(help="huggingface, nemo, lhotse, kaldi, or a plugin's.")

@@ -1,20 +1,21 @@
 """Weighted transcripts for trainers: Hugging Face datasets, NeMo, Lhotse, Kaldi, and plugins' own.
 
-What is exported are rows: `query_id`, `transcript`, `weight`, `audio` and what else the format
-wants. `join` makes them of a query log and its labels; `export` writes them.
+An export writes rows: `query_id`, `transcript`, `weight`, `audio` and the further columns that a
+format wants. `join` makes them from a query log and its labels; `export` checks and writes them.
 """
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel import tables
-from weaklabel.audio import with_absolute_paths, with_headers
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
 from weaklabel.plugins import Exporter, load_registry
@@ -22,6 +23,10 @@ from weaklabel.queries import refuse_rows, require_columns, require_ids, same_id
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]
+
+_ALWAYS = ("query_id", "transcript", "weight")
+_HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int64}
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 
 
 @dataclass(frozen=True)
@@ -55,69 +60,66 @@ class Exported:
     rows: int
     threshold: float | None
     below_threshold: int
-    dropped: int
+    dropped: int = 0
 
 
 def join(
-    queries: Any,
+    queries: Any = None,
     labels: Any = None,
     transcripts: Any = None,
     *,
     unmatched: Unmatched = "error",
 ) -> Joined:
-    """A query log with its labels' weights, each query once, in the log's order.
+    """Join a query log with its labels' weights: each query once, in the log's order.
 
     Args:
-        queries: the query log, any frame that narwhals knows.
+        queries: the query log, any frame that narwhals knows. Without one, the labels are the log:
+            they hold what `apply` was asked to keep, and their votes (null: a missing one).
         labels: `query_id`, `weight` and, if it is there, `label`; other columns are left. Without
             labels, the weights are those of `transcripts`.
         transcripts: `query_id`, `transcript`, `weight`, as `weaklabel combine` writes them; they
             take the place of the log's. Where there are labels as well, the labels' weight is
             `weight` and the transcripts' own is kept as `transcript_weight`.
-        unmatched: what is done about a query_id that is not in every table: an error, or leaving
-            it out and counting it.
+        unmatched: what is done about a query_id that is not in every table: "error", or "drop":
+            leave it out and count it.
 
     Raises:
         WeakLabelError: neither labels nor transcripts, missing columns, a query_id that is null,
             repeated or without a partner, or columns of the log in the way of the joined ones.
     """
-    log = _polars(queries)
-    if labels is None and transcripts is None:
+    if labels is None and (queries is None or transcripts is None):
         raise WeakLabelError(
-            "give labels, transcripts with weights, or both: they hold the weights"
+            "give labels, or a query log and transcripts with weights: they hold the weights"
         )
-    require_columns(log, ("query_id",), "the query log")
-    require_ids(log, "the query log")
+    name = "the labels" if queries is None else "the query log"
+    log = _polars(labels if queries is None else queries)
+    require_columns(log, ("query_id",), name)
+    require_ids(log, name)
     parts: dict[str, pl.DataFrame] = {}
     if transcripts is not None:
-        own = "weight" if labels is None else "transcript_weight"
         found = _polars(transcripts)
         wanted = ("query_id", "transcript", "weight")[: 3 if labels is None else 2]
         require_columns(found, wanted, "the transcripts")
-        found = found.select(
-            "query_id",
-            "transcript",
-            *([pl.col("weight").alias(own)] if "weight" in found.columns else []),
-        )
-        log = log.drop("transcript", strict=False)
+        found = found.select(pl.col("query_id", "transcript"), pl.col(r"^weight$"))
+        if labels is not None:
+            found = found.rename({"weight": "transcript_weight"}, strict=False)
         parts["the transcripts"] = found
-    if labels is not None:
+        log = log.drop("transcript", strict=False)
+    if queries is not None and labels is not None:
         found = _polars(labels)
         require_columns(found, ("query_id", "weight"), "the labels")
-        parts["the labels"] = found.select(
-            "query_id", "weight", *(["label"] if "label" in found.columns else [])
-        )
+        parts["the labels"] = found.select(pl.col("query_id", "weight"), pl.col(r"^label$"))
     dropped = 0
-    for name, part in parts.items():
-        require_ids(part, name)
+    for other, part in parts.items():
+        require_ids(part, other)
         if taken := (set(part.columns) & set(log.columns)) - {"query_id"}:
             raise WeakLabelError(
-                f"the query log and {name} both have {', '.join(sorted(taken))}: drop or rename it"
-                " in the log"
+                f"{name} and {other} both have {', '.join(sorted(taken))}: drop or rename it in"
+                f" {name}"
             )
         log, part = same_ids(log, part)
-        dropped += _missing(log, part, "the query log", name, unmatched)
-        dropped += _missing(part, log, name, "the query log", unmatched)
+        dropped += _alone(log, part, name, other, unmatched)
+        dropped += _alone(part, log, other, name, unmatched)
         log = log.join(part, on="query_id", how="inner", maintain_order="left")
     return Joined(log, dropped)
 
@@ -131,7 +133,6 @@ def export(
     audio_root: FilePath | None = None,
     check_audio: bool = True,
     read_audio: bool = False,
-    dropped: int = 0,
 ) -> Exported:
     """Write weighted transcripts as a trainer wants them; the folder is there in whole or not.
 
@@ -141,12 +142,11 @@ def export(
         folder: what to write; it does not exist yet, or is empty. The folder it lies in exists.
         format: a name among the registered ones, or an exporter.
         threshold: keep only rows of at least this weight, for trainers that ignore weights.
-        audio_root: what relative audio paths are relative to; the current folder if not given.
-            Absolute paths are written: trainers do not agree what relative ones are relative to.
+        audio_root: the folder that relative audio paths start from; the current one if not given.
+            Absolute paths are written: trainers do not agree where relative ones start.
         check_audio: whether every audio path must be that of a file; URLs are not looked at.
         read_audio: take `duration`, `sampling_rate` and `channels` from the files' headers
             instead of the rows' columns.
-        dropped: how many rows the join left out; it is only passed on.
 
     Raises:
         WeakLabelError: no such format, missing columns, values that are missing or impossible, or
@@ -162,28 +162,23 @@ def export(
         raise WeakLabelError("there are no rows to export")
     needed = [column for column in exporter.required if not (read_audio and column in _HEADER)]
     require_columns(kept, [*_ALWAYS, *needed], f"rows for {exporter.name}")
-    if "audio" in kept.columns:
-        kept = with_absolute_paths(kept, audio_root, check=check_audio)
     if read_audio:
         require_columns(kept, ("audio",), "rows whose audio is to be read")
-        kept = with_headers(kept)
+    if "audio" in kept.columns:
+        kept = _with_absolute_paths(kept, audio_root, check_audio)
+    if read_audio:
+        kept = _with_headers(kept)
     for column in exporter.required:
         refuse_rows(kept, pl.col(column).is_null(), "rows", f"have no {column}")
     kept = _positive(kept)
     with written_beside(folder, folder=True) as beside:
         exporter.write(kept, beside)
-    return Exported(
-        format=exporter.name,
-        folder=os.fspath(folder),
-        rows=kept.height,
-        threshold=threshold,
-        below_threshold=frame.height - kept.height,
-        dropped=dropped,
-    )
+    below = frame.height - kept.height
+    return Exported(exporter.name, os.fspath(folder), kept.height, threshold, below)
 
 
 def export_files(
-    queries: FilePath,
+    queries: FilePath | None,
     labels: FilePath | None,
     folder: FilePath,
     format: str | Exporter = "huggingface",
@@ -191,35 +186,24 @@ def export_files(
     *,
     transcripts: FilePath | None = None,
     unmatched: Unmatched = "error",
-    audio_root: FilePath | None = None,
-    check_audio: bool = True,
-    read_audio: bool = False,
+    **audio: Any,
 ) -> Exported:
-    """`join` and `export` of tables in files (Parquet, CSV, JSON lines; a file, folder or glob).
+    """`join` and `export` tables in files (Parquet, CSV, JSON lines; a file, folder or glob).
+
+    Each table is read once. `audio_root`, `check_audio` and `read_audio` are those of `export`.
 
     Raises:
         FileNotFoundError, WeakLabelError, ImportError: as `join`, `export` and `tables.read`.
     """
-    joined = join(
-        tables.read(queries),
-        None if labels is None else tables.read(labels),
-        None if transcripts is None else tables.read(transcripts),
-        unmatched=unmatched,
-    )
-    return export(
-        joined.rows,
-        folder,
-        format,
-        threshold,
-        audio_root=audio_root,
-        check_audio=check_audio,
-        read_audio=read_audio,
-        dropped=joined.dropped,
-    )
+    found = [None if path is None else tables.read(path) for path in (queries, labels, transcripts)]
+    joined = join(*found, unmatched=unmatched)
+    done = export(joined.rows, folder, format, threshold, **audio)
+    return replace(done, dropped=joined.dropped)
 
 
-_ALWAYS = ("query_id", "transcript", "weight")
-_HEADER = ("duration", "sampling_rate", "channels")
+def is_url(path: str) -> bool:
+    """Whether `path` names its scheme, as s3://bucket/name does."""
+    return _URL.match(path) is not None
 
 
 def _named(name: str) -> Exporter:
@@ -230,20 +214,17 @@ def _named(name: str) -> Exporter:
 
 
 def _polars(frame: Any) -> pl.DataFrame:
-    found = nw.from_native(frame)
-    if isinstance(found, nw.LazyFrame):
-        found = found.collect("polars")
-    rows: pl.DataFrame = found.to_polars()
+    rows: pl.DataFrame = nw.from_native(frame).lazy().collect("polars").to_native()
     return rows
 
 
-def _missing(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:
+def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:
     """How many ids of the left table are not in the right one; an error if that is one."""
     alone = left.join(right, on="query_id", how="anti", maintain_order="left")["query_id"]
     if len(alone) and unmatched == "error":
         raise WeakLabelError(
             f"{len(alone)} of {left.height} query_ids of {of} are not in {to}: {shown(alone)}; add"
-            " them, or have them left out (unmatched)"
+            ' them, or leave out what has no partner (--unmatched drop, unmatched="drop")'
         )
     return len(alone)
 
@@ -258,9 +239,8 @@ def _checked(rows: pl.DataFrame) -> pl.DataFrame:
     ):
         if not fits:
             raise WeakLabelError(f"{column} must be {wanted}, got {rows[column].dtype}")
-    refuse_rows(rows, pl.col("transcript").is_null(), "rows", "have no transcript")
+        refuse_rows(rows, pl.col(column).is_null(), "rows", f"have no {column}")
     rows = rows.with_columns(pl.col("weight").cast(pl.Float64))
-    refuse_rows(rows, pl.col("weight").is_null(), "rows", "have no weight")
     # NaN is greater than 1 to Polars, and so outside.
     outside = ~pl.col("weight").is_between(0, 1)
     refuse_rows(rows, outside, "rows", "have a weight outside [0, 1]")
@@ -279,21 +259,60 @@ def _above(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
 
 def _positive(rows: pl.DataFrame) -> pl.DataFrame:
     """The rows with durations Float64, rates and channels Int64, all of them greater than 0."""
-    for column in _HEADER:
+    for column, wanted in _HEADER.items():
         if column not in rows.columns:
             continue
         kind = rows[column].dtype
-        wanted = kind.is_numeric() if column == "duration" else kind.is_integer()
-        if not wanted and kind != pl.Null:
+        fits = kind.is_integer() or (kind.is_numeric() and wanted == pl.Float64) or kind == pl.Null
+        if not fits:
             raise WeakLabelError(f"{column} must be positive numbers, got {kind}")
-        rows = rows.with_columns(
-            pl.col(column).cast(pl.Float64 if column == "duration" else pl.Int64)
-        )
+        rows = rows.with_columns(pl.col(column).cast(wanted))
         value = pl.col(column).cast(pl.Float64)
-        refuse_rows(
-            rows,
-            ~(value.is_finite() & (value > 0)),
-            "rows",
-            f"have a {column} that is not positive",
-        )
+        bad = ~(value.is_finite() & (value > 0))
+        refuse_rows(rows, bad, "rows", f"have a {column} that is not positive")
     return rows
+
+
+def _with_absolute_paths(rows: pl.DataFrame, root: FilePath | None, check: bool) -> pl.DataFrame:
+    """The rows with `audio` absolute, so that it means the same to whoever reads it."""
+    if (kind := rows["audio"].dtype) != pl.String:
+        raise WeakLabelError(f"audio must be paths or URLs, strings, got {kind}")
+    empty = pl.col("audio").is_null() | (pl.col("audio") == "")
+    refuse_rows(rows, empty, "audio", "have none at all")
+    base = Path.cwd() if root is None else Path(root).absolute()
+    paths = [
+        path if is_url(path) else os.path.normpath(base / path) for path in rows["audio"].to_list()
+    ]
+    if check and (absent := [p for p in paths if not is_url(p) and not os.path.isfile(p)]):
+        raise WeakLabelError(
+            f"{len(absent)} of {rows.height} audio paths are no files: {shown(absent)}; give the"
+            " folder that relative paths start from (--audio-root, audio_root=…), or switch the"
+            " check off (--no-check-audio, check_audio=False)"
+        )
+    return rows.with_columns(pl.Series("audio", paths, dtype=pl.String))
+
+
+def _with_headers(rows: pl.DataFrame) -> pl.DataFrame:
+    """The rows with `duration`, `sampling_rate` and `channels` as the files' headers have them."""
+    try:
+        import soundfile  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise ImportError(
+            'reading audio headers needs soundfile: pip install "weaklabel[audio]"'
+        ) from error
+    from tqdm.auto import tqdm
+
+    read: list[tuple[float, int, int]] = []
+    unread: list[str] = []
+    for path in tqdm(rows["audio"].to_list(), desc="audio headers", unit="file", disable=None):
+        try:
+            found = soundfile.info(path)
+        except soundfile.LibsndfileError as error:
+            unread.append(f"{path}: {error.error_string}")
+            continue
+        read.append((found.frames / found.samplerate, found.samplerate, found.channels))
+    if unread:
+        raise WeakLabelError(
+            f"{len(unread)} of {rows.height} audio files cannot be read: {shown(unread)}"
+        )
+    return rows.with_columns(pl.DataFrame(read, _HEADER, orient="row"))

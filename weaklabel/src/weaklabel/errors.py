@@ -1,4 +1,4 @@
-"""What an engine raises, raised again as what a caller can act on."""
+"""Errors of this package, and those of engines raised again as what a caller can act on."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DISK = {
     "file too large": errno.EFBIG,
 }
 
-# Where an engine begins to tell of its own plan, which says nothing to who wrote a function.
+# From here on an engine describes its own plan, which does not help the author of a function.
 _INNER = (
     "Resolved plan",
     "Candidate functions",
@@ -30,8 +30,8 @@ _INNER = (
 _LONGEST = 500  # characters
 
 
-def gist(error: BaseException) -> str:
-    """What an engine's error says, on one line and without its own plans and stacks."""
+def plain_message(error: BaseException) -> str:
+    """An engine's message on one line, without its plans and stacks, at most 500 characters."""
     lines: list[str] = []
     for line in str(error).strip().splitlines():
         if line.strip().startswith(_INNER):
@@ -39,6 +39,9 @@ def gist(error: BaseException) -> str:
         lines.append(line)
     text = " ".join(" ".join(lines).split()) or type(error).__name__
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+
+
+gist = plain_message
 
 
 @contextmanager
@@ -61,12 +64,12 @@ def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[Non
     except Exception as error:
         if not isinstance(error, (*kinds, OSError)):
             raise
+        message = plain_message(error)
         for words, number in _DISK.items():
             if words in str(error).lower():
                 raise OSError(
-                    number,
-                    f"the votes could not be written: {gist(error)}; make room, then run again",
+                    number, f"the votes could not be written: {message}; make room, then run again"
                 ) from error
         if isinstance(error, OSError):
             raise
-        raise WeakLabelError(f"{engine} failed on {given}: {gist(error)}") from error
+        raise WeakLabelError(f"{engine} failed on {given}: {message}") from error

@@ -1,13 +1,23 @@
-"""Outputs that are there in whole or not at all."""
+"""Outputs that are there in whole or not at all, and written by one process at a time."""
 
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
+import signal
+import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Final
+
+from weaklabel.errors import WeakLabelError
+
+if sys.platform != "win32":
+    import fcntl
+
+_LOCK: Final = "lock"
 
 
 @contextmanager
@@ -23,6 +33,7 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
         FileNotFoundError: the parent folder does not exist; it is not created.
         IsADirectoryError: a file is wanted and `path` is a folder.
         FileExistsError: a folder is wanted and `path` is a file or a folder with something in it.
+        WeakLabelError: another process is writing this output.
     """
     target = Path(path)
     if not target.parent.is_dir():
@@ -33,17 +44,100 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
         raise FileExistsError(f"{target} exists already: give another name, or remove it first")
     if target.is_dir() and not folder:
         raise IsADirectoryError(f"{target} is a folder: give the path of a file")
-    # Not tempfile: what it makes is readable by its owner alone, and the rename would keep that.
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with workplace(target.with_name(f".{target.name}.tmp"), target) as place:
+        beside = place / target.name
         if folder:
             beside.mkdir()
         yield beside
         if folder and target.is_dir():
             target.rmdir()
         beside.replace(target)
+
+
+@contextmanager
+def workplace(place: Path, output: Path) -> Iterator[Path]:
+    """An empty folder for what is not finished, held by one process at a time and then removed.
+
+    A lock is held on a file in it, which ends with the process that holds it: what a killed process
+    left behind is removed by the next one. Windows, and file systems without locks, let two
+    processes in.
+
+    Args:
+        place: the folder, whose parent exists; on the disk of the output, so that what is finished
+            only has to be renamed.
+        output: what is written, for the message.
+
+    Raises:
+        WeakLabelError: another process holds it.
+    """
+    lock = _locked(place, output)
+    try:
+        _clear(place)
+        yield place
     finally:
-        if beside.is_dir():
-            shutil.rmtree(beside)
+        _clear(place)
+        if sys.platform == "win32":
+            os.close(lock)  # Windows removes no open file
+            (place / _LOCK).unlink()
         else:
-            beside.unlink(missing_ok=True)
+            (place / _LOCK).unlink()
+            os.close(lock)
+        with suppress(OSError):  # the next process may have come already
+            place.rmdir()
+
+
+def _locked(place: Path, output: Path) -> int:
+    """The descriptor of the locked file, which holds the number of this process."""
+    while True:
+        place.mkdir(exist_ok=True)
+        try:
+            lock = os.open(place / _LOCK, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the last holder has just removed the folder
+            continue
+        try:
+            if sys.platform != "win32":
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(lock, 20).decode() or "unknown"
+            os.close(lock)
+            raise WeakLabelError(
+                f"{output} is being written by another process ({holder}): wait until it has ended,"
+                " or write to another name"
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        # The last holder may have removed the file after it was opened here and before the lock.
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock), os.stat(place / _LOCK)):
+                os.truncate(lock, 0)
+                os.write(lock, str(os.getpid()).encode())
+                return lock
+        os.close(lock)
+
+
+def _clear(place: Path) -> None:
+    for entry in place.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+
+
+@contextmanager
+def terminated() -> Iterator[None]:
+    """Make SIGTERM end the block as `SystemExit(143)`, so that nothing unfinished is left behind.
+
+    The engine's current call ends first. In other threads than the main one nothing is changed.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)

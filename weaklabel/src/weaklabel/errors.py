@@ -11,6 +11,10 @@ class WeakLabelError(ValueError):
     """Something given breaks its contract; the message says what was given, wanted and to do."""
 
 
+class WeakLabelWarning(UserWarning):
+    """Something was done, and there is a reason not to trust its result."""
+
+
 _DISK = {
     "no space left on device": errno.ENOSPC,
     "could not allocate disk": errno.ENOSPC,

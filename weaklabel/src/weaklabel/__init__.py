@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from weaklabel.labeling import Identity as Identity
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
-    from weaklabel.models import WeakLabelWarning as WeakLabelWarning
+    from weaklabel.errors import WeakLabelWarning as WeakLabelWarning
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
     from weaklabel.plugins import Exporter as Exporter
@@ -69,7 +69,7 @@ _HOME = {
     "REJECT": "votes",
     "Registry": "plugins",
     "WeakLabelError": "errors",
-    "WeakLabelWarning": "models",
+    "WeakLabelWarning": "errors",
     "accept_if": "votes",
     "apply": "runs",
     "combine": "transcripts",

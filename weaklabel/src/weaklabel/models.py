@@ -17,7 +17,7 @@ import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
 from weaklabel.patterns import Patterns
 from weaklabel.plugins import Kind, load_registry
@@ -29,10 +29,6 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 Frame = TypeVar("Frame")
-
-
-class WeakLabelWarning(UserWarning):
-    """A model was fitted, and there is a reason not to trust it."""
 
 
 class Model(Protocol):

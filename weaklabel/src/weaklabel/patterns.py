@@ -1,31 +1,37 @@
 """`Patterns`: how often every combination of votes occurs, which is all a label model sees.
 
-Six functions with three votes each have at most 729 patterns, however many queries there are.
-Counts add up over shards, days and sites, and hold no transcript and no query.
+Six functions with three votes each have at most 729 patterns, 4,096 where inputs are missing,
+however many queries there are. Counts add up over shards, days and sites, and hold no transcript
+and no query.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
-from weaklabel.votes import PREFIX
+from weaklabel.labeling import Identity
+from weaklabel.votes import MISSING, PREFIX
 
-METADATA = "weaklabel"  # the key of the Parquet file's own metadata
-FORMAT = 1
+METADATA: Final = "weaklabel"  # the key of the Parquet file's own metadata
+FORMAT: Final = 2  # of patterns; 1 counted a missing input as an abstain
 
-_COUNT = "count"
+#: Two logs are of one scope if neither has more than so many times the other's rows.
+SAME_SCOPE: Final = 2.0
+
+_COUNT: Final = "count"
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,17 +42,19 @@ class Patterns:
 
     Attributes:
         functions: names of the F functions, without the columns' prefix `lf:`.
-        votes: int8, (P, F): the distinct rows in lexicographic order, values -1, 0 and 1.
+        votes: int8, (P, F): the distinct rows in lexicographic order, values -1, 0, 1 and MISSING.
         counts: int64, (P,): how often each occurs, at least once.
         families: for every function the family it was declared in, or None.
-        identities: for every function its provenance (`distribution:name@version…`), or None.
+        identities: for every function which one it is, or None where that is not known.
+        log_rows: for every function of scope "log" the rows of the log it looked at, else None.
     """
 
     functions: tuple[str, ...]
     votes: npt.NDArray[np.int8]
     counts: npt.NDArray[np.int64]
     families: tuple[str | None, ...]
-    identities: tuple[str | None, ...]
+    identities: tuple[Identity | None, ...]
+    log_rows: tuple[int | None, ...]
 
     def __post_init__(self) -> None:
         if not self.functions:
@@ -54,11 +62,12 @@ class Patterns:
         if len(set(self.functions)) < len(self.functions):
             raise WeakLabelError(f"functions need names of their own, got {list(self.functions)}")
         wide = len(self.functions)
-        shapes = (self.votes.shape, self.counts.shape, len(self.families), len(self.identities))
-        if shapes != ((len(self.counts), wide), (len(self.counts),), wide, wide):
+        about = {len(self.families), len(self.identities), len(self.log_rows)}
+        if self.votes.shape != (len(self.counts), wide) or about != {wide}:
             raise WeakLabelError(
-                f"{wide} functions need votes (P, {wide}), counts (P,) and {wide} families and"
-                f" identities, got {shapes}: build patterns with Patterns.count or Patterns.of"
+                f"{wide} functions need votes (P, {wide}), counts (P,) and {wide} families,"
+                f" identities and log_rows, got votes {self.votes.shape} and counts"
+                f" {self.counts.shape}: build patterns with Patterns.count or Patterns.of"
             )
         for array in (self.votes, self.counts):
             array.setflags(write=False)
@@ -70,19 +79,24 @@ class Patterns:
         cls,
         votes: Any,
         families: Mapping[str, str | None] | None = None,
-        identities: Mapping[str, str | None] | None = None,
+        identities: Mapping[str, Identity | None] | None = None,
+        log_rows: Mapping[str, int | None] | None = None,
     ) -> Patterns:
         """Count the patterns of a table of votes, inside the engine that holds it.
 
         Args:
             votes: any frame narwhals knows, eager or lazy. The columns named `lf:…` are votes; a
-                null is an abstain. Other columns are not read.
+                null, or a NaN, is a missing input. Other columns are not read.
             families: family by function name; functions it does not name have none.
-            identities: provenance by function name.
+            identities: which functions they are, by name.
+            log_rows: rows of the log that functions of scope "log" looked at, by name.
 
         Raises:
             WeakLabelError: there is no column of votes, one is not numeric, a vote is none of
-                -1, 0 and 1, or a family is declared for a function that is not there.
+                -1, 0, 1 and null, or a family is declared for a function that is not there.
+
+        >>> Patterns.count(pl.DataFrame({"lf:long": [1, 1, None], "lf:sure": [0, 0, -1]}))
+        Patterns(2 patterns of 2 functions, 3 rows)
         """
         frame = nw.from_native(votes)
         schema = frame.collect_schema()
@@ -93,23 +107,21 @@ class Patterns:
                 f" {list(schema)}; make one with `weaklabel apply` or weaklabel.apply()"
             )
         for column in columns:
-            if not schema[column].is_numeric():
+            if not (schema[column].is_numeric() or schema[column] == nw.Unknown):
                 raise WeakLabelError(
                     f"votes are integers, and the column {column!r} is {schema[column]}: cast it"
                     " to Int8"
                 )
         # The count's name must not be that of a column of votes, and none starts with a blank.
-        grouped = (
-            frame.select(nw.col(column).fill_null(0) for column in columns)
-            .group_by(*columns)
-            .agg(nw.len().alias(f" {_COUNT}"))
-        )
+        grouped = frame.select(*columns).group_by(*columns).agg(nw.len().alias(f" {_COUNT}"))
         table = grouped.collect() if isinstance(grouped, nw.LazyFrame) else grouped
         rows = np.empty((len(table), len(columns)), dtype=np.float64)
         for index, column in enumerate(columns):
-            rows[:, index] = table[column].to_numpy()
+            rows[:, index] = table[column].cast(nw.Float64).to_numpy()
+        rows[np.isnan(rows)] = MISSING
         names = [column.removeprefix(PREFIX) for column in columns]
-        return cls.of(names, rows, table[f" {_COUNT}"].to_numpy(), families, identities)
+        counts = table[f" {_COUNT}"].to_numpy()
+        return cls.of(names, rows, counts, families, identities, log_rows)
 
     @classmethod
     def of(
@@ -118,28 +130,26 @@ class Patterns:
         votes: npt.ArrayLike,
         counts: npt.ArrayLike | None = None,
         families: Mapping[str, str | None] | None = None,
-        identities: Mapping[str, str | None] | None = None,
+        identities: Mapping[str, Identity | None] | None = None,
+        log_rows: Mapping[str, int | None] | None = None,
     ) -> Patterns:
         """Patterns of an array of votes, whose rows may repeat.
 
         Args:
             functions: F names.
-            votes: (N, F), of -1, 0 and 1.
+            votes: (N, F), of -1, 0, 1 and MISSING.
             counts: (N,), how often each row counts; by default once.
             families: family by function name.
-            identities: provenance by function name.
+            identities: which functions they are, by name.
+            log_rows: rows of the log that functions of scope "log" looked at, by name.
 
         Raises:
-            WeakLabelError: a vote is none of -1, 0 and 1, or shapes and names do not fit.
+            WeakLabelError: a vote is something else, or shapes and names do not fit.
         """
         names = tuple(functions)
         rows = np.asarray(votes)
-        if rows.ndim != 2 or rows.shape[1] != len(names):
-            raise WeakLabelError(
-                f"votes of {len(names)} functions are an array (N, {len(names)}), got {rows.shape}"
-            )
-        _check_votes(names, rows)
-        families, identities = dict(families or {}), dict(identities or {})
+        check_votes(rows, names)
+        families, identities, log_rows = families or {}, identities or {}, log_rows or {}
         for what, given in (("family", families), ("identity", identities)):
             if unknown := sorted(set(given) - set(names)):
                 raise WeakLabelError(
@@ -159,6 +169,7 @@ class Patterns:
             totals[totals > 0],
             tuple(families.get(name) for name in names),
             tuple(identities.get(name) for name in names),
+            tuple(log_rows.get(name) for name in names),
         )
 
     # What they hold
@@ -167,6 +178,11 @@ class Patterns:
     def rows(self) -> int:
         """How many rows of votes were counted."""
         return int(self.counts.sum())
+
+    @property
+    def present(self) -> npt.NDArray[np.bool_]:
+        """Where a function had input: bool, (P, F)."""
+        return np.asarray(self.votes != MISSING)
 
     def __len__(self) -> int:
         """How many distinct patterns there are."""
@@ -181,8 +197,8 @@ class Patterns:
         if not isinstance(other, Patterns):
             return NotImplemented
         return (
-            (self.functions, self.families, self.identities)
-            == (other.functions, other.families, other.identities)
+            (self.functions, self.families, self.identities, self.log_rows)
+            == (other.functions, other.families, other.identities, other.log_rows)
             and np.array_equal(self.votes, other.votes)
             and np.array_equal(self.counts, other.counts)
         )
@@ -201,13 +217,19 @@ class Patterns:
         if names == self.functions:
             return self
         index = [self.functions.index(name) for name in names]
-        return Patterns.of(
-            names,
-            self.votes[:, index],
-            self.counts,
-            dict(zip(self.functions, self.families, strict=True)),
-            dict(zip(self.functions, self.identities, strict=True)),
-        )
+        return Patterns.of(names, self.votes[:, index], self.counts, **self._about())
+
+    def without_missing(self) -> Patterns:
+        """The same counts with missing inputs as abstains, for models that know of none."""
+        votes = np.where(self.present, self.votes, 0)
+        return Patterns.of(self.functions, votes, self.counts, **self._about())
+
+    def _about(self) -> dict[str, Any]:
+        """What is known of the functions, as arguments of `of`."""
+        return {
+            key: dict(zip(self.functions, getattr(self, key), strict=True))
+            for key in ("families", "identities", "log_rows")
+        }
 
     # Merging
 
@@ -220,7 +242,11 @@ class Patterns:
 
         Raises:
             WeakLabelError: there are no shards, they are of different functions, or two of them
-                declare different families or identities for one function.
+                have one function of two families, sources or parameters.
+
+        Warns:
+            WeakLabelWarning: a function of scope "log" looked at logs of very different size, so
+                that its votes do not mean the same.
         """
         parts = list(shards)
         if not parts:
@@ -233,12 +259,14 @@ class Patterns:
                     + "; apply the same functions to every shard"
                 )
         parts = [part.ordered(names) for part in parts]
+        each = range(len(names))
         return Patterns.of(
             names,
             np.concatenate([part.votes for part in parts]),
             np.concatenate([part.counts for part in parts]),
-            _agreed("family", names, [part.families for part in parts]),
-            _agreed("identity", names, [part.identities for part in parts]),
+            {names[i]: _same_family(names[i], [part.families[i] for part in parts]) for i in each},
+            {names[i]: _same_function([part.identities[i] for part in parts]) for i in each},
+            {names[i]: _same_scope(names[i], [part.log_rows[i] for part in parts]) for i in each},
         )
 
     # Files
@@ -249,16 +277,25 @@ class Patterns:
         Returns:
             The path written.
         """
-        columns = {PREFIX + name: self.votes[:, i] for i, name in enumerate(self.functions)}
+        votes = np.where(self.present, self.votes, 0)
+        columns = {
+            PREFIX + name: pl.Series(votes[:, i]).set(pl.Series(~self.present[:, i]), None)
+            for i, name in enumerate(self.functions)
+        }
         entries = [
-            {"name": name, "identity": identity, "family": family}
-            for name, identity, family in zip(
-                self.functions, self.identities, self.families, strict=True
+            {
+                **({"name": name} if identity is None else asdict(identity)),
+                "family": family,
+                "log_rows": rows,
+            }
+            for name, identity, family, rows in zip(
+                self.functions, self.identities, self.families, self.log_rows, strict=True
             )
         ]
+        about = json.dumps({"patterns": FORMAT, "functions": entries}, ensure_ascii=False)
         with written_beside(path) as beside:
-            pl.DataFrame(columns).with_columns(pl.Series(_COUNT, self.counts)).write_parquet(
-                beside, metadata={METADATA: json.dumps({"patterns": FORMAT, "functions": entries})}
+            pl.DataFrame({**columns, _COUNT: self.counts}).write_parquet(
+                beside, metadata={METADATA: about}
             )
         return Path(path)
 
@@ -268,7 +305,7 @@ class Patterns:
 
         Raises:
             FileNotFoundError: there is no such file.
-            WeakLabelError: it holds no patterns, or those of a newer format.
+            WeakLabelError: it holds no patterns, or those of another format.
         """
         try:
             # A Path, not a string: polars would take "*" in one for a glob.
@@ -279,45 +316,81 @@ class Patterns:
         if about.get("patterns") != FORMAT:
             raise WeakLabelError(
                 f"{path} holds no patterns of format {FORMAT} (found {about.get('patterns')!r}):"
-                " give what Patterns.save wrote; a table of votes goes through Patterns.count"
+                " count the votes again (weaklabel patterns, or Patterns.count and save)"
             )
-        entries = about["functions"]
-        names = [entry["name"] for entry in entries]
+        entries = {entry["name"]: entry for entry in about["functions"]}
         return cls.of(
-            names,
-            table.select(PREFIX + name for name in names).to_numpy(),
+            entries,
+            table.select(pl.col(PREFIX + name).fill_null(MISSING) for name in entries).to_numpy(),
             table[_COUNT].to_numpy(),
-            {entry["name"]: entry["family"] for entry in entries},
-            {entry["name"]: entry["identity"] for entry in entries},
+            {name: entry["family"] for name, entry in entries.items()},
+            {name: identity_of(entry) for name, entry in entries.items()},
+            {name: entry["log_rows"] for name, entry in entries.items()},
         )
 
 
-def _check_votes(names: tuple[str, ...], rows: npt.NDArray[Any]) -> None:
-    """Refuse anything but -1, 0 and 1 in (N, F) votes."""
-    wrong = ~np.isin(rows, (-1, 0, 1))
+def identity_of(entry: Mapping[str, Any]) -> Identity | None:
+    """The identity in a function's entry of a file's metadata; None where it holds but a name."""
+    return Identity.from_dict(entry) if "source" in entry else None
+
+
+def check_votes(votes: npt.NDArray[Any], functions: Iterable[str]) -> None:
+    """Refuse an array that cannot be the votes of these functions.
+
+    Raises:
+        WeakLabelError: it is not (N, F), or a vote is none of -1, 0, 1 and MISSING.
+    """
+    names = tuple(functions)
+    if votes.ndim != 2 or votes.shape[1] != len(names):
+        raise WeakLabelError(
+            f"votes of {len(names)} functions are an array (N, {len(names)}), a column for each of"
+            f" {list(names)}, got shape {votes.shape}"
+        )
+    wrong = ~np.isin(votes, (-1, 0, 1, MISSING))
     for index in np.flatnonzero(wrong.any(axis=0)):
-        values = np.unique(rows[wrong[:, index], index])[:5]
+        values = np.unique(votes[wrong[:, index], index])[:5]
         shown = ", ".join(f"{value:g}" for value in values)
         raise WeakLabelError(
             f"function {names[index]!r} votes {shown}: a vote is 1 (accept), 0 (abstain) or -1"
-            " (reject)"
+            f" (reject), and null (in an array {MISSING}) where there was no input"
         )
 
 
-def _agreed(
-    what: str, names: tuple[str, ...], declared: list[tuple[str | None, ...]]
-) -> dict[str, str | None]:
-    """What the shards say of every function, where one that says nothing agrees with any."""
-    found: dict[str, str | None] = {}
-    for name, values in zip(names, zip(*declared, strict=True), strict=True):
-        different = sorted({value for value in values if value is not None})
-        if len(different) > 1:
+def _same_family(name: str, families: list[str | None]) -> str | None:
+    """What the shards declare; one that declares nothing agrees with any."""
+    different = sorted({family for family in families if family is not None})
+    if len(different) > 1:
+        raise WeakLabelError(
+            f"patterns to merge have more than one family for function {name!r}: {different};"
+            " apply the same version of it to every shard"
+        )
+    return different[0] if different else None
+
+
+def _same_function(identities: list[Identity | None]) -> Identity | None:
+    """The function of all shards, in the last one's version; None where none names its own."""
+    known = [identity for identity in identities if identity is not None]
+    for identity in known[1:]:
+        if changes := identity.changes(known[0]):
             raise WeakLabelError(
-                f"patterns to merge have more than one {what} for function {name!r}: {different};"
-                " apply the same version of it to every shard"
+                f"patterns to merge are of two functions {identity.name!r}: {'; '.join(changes)};"
+                " apply the same one to every shard"
             )
-        found[name] = different[0] if different else None
-    return found
+    return known[-1] if known else None
+
+
+def _same_scope(name: str, log_rows: list[int | None]) -> int | None:
+    """The rows of the largest log that a function looked at."""
+    known = [rows for rows in log_rows if rows is not None]
+    if known and max(known) > SAME_SCOPE * min(known):
+        warnings.warn(
+            f"function {name!r} looks at the whole log, and the logs of these patterns have"
+            f" {min(known):,} to {max(known):,} rows: its votes do not mean the same in all of"
+            " them; apply it with one reference log (--reference)",
+            WeakLabelWarning,
+            stacklevel=4,
+        )
+    return max(known, default=None)
 
 
 def _differ(one: str, first: Iterable[str], other: str, second: Iterable[str]) -> str:

@@ -12,9 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel import apply, functions, hookimpl
-from weaklabel.errors import WeakLabelError
-from weaklabel.plugins import Loader, Plugin, load_labeling_functions, load_registry
+from weaklabel import (
+    WeakLabelError,
+    apply,
+    functions,
+    hookimpl,
+    load_labeling_functions,
+    load_registry,
+    plugins,
+)
+from weaklabel.plugins import Loader, Plugin, Registry
 
 BUILTIN = [
     "session_position",
@@ -80,8 +87,20 @@ def test_the_built_in_functions_come_through_the_hook(install):
     registry = load_registry()
     assert list(registry.labeling_functions) == BUILTIN
     assert not registry.faults
-    (plugin,) = registry.plugins
-    assert (str(plugin), plugin.location) == ("weaklabel:builtin", "weaklabel.functions")
+    assert str(registry.plugins[0]) == "weaklabel:builtin"
+    assert registry.plugins[0].location == "weaklabel.functions"
+
+
+def test_built_in_models_and_formats_come_through_the_hooks(install):
+    registry = load_registry()
+    assert {plugin.distribution for plugin in registry.plugins} == {"weaklabel"}
+    assert list(registry.label_models) == ["label-model", "majority", "logistic"]
+    assert list(registry.exporters) == ["huggingface", "nemo", "lhotse", "kaldi"]
+    assert {"basic", "none"} <= registry.normalizers.keys()
+    without = load_registry(blocked=["simple_models", "exporters"])
+    assert list(without.label_models) == ["label-model"]
+    assert list(without.exporters) == []
+    assert load_registry(blocked=["weaklabel"]) == Registry()
 
 
 def test_an_installed_plugin_is_listed_after_the_built_in_ones(install):
@@ -89,7 +108,13 @@ def test_an_installed_plugin_is_listed_after_the_built_in_ones(install):
     registry = load_registry()
     assert list(registry.labeling_functions) == [*BUILTIN, "long_enough"]
     function = registry.labeling_functions["long_enough"]
-    assert registry.identity(function) == f"acme-lfs:long_enough@1.2#{function.source_hash}"
+    identity = registry.identity(function)
+    assert (identity.name, identity.distribution, identity.version, identity.parameters) == (
+        "long_enough",
+        "acme-lfs",
+        "1.2",
+        {"least": 3},
+    )
 
 
 def test_the_identity_follows_source_and_parameters(install):
@@ -97,7 +122,7 @@ def test_the_identity_follows_source_and_parameters(install):
     registry = load_registry()
     function = registry.labeling_functions["long_enough"]
     stricter = function.with_parameters(least=9)
-    assert registry.identity(function) != registry.identity(stricter)
+    assert registry.identity(stricter).changes(registry.identity(function)) == ["least 3 → 9"]
     assert registry.identity(function.with_parameters(least=3)) == registry.identity(function)
 
 
@@ -225,7 +250,7 @@ def test_the_variable_makes_faults_errors(install, monkeypatch):
 @pytest.mark.parametrize(
     ("allowed", "expected"),
     [
-        (None, ["weaklabel:builtin", "acme:main", "other:main"]),
+        ("weaklabel:builtin, acme, other", ["weaklabel:builtin", "acme:main", "other:main"]),
         ("", []),
         ("acme", ["acme:main"]),
         ("builtin, other", ["weaklabel:builtin", "other:main"]),
@@ -235,8 +260,7 @@ def test_the_variable_makes_faults_errors(install, monkeypatch):
 def test_the_variable_limits_what_is_loaded(install, monkeypatch, allowed, expected):
     install("acme", GOOD.format(name="one"))
     install("other", GOOD.format(name="two"))
-    if allowed is not None:
-        monkeypatch.setenv("WEAKLABEL_PLUGINS", allowed)
+    monkeypatch.setenv("WEAKLABEL_PLUGINS", allowed)
     assert [str(plugin) for plugin in load_registry().plugins] == expected
 
 
@@ -272,20 +296,20 @@ def test_a_file_of_functions_needs_no_hook(install, tmp_path):
     registry = load_registry(file=file)
     assert not registry.faults
     assert list(registry.labeling_functions) == [*BUILTIN, "swears"]
-    identity = registry.identity(registry.labeling_functions["swears"])
-    assert identity.startswith("weaklabel_lfs.py:swears@")
+    assert (
+        registry.identity(registry.labeling_functions["swears"]).distribution == "weaklabel_lfs.py"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("absent.py", None, "No such file"),
         ("broken.py", "1 / 0", "ZeroDivisionError"),
         ("functions.txt", "x = 1", "not a Python file"),
         ("syntax.py", "def f(:\n", "SyntaxError: invalid syntax"),
         ("exit.py", "raise SystemExit(3)", "SystemExit: 3"),
-        ("nothing.py", "def plain(row): return 1\n", "defines no labeling function"),
-        ("imports.py", "from weaklabel.functions import dwell\n", "defines no labeling function"),
+        ("nothing.py", "def plain(row): return 1\n", "@labeling_function is enough"),
+        ("imports.py", "from weaklabel.functions import dwell\n", "@labeling_function is enough"),
         ("taken.py", FILE.format(name="dwell"), "'dwell' is taken by weaklabel:builtin"),
         (
             "twice.py",
@@ -301,10 +325,14 @@ def test_a_file_of_functions_needs_no_hook(install, tmp_path):
 )
 def test_a_file_that_does_not_load_is_an_error(install, tmp_path, name, text, message):
     file = tmp_path / name
-    if text is not None:
-        file.write_text(text)
+    file.write_text(text)
     with pytest.raises(WeakLabelError, match=message):
         load_registry(file=file)
+
+
+def test_a_file_that_is_not_there_is_an_error(install, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"absent\.py"):
+        load_registry(file=tmp_path / "absent.py")
 
 
 def test_a_file_may_rename_what_it_imports_and_name_a_function_twice(install, tmp_path):
@@ -340,8 +368,8 @@ def test_a_file_is_run_as_it_is_now_and_leaves_nothing_behind(install, tmp_path)
 def test_plugins_of_one_name_are_told_apart_by_their_distributions(install):
     install("acme", GOOD.format(name="one"), entry_point="tv")
     install("other", GOOD.format(name="two"), entry_point="tv")
-    names = [str(plugin) for plugin in load_registry().plugins]
-    assert names == ["weaklabel:builtin", "acme:tv", "other:tv"]
+    names = [str(plugin) for plugin in load_registry(blocked=["weaklabel"]).plugins]
+    assert names == ["acme:tv", "other:tv"]
     assert list(load_registry(allowed=["other:tv"]).labeling_functions) == ["two"]
     assert list(load_registry(blocked=["tv"]).labeling_functions) == BUILTIN
 
@@ -352,9 +380,9 @@ def test_an_installation_found_twice_on_the_path_is_loaded_once(install, tmp_pat
     again = tmp_path / "again"
     shutil.copytree(tmp_path / "acme-1.2.dist-info", again / "acme-1.2.dist-info")
     monkeypatch.syspath_prepend(again)
-    registry = load_registry()
+    registry = load_registry(blocked=["weaklabel"])
     assert not registry.faults
-    assert [str(plugin) for plugin in registry.plugins] == ["weaklabel:builtin", "acme:main"]
+    assert [str(plugin) for plugin in registry.plugins] == ["acme:main"]
 
 
 def test_functions_are_chosen_by_the_columns_that_are_there(install):
@@ -390,6 +418,7 @@ def test_the_packages_own_models_and_exporters_are_not_replaced(install):
         """
         import weaklabel
         from weaklabel import Exporter, Kind
+        from weaklabel.text import Normalizer
         @weaklabel.hookimpl
         def weaklabel_label_models(register):
             register(Kind("majority", object, object))
@@ -398,14 +427,57 @@ def test_the_packages_own_models_and_exporters_are_not_replaced(install):
         def weaklabel_exporters(register):
             register(Exporter("Nemo", "something else", (), print))
             register(Exporter("lines", "lines", (), print))
+        @weaklabel.hookimpl
+        def weaklabel_normalizers(register):
+            register(Normalizer("BASIC", "another", str.lower))
+            register(Normalizer("shout", "in capitals", str.upper))
         """,
     )
     registry = load_registry()
     assert [fault.message for fault in registry.faults] == [
-        "'majority' is taken by weaklabel: rename it",
-        "'Nemo' is taken by weaklabel: rename it",
+        "'majority' is taken by weaklabel:simple_models: rename it",
+        "'Nemo' is taken by weaklabel:exporters: rename it",
+        "'BASIC' is taken by weaklabel:normalizers: rename it",
     ]
-    assert (list(registry.label_models), list(registry.exporters)) == (["mine"], ["lines"])
+    assert list(registry.label_models)[3:] == ["mine"]
+    assert list(registry.exporters)[4:] == ["lines"]
+    assert registry.normalizers["shout"]("a b") == "A B"
+
+
+def test_what_is_not_of_a_hooks_kind_is_refused(install):
+    install(
+        "acme",
+        """
+        import weaklabel
+        @weaklabel.hookimpl
+        def weaklabel_label_models(register): register(dict)
+        @weaklabel.hookimpl
+        def weaklabel_exporters(register): register(print)
+        @weaklabel.hookimpl
+        def weaklabel_normalizers(register): register(str.upper)
+        """,
+    )
+    assert [fault.message.rpartition(" is not ")[2] for fault in load_registry().faults] == [
+        "a weaklabel.Kind",
+        "a weaklabel.Exporter",
+        "a weaklabel.text.Normalizer",
+    ]
+
+
+@pytest.mark.parametrize("hook", [False, True], ids=["importing", "registering"])
+def test_a_plugin_that_takes_long_is_named_meanwhile(install, monkeypatch, caplog, hook):
+    """It may never end, and then nothing else would say which one it is."""
+    wait = "import threading\nthreading.Event().wait(0.5)\n"
+    source = GOOD.format(name="late")
+    install("slow", source + textwrap.indent(wait, "    ") if hook else wait + source)
+    install("quick", GOOD.format(name="early"))
+    monkeypatch.setattr(plugins, "PATIENCE", 0.1)
+    registry = load_registry(blocked=["weaklabel"])
+    assert list(registry.labeling_functions) == ["early", "late"]
+    assert not registry.faults
+    (message,) = caplog.messages
+    doing = "in its hook weaklabel_labeling_functions" if hook else "importing"
+    assert message.startswith(f"plugin 'main' of slow 1.2 has been {doing} for 0.1 s")
 
 
 @given(st.permutations(["a", "b", "c"]), st.integers(0, 2))

@@ -2,7 +2,7 @@
 
 Plugins are found by the entry-point group `weaklabel` and loaded one by one, so that a broken one
 is named with its distribution and the others work on. The order is: distribution (this one first),
-entry point, registration.
+entry point, registration. What this package brings itself comes by the same hooks.
 """
 
 from __future__ import annotations
@@ -11,13 +11,16 @@ import difflib
 import hashlib
 import logging
 import os
+import runpy
 import sys
+import threading
 import traceback
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from types import ModuleType
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pluggy import HookImpl, HookimplMarker, HookspecMarker, PluginManager, PluginValidationError
@@ -25,9 +28,24 @@ from pluggy import HookImpl, HookimplMarker, HookspecMarker, PluginManager, Plug
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import Identity, LabelingFunction
 
+if TYPE_CHECKING:
+    import polars as pl
+
+    from weaklabel.text import Normalizer
+
 #: The project's name in pluggy, and the entry-point group.
 PROJECT: Final = "weaklabel"
+FUNCTIONS: Final = "weaklabel_labeling_functions"
 
+ALLOWED: Final = "WEAKLABEL_PLUGINS"
+STRICT: Final = "WEAKLABEL_STRICT"
+
+#: Seconds after which a plugin that is still at work is named.
+PATIENCE: float = 5.0
+
+Stage: TypeAlias = Literal["import", "hooks", "registration", "name"]
+
+logger = logging.getLogger(__name__)
 hookspec = HookspecMarker(PROJECT)
 hookimpl = HookimplMarker(PROJECT)
 
@@ -47,6 +65,11 @@ def weaklabel_exporters(register: Callable[[Exporter], None]) -> None:
     """Call `register` with each exporter, by its `name`."""
 
 
+@hookspec
+def weaklabel_normalizers(register: Callable[[Normalizer], None]) -> None:
+    """Call `register` with each `weaklabel.text.Normalizer`, by its `name`."""
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of model, by which `weaklabel fit --model` and `load_model` find it.
@@ -54,7 +77,8 @@ class Kind:
     Attributes:
         name: what files and the command line call it.
         model: makes a configuration, from its options.
-        from_dict: makes a fitted model of what its `to_dict` returned.
+        fitted: has a class method `from_dict`, which makes a fitted model of what its `to_dict`
+            returned.
     """
 
     name: str
@@ -82,14 +106,25 @@ class Exporter:
     write: Callable[[pl.DataFrame, Path], None]
 
 
-Stage: TypeAlias = Literal["import", "hooks", "registration", "name"]
-
-FUNCTIONS: Final = "weaklabel_labeling_functions"
+#: Every hook: which items it accepts, and how an error calls them.
+HOOKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    FUNCTIONS: (
+        lambda item: isinstance(item, LabelingFunction),
+        "a function decorated with @labeling_function",
+    ),
+    "weaklabel_label_models": (lambda item: isinstance(item, Kind), "a weaklabel.Kind"),
+    "weaklabel_exporters": (lambda item: isinstance(item, Exporter), "a weaklabel.Exporter"),
+    # By what it has, not by its class: the module of that class registers its own through here.
+    "weaklabel_normalizers": (
+        lambda item: callable(item) and isinstance(getattr(item, "name", None), str),
+        "a weaklabel.text.Normalizer",
+    ),
+}
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where functions, models and exporters come from.
+    """Where functions, models, exporters and normalizers come from.
 
     Args:
         name: the entry point's, or the file's.
@@ -139,8 +174,9 @@ class Registry:
     Args:
         plugins: those loaded.
         labeling_functions: by name.
-        label_models: by kind.
+        label_models: by name.
         exporters: by name.
+        normalizers: by name.
         origins: the plugin of each, by `(hook, name)`.
         faults: what is wrong.
     """
@@ -149,6 +185,7 @@ class Registry:
     labeling_functions: Mapping[str, LabelingFunction] = field(default_factory=dict)
     label_models: Mapping[str, Kind] = field(default_factory=dict)
     exporters: Mapping[str, Exporter] = field(default_factory=dict)
+    normalizers: Mapping[str, Normalizer] = field(default_factory=dict)
     origins: Mapping[tuple[str, str], Plugin] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
 
@@ -178,11 +215,7 @@ class Registry:
         """
         settings = dict(parameters or {})
         for name in [*(names or ()), *settings]:
-            if name not in self.labeling_functions:
-                raise WeakLabelError(
-                    f"no labeling function {name!r}{did_you_mean(name, self.labeling_functions)}:"
-                    f" there are {', '.join(self.labeling_functions) or 'none'}"
-                )
+            known_name("labeling function", name, self.labeling_functions)
         tuned = {
             name: function.with_parameters(**settings.get(name, {}))
             for name, function in self.labeling_functions.items()
@@ -197,19 +230,24 @@ class Registry:
         )
 
 
+def known_name(what: str, name: str, known: Iterable[str]) -> str:
+    """`name`, if it is known.
+
+    Raises:
+        WeakLabelError: it is not; the message names what is near, and all there are.
+    """
+    names = list(known)
+    if name not in names:
+        raise WeakLabelError(
+            f"no {what} {name!r}{did_you_mean(name, names)}: there are {', '.join(names) or 'none'}"
+        )
+    return name
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ " (did you mean ...?)", where a known word is near; else nothing."""
     close = difflib.get_close_matches(word, list(known), n=1)
     return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-if TYPE_CHECKING:
-    import polars as pl
-
-logger = logging.getLogger(__name__)
-
-ALLOWED: Final = "WEAKLABEL_PLUGINS"
-STRICT: Final = "WEAKLABEL_STRICT"
 
 
 def load_labeling_functions(
@@ -232,10 +270,13 @@ def load_registry(
 ) -> Registry:
     """Load the plugins that are installed.
 
+    A plugin that takes longer than five seconds is named by a warning, while it goes on.
+
     Args:
         allowed: names of entry points or distributions; nothing else is loaded. By default what
             the variable WEAKLABEL_PLUGINS lists (an empty one: nothing), or everything where it is
-            not set. The built-in functions are the entry point `builtin`.
+            not set. All that comes with this package is the distribution `weaklabel`; its labeling
+            functions alone are `builtin`.
         blocked: names of entry points or distributions that are not loaded.
         file: a Python file with labeling functions, `weaklabel_lfs.py` say. Its functions are
             registered as they stand, unless it has hooks. Its faults are errors: it was asked for.
@@ -254,10 +295,12 @@ def load_registry(
         strict = os.environ.get(STRICT, "") not in ("", "0")
     loader = Loader()
     found = _installed()
-    _check_names([*(allowed or ()), *blocked], found)
+    words = {plugin: {plugin.name, plugin.distribution, str(plugin)} for plugin, _ in found}
+    for name in [*(allowed or ()), *blocked]:
+        known_name("installed plugin", name, set().union(*words.values()))
     for plugin, entry_point in found:
-        names = {plugin.name, plugin.distribution, str(plugin)}
-        if names.isdisjoint(blocked) and (allowed is None or not names.isdisjoint(allowed)):
+        wanted = allowed is None or not words[plugin].isdisjoint(allowed)
+        if wanted and words[plugin].isdisjoint(blocked):
             loader.load(plugin, entry_point)
     named = None if file is None else loader.load_file(Path(file))
     registry = loader.collect()
@@ -275,59 +318,10 @@ def _installed() -> list[tuple[Plugin, EntryPoint]]:
     found = []
     for entry_point in entry_points(group=PROJECT):
         # `dist` is None only for entry points made by hand.
-        name, version = "unknown", "0"
-        if entry_point.dist is not None:
-            name, version = entry_point.dist.name, entry_point.dist.version
+        origin = entry_point.dist
+        name, version = ("unknown", "0") if origin is None else (origin.name, origin.version)
         found.append((Plugin(entry_point.name, name, version, entry_point.value), entry_point))
-    # An editable install can be found twice on the path: once is enough.
-    unique = {(plugin.distribution, plugin.name): (plugin, entry) for plugin, entry in found}
-    return sorted(
-        unique.values(),
-        key=lambda pair: (pair[0].distribution != PROJECT, pair[0].distribution, pair[0].name),
-    )
-
-
-def _check_names(names: Sequence[str], found: Sequence[tuple[Plugin, EntryPoint]]) -> None:
-    known = {word for plugin, _ in found for word in (plugin.name, plugin.distribution)}
-    known |= {str(plugin) for plugin, _ in found}
-    for name in names:
-        if name not in known:
-            plugins = ", ".join(str(plugin) for plugin, _ in found) or "none"
-            raise WeakLabelError(
-                f"no plugin {name!r} is installed{did_you_mean(name, known)}: there are {plugins}"
-            )
-
-
-@dataclass(frozen=True)
-class _Hook:
-    """A hook, and what its `register` takes."""
-
-    name: str
-    what: str
-    key: Callable[[Any], str]
-    accepts: Callable[[Any], bool]
-
-
-HOOKS: Final = (
-    _Hook(
-        FUNCTIONS,
-        "a function decorated with @labeling_function",
-        lambda item: item.name,
-        lambda item: isinstance(item, LabelingFunction),
-    ),
-    _Hook(
-        "weaklabel_label_models",
-        "a weaklabel.Kind",
-        lambda item: item.name,
-        lambda item: isinstance(item, Kind),
-    ),
-    _Hook(
-        "weaklabel_exporters",
-        "a weaklabel.Exporter",
-        lambda item: item.name,
-        lambda item: isinstance(item, Exporter),
-    ),
-)
+    return sorted(found, key=lambda pair: (pair[0].distribution != PROJECT, str(pair[0])))
 
 
 class Loader:
@@ -339,52 +333,52 @@ class Loader:
         self.plugins: dict[str, Plugin] = {}
         self.faults: list[Fault] = []
 
-    def fault(self, plugin: Plugin, stage: Stage, message: str, cause: object = None) -> None:
-        """Note what is wrong, with the traceback of what was raised."""
-        details = ""
-        if isinstance(cause, BaseException):
-            details = "".join(traceback.format_exception(cause))
+    def fault(self, plugin: Plugin, stage: Stage, message: str, details: str = "") -> None:
+        """Note what is wrong with a plugin, on one line."""
         self.faults.append(Fault(plugin, stage, " ".join(message.split()), details))
+
+    @contextmanager
+    def guarded(self, plugin: Plugin, stage: Stage, doing: str) -> Iterator[None]:
+        """Run a plugin's own code: note what it raises, and name it when it does not end.
+
+        Args:
+            plugin: whose code runs inside.
+            stage: of the fault.
+            doing: goes on "plugin ... has been".
+        """
+        where = f"plugin {plugin.name!r} of {plugin.distribution} {plugin.version}"
+        message = f"{where} has been {doing} for {PATIENCE:g} s; -p no:{plugin.name} leaves it out"
+        timer = threading.Timer(PATIENCE, logger.warning, ("%s", message))
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        # A plugin may raise anything, even SystemExit; it is reported.
+        except (Exception, SystemExit) as error:  # noqa: BLE001
+            details = "".join(traceback.format_exception(error))
+            self.fault(plugin, stage, f"{type(error).__name__}: {error}", details)
+        finally:
+            timer.cancel()
 
     def load(self, plugin: Plugin, entry_point: EntryPoint) -> None:
         """Import what an entry point names, and register it."""
-        try:
+        with self.guarded(plugin, "import", "importing"):
             module = entry_point.load()
-        # A plugin may raise anything while it is imported, even SystemExit; it is reported.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
-            self.fault(plugin, "import", f"{type(error).__name__}: {error}", error)
-            return
-        self.register(plugin, module)
+            self.register(plugin, module)
 
     def load_file(self, path: Path) -> Plugin:
         """Run a file of labeling functions, and register it."""
         if path.suffix != ".py":
             raise WeakLabelError(f"{path} is not a Python file: give one that ends in .py")
-        try:
-            source = path.read_bytes()
-        except OSError as error:
-            raise WeakLabelError(
-                f"cannot read the labeling functions in {path}: {error.strerror}"
-            ) from error
-        digest = hashlib.sha256(source).hexdigest()[:12]
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()[:12]
         plugin = Plugin(path.stem, path.name, digest, str(path))
-        # Of a name that no other module has, and run from what was read: no byte code of an older
-        # version, and none left behind.
-        module = ModuleType(f"weaklabel_file_{digest}")
-        module.__file__ = os.path.abspath(path)
-        sys.modules[module.__name__] = module  # while it runs, for dataclasses look there
-        try:
-            exec(compile(source, module.__file__, "exec"), vars(module))
-        except (Exception, SystemExit) as error:
-            raise WeakLabelError(
-                f"{path} does not load: {type(error).__name__}: {error}"
-            ) from error
-        finally:
-            # Not later: what cannot be imported on a cluster's workers is sent to them whole.
-            del sys.modules[module.__name__]
-        if not any(self.manager.parse_hookimpl_opts(module, name) for name in dir(module)):
-            _give_hook(module, path)
-        self.register(plugin, module)
+        with self.guarded(plugin, "import", "importing"):
+            # Under a name that no other module has; no byte code of an older version is run.
+            scope = runpy.run_path(os.path.abspath(path), run_name=f"weaklabel_file_{digest}")
+            module = SimpleNamespace(**scope)
+            if not any(self.manager.parse_hookimpl_opts(module, name) for name in scope):
+                _give_hook(module)
+            self.register(plugin, module)
         return plugin
 
     def register(self, plugin: Plugin, module: object) -> None:
@@ -392,95 +386,77 @@ class Loader:
         name = str(plugin)
         try:
             self.manager.register(module, name=name)
-        except PluginValidationError as error:
-            # pluggy keeps a plugin whose hooks it refused.
-            self.manager.unregister(name=name)
-            self.fault(plugin, "hooks", str(error), error)
-            return
-        except ValueError as error:  # the same object under two names
-            self.fault(plugin, "hooks", f"{error}", error)
+        except (PluginValidationError, ValueError) as error:
+            # The second: one object under two names. pluggy keeps what it found invalid.
+            if isinstance(error, PluginValidationError):
+                self.manager.unregister(name=name)
+            self.fault(plugin, "hooks", str(error))
             return
         self.plugins[name] = plugin
-        specified = [hook.name for hook in HOOKS]
         callers = self.manager.get_hookcallers(module) or []
         if not callers:
             self.fault(
                 plugin,
                 "hooks",
-                f"{plugin.location} has no hook: mark a function {' or '.join(specified)} with"
-                " @weaklabel.hookimpl",
+                f"{plugin.location} has no hook: mark a function {' or '.join(HOOKS)} with"
+                " @weaklabel.hookimpl; in a file of functions, @labeling_function is enough",
             )
         for caller in callers:
             implemented = [impl for impl in caller.get_hookimpls() if impl.plugin is module]
             if not caller.has_spec() and not all(impl.optionalhook for impl in implemented):
-                self.fault(
-                    plugin,
-                    "hooks",
-                    f"there is no hook {caller.name!r}{did_you_mean(caller.name, specified)}",
-                )
+                problem = f"there is no hook {caller.name!r}{did_you_mean(caller.name, HOOKS)}"
+                self.fault(plugin, "hooks", problem)
 
     def collect(self) -> Registry:
-        """Call all hooks."""
-        kinds: dict[str, dict[str, Any]] = {}
+        """Call all hooks, each implementation alone, so that it cannot disturb the others."""
+        items: dict[str, dict[str, Any]] = {}
         origins: dict[tuple[str, str], Plugin] = {}
         for hook in HOOKS:
-            items = kinds[hook.name] = {}
-            taken: dict[str, object] = {}
-            for implementation in self.implementations(hook.name):
-                plugin = self.plugins[implementation.plugin_name]
-                registered = self.registered(hook, implementation, plugin)
-                for item in registered:
-                    name = hook.key(item)
+            items[hook] = {}
+            taken: dict[str, Plugin] = {}
+            implementations = getattr(self.manager.hook, hook).get_hookimpls()
+            # In the order of registration, not the other way around as pluggy calls them.
+            for impl in sorted(implementations, key=lambda i: (not i.tryfirst, i.trylast)):
+                plugin = self.plugins[impl.plugin_name]
+                for item in self.registered(hook, impl, plugin):
                     # Letter case tells no columns apart in DuckDB and Spark.
-                    if first := taken.get(name.casefold()):
-                        self.fault(plugin, "name", f"{name!r} is taken by {first}: rename it")
+                    if first := taken.get(item.name.casefold()):
+                        problem = f"{item.name!r} is taken by {first}: rename it"
+                        self.fault(plugin, "name", problem)
                         continue
-                    taken[name.casefold()] = plugin
-                    items[name] = item
-                    origins[hook.name, name] = plugin
-        functions, models, exporters = (kinds[hook.name] for hook in HOOKS)
+                    taken[item.name.casefold()] = plugin
+                    items[hook][item.name] = item
+                    origins[hook, item.name] = plugin
         return Registry(
             plugins=tuple(self.plugins.values()),
-            labeling_functions=functions,
-            label_models=models,
-            exporters=exporters,
+            **{hook.removeprefix(f"{PROJECT}_"): found for hook, found in items.items()},
             origins=origins,
             faults=tuple(self.faults),
         )
 
-    def implementations(self, hook: str) -> list[HookImpl]:
-        """In the order of registration, after those marked `tryfirst`, before `trylast`."""
-        found = getattr(self.manager.hook, hook).get_hookimpls()
-        return sorted(found, key=lambda impl: (not impl.tryfirst, impl.trylast))
-
-    def registered(self, hook: _Hook, implementation: HookImpl, plugin: Plugin) -> list[Any]:
-        """What one implementation registers: called alone, so that it cannot disturb others."""
+    def registered(self, hook: str, implementation: HookImpl, plugin: Plugin) -> list[Any]:
+        """What one implementation registers; nothing where it raised."""
         if implementation.wrapper or implementation.hookwrapper:
-            self.fault(plugin, "hooks", f"{hook.name} only collects: it cannot be wrapped")
+            self.fault(plugin, "hooks", f"{hook} only collects: it cannot be wrapped")
             return []
         items: list[Any] = []
-        try:
-            known = {"register": items.append}
-            returned = implementation.function(*(known[name] for name in implementation.argnames))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-            self.fault(
-                plugin, "registration", f"{hook.name}: {type(error).__name__}: {error}", error
-            )
+        returned = faulty = object()
+        with self.guarded(plugin, "registration", f"in its hook {hook}"):
+            # Without the argument, as pluggy allows, it registers nothing.
+            returned = implementation.function(*[items.append][: len(implementation.argnames)])
+        if returned is faulty:
             return []
         if returned is not None:
-            self.fault(
-                plugin,
-                "registration",
-                f"{hook.name} returned {type(returned).__name__}, which is not used: call"
-                " register(...) with each item",
-            )
+            problem = f"{hook} returned {type(returned).__name__}, which is not used"
+            self.fault(plugin, "registration", f"{problem}: call register(...) with each item")
+        accepts, expected = HOOKS[hook]
         for item in items:
-            if not hook.accepts(item):
-                self.fault(plugin, "name", f"{hook.name}: {item!r} is not {hook.what}")
-        return [item for item in items if hook.accepts(item)]
+            if not accepts(item):
+                self.fault(plugin, "name", f"{hook}: {item!r} is not {expected}")
+        return [item for item in items if accepts(item)]
 
 
-def _give_hook(module: ModuleType, path: Path) -> None:
+def _give_hook(module: SimpleNamespace) -> None:
     """Make a plain file of labeling functions a plugin that registers what it defines."""
     # Each once, and not those that it imported as they stand.
     own = {
@@ -488,15 +464,14 @@ def _give_hook(module: ModuleType, path: Path) -> None:
         for value in vars(module).values()
         if isinstance(value, LabelingFunction) and not _imported(value)
     }
-    if not own:
-        raise WeakLabelError(f"{path} defines no labeling function: mark one @labeling_function")
 
     @hookimpl
     def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -> None:
         for function in own.values():
             register(function)
 
-    vars(module)["weaklabel_labeling_functions"] = weaklabel_labeling_functions
+    if own:
+        setattr(module, FUNCTIONS, weaklabel_labeling_functions)
 
 
 def _imported(function: LabelingFunction) -> bool:

@@ -7,9 +7,10 @@ settings of tests/weaklabel/test_recovery.py: independent functions, the same wi
 recogniser, three near-copies of one function, and session functions that share the user's
 satisfaction. Then the seconds of a fit to the patterns of 100,000 queries, and of `--rows`.
 
-`--peers` makes an environment of its own under build/ for Snorkel's LabelModel and crowd-kit's
-DawidSkene, which get the same votes. A peer that cannot be installed or fails gets a row that says
-so, and the exit status is 1.
+`--peers` adds Snorkel's LabelModel, crowd-kit's DawidSkene, hyperlm (a label model that was trained
+once, on synthetic votes) and cleanlab's CROWDLAB, each in an environment of its own under build/,
+with the same votes. A peer that cannot be installed or fails gets a row that says so, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -35,14 +36,16 @@ sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
 
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
 
-from weaklabel.baselines import (  # noqa: E402
+from weaklabel import (  # noqa: E402
+    MISSING,
+    Gold,
+    LabelModel,
     LogisticRegression,
     MajorityVote,
+    Patterns,
+    WeakLabelWarning,
 )
-from weaklabel.gold import Gold  # noqa: E402
-from weaklabel.label_model import LabelModel  # noqa: E402
-from weaklabel.models import FittedModel, WeakLabelWarning  # noqa: E402
-from weaklabel.patterns import Patterns  # noqa: E402
+from weaklabel.models import FittedModel  # noqa: E402
 
 NO_SECOND = tuple(FUNCTIONS)[:-1]
 SETTINGS: dict[str, Callable[[int], Log]] = {
@@ -54,8 +57,13 @@ SETTINGS: dict[str, Callable[[int], Log]] = {
     "shared .6, no second": lambda seed: make_log(seed, NO_SECOND, correlation=0.6),
 }
 CHECKED = 300  # queries with gold
-ENVIRONMENT = ROOT / "build" / "peers-label-models"
-PEERS = {"snorkel": ["snorkel==0.10.0"], "crowd-kit": ["crowd-kit==1.4.2"]}
+ENVIRONMENTS = ROOT / "build" / "peers-label-models"
+PEERS = {
+    "snorkel": ["snorkel==0.10.0"],
+    "crowd-kit": ["crowd-kit==1.4.2"],
+    "hyperlm": ["hyperlm==0.0.5"],
+    "cleanlab": ["cleanlab==2.9.0"],
+}
 BINS = 2_000_000  # rows of votes made at a time
 
 Scores = tuple[float, float]
@@ -77,7 +85,7 @@ def declared(log: Log) -> Patterns:
 MODELS: dict[str, Callable[[Log], FittedModel]] = {
     "majority vote": lambda log: MajorityVote().fit(log.patterns()),
     "LabelModel, no families": lambda log: LabelModel().fit(log.patterns()),
-    "LabelModel, abstain missing": lambda log: LabelModel(abstain="missing").fit(log.patterns()),
+    "LabelModel, abstain ignored": lambda log: LabelModel(abstain="ignore").fit(log.patterns()),
     "LabelModel, declared families": lambda log: LabelModel().fit(declared(log)),
     "LabelModel, automatic families": lambda log: LabelModel(families="auto").fit(log.patterns()),
     f"the same, {CHECKED} gold queries": lambda log: LabelModel(families="auto").fit(
@@ -107,29 +115,40 @@ def scores_of_ours(log: Log) -> dict[str, tuple[Scores, int]]:
     return found
 
 
-def scores_of_peers(log: Log) -> dict[str, Scores | str]:
+def scores_of_peer(peer: str, log: Log) -> dict[str, Scores | str]:
     """By model: accuracy and AUC of what peer_label_models.py says, or what went wrong."""
-    python = ENVIRONMENT / "bin" / "python"
     with tempfile.TemporaryDirectory() as folder:
         votes, out = Path(folder, "votes.npy"), Path(folder, "out.npz")
-        np.save(votes, log.table(tuple(log.votes)))
-        command = [python, HERE / "peer_label_models.py", votes, out, str(RIGHT)]
-        done = subprocess.run(command, check=False, capture_output=True, text=True)
-        if done.returncode:
-            return {name: done.stderr.strip().splitlines()[-1][:60] for name in PEERS}
+        table = log.table(tuple(log.votes))
+        np.save(votes, np.where(table == MISSING, 0, table))
+        try:
+            python = python_of(peer)
+            run(python, HERE / "peer_label_models.py", peer, votes, out, str(RIGHT))
+        except subprocess.CalledProcessError as error:
+            lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
+            return {peer: f"failed: {lines[-1][:50]}"}
         with np.load(out) as weights:
             return {
                 name: (accuracy(log.right, w), auc(log.right, w)) for name, w in weights.items()
             }
 
 
-def install_peers() -> None:
-    uv = ROOT / ".venv" / "bin" / "uv"
-    python = ENVIRONMENT / "bin" / "python"
-    if not python.exists():
-        subprocess.run([uv, "venv", "--quiet", ENVIRONMENT], check=True)
-    packages = [package for needs in PEERS.values() for package in needs]
-    subprocess.run([uv, "pip", "install", "--quiet", "--python", python, *packages], check=True)
+def python_of(peer: str) -> Path:
+    """The Python of a peer's environment, made if it is not there."""
+    root = ENVIRONMENTS / peer
+    python, done = root / "bin" / "python", root / "installed"
+    wanted = "\n".join(PEERS[peer])
+    # Written last: an environment that failed half-way is made anew.
+    if not done.exists() or done.read_text() != wanted:
+        uv = (sys.executable, "-m", "uv", "--quiet")
+        run(*uv, "venv", "--clear", "--python", sys.executable, root)
+        run(*uv, "pip", "install", "--python", python, *PEERS[peer])
+        done.write_text(wanted)
+    return python
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True)
 
 
 def patterns_of(rows: int) -> Patterns:
@@ -168,12 +187,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="logs of each setting")
     parser.add_argument("--rows", type=int, default=12_000_000, help="queries of the long fit")
-    parser.add_argument("--peers", action="store_true", help="Snorkel and crowd-kit, too")
+    parser.add_argument("--peers", action="store_true", help="four other projects' models too")
     parser.add_argument("--json", type=Path, help="write the means here")
     options = parser.parse_args()
     console = Console(width=140)
-    if options.peers:
-        install_peers()
 
     rows: dict[str, dict[str, str]] = {}
     means: dict[str, dict[str, Scores]] = {}
@@ -186,12 +203,13 @@ def main() -> int:
             for name, (scores, count) in scores_of_ours(log).items():
                 found.setdefault(name, []).append(scores)
                 warned[name] = warned.get(name, 0) + bool(count)
-            for name, result in (scores_of_peers(log) if options.peers else {}).items():
-                if isinstance(result, str):
-                    failed = True
-                    rows.setdefault(name, {})[setting] = result
-                else:
-                    found.setdefault(name, []).append(result)
+            for peer in PEERS if options.peers else ():
+                for name, result in scores_of_peer(peer, log).items():
+                    if isinstance(result, str):
+                        failed = True
+                        rows.setdefault(name, {})[setting] = result
+                    else:
+                        found.setdefault(name, []).append(result)
         for name, scores_of_seeds in found.items():
             a, b = np.mean(scores_of_seeds, axis=0)
             means.setdefault(name, {})[setting] = (float(a), float(b))

@@ -1,45 +1,107 @@
-"""Snorkel's and crowd-kit's label models on a table of votes; run in an environment of their own.
+"""One other project's label model on a table of votes; run in an environment of its own.
 
-    python peer_label_models.py votes.npy out.npz SHARE_RIGHT
+    python peer_label_models.py PEER votes.npy out.npz SHARE_RIGHT
 
-Votes are (N, F), 1, 0 (abstain) and -1; the output holds P(right), (N,), by model. Snorkel gets the
-true share of right transcripts, which its default takes to be half.
+Votes are (N, F), 1, 0 (abstain) and -1; the output holds P(right), (N,), by model. All peers take
+an abstain for a missing answer. Queries that no function votes on get the mean of the others where
+a peer does not take them. Snorkel also gets the true share of right transcripts, which its default
+takes to be half.
 """
 
 from __future__ import annotations
 
 import sys
+import warnings
 
 import numpy as np
-import pandas as pd
-from crowdkit.aggregation import DawidSkene
-from snorkel.labeling.model import LabelModel
+
+Table = np.ndarray
 
 
-def snorkel(votes: np.ndarray, balance: list[float] | None) -> np.ndarray:
-    # Its symbols are 0 and 1 for the classes, -1 for an abstain.
-    table = np.where(votes == 0, -1, (votes + 1) // 2)
-    model = LabelModel(cardinality=2, verbose=False)
-    model.fit(table, class_balance=balance, n_epochs=500, seed=1, progress_bar=False)
-    return model.predict_proba(table)[:, 1]
+def classes(votes: Table) -> Table:
+    """The votes with the symbols of these packages: 1 and 0 for the classes, -1 for an abstain."""
+    return np.where(votes == 0, -1, (votes + 1) // 2)
 
 
-def crowd_kit(votes: np.ndarray) -> np.ndarray:
+def with_mean(weights: Table, voted: Table) -> Table:
+    """The weights (M,) of the queries that are voted on, and their mean for the others: (N,)."""
+    every = np.full(len(voted), weights.mean())
+    every[voted] = weights
+    return every
+
+
+def snorkel(votes: Table, share: float) -> dict[str, Table]:
+    """Snorkel's LabelModel, without and with the true share of right transcripts."""
+    from snorkel.labeling.model import LabelModel
+
+    found = {}
+    for name, balance in (("", None), (", true balance", [1 - share, share])):
+        model = LabelModel(cardinality=2, verbose=False)
+        settings = {"n_epochs": 500, "seed": 1, "progress_bar": False}
+        model.fit(classes(votes), class_balance=balance, **settings)
+        found[f"Snorkel LabelModel{name}"] = model.predict_proba(classes(votes))[:, 1]
+    return found
+
+
+def crowd_kit(votes: Table, share: float) -> dict[str, Table]:
+    """crowd-kit's Dawid and Skene."""
+    import pandas as pd
+    from crowdkit.aggregation import DawidSkene
+
     rows, workers = np.nonzero(votes)
     answers = pd.DataFrame({"task": rows, "worker": workers, "label": votes[rows, workers]})
     shares = DawidSkene(n_iter=100).fit_predict_proba(answers)
-    # A query nobody votes on is not among the answers: it gets the mean.
-    return shares[1].reindex(range(len(votes))).fillna(shares[1].mean()).to_numpy()
+    weights = shares[1].sort_index().to_numpy()
+    return {"crowd-kit DawidSkene": with_mean(weights, (votes != 0).any(axis=1))}
 
+
+def hyperlm(votes: Table, share: float) -> dict[str, Table]:
+    """Wu et al. 2023: a network trained once on synthetic votes, applied as it is."""
+    from hyperlm import HyperLabelModel
+    from torch.serialization import safe_globals
+
+    voted = (votes != 0).any(axis=1)
+    # Its checkpoint of 2023 holds a NumPy number, which torch does not load unless allowed to.
+    number = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
+    with safe_globals([number, np.dtype, np.dtypes.Float64DType]):
+        model = HyperLabelModel(device="cpu")
+    return {
+        "hyperlm": with_mean(model.infer(classes(votes[voted]), return_probs=True)[:, 1], voted)
+    }
+
+
+def cleanlab(votes: Table, share: float) -> dict[str, Table]:
+    """CROWDLAB, which weighs annotators against a classifier.
+
+    There is nothing but votes to classify by: the classifier is a logistic regression on the votes'
+    symbols, trained on majority votes and cross-validated, as cleanlab asks for.
+    """
+    from cleanlab.multiannotator import get_label_quality_multiannotator, get_majority_vote_label
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import cross_val_predict
+
+    voted = (votes != 0).any(axis=1)
+    answers = np.where(votes[voted] == 0, np.nan, classes(votes[voted]))
+    majority = get_majority_vote_label(answers, verbose=False)
+    symbols = np.concatenate([votes[voted] == 1, votes[voted] == -1], axis=1)
+    model = LogisticRegression(max_iter=1000)
+    predicted = cross_val_predict(model, symbols, majority, cv=5, method="predict_proba")
+    quality = get_label_quality_multiannotator(
+        answers,
+        predicted,
+        consensus_method="best_quality",
+        return_detailed_quality=False,
+        return_annotator_stats=False,
+        verbose=False,
+    )["label_quality"]
+    sure = quality["consensus_quality_score"].to_numpy()
+    weights = np.where(quality["consensus_label"] == 1, sure, 1 - sure)
+    return {"cleanlab CROWDLAB": with_mean(weights, voted)}
+
+
+PEERS = {"snorkel": snorkel, "crowd-kit": crowd_kit, "hyperlm": hyperlm, "cleanlab": cleanlab}
 
 if __name__ == "__main__":
-    table = np.load(sys.argv[1])
-    share = float(sys.argv[3])
-    np.savez(
-        sys.argv[2],
-        **{
-            "Snorkel LabelModel": snorkel(table, None),
-            "Snorkel LabelModel, true balance": snorkel(table, [1 - share, share]),
-            "crowd-kit DawidSkene": crowd_kit(table),
-        },
-    )
+    warnings.simplefilter("ignore")
+    peer, given, out, right = sys.argv[1:]
+    np.savez(out, **PEERS[peer](np.load(given), float(right)))

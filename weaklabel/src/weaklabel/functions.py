@@ -58,8 +58,7 @@ def asr_confidence(high: float = 0.9, low: float = 0.5) -> nw.Expr:
         low: reject below this one.
     """
     confidence = nw.col("confidence")
-    # NaN compares greater than every number on these engines; it is no confidence.
-    known = confidence <= 1
+    known = confidence <= 1  # more is no confidence
     return vote(accept=known & (confidence >= high), reject=known & (confidence < low))
 
 
@@ -82,8 +81,7 @@ def dwell(long: float = 60.0, short: float = 5.0) -> nw.Expr:
         short: reject below this many.
     """
     seconds = nw.col("dwell")
-    known = seconds < float("inf")  # not NaN
-    return vote(accept=known & (seconds >= long), reject=known & (seconds < short))
+    return vote(accept=seconds >= long, reject=seconds < short)
 
 
 @labeling_function(requires=["action"], family="behaviour")
@@ -147,7 +145,7 @@ def rephrasing_edit_distance(
         within: the time to the next query's timestamp, exclusive.
     """
     this, that = row["transcript"], row["next_transcript"]
-    if this is None or that is None or row["next_timestamp"] - row["timestamp"] >= within:
+    if that is None or row["next_timestamp"] - row["timestamp"] >= within:
         return ABSTAIN
     rule = normalizer("basic")
     this, that = rule(this), rule(that)
@@ -202,11 +200,9 @@ def second_asr_wer(
         accept: up to this word error rate between the two.
         reject: from this one on. The rate is word edits over the longer one's words.
     """
-    this, that = row["transcript"], row[other]
-    if this is None or that is None:
-        return ABSTAIN
     rule = normalizer("basic")
-    rate = Levenshtein.normalized_distance(rule(this).split(), rule(that).split())
+    this, that = rule(row["transcript"]).split(), rule(row[other]).split()
+    rate = Levenshtein.normalized_distance(this, that)
     if (rate <= accept) == (rate >= reject):  # neither, or both
         return ABSTAIN
     return ACCEPT if rate <= accept else REJECT

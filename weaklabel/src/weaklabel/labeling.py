@@ -204,23 +204,6 @@ class LabelingFunction:
             )
         return made  # type: ignore[return-value]
 
-    def vote(self, row: Mapping[str, Any]) -> Any:
-        """The vote of a row-wise function on one row, unchecked.
-
-        Raises:
-            WeakLabelError: the function raised; the query is named.
-            TypeError: it is not row-wise.
-        """
-        if not self.rowwise:
-            raise TypeError(f"labeling function {self.name!r} is an expression, not row-wise")
-        try:
-            return self.function(row, **self.parameters)
-        except Exception as error:
-            raise WeakLabelError(
-                f"labeling function {self.name!r} raised {error!r}"
-                f" on query_id {row.get('query_id')!r}"
-            ) from error
-
 
 @overload
 def labeling_function(function: Callable[..., Any], /) -> LabelingFunction: ...

@@ -1,32 +1,148 @@
 """`Plan`: what a set of labeling functions computes, said once for every engine.
 
 The way of the data: columns of the log → `work` (an expression each, under names of its own) →
-`step` for row-wise functions, in Python → the table of votes. A vote that is none of -1, 0, 1 and
-null is turned into `WRONG` inside the engine, before any cast could wrap it into a vote.
+`step` for row-wise functions, in Python → the table of votes. A query without a function's input
+gets a null vote; a vote that is none of -1, 0, 1 and null is turned into `WRONG` inside the engine,
+before any cast could wrap it into a vote.
+
+Whoever runs a plan hands a `RowLog` along, in which row-wise functions leave their times and their
+errors: `RowLog.check` raises what was no vote, `RowLog.raised` holds what functions raised.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import narwhals.stable.v2 as nw
 import polars as pl
 
-from weaklabel.errors import WeakLabelError, gist
+from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.labeling import LabelingFunction
-from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT, conditions
+from weaklabel.votes import ABSTAIN, ACCEPT, MISSING, PREFIX, REJECT, conditions
+
+#: What becomes of a row on which a row-wise function raises.
+OnError: TypeAlias = Literal["missing", "fail"]
+
+QUERY: Final = "query_id"
+
+#: What stands in a column of votes for a value that is no vote.
+WRONG: Final = 2
 
 #: Rows that are in Python at one time.
 BATCH: Final = 16_384
 
 SHOWN: Final = 5  # rows that an error names
 
-_QUERY: Final = "query_id"
+# Columns on the way have plain names: engines take "." or ":" in a name for something else.
+_KEPT: Final = "__weaklabel_kept_{}"
+_VOTE: Final = "__weaklabel_vote_{}"
+_ROW: Final = "__weaklabel_row_{}"
+_INPUT: Final = "__weaklabel_input_{}_{}"
+_KNOWN: Final = "__weaklabel_known_{}"
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass
+class RowErrors:
+    """The rows on which one function raised, or cast what is no vote.
+
+    Attributes:
+        name: the function's.
+        total: how many rows.
+        first: the first of them by `query_id`, as (query_id, message).
+        traceback: of one of the errors raised, from the function's own lines on.
+    """
+
+    name: str
+    total: int = 0
+    first: list[tuple[Any, str]] = field(default_factory=list)
+    traceback: str = ""
+
+    def add(self, query: Any, message: str) -> None:
+        """Count one more row."""
+        self.merge(RowErrors(self.name, 1, [(query, message)]))
+
+    def merge(self, other: RowErrors) -> None:
+        """Count those of another part of the log."""
+        self.total += other.total
+        first = self.first + other.first
+        self.first = sorted(first, key=lambda pair: (pair[0] is None, pair[0]))[:SHOWN]
+        self.traceback = self.traceback or other.traceback
+
+    def __str__(self) -> str:
+        shown = ", ".join(f"{message} on query_id {query!r}" for query, message in self.first)
+        return shown + (", …" if self.total > len(self.first) else "")
+
+
+@dataclass
+class RowLog:
+    """What row-wise functions did in a run: their time, and the rows they failed on.
+
+    Attributes:
+        seconds: within row-wise functions.
+        rows: rows they saw.
+        raised: of each function that raised, by name, the rows; their votes are missing.
+        wrong: of each function that cast what is no vote, by name, the rows.
+        fault: what stopped the run, which an engine may pass on as mere text.
+        advance: called with the rows of a batch that is done.
+        lock: held while a batch is worked on.
+    """
+
+    seconds: float = 0.0
+    rows: int = 0
+    raised: dict[str, RowErrors] = field(default_factory=dict)
+    wrong: dict[str, RowErrors] = field(default_factory=dict)
+    fault: WeakLabelError | None = None
+    advance: Callable[[int], object] | None = field(default=None, repr=False)
+    lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(
+        self, rows: int, seconds: float, raised: Iterable[RowErrors], wrong: Iterable[RowErrors]
+    ) -> None:
+        """Count a batch."""
+        self.rows += rows
+        self.seconds += seconds
+        for found, errors in [
+            *((self.raised, errors) for errors in raised),
+            *((self.wrong, errors) for errors in wrong),
+        ]:
+            if errors.total:
+                found.setdefault(errors.name, RowErrors(errors.name)).merge(errors)
+        if self.advance is not None:
+            self.advance(rows)
+
+    def check(self) -> None:
+        """Refuse what was no vote.
+
+        Raises:
+            WeakLabelError: naming each function and the first queries.
+        """
+        if self.wrong:
+            raise WeakLabelError("; ".join(map(_no_votes, self.wrong.values())))
+
+    def warn(self) -> None:
+        """Log what functions raised, for a caller that keeps no record of it."""
+        for errors in self.raised.values():
+            _logger.warning(
+                "labeling function %r raised on %d rows, whose votes are missing: %s\n%s",
+                *(errors.name, errors.total, errors, errors.traceback),
+            )
+
+
+def _no_votes(errors: RowErrors) -> str:
+    return (
+        f"labeling function {errors.name!r} cast {errors.total} vote{'s' * (errors.total != 1)}"
+        f" other than {ACCEPT} (accept), {ABSTAIN} (abstain), {REJECT} (reject) and null"
+        f" (missing): {errors}"
+    )
 
 
 @dataclass(frozen=True)
@@ -37,103 +153,57 @@ class RowFunction:
         function: the labeling function.
         column: the name of its votes on the way.
         entries: for every entry of its row but `query_id`, the column that holds it.
+        on_error: whether a row on which it raises has a missing vote, or stops the run.
     """
 
     function: LabelingFunction
     column: str
     entries: Mapping[str, str]
+    on_error: OnError
 
-    def votes(self, batch: pl.DataFrame) -> tuple[pl.Series, Wrong]:
-        """Int8, one vote a row; null is an abstain, and so is, for now, what is no vote.
+    def votes(self, batch: pl.DataFrame) -> tuple[pl.Series, RowErrors, RowErrors]:
+        """Int8, a vote for each row, null where it is missing; what raised; what was no vote.
+
+        The function is not called where it has no input.
 
         Raises:
-            WeakLabelError: the function raised.
+            WeakLabelError: the function raised, and `on_error` is "fail"; the query is named.
         """
+        raised, wrong = RowErrors(self.function.name), RowErrors(self.function.name)
+        needed = [{QUERY: QUERY, **self.entries}[name] for name in self.function.inputs_needed]
+        known = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in needed))
         rows = batch.select(
-            _QUERY, *(pl.col(inner).alias(name) for name, inner in self.entries.items())
+            QUERY,
+            *(pl.col(inner).alias(name) for name, inner in self.entries.items()),
+            known.alias(self.column),
         )
-        vote, votes, wrong = self.function.vote, [], Wrong(self.function.name)
-        for row in rows.iter_rows(named=True):
-            cast = vote(row)
-            if cast is None:
-                cast = ABSTAIN
-            elif not _is_vote(cast):
-                wrong.add(row[_QUERY], cast)
-                cast = ABSTAIN
-            votes.append(int(cast))
-        return pl.Series(self.column, votes, dtype=pl.Int8), wrong
+        votes = [
+            self._vote(row, raised, wrong) if row.pop(self.column) else None
+            for row in rows.iter_rows(named=True)
+        ]
+        return pl.Series(self.column, votes, dtype=pl.Int8), raised, wrong
 
-
-@dataclass
-class Wrong:
-    """What a function cast that is no vote.
-
-    Attributes:
-        name: the function's.
-        total: how many times.
-        first: the first of them, as (query_id, vote).
-    """
-
-    name: str
-    total: int = 0
-    first: list[tuple[Any, Any]] = field(default_factory=list)
-
-    def add(self, query: Any, vote: Any) -> None:
-        """Count one more."""
-        self.total += 1
-        if len(self.first) < SHOWN:
-            self.first.append((query, vote))
-
-    def __str__(self) -> str:
-        shown = ", ".join(f"{vote!r} on query_id {query!r}" for query, vote in self.first)
-        return (
-            f"labeling function {self.name!r} cast {self.total} vote{'s' * (self.total != 1)} other"
-            f" than {ACCEPT} (accept), {ABSTAIN} or null (abstain) and {REJECT} (reject): {shown}"
-            + (", …" if self.total > len(self.first) else "")
-        )
-
-
-@dataclass
-class Meter:
-    """How long row-wise functions took, what they raised, and whom to tell of rows done.
-
-    Attributes:
-        seconds: within row-wise functions.
-        rows: rows they saw.
-        fault: what one of them raised, which an engine may pass on as mere text.
-        wrong: what was no vote, by batch.
-        advance: called with the rows of a batch that is done.
-        turn: held while a batch is worked on.
-    """
-
-    seconds: float = 0.0
-    rows: int = 0
-    fault: WeakLabelError | None = None
-    wrong: list[Wrong] = field(default_factory=list)
-    advance: Callable[[int], object] | None = field(default=None, repr=False)
-    turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def check(self) -> None:
-        """Refuse what was no vote.
-
-        Raises:
-            WeakLabelError: naming each function and the first queries.
-        """
-        found: dict[str, Wrong] = {}
-        for wrong in self.wrong:
-            so_far = found.setdefault(wrong.name, Wrong(wrong.name))
-            so_far.total += wrong.total
-            first = so_far.first + wrong.first
-            so_far.first = sorted(first, key=lambda pair: (pair[0] is None, pair[0]))[:SHOWN]
-        if found:
-            raise WeakLabelError("; ".join(map(str, found.values())))
-
-    def add(self, rows: int, seconds: float) -> None:
-        """Count a batch."""
-        self.rows += rows
-        self.seconds += seconds
-        if self.advance is not None:
-            self.advance(rows)
+    def _vote(self, row: dict[str, Any], raised: RowErrors, wrong: RowErrors) -> int | None:
+        try:
+            cast = self.function.function(row, **self.function.parameters)
+        except Exception as error:
+            query = row[QUERY]
+            if self.on_error == "fail":
+                raise WeakLabelError(
+                    f"labeling function {self.function.name!r} raised {error!r} on query_id"
+                    f" {query!r}"
+                ) from error
+            raised.add(query, repr(error))
+            if not raised.traceback:
+                own = error.__traceback__ and error.__traceback__.tb_next
+                raised.traceback = "".join(traceback.format_exception(type(error), error, own))
+            return None
+        if cast is None:
+            return ABSTAIN
+        if not _is_vote(cast):
+            wrong.add(row[QUERY], repr(cast))
+            return None
+        return None if cast == MISSING else int(cast)
 
 
 @dataclass(frozen=True)
@@ -148,54 +218,49 @@ class RowStep:
     functions: tuple[RowFunction, ...]
     columns: tuple[tuple[str, str], ...]
 
-    def __call__(self, work: pl.DataFrame, meter: Meter | None = None) -> pl.DataFrame:
+    def __call__(self, work: pl.DataFrame, rows: RowLog | None = None) -> pl.DataFrame:
         """The table of votes of a batch of `Plan.work`."""
-        return work.hstack(self.votes(work, meter)).select(
+        return work.hstack(self.votes(work, rows)).select(
             pl.col(inner).alias(name) for inner, name in self.columns
         )
 
-    def votes(self, work: pl.DataFrame, meter: Meter | None = None) -> pl.DataFrame:
+    def votes(self, work: pl.DataFrame, rows: RowLog | None = None) -> pl.DataFrame:
         """The row-wise votes alone, under their names on the way.
 
         Args:
             work: a batch of `Plan.work`.
-            meter: takes note of what is no vote; without one, that is raised here.
+            rows: takes note of errors; without one, what is no vote is raised here, and what
+                functions raised is logged.
 
         Raises:
-            WeakLabelError: a function raised, or a vote is none.
+            WeakLabelError: a function raised and that is to stop the run, or a vote is none.
         """
+        log = RowLog() if rows is None else rows
         parts = [pl.DataFrame(schema={function.column: pl.Int8 for function in self.functions})]
         for batch in work.iter_slices(BATCH):
-            if meter is None:
-                votes, wrong = self._votes(batch)
-                Meter(wrong=wrong).check()
-            else:
-                # One thread after the other: two would only wait for each other at every row.
-                with meter.turn:
-                    began = time.perf_counter()
-                    try:
-                        votes, wrong = self._votes(batch)
-                    except WeakLabelError as error:
-                        meter.fault = error
-                        raise
-                    meter.wrong += wrong
-                    meter.add(len(batch), time.perf_counter() - began)
-            parts.append(votes)
+            # One thread after the other: two would only wait for each other at every row.
+            with log.lock:
+                began = time.perf_counter()
+                try:
+                    done = [function.votes(batch) for function in self.functions]
+                except WeakLabelError as error:
+                    log.fault = error
+                    raise
+                votes, raised, wrong = zip(*done, strict=True)
+                log.add(len(batch), time.perf_counter() - began, raised, wrong)
+            parts.append(pl.DataFrame(votes))
+        if rows is None:
+            log.warn()
+            log.check()
         return pl.concat(parts)
-
-    def _votes(self, batch: pl.DataFrame) -> tuple[pl.DataFrame, list[Wrong]]:
-        votes, wrong = zip(*(function.votes(batch) for function in self.functions), strict=True)
-        return pl.DataFrame(votes), [some for some in wrong if some.total]
 
 
 def _is_vote(value: Any) -> bool:
     # True equals 1, but is an answer to another question; an array has no truth.
-    return not isinstance(value, bool) and type(value).__name__ != "bool_" and _equals(value)
-
-
-def _equals(value: Any) -> bool:
+    if isinstance(value, bool) or type(value).__name__ == "bool_":
+        return False
     try:
-        return value in (REJECT, ABSTAIN, ACCEPT)
+        return value in (REJECT, ABSTAIN, ACCEPT, MISSING)
     except (TypeError, ValueError):
         return False
 
@@ -211,31 +276,19 @@ def votes_schema(work: Any, step: RowStep) -> Any:
     )
 
 
-def stepped(batches: Iterable[Any], step: RowStep, meter: Meter | None = None) -> Iterator[Any]:
+def stepped(batches: Iterable[Any], step: RowStep, rows: RowLog | None = None) -> Iterator[Any]:
     """The table of votes of each batch of `Plan.work`; what is kept stays as it came."""
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     for batch in batches:
         frame = pl.from_arrow(batch)
         assert isinstance(frame, pl.DataFrame)
-        voted = step.votes(frame, meter)
+        voted = step.votes(frame, rows)
         columns = [
             voted[inner].to_arrow() if inner in voted.columns else batch.column(inner)
             for inner, _ in step.columns
         ]
         yield pa.RecordBatch.from_arrays(columns, schema=votes_schema(batch.schema, step))
-
-
-QUERY: Final = "query_id"
-
-#: What stands in a column of votes for a value that is no vote.
-WRONG: Final = 2
-
-# Columns on the way have plain names: engines take "." or ":" in a name for something else.
-_KEPT: Final = "__weaklabel_kept_{}"
-_VOTE: Final = "__weaklabel_vote_{}"
-_ROW: Final = "__weaklabel_row_{}"
-_INPUT: Final = "__weaklabel_input_{}_{}"
 
 
 @dataclass(frozen=True)
@@ -245,21 +298,32 @@ class Plan:
     Attributes:
         functions: in the order of their columns.
         keep: columns of the log, without `query_id`, which always stays.
+        on_error: where a row-wise function raises: "missing" goes on without its vote on that row,
+            "fail" stops.
     """
 
     functions: tuple[LabelingFunction, ...]
     keep: tuple[str, ...] = ()
+    on_error: OnError = "fail"
 
     @classmethod
-    def of(cls, functions: Iterable[LabelingFunction], keep: Sequence[str] = ()) -> Plan:
+    def of(
+        cls,
+        functions: Iterable[LabelingFunction],
+        keep: Sequence[str] = (),
+        on_error: OnError = "fail",
+    ) -> Plan:
         """A plan whose columns have names of their own.
 
         Raises:
-            WeakLabelError: two functions share a name, or a column to keep has a function's name.
+            WeakLabelError: two functions share a name, a column to keep has a function's name, or
+                `on_error` is something else.
             TypeError: something is no labeling function.
         """
         if isinstance(keep, str):
             raise TypeError(f"keep= takes a list of columns: [{keep!r}]")
+        if on_error not in ("missing", "fail"):
+            raise WeakLabelError(f"on_error is 'missing' or 'fail', not {on_error!r}")
         chosen = tuple(functions)
         if not chosen:
             raise WeakLabelError("no labeling functions given: at least one has to vote")
@@ -281,7 +345,7 @@ class Plan:
             raise WeakLabelError(
                 f"columns to keep cannot be named {PREFIX}…, as votes are: rename {votes}"
             )
-        return cls(chosen, kept)
+        return cls(chosen, kept, on_error)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -302,7 +366,7 @@ class Plan:
     def of_log(self) -> Plan | None:
         """The functions of scope "log" alone; None where there are none."""
         chosen = tuple(function for function in self.functions if function.scope == "log")
-        return Plan(chosen) if chosen else None
+        return Plan(chosen, on_error=self.on_error) if chosen else None
 
     def with_log_votes(self) -> Plan:
         """The plan where the log has the votes of scope "log" already, as columns `lf:<name>`."""
@@ -313,6 +377,7 @@ class Plan:
                     function,
                     function=partial(nw.col, function.column),
                     requires=(function.column,),
+                    nullable=(),
                     rowwise=False,
                     inputs={},
                     parameters={},
@@ -346,6 +411,11 @@ class Plan:
                 " columns, or leave these functions out"
             )
 
+    def set_aside(self, frame: Any) -> Any:
+        """The frame with its kept columns once more, under names that nothing else has."""
+        aside = [nw.col(column).alias(_KEPT.format(i)) for i, column in enumerate(self.keep)]
+        return frame.with_columns(*aside) if aside else frame
+
     def work(self, frame: Any) -> Any:
         """Checked votes of the expressions and what row-wise functions need, under plain names.
 
@@ -356,13 +426,16 @@ class Plan:
             WeakLabelError: a function raises, cannot be computed here, or has votes of a type that
                 is no number.
         """
+        frame = self._without_nan(frame)
         votes: dict[str, nw.Expr] = {}
         made_of: list[tuple[LabelingFunction, str, Any]] = []
+        known: dict[tuple[str, ...], str] = {}  # columns, and where it stands that none is null
         for index, function in enumerate(self.functions):
             if not function.rowwise:
                 with conditions() as found:
                     votes[_VOTE.format(index)] = function.expression()
                 made_of += [(function, side, condition) for side, condition in found]
+                known.setdefault(function.inputs_needed, _KNOWN.format(len(known)))
         others: dict[str, nw.Expr] = {
             _KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))
         }
@@ -372,27 +445,32 @@ class Plan:
                     others[_INPUT.format(index, place)] = expression
         for index, column in enumerate(self._row_columns):
             others[_ROW.format(index)] = nw.col(column)
+        inputs = {
+            name: nw.all_horizontal(*(~nw.col(c).is_null() for c in columns), ignore_nulls=False)
+            for columns, name in known.items()
+            if columns
+        }
         try:
             raw = frame.select(
                 nw.col(QUERY),
-                *(expression.alias(name) for name, expression in (others | votes).items()),
+                *(made.alias(name) for name, made in (others | votes | inputs).items()),
             )
             schema = raw.collect_schema()
         except Exception as error:
             self._blame(frame)
-            raise WeakLabelError(f"the votes cannot be computed here: {gist(error)}") from error
+            raise WeakLabelError(
+                f"the votes cannot be computed here: {plain_message(error)}"
+            ) from error
         self._check_types({name: schema[name] for name in votes})
         _check_boolean(frame, made_of)
-        return raw.select(
-            QUERY,
-            *others,
-            *(_checked(name, schema[name]).alias(name) for name in votes),
-        )
-
-    def set_aside(self, frame: Any) -> Any:
-        """The frame with its kept columns once more, under names that nothing else has."""
-        aside = [nw.col(column).alias(_KEPT.format(i)) for i, column in enumerate(self.keep)]
-        return frame.with_columns(*aside) if aside else frame
+        checked = []
+        for index, function in enumerate(self.functions):
+            if (name := _VOTE.format(index)) in votes:
+                vote = _checked(name, schema[name])
+                if function.inputs_needed:
+                    vote = nw.when(nw.col(known[function.inputs_needed])).then(vote)
+                checked.append(vote.cast(nw.Int8).alias(name))
+        return raw.select(QUERY, *others, *checked)
 
     def finished(self, work: Any) -> Any:
         """The table of votes of `work`, where no function is row-wise."""
@@ -409,6 +487,7 @@ class Plan:
                 _VOTE.format(index),
                 {column: row[column] for column in function.columns if column != QUERY}
                 | {name: _INPUT.format(index, i) for i, name in enumerate(function.inputs)},
+                self.on_error,
             )
             for index, function in enumerate(self.functions)
             if function.rowwise
@@ -434,19 +513,28 @@ class Plan:
         for function in self.functions:
             if function.name not in set(names):
                 continue
-            raw = frame.select(nw.col(QUERY), function.expression().alias(_VOTE.format(0)))
-            checked = raw.with_columns(
-                _checked(_VOTE.format(0), raw.collect_schema()[_VOTE.format(0)]).alias(
-                    _VOTE.format(1)
-                )
+            raw = self._without_nan(frame)
+            if function.inputs_needed:
+                raw = raw.drop_nulls(list(function.inputs_needed))
+            raw = raw.select(nw.col(QUERY), function.expression().alias(_VOTE.format(0)))
+            checked = _checked(_VOTE.format(0), raw.collect_schema()[_VOTE.format(0)])
+            wrong = raw.with_columns(checked.alias(_VOTE.format(1))).filter(
+                nw.col(_VOTE.format(1)) == WRONG
             )
-            wrong = checked.filter(nw.col(_VOTE.format(1)) == WRONG)
             first = _collected(wrong.sort(QUERY).head(SHOWN))
             total = _collected(wrong.select(nw.len().alias("rows")))["rows"][0]
             rows = first.select(QUERY, _VOTE.format(0)).iter_rows()
-            faults.append(str(Wrong(function.name, total, list(rows))))
+            shown = [(query, repr(vote)) for query, vote in rows]
+            faults.append(_no_votes(RowErrors(function.name, total, shown)))
         if faults:
             raise WeakLabelError("; ".join(faults))
+
+    def _without_nan(self, frame: Any) -> Any:
+        """Null for NaN in the columns that functions read: engines do not agree on NaN."""
+        schema = frame.collect_schema()
+        read = {column for function in self.functions for column in function.columns}
+        floats = sorted(name for name in read if name in schema and schema[name].is_float())
+        return frame.with_columns(*(nw.col(name).fill_nan(None) for name in floats))
 
     @property
     def _row_columns(self) -> tuple[str, ...]:
@@ -476,7 +564,7 @@ class Plan:
                 except Exception as error:
                     raise WeakLabelError(
                         f"labeling function {function.name!r} cannot be computed on"
-                        f" {frame.implementation.name.lower()}: {gist(error)}"
+                        f" {frame.implementation.name.lower()}: {plain_message(error)}"
                     ) from error
 
 
@@ -501,13 +589,13 @@ def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]])
 
 
 def _checked(name: str, dtype: Any) -> nw.Expr:
+    """The vote, null included; `WRONG` for what is none."""
     vote = nw.col(name)
-    known = (vote == ABSTAIN) | (vote == ACCEPT)
+    known = vote.is_null() | (vote == ABSTAIN) | (vote == ACCEPT)
     if not dtype.is_unsigned_integer():
         known = known | (vote == REJECT)
-    # The cast comes last: before, 257 might have become 1. NaN equals no vote.
-    right = nw.when(known).then(vote).otherwise(WRONG)
-    return nw.when(~vote.is_null()).then(right).otherwise(ABSTAIN).cast(nw.Int8)
+    # A cast comes after this: before, 257 might have become 1. NaN equals no vote.
+    return nw.when(known).then(vote).otherwise(WRONG)
 
 
 def _collected(frame: Any) -> Any:

@@ -28,7 +28,7 @@ from weaklabel.engines import polars as polars_engine
 from weaklabel.errors import WeakLabelError, gist
 from weaklabel.files import written_beside
 from weaklabel.labeling import LabelingFunction
-from weaklabel.plan import WRONG, Meter, Plan
+from weaklabel.plan import WRONG, Plan, RowLog
 from weaklabel.tables import files
 
 #: In a folder of votes, beside the parts; tables are looked for in names without the underscore.
@@ -381,7 +381,7 @@ class Log(Protocol):
         """What the engine raises, as errors of this package."""
 
     def parts(
-        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter
+        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
     ) -> Iterator[tuple[Part, Path]]:
         """The votes of parts of the log, each in a Parquet file."""
 
@@ -482,7 +482,7 @@ def apply_files(
             tallies = tallied(plan, [target / part.file for part in manifest.parts])
     rows = tallies[0].accept + tallies[0].abstain + tallies[0].reject
     seconds = time.perf_counter() - began
-    rowwise = None if chosen == "spark" and plan.rowwise else run.meter.seconds
+    rowwise = None if chosen == "spark" and plan.rowwise else run.rows.seconds
     return Summary(rows, tallies, seconds, rowwise, chosen, reason, parts, done)
 
 
@@ -497,7 +497,7 @@ class _Run:
     progress: bool
 
     def __post_init__(self) -> None:
-        self.meter = Meter()
+        self.rows = RowLog()
 
     def do(self, parts: Sequence[Part], targets: Mapping[Part, Path]) -> tuple[Tally, ...]:
         """Write parts, check them, and let them take their places; the last one's tallies."""
@@ -514,9 +514,9 @@ class _Run:
             disable=not self.progress,
         ) as bar:
             if rowwise:
-                self.meter.advance = bar.update
+                self.rows.advance = bar.update
             with self.log.faults():
-                for part, made in self.log.parts(self.plan, parts, metadata, self.meter):
+                for part, made in self.log.parts(self.plan, parts, metadata, self.rows):
                     tallies = tallied(self.plan, [made])
                     self._check(made)
                     made.replace(targets[part])
@@ -525,7 +525,7 @@ class _Run:
         return tallies
 
     def _check(self, made: Path) -> None:
-        self.meter.check()
+        self.rows.check()
         columns = [function.column for function in self.plan.functions]
         seen = pl.scan_parquet(made, glob=False).select((pl.col(columns) == WRONG).any()).collect()
         wrong = [f.name for f in self.plan.functions if seen[f.column].item()]
@@ -696,10 +696,10 @@ def apply(functions: Iterable[LabelingFunction], queries: Any, *, keep: Sequence
 def _eager(frame: nw.DataFrame[Any], plan: Plan) -> Any:
     plan.check_columns(frame.columns)
     log = frame.select(*plan.required).to_polars().lazy()
-    meter = Meter()
-    with polars_engine.first_cause(meter):
-        found = polars_engine.votes(log, plan, meter).collect()
-    meter.check()
+    rows = RowLog()
+    with polars_engine.first_cause(rows):
+        found = polars_engine.votes(log, plan, rows).collect()
+    rows.check()
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:
         plan.complain(nw.from_native(polars_engine.prepared(log, plan)), wrong)

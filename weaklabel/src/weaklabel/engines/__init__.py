@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from weaklabel.plan import Meter, Plan
+from weaklabel.plan import Plan, RowLog
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Partwise(ABC):
         part: Part | None,
         extra: Path | None,
         metadata: dict[str, str],
-        meter: Meter,
+        rows: RowLog,
     ) -> None:
         """The votes of a part of the log, in a Parquet file.
 
@@ -54,11 +54,11 @@ class Partwise(ABC):
             part: which sessions; None for all.
             extra: a Parquet file with the votes of the functions of scope "log", by `query_id`.
             metadata: of the file.
-            meter: of row-wise functions.
+            rows: takes note of row-wise functions.
         """
 
     def parts(
-        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter
+        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
     ) -> Iterator[tuple[Part, Path]]:
         """The votes of parts of the log, each in a Parquet file of the scratch folder."""
         whole = parts[0].of == 1
@@ -67,7 +67,7 @@ class Partwise(ABC):
         # the columns they need, and joined to each part.
         if not whole and (rest := plan.of_log()) is not None:
             extra = self.scratch / "log-votes.parquet"
-            self.write(rest, extra, part=None, extra=None, metadata={}, meter=meter)
+            self.write(rest, extra, part=None, extra=None, metadata={}, rows=rows)
         for part in parts:
             target = self.scratch / part.file
             self.write(
@@ -76,6 +76,6 @@ class Partwise(ABC):
                 part=None if whole else part,
                 extra=extra,
                 metadata=metadata,
-                meter=meter,
+                rows=rows,
             )
             yield part, target

@@ -11,7 +11,7 @@ import narwhals.stable.v2 as nw
 
 from weaklabel.engines import Part, Partwise
 from weaklabel.errors import translated
-from weaklabel.plan import BATCH, QUERY, Meter, Plan, RowStep, stepped, votes_schema
+from weaklabel.plan import BATCH, QUERY, Plan, RowLog, RowStep, stepped, votes_schema
 from weaklabel.votes import SESSION
 
 _MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'
@@ -29,13 +29,13 @@ def votes(log: Any, plan: Plan) -> Any:
         return plan.finished(nw.from_native(work)).to_native()
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
-    reader, meter = _reader(work), Meter()
+    reader, rows = _reader(work), RowLog()
     # DuckDB finds the name `votes` in this function; the relation's own connection is out of reach
     # but for queries on the relation.
     votes = pa.Table.from_batches(  # noqa: F841
-        stepped(reader, plan.step, meter), votes_schema(reader.schema, plan.step)
+        stepped(reader, plan.step, rows), votes_schema(reader.schema, plan.step)
     )
-    meter.check()
+    rows.check()
     return log.query("log", "SELECT * FROM votes")
 
 
@@ -106,7 +106,7 @@ class DuckLog(Partwise):
         part: Part | None,
         extra: Path | None,
         metadata: dict[str, str],
-        meter: Meter,
+        rows: RowLog,
     ) -> None:
         """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
         log = self._log if part is None else self._log.filter(self._in(part))
@@ -117,7 +117,7 @@ class DuckLog(Partwise):
             plan = plan.with_log_votes()
         work = _work(log, plan)
         if plan.rowwise:
-            self._write_batches(work, plan.step, target, metadata, meter)
+            self._write_batches(work, plan.step, target, metadata, rows)
         else:
             self._copy(plan.finished(nw.from_native(work)).to_native(), target, metadata)
 
@@ -133,7 +133,7 @@ class DuckLog(Partwise):
         )
 
     def _write_batches(
-        self, work: Any, step: RowStep, target: Path, metadata: dict[str, str], meter: Meter
+        self, work: Any, step: RowStep, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
         from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
 
@@ -142,7 +142,7 @@ class DuckLog(Partwise):
         with parquet.ParquetWriter(
             target, schema.with_metadata(metadata), compression="zstd"
         ) as writer:
-            for batch in stepped(reader, step, meter):
+            for batch in stepped(reader, step, rows):
                 writer.write_batch(batch)
 
     def _in(self, part: Part) -> str:
@@ -163,14 +163,24 @@ def _work(log: Any, plan: Plan) -> Any:
 
 
 def _prepared(log: Any, plan: Plan) -> Any:
-    """The log with types that have all the functions: those of a nanosecond have few."""
-    casts = [
-        f"CAST({_quoted(name)} AS TIMESTAMP{' WITH TIME ZONE' if 'TZ' in str(kind) else ''})"
-        f" AS {_quoted(name)}"
-        for name, kind in zip(log.columns, log.types, strict=True)
-        if name in plan.required and str(kind).endswith("_NS") and str(kind).startswith("TIMESTAMP")
-    ]
-    return log.project(f"* REPLACE ({', '.join(casts)})") if casts else log
+    """The log with types that have all the functions, and null for NaN in columns that are read.
+
+    Types of a nanosecond have few functions. DuckDB takes a comparison for settled by the file's
+    statistics, which say nothing of NaN (its issue 25521); a hash it has to compute.
+    """
+    changed = {}
+    for name, kind in zip(log.columns, map(str, log.types), strict=True):
+        if name not in plan.required:
+            continue
+        column = _quoted(name)
+        if kind in ("FLOAT", "DOUBLE"):
+            nan = "hash('nan'::DOUBLE)"
+            changed[name] = f"CASE WHEN hash({column}::DOUBLE) <> {nan} THEN {column} END"
+        elif kind.startswith("TIMESTAMP") and kind.endswith("_NS"):
+            zoned = " WITH TIME ZONE" if "TZ" in kind else ""
+            changed[name] = f"CAST({column} AS TIMESTAMP{zoned})"
+    made = ", ".join(f"{text} AS {_quoted(name)}" for name, text in changed.items())
+    return log.project(f"* REPLACE ({made})") if changed else log
 
 
 def _reader(relation: Any) -> Any:

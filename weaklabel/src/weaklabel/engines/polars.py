@@ -12,11 +12,11 @@ import polars as pl
 
 from weaklabel.engines import Part, Partwise
 from weaklabel.errors import translated
-from weaklabel.plan import QUERY, Meter, Plan
+from weaklabel.plan import QUERY, Plan, RowLog
 from weaklabel.votes import SESSION
 
 
-def votes(log: pl.LazyFrame, plan: Plan, meter: Meter | None = None) -> pl.LazyFrame:
+def votes(log: pl.LazyFrame, plan: Plan, rows: RowLog | None = None) -> pl.LazyFrame:
     """The table of votes of a log, lazily; `WRONG` stands for what is no vote.
 
     Raises:
@@ -35,7 +35,7 @@ def votes(log: pl.LazyFrame, plan: Plan, meter: Meter | None = None) -> pl.LazyF
         **{name: schema[name] for name in plan.keep},
         **{function.column: pl.Int8 for function in plan.functions},
     }
-    return work.map_batches(lambda batch: step(batch, meter), schema=types, streamable=True)
+    return work.map_batches(lambda batch: step(batch, rows), schema=types, streamable=True)
 
 
 def prepared(log: pl.LazyFrame, plan: Plan) -> pl.LazyFrame:
@@ -103,7 +103,7 @@ class PolarsLog(Partwise):
         part: Part | None,
         extra: Path | None,
         metadata: dict[str, str],
-        meter: Meter,
+        rows: RowLog,
     ) -> None:
         """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
         log = self._frame if part is None else self._frame.filter(self._in(part))
@@ -112,8 +112,8 @@ class PolarsLog(Partwise):
                 pl.scan_parquet(extra, glob=False), on=QUERY, how="left", maintain_order="left"
             )
             plan = plan.with_log_votes()
-        found = votes(log, plan, meter)
-        with first_cause(meter):
+        found = votes(log, plan, rows)
+        with first_cause(rows):
             found.sink_parquet(target, metadata=metadata)
 
     def complain(self, plan: Plan, names: list[str]) -> None:
@@ -129,7 +129,7 @@ class PolarsLog(Partwise):
 
 
 @contextmanager
-def first_cause(meter: Meter) -> Iterator[None]:
+def first_cause(rows: RowLog) -> Iterator[None]:
     """A row-wise function's own error, where Polars turned it into text.
 
     Raises:
@@ -138,6 +138,6 @@ def first_cause(meter: Meter) -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError:
-        if meter.fault is not None:
-            raise meter.fault from None
+        if rows.fault is not None:
+            raise rows.fault from None
         raise

@@ -16,7 +16,7 @@ import narwhals.stable.v2 as nw
 
 from weaklabel.engines import Part
 from weaklabel.errors import translated
-from weaklabel.plan import QUERY, Meter, Plan, stepped
+from weaklabel.plan import QUERY, Plan, RowLog, stepped
 from weaklabel.votes import SESSION
 
 MASTER = "local[2]"
@@ -147,7 +147,7 @@ class SparkLog:
             yield
 
     def parts(
-        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], meter: Meter
+        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
     ) -> Iterator[tuple[Part, Path]]:
         """The votes of parts of the log, each in a Parquet file, by one job for all of them."""
         from pyspark.sql import functions as sql

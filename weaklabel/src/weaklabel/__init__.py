@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from weaklabel.baselines import LogisticRegression as LogisticRegression
     from weaklabel.baselines import MajorityVote as MajorityVote
     from weaklabel.errors import WeakLabelError as WeakLabelError
+    from weaklabel.errors import WeakLabelWarning as WeakLabelWarning
     from weaklabel.gold import Gold as Gold
-    from weaklabel.gold import correctness as correctness
     from weaklabel.gold import gold_patterns as gold_patterns
+    from weaklabel.gold import join_gold as join_gold
     from weaklabel.label_model import LabelModel as LabelModel
     from weaklabel.labeling import Identity as Identity
     from weaklabel.labeling import LabelingFunction as LabelingFunction
     from weaklabel.labeling import labeling_function as labeling_function
-    from weaklabel.errors import WeakLabelWarning as WeakLabelWarning
     from weaklabel.models import load_model as load_model
     from weaklabel.patterns import Patterns as Patterns
     from weaklabel.plugins import Exporter as Exporter
@@ -73,9 +73,9 @@ _HOME = {
     "accept_if": "votes",
     "apply": "runs",
     "combine": "transcripts",
-    "correctness": "gold",
     "gold_patterns": "gold",
     "hookimpl": "plugins",
+    "join_gold": "gold",
     "labeling_function": "labeling",
     "load_labeling_functions": "plugins",
     "load_model": "models",

@@ -1,269 +1,118 @@
 """What labeling functions and a label model did: coverage, conflicts, learned and true accuracy.
 
 All that needs no gold comes from counts of vote patterns, so that it costs the same for a thousand
-queries and for a billion. What needs gold (see `weaklabel.gold`) comes from the
-queries that were checked, which are few.
+queries and for a billion. What needs gold (see `weaklabel.gold`) comes from the queries that were
+checked, which are few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from weaklabel.dependence import Comparison, Dependence, dependences
-from weaklabel.em import Factor
+from weaklabel import models
+from weaklabel.dependence import Comparison, Dependence, accepts, dependences, expected_accuracy
 from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Deciles, GoldAnalysis, Proportion, analyse_gold, wilson
+from weaklabel.gold import (
+    Checked,
+    Counts,
+    Deciles,
+    Floats,
+    GoldAnalysis,
+    Proportion,
+    analyze_gold,
+    join_gold,
+    share,
+)
+from weaklabel.labeling import Identity
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
-from weaklabel.votes import PREFIX
-
-MOST = 1500  # parameters; beyond, no interval is computed, as its time grows with their cube
-_CHUNK = 4096  # patterns whose scores are in memory at a time
-
-Floats = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Learned:
-    """What is learned of one function; None for votes it never casts.
-
-    Attributes:
-        accept: P(right | it accepts), with a 95% interval.
-        reject: P(wrong | it rejects), with a 95% interval.
-    """
-
-    accept: Proportion | None
-    reject: Proportion | None
-
-
-def learned_shares(
-    patterns: Patterns, weights: Floats, families: Sequence[Sequence[str]] = ()
-) -> tuple[Learned, ...]:
-    """P(right | accept) and P(wrong | reject) of every function, with intervals.
-
-    The point is the mean weight of the queries that the function accepts. The interval is Wilson's
-    for as many queries of known class as the delta method's variance is worth: it holds that the
-    classes are guessed, and that all other functions' distributions are learned from the same
-    rows. It holds nothing of a model that is wrong: functions that depend on each other outside
-    their families, or too few of them. Gold that a model was anchored to is left out of account,
-    which makes the interval wider. With more than `MOST` parameters the interval is [0, 1].
-
-    Args:
-        patterns: P patterns of F functions.
-        weights: P(right | pattern), float64, (P,).
-        families: functions that share their evidence; the others are alone.
-
-    Returns:
-        One for each function, in the patterns' order.
-    """
-    model = _Mixture.of(patterns, weights, families)
-    variances = _variances(model, patterns)  # of log-odds, (2, F)
-    found = []
-    for index in range(len(patterns.functions)):
-        shares: list[Proportion | None] = []
-        for number, (vote, sure) in enumerate(((1, weights), (-1, 1 - weights))):
-            own = patterns.votes[:, index] == vote
-            rows = int(patterns.counts @ own)
-            if not rows:
-                shares.append(None)
-                continue
-            point = min(max(float(patterns.counts[own] @ sure[own]) / rows, 0.0), 1.0)
-            # The variance of a share is p²(1 - p)² times that of its log-odds.
-            worth = float(variances[number, index]) * max(point * (1 - point), 1e-12)
-            shares.append(wilson(point, min(1 / worth, rows)))
-        found.append(Learned(*shares))
-    return tuple(found)
-
-
-def _variances(model: _Mixture, patterns: Patterns) -> Floats:
-    """Of the log-odds of P(right | accept), and of P(wrong | reject), for each function: (2, F)."""
-    shape = (2, len(patterns.functions))
-    if model.parameters > MOST:
-        return np.full(shape, np.inf)
-    gradients = [
-        model.gradient(name, vote) if (patterns.votes[:, index] == vote).any() else model.nothing
-        for vote in (1, -1)
-        for index, name in enumerate(patterns.functions)
-    ]
-    table = np.stack(gradients, axis=1)  # (parameters, 2F)
-    information = model.information(patterns.counts)
-    # Rare symbols hold little information: of equal scale, the equations are solved as exactly.
-    scale = 1 / np.sqrt(np.diag(information))
-    table = table * scale[:, None]
-    solved = np.linalg.solve(information * np.outer(scale, scale), table)
-    return np.asarray((table * solved).sum(axis=0).reshape(shape))
-
-
-@dataclass(frozen=True, eq=False)
-class _Mixture:
-    """Two classes, G factors with S symbols in all, fitted to the weights.
-
-    Attributes:
-        weights: P(right | pattern), (P,).
-        factors: functions, or families.
-        symbols: int64, (P, G): each pattern's symbols, numbered through all factors.
-        codes: the factor's code of each symbol, (S,).
-        owners: the factor of each symbol, (S,).
-        rows: rows of each symbol in the classes wrong and right, half a row more, (2, S).
-        prior: P(right).
-    """
-
-    weights: Floats
-    factors: tuple[Factor, ...]
-    symbols: npt.NDArray[np.int64]
-    codes: npt.NDArray[np.int64]
-    owners: npt.NDArray[np.int64]
-    rows: Floats
-    prior: float
-
-    @classmethod
-    def of(cls, patterns: Patterns, weights: Floats, families: Sequence[Sequence[str]]) -> _Mixture:
-        members = {name for family in families for name in family}
-        alone = [(name,) for name in patterns.functions if name not in members]
-        factors = tuple(Factor(tuple(sorted(names))) for names in (*families, *alone))
-        columns: list[npt.NDArray[np.int64]] = []
-        codes: list[npt.NDArray[np.int64]] = []
-        owners: list[npt.NDArray[np.int64]] = []
-        total = 0
-        for number, factor in enumerate(factors):
-            index = [patterns.functions.index(name) for name in factor.functions]
-            own, symbol = np.unique(factor.codes(patterns.votes[:, index]), return_inverse=True)
-            columns.append(symbol.reshape(-1) + total)
-            total += len(own)
-            codes.append(own)
-            owners.append(np.full(len(own), number))
-        symbols = np.stack(columns, axis=1)
-        rows = np.full((2, total), 0.5)  # a symbol that a class never shows is not impossible
-        for class_, posterior in enumerate((1 - weights, weights)):
-            for column in symbols.T:
-                rows[class_] += np.bincount(column, posterior * patterns.counts, minlength=total)
-        prior = float(patterns.counts @ weights + 0.5) / (patterns.rows + 1)
-        return cls(
-            weights,
-            factors,
-            symbols,
-            np.concatenate(codes),
-            np.concatenate(owners),
-            rows,
-            prior,
-        )
-
-    @property
-    def parameters(self) -> int:
-        """How many there are: the prior's log-odds, and a logarithm for each class and symbol."""
-        return 1 + self.rows.size
-
-    @property
-    def shares(self) -> Floats:
-        """P(symbol | class), (2, S)."""
-        totals = np.stack([np.bincount(self.owners, row) for row in self.rows])
-        return np.asarray(self.rows / totals[:, self.owners])
-
-    @property
-    def nothing(self) -> Floats:
-        """The gradient of what does not depend on any parameter."""
-        return np.zeros(self.parameters)
-
-    def information(self, counts: npt.NDArray[np.int64]) -> Floats:
-        """What the rows tell of the parameters: (parameters, parameters), positive definite."""
-        shares = self.shares
-        wide = shares.shape[1]
-        found = np.zeros((self.parameters, self.parameters))
-        for start in range(0, len(counts), _CHUNK):
-            part = slice(start, start + _CHUNK)
-            weights = self.weights[part, None]
-            shown = np.zeros((len(weights), wide))
-            np.put_along_axis(shown, self.symbols[part], 1.0, axis=1)
-            scores = np.concatenate(
-                [
-                    weights - self.prior,
-                    (1 - weights) * (shown - shares[0]),
-                    weights * (shown - shares[1]),
-                ],
-                axis=1,
-            )
-            found += scores.T @ (scores * counts[part, None])
-        # One row for the prior and half a row a symbol, as in `rows`: what is never seen is not
-        # known exactly.
-        found[0, 0] += self.prior * (1 - self.prior)
-        same = self.owners[:, None] == self.owners
-        size = np.bincount(self.owners)[self.owners] / 2
-        for class_ in range(2):
-            own = slice(1 + class_ * wide, 1 + (class_ + 1) * wide)
-            block = np.diag(shares[class_]) - same * np.outer(shares[class_], shares[class_])
-            # The logarithms of one distribution may all be shifted, which means nothing. Gradients
-            # have no part in that direction, so that it may be given any information.
-            found[own, own] += size[:, None] * block + same
-        return found
-
-    def gradient(self, name: str, vote: int) -> Floats:
-        """Of the log-odds of the class that a function's vote is for, (parameters,)."""
-        number, factor = next(
-            (n, factor) for n, factor in enumerate(self.factors) if name in factor.functions
-        )
-        own = np.flatnonzero(self.owners == number)
-        points = factor.points()[self.codes[own]]
-        if factor.joint:
-            voting = (points[:, factor.functions.index(name)] == vote).astype(np.float64)
-        else:  # a symbol tells how many members vote so, not which: each is as likely
-            voting = points[:, 0 if vote == 1 else 1] / len(factor.functions)
-        found = self.nothing
-        found[0] = vote
-        wide = self.rows.shape[1]
-        for class_, sign in ((0, -vote), (1, vote)):
-            shares = self.shares[class_, own]
-            part = shares * voting
-            found[1 + class_ * wide + own] = sign * (part / part.sum() - shares)
-        return found
-
+from weaklabel.text import Normalizer
+from weaklabel.votes import MISSING, PREFIX
 
 HISTOGRAM = 20  # bins of weights, of equal width
 FREQUENT = 20  # patterns listed
 
 
 @dataclass(frozen=True)
+class RowErrors:
+    """Rows on which a row-wise function raised; its vote is missing there.
+
+    Attributes:
+        total: how many rows.
+        first: query and message of the first ones.
+        traceback: of the first one.
+    """
+
+    total: int
+    first: tuple[tuple[str, str], ...]
+    traceback: str
+
+    @classmethod
+    def by_name(cls, entries: Iterable[Mapping[str, Any]]) -> dict[str, RowErrors]:
+        """Of the entries in the votes' metadata, by function name."""
+        return {
+            str(entry["name"]): cls(
+                int(entry["total"]),
+                tuple((str(query), str(message)) for query, message in entry.get("first", ())),
+                str(entry.get("traceback", "")),
+            )
+            for entry in entries
+            if entry["total"]
+        }
+
+
+@dataclass(frozen=True)
 class FunctionSummary:
-    """One labeling function. Shares are of all queries unless they say otherwise.
+    """One labeling function.
 
     Attributes:
         name: as in the votes' column `lf:<name>`.
         family: the family it was declared in, or None.
-        identity: its provenance, or None where it is not known.
+        identity: which function it is, or None where it is not known.
         accepts: queries it accepts.
         rejects: queries it rejects.
-        coverage: share it votes on.
-        overlaps: share it votes on together with another function.
-        conflicts: share where another function votes the opposite.
-        polarity: the votes it ever casts: (), (-1,), (1,) or (-1, 1).
-        learned_accept: P(right | it accepts) by the model, with a 95% interval whose limits are
-            described in `learned_shares`; None if it never accepts.
+        abstains: queries it looked at and kept silent on.
+        missing: queries for which it had no input.
+        coverage: share it votes on of the queries for which it had input.
+        overlaps: share on which it and another function vote, of those for which both had input.
+        conflicts: share on which another function votes the opposite, of the same.
+        learned_accept: P(right | it accepts) by the model; None if it never accepts.
         learned_reject: P(wrong | it rejects), likewise.
+        right_if_missing: P(right | its input is missing), estimated from the other functions; None
+            if its input never is, or the model does not say.
+        missing_tells: whether that differs from all queries' share by more than chance.
         gold_accept: share right of the gold queries it accepts, with a 95% Wilson interval; None
             without gold, or if it accepts none of it.
         gold_reject: share wrong of those it rejects, likewise.
+        gold_missing: share right of those for which it had no input, likewise.
         dependence: on the function that it depends on most, given the transcript's class; None if
             it is the only function.
+        errors: rows on which it raised, or None.
     """
 
     name: str
     family: str | None
-    identity: str | None
+    identity: Identity | None
     accepts: int
     rejects: int
+    abstains: int
+    missing: int
     coverage: float
     overlaps: float
     conflicts: float
-    polarity: tuple[int, ...]
-    learned_accept: Proportion | None
-    learned_reject: Proportion | None
-    gold_accept: Proportion | None = None
-    gold_reject: Proportion | None = None
-    dependence: Dependence | None = None
+    learned_accept: float | None
+    learned_reject: float | None
+    right_if_missing: float | None
+    missing_tells: bool
+    gold_accept: Proportion | None
+    gold_reject: Proportion | None
+    gold_missing: Proportion | None
+    dependence: Dependence | None
+    errors: RowErrors | None
 
 
 @dataclass(frozen=True)
@@ -271,12 +120,12 @@ class PatternSummary:
     """One pattern of votes.
 
     Attributes:
-        votes: -1, 0 or 1 for every function.
+        votes: -1, 0, 1, or None for a missing input, for every function.
         rows: queries that show it.
         weight: P(right) the model gives them.
     """
 
-    votes: tuple[int, ...]
+    votes: tuple[int | None, ...]
     rows: int
     weight: float
 
@@ -288,11 +137,10 @@ class ModelSummary:
     Attributes:
         kind: the kind of model, such as "label-model".
         prior: P(right) over all queries.
-        log_likelihood: (penalised) log-likelihood at the end of the fit.
+        log_likelihood: (penalized) log-likelihood at the end of the fit.
         steps: of the fit.
         families: functions that share their evidence.
         comparison: what it expects of itself, of accepting everything and of a majority vote.
-        warnings: reasons not to trust it.
     """
 
     kind: str
@@ -301,7 +149,27 @@ class ModelSummary:
     steps: int | None
     families: tuple[tuple[str, ...], ...]
     comparison: Comparison | None
-    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How many labels are right, beside what needs no model.
+
+    Attributes:
+        text: the same in a sentence.
+        by: "gold", or "model": what the model itself expects, which holds if the model does.
+        right: share of the labels that are right.
+        accepting_everything: share that is right if every query is accepted.
+        majority_vote: share that is right of a majority vote where a tie is an accept.
+        better: whether `right` is above both.
+    """
+
+    text: str
+    by: str
+    right: float
+    accepting_everything: float
+    majority_vote: float
+    better: bool
 
 
 @dataclass(frozen=True)
@@ -309,9 +177,12 @@ class Analysis:
     """Everything a report shows.
 
     Attributes:
+        verdict: how many labels are right.
+        warnings: reasons not to trust the weights: the model's own, and what gold says.
         rows: queries.
         patterns: distinct patterns of votes among them.
-        silent: queries on which no function votes.
+        silent: queries on which no function votes, though at least one had input.
+        no_input: queries for which no function had input.
         threshold: queries whose weight reaches it are accepted, the others rejected.
         accepted: how many are accepted.
         mean_weight: over all queries: the share of right transcripts by the model.
@@ -327,9 +198,12 @@ class Analysis:
         provenance: what the analysis was made of, as names and values.
     """
 
+    verdict: Verdict
+    warnings: tuple[str, ...]
     rows: int
     patterns: int
     silent: int
+    no_input: int
     threshold: float
     accepted: int
     mean_weight: float
@@ -339,11 +213,11 @@ class Analysis:
     dependences: tuple[Dependence, ...]
     frequent: tuple[PatternSummary, ...]
     model: ModelSummary
-    gold: GoldAnalysis | None = None
-    provenance: tuple[tuple[str, str], ...] = ()
+    gold: GoldAnalysis | None
+    provenance: tuple[tuple[str, str], ...]
 
 
-def analyse(
+def analyze(
     votes: Any,
     fitted: FittedModel,
     *,
@@ -351,20 +225,23 @@ def analyse(
     queries: Any = None,
     threshold: float = 0.5,
     wer_threshold: float = 0.0,
-    normalizer: str = "basic",
+    normalizer: str | Normalizer = "basic",
     resamples: int = 1000,
     seed: int = 0,
     examples: int = 10,
+    errors: Iterable[Mapping[str, Any]] = (),
+    allow_changed: bool = False,
     provenance: Iterable[tuple[str, str]] = (),
 ) -> Analysis:
-    """Analyse votes and the model fitted to them.
+    """Analyze votes and the model fitted to them.
 
     Args:
         votes: a table of votes (any frame narwhals knows), or its `Patterns`; families and
             identities are known to `Patterns` only. With gold a table with `query_id` is needed,
             or a pair of both: `(table, patterns)`.
         fitted: a model of these functions.
-        gold: `query_id`, `transcript`: the correct transcripts of some queries.
+        gold: `query_id`, `transcript`: the correct transcripts of some queries. Those that the log
+            or the votes do not have are left out with a warning.
         queries: `query_id`, `transcript`: the log's transcripts; by default those that the table
             of votes carries.
         threshold: of the weight, from which on a query is accepted.
@@ -374,6 +251,9 @@ def analyse(
         resamples: of the bootstrap.
         seed: of the bootstrap.
         examples: how many wrongly accepted, and wrongly rejected, gold queries to keep.
+        errors: rows on which functions raised, as the votes' metadata has them: `name`, `total`,
+            `first`, `traceback`.
+        allow_changed: go on where a function is another one than the model was fitted with.
         provenance: what to say of where the votes and the model come from.
 
     Raises:
@@ -389,96 +269,179 @@ def analyse(
             " (table, patterns)"
         )
     if not patterns.rows:
-        raise WeakLabelError("no rows of votes: there is nothing to analyse")
+        raise WeakLabelError("no rows of votes: there is nothing to analyze")
     check_functions(fitted.functions, [PREFIX + name for name in patterns.functions])
     patterns = patterns.ordered(fitted.functions)
-    weights = np.clip(fitted.weights(patterns.votes), 0.0, 1.0)
+    identities = getattr(fitted, "identities", ()) or (None,) * len(fitted.functions)
+    models.check_identities(
+        dict(zip(fitted.functions, identities, strict=True)),
+        dict(zip(patterns.functions, patterns.identities, strict=True)),
+        allow_changed=allow_changed,
+    )
+    weights = models.weights(fitted, patterns.votes)
     counts = patterns.counts
+    checked = judged = None
+    if gold is not None:
+        checked = join_gold(table, gold, queries, functions=fitted.functions, normalizer=normalizer)
+        judged = analyze_gold(
+            checked,
+            models.weights(fitted, checked.votes),
+            Deciles.of(weights, counts),
+            threshold=threshold,
+            wer_threshold=wer_threshold,
+            resamples=resamples,
+            seed=seed,
+            examples=examples,
+        )
     # The label model has its own: given better classes than those of its weights.
     own = getattr(fitted, "dependence", None)
-    found_pairs = dependences(patterns, weights) if own is None else own
-    model = _model(fitted)
-    pairs = tuple(sorted(found_pairs, key=lambda pair: -pair.strength))
-    found = Analysis(
+    pairs = sorted(
+        dependences(patterns, weights) if own is None else own, key=lambda pair: -pair.strength
+    )
+    silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
+    no_input = ~patterns.present.any(axis=1)
+    return Analysis(
+        verdict=_verdict(patterns, weights, threshold, judged),
+        warnings=(
+            *_gold_warnings(judged),
+            *(str(warning) for warning in getattr(fitted, "warnings", ())),
+        ),
         rows=patterns.rows,
         patterns=len(patterns),
-        silent=int(counts @ ~patterns.votes.any(axis=1)),
+        silent=int(counts @ (silent & ~no_input)),
+        no_input=int(counts @ no_input),
         threshold=threshold,
         accepted=int(counts @ (weights >= threshold)),
         mean_weight=float(counts @ weights) / patterns.rows,
         histogram=_histogram(weights, counts),
-        functions=_functions(patterns, weights, pairs, model.families),
+        functions=tuple(
+            _function(
+                index,
+                patterns,
+                weights,
+                next((pair for pair in pairs if name in (pair.first, pair.second)), None),
+                next((rate for rate in getattr(fitted, "missing", ()) if rate.name == name), None),
+                None if checked is None else (checked, checked.right(wer_threshold)),
+                RowErrors.by_name(errors).get(name),
+            )
+            for index, name in enumerate(patterns.functions)
+        ),
         agreement=_agreement(patterns),
-        dependences=pairs,
+        dependences=tuple(pairs),
         frequent=_frequent(patterns, weights),
-        model=model,
+        model=_model(fitted),
+        gold=judged,
         provenance=tuple(provenance),
     )
-    if gold is None:
-        return found
-    checked = analyse_gold(
-        table,
-        fitted,
-        gold,
-        queries,
-        Deciles.of(weights, counts),
-        threshold=threshold,
-        wer_threshold=wer_threshold,
-        normalizer=normalizer,
-        resamples=resamples,
-        seed=seed,
-        examples=examples,
-    )
-    functions = tuple(
-        replace(function, gold_accept=accuracy.accept, gold_reject=accuracy.reject)
-        for function, accuracy in zip(found.functions, checked.functions, strict=True)
-    )
-    return replace(found, functions=functions, gold=checked)
 
 
-def _functions(
-    patterns: Patterns,
-    weights: npt.NDArray[np.float64],
-    pairs: tuple[Dependence, ...],
-    families: tuple[tuple[str, ...], ...],
-) -> tuple[FunctionSummary, ...]:
-    counts, rows = patterns.counts, patterns.rows
-    accepted, rejected = patterns.votes == 1, patterns.votes == -1  # (P, F)
-    any_accepts, any_rejects = accepted.any(axis=1), rejected.any(axis=1)
-    many = np.count_nonzero(patterns.votes, axis=1) > 1
-    learned = learned_shares(patterns, weights, families)
-    found = []
-    for index, name in enumerate(patterns.functions):
-        accepts, rejects = accepted[:, index], rejected[:, index]
-        conflicts = (accepts & any_rejects) | (rejects & any_accepts)
-        of_accepts, of_rejects = int(counts @ accepts), int(counts @ rejects)
-        own = (pair for pair in pairs if name in (pair.first, pair.second))
-        found.append(
-            FunctionSummary(
-                name,
-                patterns.families[index],
-                patterns.identities[index],
-                of_accepts,
-                of_rejects,
-                (of_accepts + of_rejects) / rows,
-                int(counts @ ((accepts | rejects) & many)) / rows,
-                int(counts @ conflicts) / rows,
-                ((-1,) if of_rejects else ()) + ((1,) if of_accepts else ()),
-                learned[index].accept,
-                learned[index].reject,
-                dependence=next(own, None),
+def _verdict(
+    patterns: Patterns, weights: Floats, threshold: float, gold: GoldAnalysis | None
+) -> Verdict:
+    if gold is not None:
+        right, always, majority = (
+            gold.label_accuracy.point,
+            *(baseline.right for baseline in gold.baselines),
+        )
+        text = (
+            f"{right:.1%} of the labels are right; accepting everything: {always:.1%}, a majority"
+            f" vote: {majority:.1%} ({gold.queries:,} gold queries)"
+        )
+    else:
+        right, always, majority = (
+            expected_accuracy(patterns.counts.astype(np.float64), weights, accepted)
+            for accepted in (
+                weights >= threshold,
+                np.ones(len(weights), np.bool_),
+                accepts(patterns),
             )
         )
-    return tuple(found)
+        text = (
+            f"The model expects {right:.1%} of its labels to be right; accepting everything:"
+            f" {always:.1%}, a majority vote: {majority:.1%} (its own account: no gold was given)"
+        )
+    return Verdict(
+        text,
+        "model" if gold is None else "gold",
+        right,
+        always,
+        majority,
+        right > max(always, majority),
+    )
+
+
+def _gold_warnings(gold: GoldAnalysis | None) -> Iterator[str]:
+    """What gold says against the model."""
+    for baseline in () if gold is None else gold.baselines:
+        if gold is not None and baseline.gain <= 0:
+            yield (
+                f"the labels are no better than {baseline.name}: on {gold.queries:,} gold queries"
+                f" they are right for {gold.label_accuracy.point:.1%}, and {baseline.name} is for"
+                f" {baseline.right:.1%} ({baseline.interval})"
+            )
+
+
+def _function(
+    index: int,
+    patterns: Patterns,
+    weights: Floats,
+    dependence: Dependence | None,
+    missing: Any,
+    gold: tuple[Checked, Any] | None,
+    errors: RowErrors | None,
+) -> FunctionSummary:
+    counts, votes = patterns.counts, patterns.votes[:, index]
+    others = np.delete(patterns.votes, index, axis=1)
+    accepted, rejected = votes == 1, votes == -1
+    cast = accepted | rejected
+    both = (votes != MISSING) & (others != MISSING).any(axis=1)
+    opposed = (accepted & (others == -1).any(axis=1)) | (rejected & (others == 1).any(axis=1))
+
+    def rows(own: Any) -> int:
+        return int(counts @ own)
+
+    def part(own: Any, of: Any) -> float:
+        return rows(own) / max(rows(of), 1)
+
+    def mean(own: Any, values: Floats) -> float | None:
+        return float(counts[own] @ values[own]) / rows(own) if rows(own) else None
+
+    def on_gold(vote: int, right: bool) -> Proportion | None:
+        if gold is None:
+            return None
+        own = gold[0].votes[:, index] == vote
+        return share(int((own & (gold[1] == right)).sum()), int(own.sum()))
+
+    return FunctionSummary(
+        name=patterns.functions[index],
+        family=patterns.families[index],
+        identity=patterns.identities[index],
+        accepts=rows(accepted),
+        rejects=rows(rejected),
+        abstains=rows(votes == 0),
+        missing=rows(votes == MISSING),
+        coverage=part(cast, votes != MISSING),
+        overlaps=part(cast & np.isin(others, (-1, 1)).any(axis=1), both),
+        conflicts=part(opposed, both),
+        learned_accept=mean(accepted, weights),
+        learned_reject=mean(rejected, 1 - weights),
+        right_if_missing=None if missing is None else missing.right,
+        missing_tells=missing is not None and bool(missing.significant),
+        gold_accept=on_gold(1, True),
+        gold_reject=on_gold(-1, False),
+        gold_missing=on_gold(MISSING, True),
+        dependence=dependence,
+        errors=errors,
+    )
 
 
 def _agreement(patterns: Patterns) -> tuple[tuple[float | None, ...], ...]:
     # As doubles, which BLAS multiplies; whole numbers below 2^53 are exact in them.
     counts = patterns.counts.astype(np.float64)[:, None]
-    accepts = (patterns.votes == 1).astype(np.float64)  # (P, F)
-    rejects = (patterns.votes == -1).astype(np.float64)
-    cast = accepts + rejects
-    same = (counts * accepts).T @ accepts + (counts * rejects).T @ rejects  # (F, F)
+    accepted = (patterns.votes == 1).astype(np.float64)  # (P, F)
+    rejected = (patterns.votes == -1).astype(np.float64)
+    cast = accepted + rejected
+    same = (counts * accepted).T @ accepted + (counts * rejected).T @ rejected  # (F, F)
     both = (counts * cast).T @ cast
     return tuple(
         tuple(s / b if b else None for s, b in zip(*lines, strict=True))
@@ -486,17 +449,17 @@ def _agreement(patterns: Patterns) -> tuple[tuple[float | None, ...], ...]:
     )
 
 
-def _histogram(weights: npt.NDArray[np.float64], counts: npt.NDArray[np.int64]) -> tuple[int, ...]:
+def _histogram(weights: Floats, counts: Counts) -> tuple[int, ...]:
     bins = np.zeros(HISTOGRAM, np.int64)
     np.add.at(bins, np.minimum((weights * HISTOGRAM).astype(np.int64), HISTOGRAM - 1), counts)
     return tuple(bins.tolist())
 
 
-def _frequent(patterns: Patterns, weights: npt.NDArray[np.float64]) -> tuple[PatternSummary, ...]:
+def _frequent(patterns: Patterns, weights: Floats) -> tuple[PatternSummary, ...]:
     order = np.argsort(-patterns.counts, kind="stable")[:FREQUENT]
     return tuple(
         PatternSummary(
-            tuple(patterns.votes[index].tolist()),
+            tuple(None if vote == MISSING else vote for vote in patterns.votes[index].tolist()),
             int(patterns.counts[index]),
             float(weights[index]),
         )
@@ -514,5 +477,4 @@ def _model(fitted: FittedModel) -> ModelSummary:
         steps=len(likelihoods) or None,
         families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
         comparison=getattr(fitted, "comparison", None),
-        warnings=tuple(str(warning) for warning in getattr(fitted, "warnings", ())),
     )

@@ -1,12 +1,16 @@
-"""What correct transcripts of some queries say: WER by label and weight, calibration.
+"""What correct transcripts of some queries say: WER by label and weight, calibration, thresholds.
 
 Gold should be a random sample of the log, and not what the model was fitted with: otherwise these
 figures say how it was picked, or are better than the model is.
+
+Gold is joined with votes and log by `query_id` as text. Gold queries that these do not have are
+left out, and a warning counts them; gold of which nothing is left is an error.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -15,36 +19,340 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from weaklabel.errors import WeakLabelError
-from weaklabel.models import FittedModel
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
+from weaklabel.models import logistic, logistic_expression
 from weaklabel.patterns import Patterns
 from weaklabel.queries import refuse_rows, require_columns, require_ids, shown
-from weaklabel.text import normalizer as find_normalizer
-from weaklabel.votes import PREFIX
+from weaklabel.text import Normalizer, find_normalizer
+from weaklabel.votes import MISSING, PREFIX
 from weaklabel.wer import Interval, utterance_errors, wer_interval
 
 BINS = 10
+FEW = 30  # queries; less than that is no base for a threshold or a calibration, and shown faint
 
 Floats = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
 Truth = npt.NDArray[np.bool_]
+
+
+# Gold beside votes
+
+
+@dataclass(frozen=True)
+class Gold:
+    """Votes of queries whose transcripts were checked.
+
+    The queries should be a random sample of the log: a model anchored to hand-picked ones learns
+    how they were picked.
+
+    Attributes:
+        right: patterns of the queries whose transcript is right.
+        wrong: patterns of those whose transcript is wrong, of the same functions.
+        counted: whether these queries are among the votes a model is fitted to. They are then not
+            counted twice.
+    """
+
+    right: Patterns
+    wrong: Patterns
+    counted: bool = True
+
+    def __post_init__(self) -> None:
+        if sorted(self.right.functions) != sorted(self.wrong.functions):
+            raise WeakLabelError(
+                "right and wrong must be of the same functions, got"
+                f" {sorted(self.right.functions)} and {sorted(self.wrong.functions)}"
+            )
+
+    @property
+    def rows(self) -> int:
+        """How many queries were checked."""
+        return self.right.rows + self.wrong.rows
+
+    def without_missing(self) -> Gold:
+        """The same with missing inputs as abstains, for models that know of none."""
+        return replace(self, right=self.right.without_missing(), wrong=self.wrong.without_missing())
+
+    def join(self, patterns: Patterns) -> tuple[Patterns, Counts]:
+        """All rows, and how many of each pattern are known: patterns, int64 (2, P), wrong first.
+
+        Raises:
+            WeakLabelError: the functions differ, or gold that is said to be among the rows is not.
+        """
+        if sorted(self.right.functions) != sorted(patterns.functions):
+            raise WeakLabelError(
+                f"gold is of functions {sorted(self.right.functions)}, and the votes are of"
+                f" {sorted(patterns.functions)}: apply the same functions to both"
+            )
+        both = [part.ordered(patterns.functions) for part in (self.wrong, self.right)]
+        everything = patterns if self.counted else Patterns.merge([patterns, *both])
+        known = np.stack([_counts_in(everything, part) for part in both])
+        if (known.sum(axis=0) > everything.counts).any() or known.sum() < self.rows:
+            raise WeakLabelError(
+                "gold has votes that do not occur, or not so often, among the rows counted: were"
+                " they counted from other queries, say Gold(right, wrong, counted=False)"
+            )
+        return everything, known
+
+
+def _counts_in(everything: Patterns, part: Patterns) -> Counts:
+    """How often `part` has each pattern of `everything`: int64, (P,)."""
+    table = {votes.tobytes(): int(n) for votes, n in zip(part.votes, part.counts, strict=True)}
+    return np.array([table.get(votes.tobytes(), 0) for votes in everything.votes], dtype=np.int64)
+
+
+def gold_patterns(
+    votes: Any,
+    gold: Any,
+    queries: Any = None,
+    *,
+    max_wer: float = 0.0,
+    normalizer: str | Normalizer = "basic",
+    counted: bool = True,
+) -> Gold:
+    """The votes of checked queries, for a model to be fitted with.
+
+    Args:
+        votes: `query_id` and columns `lf:…`; any frame narwhals knows.
+        gold: `query_id` and either `transcript`, the correct transcripts, or `correct` (bool), for
+            transcripts that were judged and not written. Queries that the votes or the log do not
+            have are left out with a warning.
+        queries: see `join_gold`; not needed with `correct`.
+        max_wer: a transcript is right up to so many word errors per word of the correct one.
+        normalizer: by whose rule words are the same, see `weaklabel.text`.
+        counted: whether a model will be fitted to these same votes.
+
+    Raises:
+        WeakLabelError: as `join_gold`, or `correct` is neither true nor false somewhere.
+    """
+    if "correct" not in nw.from_native(gold).collect_schema().names():
+        joined = join_gold(votes, gold, queries, normalizer=normalizer)
+        return joined.patterns(max_wer, counted=counted)
+    judged = _table(nw.from_native(gold), ("query_id", "correct"), "gold")
+    if judged["correct"].dtype != pl.Boolean or judged["correct"].null_count():
+        raise WeakLabelError(
+            f"the column 'correct' must be true or false, got {judged['correct'].dtype} with"
+            f" {judged['correct'].null_count()} nulls"
+        )
+    schema = nw.from_native(votes).collect_schema().names()
+    columns = tuple(name for name in schema if name.startswith(PREFIX))
+    both, _ = _joined(judged, (votes, columns, "votes"))
+    return Gold(
+        Patterns.count(both.filter(pl.col("correct"))),
+        Patterns.count(both.filter(~pl.col("correct"))),
+        counted,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """Gold queries with their votes and transcripts: one entry a query in every field.
+
+    Attributes:
+        ids: their `query_id`, as gold has them.
+        correct: what was said.
+        transcripts: what the log has.
+        functions: names of the F functions.
+        votes: int8, (N, F), with `MISSING` where a function had no input.
+        errors: word errors of the log's transcripts, int64, (N,).
+        words: words of the correct ones, int64, (N,).
+        left_out: further gold queries that the log or the votes do not have.
+        normalizer: the rule by which words are the same.
+    """
+
+    ids: tuple[Any, ...]
+    correct: tuple[str, ...]
+    transcripts: tuple[str, ...]
+    functions: tuple[str, ...]
+    votes: npt.NDArray[np.int8]
+    errors: Counts
+    words: Counts
+    left_out: int
+    normalizer: Normalizer
+
+    def right(self, max_wer: float = 0.0) -> Truth:
+        """Which transcripts have at most `max_wer` word errors per word: bool, (N,)."""
+        return np.asarray(self.errors <= max_wer * np.maximum(self.words, 1))
+
+    def patterns(self, max_wer: float = 0.0, *, counted: bool = True) -> Gold:
+        """The same queries as gold that a model is fitted with, see `Gold`."""
+        right = self.right(max_wer)
+        return Gold(
+            Patterns.of(self.functions, self.votes[right]),
+            Patterns.of(self.functions, self.votes[~right]),
+            counted,
+        )
+
+
+def join_gold(
+    votes: Any,
+    gold: Any,
+    queries: Any = None,
+    *,
+    functions: tuple[str, ...] | None = None,
+    normalizer: str | Normalizer = "basic",
+) -> Checked:
+    """Gold beside the votes and the transcripts of the log, in gold's order.
+
+    Args:
+        votes: `query_id` and columns `lf:…`; any frame narwhals knows.
+        gold: `query_id`, `transcript`: the correct transcripts of some queries. Those that the
+            votes or the log do not have are left out with a warning.
+        queries: `query_id`, `transcript`: the log; by default the table of votes, which then has a
+            column `transcript`.
+        functions: whose votes, in this order; by default all in the table's order.
+        normalizer: by whose rule words are the same, see `weaklabel.text`.
+
+    Raises:
+        WeakLabelError: columns or transcripts are missing, a query is given twice, or no gold query
+            is among the votes and the log.
+    """
+    rule = find_normalizer(normalizer)
+    schema = nw.from_native(votes).collect_schema().names()
+    if queries is None and "transcript" not in schema:
+        raise WeakLabelError(
+            "gold is compared with the log's transcripts, which the table of votes does not have:"
+            " give the query log, too (queries=, --queries)"
+        )
+    if functions is None:
+        functions = tuple(n.removeprefix(PREFIX) for n in schema if n.startswith(PREFIX))
+    columns = tuple(PREFIX + name for name in functions)
+    truth = _table(nw.from_native(gold), ("query_id", "transcript"), "gold")
+    joined, left_out = _joined(
+        truth,
+        (votes if queries is None else queries, ("transcript",), "queries"),
+        (votes, columns, "votes"),
+    )
+    correct = tuple(joined["transcript"].to_list())
+    transcripts = tuple(joined["transcript of queries"].to_list())
+    errors, words = utterance_errors(correct, transcripts, rule)
+    cast = joined.select(pl.col(columns).fill_null(MISSING).cast(pl.Int8)).to_numpy()
+    ids = tuple(joined["query_id"].to_list())
+    return Checked(ids, correct, transcripts, functions, cast, errors, words, left_out, rule)
+
+
+def _joined(
+    gold: pl.DataFrame, *tables: tuple[Any, tuple[str, ...], str]
+) -> tuple[pl.DataFrame, int]:
+    """Gold with columns of other tables, in gold's order, and how many queries were left out.
+
+    Args:
+        gold: in memory and checked, with `query_id`.
+        tables: any frame narwhals knows, the columns wanted of it, and its name. A column that gold
+            has, too, becomes "transcript of queries".
+
+    Only the rows that gold names come into memory.
+    """
+    key = pl.col("query_id").cast(pl.String)  # the tables may have them as numbers and as text
+    joined = gold.with_columns(key.alias("key"))
+    for frame, columns, name in tables:
+        rows = _rows(frame, gold["query_id"], ("query_id", *columns), name)
+        joined = joined.join(
+            rows.select(*columns, key.alias("key")),
+            on="key",
+            how="inner",
+            suffix=f" of {name}",
+            maintain_order="left",
+        )
+    names = " and ".join(name for *_, name in tables)
+    if gold.is_empty():
+        raise WeakLabelError("gold has no rows")
+    if joined.is_empty():
+        raise WeakLabelError(
+            f"none of the {len(gold)} gold queries is in {names}: gold has query_id"
+            f" {shown(gold['query_id'])}"
+        )
+    absent = gold.filter(~pl.col("query_id").is_in(joined["query_id"].implode()))["query_id"]
+    if len(absent):
+        warnings.warn(
+            f"{len(absent)} of {len(gold)} gold queries are not in {names} and are left out:"
+            f" {shown(absent)}",
+            WeakLabelWarning,
+            stacklevel=3,
+        )
+    return joined.drop("key"), len(absent)
+
+
+def _rows(frame: Any, ids: pl.Series, columns: tuple[str, ...], name: str) -> pl.DataFrame:
+    """The rows of any frame that gold names."""
+    table = nw.from_native(frame)
+    schema = table.collect_schema()
+    if "query_id" not in schema:
+        raise WeakLabelError(f"{name} must have the column query_id; it has {list(schema)}")
+    own = nw.col("query_id")
+    if schema["query_id"].is_integer() and ids.dtype.is_integer():
+        wanted = own.is_in(ids.to_list())
+    else:
+        wanted = own.cast(nw.String).is_in(ids.cast(pl.String).to_list())
+    return _table(table.filter(wanted), columns, name)
+
+
+def _table(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
+    """The columns, in memory, checked: each query once, no transcript missing."""
+    present = table.collect_schema().names()
+    selected = table.select([column for column in columns if column in present])
+    eager = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
+    frame: pl.DataFrame = eager.to_polars()
+    require_columns(frame, columns, name)
+    require_ids(frame, name)
+    if "transcript" in columns:
+        kind = frame["transcript"].dtype
+        if kind not in (pl.String, pl.Null):
+            raise WeakLabelError(f"{name}: transcript must be strings, got {kind}")
+        refuse_rows(
+            frame,
+            pl.col("transcript").is_null(),
+            name,
+            'have no transcript (where nothing was said, write "")',
+        )
+    return frame
+
+
+# Shares and scores
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """A share and its confidence interval.
+    """A share and its 95% confidence interval.
 
     Attributes:
         point: the share.
         low: lower end of the interval.
         high: upper end.
-        trials: the number of queries of known class that the interval is worth; it need not be
-            whole where classes are guessed.
+        trials: out of how many.
     """
 
     point: float
     low: float
     high: float
-    trials: float
+    trials: int
+
+
+def share(part: int, whole: int) -> Proportion | None:
+    """`part` of `whole` with its score interval (Wilson, JASA 1927); None of nothing."""
+    if not whole:
+        return None
+    z = NormalDist().inv_cdf(0.975)
+    point = part / whole
+    center = part + z * z / 2
+    spread = z * float(np.sqrt(point * (1 - point) * whole + z * z / 4))
+    low, high = (center - spread) / (whole + z * z), (center + spread) / (whole + z * z)
+    # The point lies inside by algebra; rounding may put it a last place outside.
+    return Proportion(point, max(min(low, point), 0.0), min(max(high, point), 1.0), whole)
+
+
+def auc(weights: Floats, right: Truth) -> float | None:
+    """P(a right query's weight is above a wrong one's), ties half; None of a single class.
+
+    The area under the ROC curve (Mann and Whitney 1947).
+    """
+    levels, index = np.unique(weights, return_inverse=True)
+    of_right = np.bincount(index, right, minlength=len(levels))
+    of_wrong = np.bincount(index, ~right, minlength=len(levels))
+    pairs = float(of_right.sum() * of_wrong.sum())
+    if not pairs:
+        return None
+    below = np.cumsum(of_wrong) - of_wrong
+    return float(of_right @ (below + of_wrong / 2)) / pairs
 
 
 @dataclass(frozen=True)
@@ -66,47 +374,6 @@ class Bin:
     right: Proportion | None
 
 
-def wilson(point: float, trials: float, level: float = 0.95) -> Proportion:
-    """The score interval of a share (Wilson, JASA 1927); [0, 1] for no trials.
-
-    Args:
-        point: the share, in [0, 1].
-        trials: out of how many, not necessarily a whole number.
-        level: of confidence.
-    """
-    z = NormalDist().inv_cdf((1 + level) / 2)
-    centre = point * trials + z * z / 2
-    spread = z * float(np.sqrt(max(point * (1 - point), 0.0) * trials + z * z / 4))
-    low, high = (centre - spread) / (trials + z * z), (centre + spread) / (trials + z * z)
-    # The point lies inside by algebra; rounding may put it a last place outside.
-    return Proportion(point, max(min(low, point), 0.0), min(max(high, point), 1.0), trials)
-
-
-def share(part: int, whole: int) -> Proportion | None:
-    """`part` of `whole` with its Wilson interval; None of nothing."""
-    return wilson(part / whole, whole) if whole else None
-
-
-def auc(weights: Floats, right: Truth) -> float | None:
-    """P(a right query's weight is above a wrong one's), ties half; None of a single class.
-
-    The area under the ROC curve (Mann and Whitney 1947).
-    """
-    levels, index = np.unique(weights, return_inverse=True)
-    of_right = np.bincount(index, right, minlength=len(levels))
-    of_wrong = np.bincount(index, ~right, minlength=len(levels))
-    pairs = float(of_right.sum() * of_wrong.sum())
-    if not pairs:
-        return None
-    below = np.cumsum(of_wrong) - of_wrong
-    return float(of_right @ (below + of_wrong / 2)) / pairs
-
-
-def brier(weights: Floats, right: Truth) -> float | None:
-    """Mean squared distance of the weight from 1 (right) or 0 (wrong); None of nothing."""
-    return float(np.mean((weights - right) ** 2)) if len(weights) else None
-
-
 def reliability(weights: Floats, right: Truth, bins: int = BINS) -> tuple[Bin, ...]:
     """The reliability diagram's bins, of equal width; the last one holds weight 1, too."""
     index = np.minimum((weights * bins).astype(np.int64), bins - 1)
@@ -114,15 +381,9 @@ def reliability(weights: Floats, right: Truth, bins: int = BINS) -> tuple[Bin, .
     for number in range(bins):
         own = index == number
         queries = int(own.sum())
-        found.append(
-            Bin(
-                number / bins,
-                (number + 1) / bins,
-                queries,
-                float(weights[own].mean()) if queries else None,
-                share(int(right[own].sum()), queries),
-            )
-        )
+        mean = float(weights[own].mean()) if queries else None
+        rate = share(int(right[own].sum()), queries)
+        found.append(Bin(number / bins, (number + 1) / bins, queries, mean, rate))
     return tuple(found)
 
 
@@ -156,11 +417,11 @@ class Deciles:
     """
 
     levels: Floats
-    tenths: npt.NDArray[np.int64]
-    rows: npt.NDArray[np.int64]
+    tenths: Counts
+    rows: Counts
 
     @classmethod
-    def of(cls, weights: Floats, counts: npt.NDArray[np.int64]) -> Deciles:
+    def of(cls, weights: Floats, counts: Counts) -> Deciles:
         """Of the weights (N,) of which there are `counts` (N,), at least one in all."""
         # Weights that differ by rounding are one.
         levels, index = np.unique(weights.round(12), return_inverse=True)
@@ -172,7 +433,7 @@ class Deciles:
         np.add.at(found, tenths, rows)
         return cls(levels, tenths, found)
 
-    def find(self, weights: Floats) -> npt.NDArray[np.int64]:
+    def find(self, weights: Floats) -> Counts:
         """The tenth, 0 to 9, of each of (N,) weights, by the nearest weight there is below."""
         index = np.searchsorted(self.levels, weights.round(12), side="right") - 1
         return np.asarray(self.tenths[np.maximum(index, 0)])
@@ -183,156 +444,242 @@ class Deciles:
         return (float(own[0]), float(own[-1])) if len(own) else None
 
 
-@dataclass(frozen=True)
-class Gold:
-    """Votes of queries whose transcripts were checked.
+# What is made of gold for labeling
 
-    The queries should be a random sample of the log: a model anchored to hand-picked ones learns
-    how they were picked.
+
+@dataclass(frozen=True)
+class Threshold:
+    """A threshold of the weight that keeps the word errors of what is accepted under a target.
 
     Attributes:
-        right: patterns of the queries whose transcript is right.
-        wrong: patterns of those whose transcript is wrong, of the same functions.
-        counted: whether these queries are among the votes a model is fitted to. They are then not
-            counted twice.
+        weight: queries are accepted from this weight on.
+        target: the corpus WER asked for.
+        wer: corpus WER of the gold queries accepted so, and the 95% bootstrap interval of it.
+        bound: what their corpus WER does not exceed, with 97.5% confidence: the interval's upper
+            end, or, where none of them has an error, what as many more queries might have.
+        accepted: gold queries that it accepts,
+        queries: of so many.
     """
 
-    right: Patterns
-    wrong: Patterns
-    counted: bool = True
+    weight: float
+    target: float
+    wer: Interval
+    bound: float
+    accepted: int
+    queries: int
 
-    def __post_init__(self) -> None:
-        if sorted(self.right.functions) != sorted(self.wrong.functions):
-            raise WeakLabelError(
-                "right and wrong must be of the same functions, got"
-                f" {sorted(self.right.functions)} and {sorted(self.wrong.functions)}"
-            )
+    def __str__(self) -> str:
+        sure = "which keeps the target" if self.bound <= self.target else "which is above it"
+        return (
+            f"weight of {self.weight:.4g} or more: corpus WER {self.wer.point:.1%} of the"
+            f" {self.accepted} of {self.queries} gold queries that it accepts (target"
+            f" {self.target:g}); with 97.5% confidence at most {self.bound:.1%}, {sure}"
+        )
+
+
+def threshold_for_wer(
+    weights: Floats,
+    errors: Counts,
+    words: Counts,
+    target: float,
+    *,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> Threshold:
+    """Find the lowest threshold at which the accepted gold queries' corpus WER is within a target.
+
+    With weights .9, .8 and .3 and 0, 1 and 5 errors in 10 words each, a target of .05 gives the
+    threshold .8 (1 error in 20 words; gold this small is refused, though).
+
+    Args:
+        weights: P(right) of the gold queries, (N,).
+        errors: their word errors, (N,), as in `Checked`.
+        words: their reference words, (N,).
+        target: corpus WER, above 0; .05 is 5%.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+
+    Raises:
+        WeakLabelError: the target is not above 0, there are fewer than 30 gold queries, or no
+            threshold that accepts 30 of them reaches the target.
+    """
+    if not target > 0:
+        raise WeakLabelError(f"the target WER must be above 0, got {target!r} (5% is 0.05)")
+    _require_enough(len(weights), "a threshold")
+    order = np.argsort(-weights, kind="stable")
+    levels = weights[order]
+    rates = np.cumsum(errors[order]) / np.maximum(np.cumsum(words[order]), 1)
+    # A threshold accepts all queries of its weight: it lies at the last one of a run.
+    last = np.append(levels[1:] < levels[:-1], True)
+    possible = np.flatnonzero(last & (np.arange(len(levels)) >= FEW - 1))
+    reached = possible[rates[possible] <= target]
+    if not len(reached):
+        best = possible[np.argmin(rates[possible])]
+        raise WeakLabelError(
+            f"no threshold reaches a corpus WER of {target:g} on gold: the lowest is"
+            f" {rates[best]:.1%}, at weight {levels[best]:.4g} with {best + 1} of {len(levels)}"
+            " queries accepted; ask for a higher target, or give more gold"
+        )
+    accepted = order[: reached[-1] + 1]
+    found = wer_interval(errors[accepted], words[accepted], resamples=resamples, seed=seed)
+    return Threshold(
+        float(levels[reached[-1]]),
+        target,
+        found,
+        max(found.high, _unseen(accepted, errors, words)),
+        len(accepted),
+        len(levels),
+    )
+
+
+def _unseen(accepted: Counts, errors: Counts, words: Counts) -> float:
+    """Corpus WER that queries without a seen error may have; 0 where there is a seen one.
+
+    The bootstrap knows only the errors it was given. Wilson's upper end says how many of them may
+    err; each such transcript is taken to have as many errors as the erring ones of all gold.
+    """
+    if errors[accepted].any():
+        return 0.0
+    erring = errors[errors > 0]
+    most = share(0, len(accepted))
+    each = float(erring.mean()) if len(erring) else 1.0
+    return each * (most.high if most else 1.0) / max(float(words[accepted].mean()), 1.0)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Weights made to say what gold says: P(right) = 1 / (1 + exp(-(intercept + slope l))).
+
+    l is the weight's log-odds, log(w / (1 - w)): two parameters (Platt 1999), which never change
+    the order of queries.
+
+    Attributes:
+        intercept: added to the log-odds.
+        slope: what they are multiplied with, above 0; below 1 the weights promised too much.
+        queries: gold queries it was fitted to.
+        log_loss_before: mean of -log P(what it is) of these, in nats, with the weights as they
+            were; infinite certainty is taken for 1 - 1e-12.
+        log_loss: the same with the calibrated weights.
+    """
+
+    intercept: float
+    slope: float
+    queries: int
+    log_loss_before: float
+    log_loss: float
+
+    def __call__(self, weights: Floats) -> Floats:
+        """Calibrated weights of (N,) weights."""
+        return logistic(self.intercept + self.slope * _log_odds(weights))
+
+    def expression(self, weight: nw.Expr) -> nw.Expr:
+        """The same as an expression, for any engine."""
+        inside = weight.clip(_EDGE, 1 - _EDGE)
+        term = (inside.log() - (1.0 - inside).log()) * self.slope
+        return logistic_expression([term], self.intercept)
+
+
+_EDGE = 1e-12
+_STEPS = 100
+
+
+def calibration(weights: Floats, correct: Truth) -> Calibration:
+    """Fit a calibration of weights to gold, by logistic regression on their log-odds.
+
+    Args:
+        weights: P(right) of the gold queries, (N,).
+        correct: which of them are right, bool, (N,), as `Checked.right` says.
+
+    Raises:
+        WeakLabelError: there are fewer than 30 gold queries, all are right or all wrong, or higher
+            weights are wrong more often.
+    """
+    _require_enough(len(weights), "a calibration")
+    if correct.all() or not correct.any():
+        raise WeakLabelError(
+            f"a calibration needs right and wrong gold queries, and all {len(correct)} are"
+            f" {'right' if correct.all() else 'wrong'}: give more gold"
+        )
+    odds = _log_odds(weights)
+    design = np.stack([np.ones(len(odds)), odds], axis=1)  # (N, 2)
+    # Platt's targets keep perfectly parted gold from infinite slopes.
+    rights, wrongs = int(correct.sum()), int((~correct).sum())
+    target = np.where(correct, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
+    # Where weights do not differ, gold says nothing of the slope: it stays near 1.
+    pull = np.diag([0.0, 1e-3])
+    start = np.array([0.0, 1.0])
+    found = start.copy()
+    for _ in range(_STEPS):
+        now = logistic(design @ found)
+        gradient = design.T @ (target - now) - pull @ (found - start)
+        information = design.T @ (design * (now * (1 - now))[:, None]) + pull
+        step = np.linalg.solve(information + 1e-9 * np.eye(2), gradient)
+        found += step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
+        if np.abs(step).max() < 1e-10:
+            break
+    intercept, slope = map(float, found)
+    if slope <= 0:
+        raise WeakLabelError(
+            "the higher the weight, the more often gold queries are wrong (slope"
+            f" {slope:.2f}): these weights cannot be calibrated; look at the report on gold"
+        )
+    fitted = logistic(intercept + slope * odds)
+    return Calibration(
+        intercept, slope, len(odds), _log_loss(logistic(odds), correct), _log_loss(fitted, correct)
+    )
+
+
+def _log_odds(weights: Floats) -> Floats:
+    inside = np.clip(weights, _EDGE, 1 - _EDGE)
+    return np.asarray(np.log(inside) - np.log1p(-inside))
+
+
+def _log_loss(weights: Floats, correct: Truth) -> float:
+    return -float(np.log(np.where(correct, weights, 1 - weights)).mean())
+
+
+def _require_enough(queries: int, what: str) -> None:
+    if queries < FEW:
+        raise WeakLabelError(
+            f"{what} needs at least {FEW} gold queries, got {queries}: check more transcripts"
+        )
+
+
+# The analysis of gold
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What needs no model, beside the labels on the same gold queries.
+
+    Attributes:
+        name: "accepting everything", or "a majority vote" (where a tie is an accept).
+        right: share of the queries that it labels rightly.
+        gain: share that the labels are right for, less `right`.
+        error: standard error of `gain`, which is of pairs.
+    """
+
+    name: str
+    right: float
+    gain: float
+    error: float
+
+    @classmethod
+    def of(cls, name: str, labels: Truth, its: Truth, right: Truth) -> Baseline:
+        """Of (N,) labels, its labels, and what they should be, each True for accept."""
+        difference = (labels == right).astype(np.float64) - (its == right)
+        return cls(
+            name,
+            float((its == right).mean()),
+            float(difference.mean()),
+            float(difference.std() / np.sqrt(len(right))),
+        )
 
     @property
-    def rows(self) -> int:
-        """How many queries were checked."""
-        return self.right.rows + self.wrong.rows
-
-    def join(self, patterns: Patterns) -> tuple[Patterns, npt.NDArray[np.int64]]:
-        """All rows, and how many of each pattern are known: patterns, int64 (2, P), wrong first.
-
-        Raises:
-            WeakLabelError: the functions differ, or gold that is said to be among the rows is not.
-        """
-        if sorted(self.right.functions) != sorted(patterns.functions):
-            raise WeakLabelError(
-                f"gold is of functions {sorted(self.right.functions)}, and the votes are of"
-                f" {sorted(patterns.functions)}: apply the same functions to both"
-            )
-        both = [part.ordered(patterns.functions) for part in (self.wrong, self.right)]
-        everything = patterns if self.counted else Patterns.merge([patterns, *both])
-        known = np.stack([_counts_in(everything, part) for part in both])
-        if (known.sum(axis=0) > everything.counts).any() or known.sum() < self.rows:
-            raise WeakLabelError(
-                "gold has votes that do not occur, or not so often, among the rows counted: were"
-                " they counted from other queries, say Gold(right, wrong, counted=False)"
-            )
-        return everything, known
-
-
-def gold_patterns(votes: Any, correct: Any, *, counted: bool = True) -> Gold:
-    """Gold from a table of votes and one that says which transcripts are right.
-
-    Args:
-        votes: `query_id` and columns `lf:…`; any frame narwhals knows.
-        correct: `query_id`, `correct` (bool), as `correctness` makes it. Queries that the votes do
-            not have are an error; a null in `correct` is one, too.
-        counted: whether a model will be fitted to these same votes.
-
-    Raises:
-        WeakLabelError: columns are missing, a query is not among the votes or given twice.
-    """
-    checked = _collected(correct, ("query_id", "correct"), "correct")
-    if checked["correct"].dtype != pl.Boolean or checked["correct"].null_count():
-        raise WeakLabelError(
-            f"the column 'correct' must be true or false, got {checked['correct'].dtype} with"
-            f" {checked['correct'].null_count()} nulls"
-        )
-    table = nw.from_native(votes)
-    columns = [name for name in table.collect_schema().names() if name.startswith(PREFIX)]
-    # Only the few rows that gold names come into memory.
-    ids = checked["query_id"].to_list()
-    found = _collected(
-        table.filter(nw.col("query_id").is_in(ids)).to_native(), ("query_id", *columns), "votes"
-    )
-    joined = checked.join(found, on="query_id", how="left", validate="1:1", nulls_equal=False)
-    if joined.is_empty():
-        raise WeakLabelError("gold has no rows")
-    if len(found) < len(checked):
-        missing = checked.join(found, on="query_id", how="anti")["query_id"].to_list()
-        raise WeakLabelError(
-            f"{len(missing)} queries of gold are not among the votes, the first of them"
-            f" {missing[:5]}: leave them out of gold, or apply the functions to them"
-        )
-    return Gold(
-        Patterns.count(joined.filter(pl.col("correct"))),
-        Patterns.count(joined.filter(~pl.col("correct"))),
-        counted,
-    )
-
-
-def correctness(
-    queries: Any, gold: Any, *, threshold: float = 0.0, normalizer: str = "basic"
-) -> pl.DataFrame:
-    """Which transcripts of a query log are right.
-
-    A transcript is right when its word error rate against gold is at most `threshold`.
-
-    Args:
-        queries: `query_id`, `transcript`; any frame narwhals knows.
-        gold: the same columns, with the correct transcripts.
-        threshold: in word errors per word of the correct transcript.
-        normalizer: by whose rule words are the same, see `weaklabel.text`.
-
-    Returns:
-        `query_id`, `correct`, a row for every row of gold that is in the log, in gold's order.
-
-    Raises:
-        WeakLabelError: columns or transcripts are missing, or a query is given twice.
-    """
-    from jiwer import wer
-
-    same = find_normalizer(normalizer)
-    truth = _collected(gold, ("query_id", "transcript"), "gold")
-    ids = truth["query_id"].to_list()
-    log = _collected(
-        nw.from_native(queries).filter(nw.col("query_id").is_in(ids)).to_native(),
-        ("query_id", "transcript"),
-        "queries",
-    )
-    both = truth.join(log, on="query_id", how="inner", suffix="_asr", maintain_order="left")
-    if empty := both.filter(pl.any_horizontal(pl.all().is_null()))["query_id"].to_list():
-        raise WeakLabelError(f"transcripts are missing (null) for queries {empty[:5]}")
-    rates = [
-        wer(same(reference), same(heard))
-        for reference, heard in both.select("transcript", "transcript_asr").iter_rows()
-    ]
-    return both.select("query_id", correct=pl.Series(rates, dtype=pl.Float64) <= threshold)
-
-
-def _counts_in(everything: Patterns, part: Patterns) -> npt.NDArray[np.int64]:
-    """How often `part` has each pattern of `everything`: int64, (P,)."""
-    table = {votes.tobytes(): int(n) for votes, n in zip(part.votes, part.counts, strict=True)}
-    return np.array([table.get(votes.tobytes(), 0) for votes in everything.votes], dtype=np.int64)
-
-
-def _collected(frame: Any, columns: tuple[str, ...], what: str) -> pl.DataFrame:
-    """The columns of any frame, in memory, with each query once."""
-    table = nw.from_native(frame)
-    present = table.collect_schema().names()
-    if lacking := [name for name in columns if name not in present]:
-        raise WeakLabelError(f"{what} lacks the columns {lacking}; it has {present}")
-    selected = table.select(*columns)
-    eager = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
-    result = eager.to_polars()
-    if twice := result.filter(result["query_id"].is_duplicated())["query_id"].unique().to_list():
-        raise WeakLabelError(f"{what} has queries more than once, among them {sorted(twice)[:5]}")
-    return result
+    def interval(self) -> str:
+        """The gain in points, with its 95% interval."""
+        low, high = (100 * (self.gain + sign * 1.96 * self.error) for sign in (-1, 1))
+        return f"{100 * self.gain:+.1f} points, 95% {low:+.1f} to {high:+.1f}"
 
 
 @dataclass(frozen=True)
@@ -362,21 +709,8 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
-class VoteAccuracy:
-    """How often a function's votes are right, with 95% Wilson intervals; None without votes.
-
-    Attributes:
-        accept: share right of the gold queries it accepts.
-        reject: share wrong of those it rejects.
-    """
-
-    accept: Proportion | None
-    reject: Proportion | None
-
-
-@dataclass(frozen=True)
 class Example:
-    """A gold query that was labelled wrongly.
+    """A gold query that was labeled wrongly.
 
     Attributes:
         query_id: as text.
@@ -405,14 +739,14 @@ class GoldAnalysis:
 
     Attributes:
         queries: gold queries with a transcript and votes; all figures are of these.
-        missing: gold queries that the log or the votes do not have; they are left out.
+        left_out: gold queries that the log or the votes do not have.
         right: how many transcripts are right.
         wer_threshold: right means word errors over reference words of at most this.
         normalizer: the rule by which words are the same,
         normalizer_description: in a sentence.
         resamples: of the bootstrap.
-        label_accuracy: share of the labels that are right, with a 95% Wilson interval. Accepting
-            everything scores right / queries.
+        label_accuracy: share of the labels that are right, with a 95% Wilson interval.
+        baselines: accepting everything, and a majority vote.
         auc: P(a right query has a higher weight than a wrong one); None of a single class.
         brier: mean squared distance of weight and class.
         calibration_error: expected calibration error over `bins`.
@@ -421,61 +755,72 @@ class GoldAnalysis:
         accepted: those whose weight reaches the threshold.
         rejected: the others.
         deciles: ten tenths of the log by weight, the lowest first, see `Deciles`.
-        functions: accuracy of every function's votes, in the model's order.
         wrongly_accepted: wrong transcripts, the highest weights first.
         wrongly_rejected: right transcripts, the lowest weights first.
     """
 
     queries: int
-    missing: int
+    left_out: int
     right: int
     wer_threshold: float
     normalizer: str
     normalizer_description: str
     resamples: int
-    label_accuracy: Proportion | None
+    label_accuracy: Proportion
+    baselines: tuple[Baseline, ...]
     auc: float | None
-    brier: float | None
+    brier: float
     calibration_error: float | None
     bins: tuple[Bin, ...]
     everything: GroupScore
     accepted: GroupScore
     rejected: GroupScore
     deciles: tuple[GroupScore, ...]
-    functions: tuple[VoteAccuracy, ...]
     wrongly_accepted: tuple[Example, ...]
     wrongly_rejected: tuple[Example, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class _Checked:
-    """Gold queries, joined: one entry a query in every field."""
+def analyze_gold(
+    checked: Checked,
+    weights: Floats,
+    deciles: Deciles,
+    *,
+    threshold: float = 0.5,
+    wer_threshold: float = 0.0,
+    resamples: int = 1000,
+    seed: int = 0,
+    examples: int = 10,
+) -> GoldAnalysis:
+    """Score the weights of checked queries.
 
-    ids: list[Any]
-    correct: list[str]
-    transcripts: list[str]
-    votes: npt.NDArray[np.int8]  # (N, F)
-    weights: npt.NDArray[np.float64]
-    errors: npt.NDArray[np.int64]
-    words: npt.NDArray[np.int64]
+    Args:
+        checked: N gold queries, see `join_gold`.
+        weights: their P(right), (N,).
+        deciles: of the whole log.
+        threshold: of the weight, from which on a query is accepted.
+        wer_threshold: a transcript is right when its word errors over the words of the correct one
+            are at most this.
+        resamples: of the bootstrap.
+        seed: of the bootstrap.
+        examples: how many wrongly accepted, and wrongly rejected, queries to keep.
+    """
+    right = checked.right(wer_threshold)
+    accepted = weights >= threshold
+    everything = np.ones(len(weights), np.bool_)
+    votes = np.where(checked.votes == MISSING, 0, checked.votes)
+    majority = votes.sum(axis=1, dtype=np.int64) >= 0
+    tenths = deciles.find(weights)
+    bins = reliability(weights, right)
 
-    def score(
-        self,
-        name: str,
-        own: npt.NDArray[np.bool_],
-        resamples: int,
-        seed: int,
-        weights: tuple[float, float] | None = None,
-        rows: int | None = None,
-    ) -> GroupScore:
-        errors, words = self.errors[own], self.words[own]
+    def score(name: str, own: Truth, tenth: int | None = None) -> GroupScore:
+        errors, words = checked.errors[own], checked.words[own]
+        rows = None if tenth is None else int(deciles.rows[tenth])
+        ends = None if tenth is None else deciles.range(tenth)
         if not len(errors):
-            return GroupScore(name, weights, rows, 0, None, None, None)
-        if rows is None:
-            weights = (float(self.weights[own].min()), float(self.weights[own].max()))
+            return GroupScore(name, ends, rows, 0, None, None, None)
         return GroupScore(
             name,
-            weights,
+            (float(weights[own].min()), float(weights[own].max())) if tenth is None else ends,
             rows,
             len(errors),
             wer_interval(errors, words, resamples=resamples, seed=seed),
@@ -483,172 +828,49 @@ class _Checked:
             share(int((errors == 0).sum()), len(errors)),
         )
 
-    def example(self, index: int, functions: tuple[str, ...]) -> Example:
-        votes = self.votes[index]
-        return Example(
-            str(self.ids[index]),
-            self.transcripts[index],
-            self.correct[index],
-            float(self.weights[index]),
-            int(self.errors[index]),
-            int(self.words[index]),
-            tuple(name for name, vote in zip(functions, votes, strict=True) if vote == 1),
-            tuple(name for name, vote in zip(functions, votes, strict=True) if vote == -1),
-        )
+    def listed(own: Truth, sign: int) -> tuple[Example, ...]:
+        # Stable, so that among equals the order of gold decides.
+        order = [index for index in np.argsort(sign * weights, kind="stable") if own[index]]
+        return tuple(_example(checked, weights, index) for index in order[:examples])
 
-
-def analyse_gold(
-    votes: Any,
-    fitted: FittedModel,
-    gold: Any,
-    queries: Any,
-    deciles: Deciles,
-    *,
-    threshold: float,
-    wer_threshold: float,
-    normalizer: str,
-    resamples: int,
-    seed: int,
-    examples: int,
-) -> GoldAnalysis:
-    """Score weights and votes against gold; the arguments are those of `analyse`.
-
-    Raises:
-        WeakLabelError: see `analyse`.
-    """
-    rule = find_normalizer(normalizer)
-    checked, missing = _checked(votes, fitted, gold, queries, normalizer)
-    weights = checked.weights
-    right = checked.errors <= wer_threshold * np.maximum(checked.words, 1)
-    accepted = weights >= threshold
-    tenths = deciles.find(weights)
-    bins = reliability(weights, right)
-    # Stable, so that among equals the order of gold decides.
-    order = np.argsort(weights, kind="stable")
-    wrong_accepts = [i for i in np.argsort(-weights, kind="stable") if accepted[i] and not right[i]]
-    wrong_rejects = [i for i in order if right[i] and not accepted[i]]
+    accuracy = share(int((accepted == right).sum()), len(right))
+    if accuracy is None:
+        raise WeakLabelError("gold has no rows")
     return GoldAnalysis(
         queries=len(weights),
-        missing=missing,
+        left_out=checked.left_out,
         right=int(right.sum()),
         wer_threshold=wer_threshold,
-        normalizer=rule.name,
-        normalizer_description=rule.description,
+        normalizer=checked.normalizer.name,
+        normalizer_description=checked.normalizer.description,
         resamples=resamples,
-        label_accuracy=share(int((accepted == right).sum()), len(weights)),
+        label_accuracy=accuracy,
+        baselines=(
+            Baseline.of("accepting everything", accepted, everything, right),
+            Baseline.of("a majority vote", accepted, majority, right),
+        ),
         auc=auc(weights, right),
-        brier=brier(weights, right),
+        brier=float(np.mean((weights - right) ** 2)),
         calibration_error=calibration_error(bins),
         bins=bins,
-        everything=checked.score("all", np.ones(len(weights), np.bool_), resamples, seed),
-        accepted=checked.score("accepted", accepted, resamples, seed),
-        rejected=checked.score("rejected", ~accepted, resamples, seed),
-        deciles=tuple(
-            checked.score(
-                f"decile {tenth + 1}",
-                tenths == tenth,
-                resamples,
-                seed,
-                deciles.range(tenth),
-                int(deciles.rows[tenth]),
-            )
-            for tenth in range(10)
-        ),
-        functions=tuple(_accuracy(own, right) for own in checked.votes.T),
-        wrongly_accepted=tuple(
-            checked.example(i, fitted.functions) for i in wrong_accepts[:examples]
-        ),
-        wrongly_rejected=tuple(
-            checked.example(i, fitted.functions) for i in wrong_rejects[:examples]
-        ),
+        everything=score("all", everything),
+        accepted=score("accepted", accepted),
+        rejected=score("rejected", ~accepted),
+        deciles=tuple(score(f"decile {t + 1}", tenths == t, t) for t in range(10)),
+        wrongly_accepted=listed(accepted & ~right, -1),
+        wrongly_rejected=listed(right & ~accepted, 1),
     )
 
 
-def _accuracy(votes: npt.NDArray[np.int8], right: npt.NDArray[np.bool_]) -> VoteAccuracy:
-    accepts, rejects = votes == 1, votes == -1
-    return VoteAccuracy(
-        share(int((accepts & right).sum()), int(accepts.sum())),
-        share(int((rejects & ~right).sum()), int(rejects.sum())),
+def _example(checked: Checked, weights: Floats, index: int) -> Example:
+    votes = dict(zip(checked.functions, checked.votes[index].tolist(), strict=True))
+    return Example(
+        str(checked.ids[index]),
+        checked.transcripts[index],
+        checked.correct[index],
+        float(weights[index]),
+        int(checked.errors[index]),
+        int(checked.words[index]),
+        tuple(name for name, vote in votes.items() if vote == 1),
+        tuple(name for name, vote in votes.items() if vote == -1),
     )
-
-
-def _checked(
-    votes: Any, fitted: FittedModel, gold: Any, queries: Any, normalizer: str
-) -> tuple[_Checked, int]:
-    """Gold joined with votes and transcripts, in gold's order, and how many are not among them."""
-    columns = [PREFIX + name for name in fitted.functions]
-    truth = _gold_columns(nw.from_native(gold), ("query_id", "transcript"), "gold")
-    if queries is None:
-        queries = votes
-        if "transcript" not in nw.from_native(votes).collect_schema().names():
-            raise WeakLabelError(
-                "gold is compared with the log's transcripts, which the table of votes does not"
-                " have: give the log, too (queries)"
-            )
-    log = _rows_of(queries, truth["query_id"], ("query_id", "transcript"), "queries")
-    cast = _rows_of(votes, truth["query_id"], ("query_id", *columns), "votes")
-    key = pl.col("query_id").cast(pl.String)  # the tables may have them as numbers and as text
-    both = (
-        truth.with_columns(key)
-        .join(
-            log.with_columns(key),
-            on="query_id",
-            how="inner",
-            suffix="_asr",
-            maintain_order="left",
-        )
-        .join(cast.with_columns(key), on="query_id", how="inner", maintain_order="left")
-    )
-    if both.is_empty():
-        raise WeakLabelError(
-            f"none of the {len(truth)} gold queries is among the votes and the log: gold has"
-            f" query_id {shown(truth['query_id'])}"
-        )
-    table = both.select(pl.col(columns).fill_null(0).cast(pl.Int8)).to_numpy()
-    correct, transcripts = both["transcript"].to_list(), both["transcript_asr"].to_list()
-    errors, words = utterance_errors(correct, transcripts, normalizer)
-    joined = _Checked(
-        both["query_id"].to_list(),
-        correct,
-        transcripts,
-        table,
-        np.clip(fitted.weights(table), 0.0, 1.0),
-        errors,
-        words,
-    )
-    return joined, len(truth) - len(both)
-
-
-def _rows_of(frame: Any, ids: pl.Series, columns: tuple[str, ...], name: str) -> pl.DataFrame:
-    """The rows of any frame that gold names; only these come into memory."""
-    table = nw.from_native(frame)
-    schema = table.collect_schema()
-    if "query_id" not in schema:
-        raise WeakLabelError(f"{name} must have the column query_id; it has {list(schema)}")
-    own = nw.col("query_id")
-    if schema["query_id"].is_integer() and ids.dtype.is_integer():
-        wanted = own.is_in(ids.to_list())
-    else:
-        wanted = own.cast(nw.String).is_in(ids.cast(pl.String).to_list())
-    return _gold_columns(table.filter(wanted), columns, name)
-
-
-def _gold_columns(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
-    """The columns, in memory, checked: each query once, no transcript missing."""
-    present = table.collect_schema().names()
-    selected = table.select([column for column in columns if column in present])
-    eager = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
-    frame: pl.DataFrame = eager.to_polars()
-    require_columns(frame, columns, name)
-    require_ids(frame, name)
-    if "transcript" in columns:
-        kind = frame["transcript"].dtype
-        if kind not in (pl.String, pl.Null):
-            raise WeakLabelError(f"{name}: transcript must be strings, got {kind}")
-        refuse_rows(
-            frame,
-            pl.col("transcript").is_null(),
-            name,
-            'have no transcript (where nothing was said, write "")',
-        )
-    return frame

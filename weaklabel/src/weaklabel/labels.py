@@ -8,16 +8,16 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Gold, correctness, gold_patterns
+from weaklabel.gold import Checked, join_gold
 from weaklabel.models import FittedModel
 from weaklabel.patterns import METADATA, Patterns
 from weaklabel.runs import read_metadata
+from weaklabel.text import Normalizer
 
 FilePath = str | os.PathLike[str]
 
@@ -73,50 +73,28 @@ def gold_of_files(
     votes: Sequence[FilePath],
     queries: FilePath | None,
     gold: FilePath,
-    threshold: float = 0.0,
-    normalizer: str = "basic",
-) -> Gold:
-    """The votes of queries whose transcripts were checked.
+    normalizer: str | Normalizer = "basic",
+) -> Checked:
+    """The votes and transcripts of queries that were checked.
 
     Args:
         votes: files of votes; patterns have no queries and will not do.
         queries: the query log; without it, the votes hold a column `transcript`.
-        gold: `query_id`, `transcript`, the correct ones. Each is a query of the log.
-        threshold: a transcript is right up to this word error rate.
+        gold: `query_id`, `transcript`, the correct ones. Those that the votes or the log do not
+            have are left out with a warning.
         normalizer: by whose rule words are the same.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: a table lacks a column, or a query of gold is not in the log.
+        WeakLabelError: a table lacks a column, or no query of gold is in the log.
     """
     for path in votes:
         if "patterns" in read_metadata(path):
             raise WeakLabelError(f"gold needs votes with their query_id, and {path} holds patterns")
     table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
-    log: Any = tables.scan(queries) if queries is not None else table
-    if "transcript" not in log.collect_schema():
-        raise WeakLabelError(
-            "gold is compared with the log's transcripts: give the query log (--queries)"
-        )
-    truth = tables.read(gold)
-    _same_ids(log, truth, gold)
-    right = correctness(log, truth, threshold=threshold, normalizer=normalizer)
-    if right.height < truth.height:
-        absent = truth.join(right, on="query_id", how="anti")["query_id"].to_list()
-        raise WeakLabelError(
-            f"{len(absent)} of {truth.height} queries of {gold} are not in the query log, the first"
-            f" of them {absent[:5]}: leave them out of gold"
-        )
-    return gold_patterns(table, right)
-
-
-def _same_ids(log: pl.LazyFrame, truth: pl.DataFrame, gold: FilePath) -> None:
-    kinds = [table.collect_schema().get("query_id") for table in (log, truth)]
-    # Else text and numbers cannot even be compared. A column that lacks is told later.
-    if None not in kinds and len({kind == pl.String for kind in kinds}) > 1:
-        raise WeakLabelError(
-            f"query_id is {kinds[0]} in the query log and {kinds[1]} in {gold}: make them one"
-        )
+    log = None if queries is None else tables.scan(queries)
+    with tables.naming(votes[0] if queries is None else queries):
+        return join_gold(table, tables.read(gold), log, normalizer=normalizer)
 
 
 def label_files(

@@ -27,7 +27,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from weaklabel.analysis import HISTOGRAM, Analysis, FunctionSummary, analyse
+from weaklabel.analysis import HISTOGRAM, Analysis, FunctionSummary, analyze
 from weaklabel.dependence import Dependence
 from weaklabel.files import written_beside
 from weaklabel.gold import GoldAnalysis, GroupScore, Proportion
@@ -543,12 +543,12 @@ def report_files(
         gold: a table `query_id`, `transcript`: the correct transcripts of some queries.
         queries: the query log; needed with gold, unless the votes carry the transcripts.
         kinds: kinds of models by name, where there are more than the package's own.
-        options: of `weaklabel.analysis.analyse`: threshold, wer_threshold, normalizer, resamples,
+        options: of `weaklabel.analysis.analyze`: threshold, wer_threshold, normalizer, resamples,
             seed, examples.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: a file is not what it should be, or see `analyse`.
+        WeakLabelError: a file is not what it should be, or see `analyze`.
         ImportError: a page is asked for, and jinja2 or matplotlib is missing.
     """
     from weaklabel import tables
@@ -569,7 +569,7 @@ def report_files(
     log = None if gold is None or queries is None else tables.scan(queries)
     # The votes were read to the end when they were counted: what breaks now is the log.
     with tables.naming(votes if queries is None else queries):
-        found = analyse(
+        found = analyze(
             given,
             fitted,
             gold=checked,

@@ -122,7 +122,7 @@ def fit(
     seen = count_files(votes)
     anchors = None
     if gold is not None:
-        anchors = gold_of_files(votes, queries, gold, max_wer, normalizer)
+        anchors = gold_of_files(votes, queries, gold, normalizer).patterns(max_wer)
     fitted = configured.fit(seen, gold=anchors)
     fitted.save(out)
     checked = f", {anchors.rows} of them checked" if anchors is not None else ""

@@ -1,4 +1,4 @@
-"""`LogisticRegression`: learned from gold alone; a few hundred checked queries are enough."""
+"""Models to compare with: a majority vote, and a logistic regression on gold."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ import numpy.typing as npt
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold
+from weaklabel.labeling import Identity
 from weaklabel.models import (
     Fitted,
     as_patterns,
     by_votes,
-    check_votes,
+    identities_of,
     logistic,
     logistic_expression,
     vote_column,
 )
+from weaklabel.patterns import check_votes
 from weaklabel.plugins import Kind, hookimpl
+from weaklabel.votes import MISSING
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,8 @@ class MajorityVote:
         prior: P(right) of a query nobody votes on, and what votes are smoothed with. By default it
             is estimated: from gold if there is any, else as the share of accepts among all votes.
     """
+
+    handles_missing: ClassVar[bool] = True
 
     prior: float | None = None
 
@@ -51,7 +56,7 @@ class MajorityVote:
             accepts = int(patterns.counts @ (patterns.votes == 1).sum(axis=1))
             rejects = int(patterns.counts @ (patterns.votes == -1).sum(axis=1))
             prior = (accepts + 1) / (accepts + rejects + 2)
-        return FittedMajority(patterns.functions, prior)
+        return FittedMajority(patterns.functions, prior, patterns.identities)
 
 
 @dataclass(frozen=True)
@@ -61,18 +66,21 @@ class FittedMajority(Fitted):
     Attributes:
         functions: the functions it counts.
         prior: the weight of a query nobody votes on.
+        identities: which functions they are.
     """
 
     kind: ClassVar[str] = "majority"
+    handles_missing: ClassVar[bool] = True
 
     functions: tuple[str, ...]
     prior: float
+    identities: tuple[Identity | None, ...] = ()
 
     def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
         """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
         check_votes(votes, self.functions)
-        cast = np.count_nonzero(votes, axis=1)
-        accepts = (votes == 1).sum(axis=1)
+        accepts, rejects = (votes == 1).sum(axis=1), (votes == -1).sum(axis=1)
+        cast = accepts + rejects
         return np.asarray((accepts + self.prior) / (cast + 1.0))
 
     def weight(self) -> nw.Expr:
@@ -89,19 +97,21 @@ class FittedMajority(Fitted):
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FittedMajority:
         """Of what `to_dict` returned."""
-        return cls(tuple(content["functions"]), float(content["prior"]))
+        return cls(tuple(content["functions"]), float(content["prior"]), identities_of(content))
 
 
 @dataclass(frozen=True)
 class LogisticRegression:
-    """Logistic regression on whether each function accepts, and whether it rejects.
+    """Logistic regression on whether each function accepts, rejects, or has no input.
 
-    It makes no assumption about how functions depend on each other, and learns nothing from queries
-    without gold. Needs `weaklabel[gold]`.
+    A few hundred checked queries are enough. It makes no assumption about how functions depend on
+    each other, and learns nothing from queries without gold. Needs `weaklabel[gold]`.
 
     Args:
         c: inverse strength of the L2 penalty.
     """
+
+    handles_missing: ClassVar[bool] = True
 
     c: float = 1.0
 
@@ -137,42 +147,52 @@ class LogisticRegression:
         known = np.repeat([0, 1], [len(part) for part in parts])
         counts = np.concatenate([part.counts for part in parts])
         model = Regression(C=self.c, tol=1e-8, max_iter=10_000)
-        model.fit(np.concatenate([rows == -1, rows == 1], axis=1), known, sample_weight=counts)
-        reject, accept = model.coef_.reshape(2, -1).tolist()
+        table = np.concatenate([rows == vote for vote in (-1, 1, MISSING)], axis=1)
+        model.fit(table, known, sample_weight=counts)
+        reject, accept, missing = map(tuple, model.coef_.reshape(3, -1).tolist())
+        intercept = float(model.intercept_[0])
         return FittedLogistic(
-            patterns.functions, float(model.intercept_[0]), tuple(reject), tuple(accept)
+            patterns.functions, intercept, reject, accept, missing, patterns.identities
         )
 
 
 @dataclass(frozen=True)
 class FittedLogistic(Fitted):
-    """The logarithm of the odds is the intercept plus a number for every vote cast.
+    """The logarithm of the odds is the intercept plus a number for every vote or missing input.
 
     Attributes:
         functions: names of the F functions.
         intercept: log odds of a query nobody votes on.
         reject: what a reject adds, by function.
         accept: what an accept adds, by function.
+        missing: what a missing input adds, by function.
+        identities: which functions they are.
     """
 
     kind: ClassVar[str] = "logistic"
+    handles_missing: ClassVar[bool] = True
 
     functions: tuple[str, ...]
     intercept: float
     reject: tuple[float, ...]
     accept: tuple[float, ...]
+    missing: tuple[float, ...]
+    identities: tuple[Identity | None, ...] = ()
 
     def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
         """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
         check_votes(votes, self.functions)
         total = self.intercept + (votes == -1) @ np.array(self.reject)
-        return logistic(total + (votes == 1) @ np.array(self.accept))
+        total += (votes == 1) @ np.array(self.accept) + (votes == MISSING) @ np.array(self.missing)
+        return logistic(total)
 
     def weight(self) -> nw.Expr:
         """`weights` as an expression."""
         terms = [
-            by_votes((name,), (reject, 0.0, accept))
-            for name, reject, accept in zip(self.functions, self.reject, self.accept, strict=True)
+            by_votes((name,), (reject, 0.0, accept, missing))
+            for name, reject, accept, missing in zip(
+                self.functions, self.reject, self.accept, self.missing, strict=True
+            )
         ]
         return logistic_expression(terms, self.intercept)
 
@@ -183,6 +203,7 @@ class FittedLogistic(Fitted):
             "intercept": self.intercept,
             "reject": list(self.reject),
             "accept": list(self.accept),
+            "missing": list(self.missing),
         }
 
     @classmethod
@@ -193,6 +214,8 @@ class FittedLogistic(Fitted):
             float(content["intercept"]),
             tuple(content["reject"]),
             tuple(content["accept"]),
+            tuple(content["missing"]),
+            identities_of(content),
         )
 
 

@@ -1,4 +1,4 @@
-"""Is the model better than none? What can be said with gold, and what without.
+"""Reasons not to trust a label model: functions that depend on each other, and what needs no model.
 
 Without gold only the model itself can be asked. It can be found out to have seen nothing (functions
 that agree no more often than chance), to change nothing (hardly any transcript is rejected), or to
@@ -9,17 +9,31 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
+from weaklabel.em import Coded, Floats, Integers, Solution
+from weaklabel.models import logistic
 from weaklabel.patterns import Patterns
+
+MARGIN: Final = 0.005  # of accuracy: less than that is not "better"
+DEPENDENT: Final = 0.1  # strength of dependence that is worth a warning
+NAMED: Final = 3  # dependent pairs that a warning names
+RIVAL: Final = 0.03  # of the labels: two explanations that differ in fewer are one
+LEAST_FACTORS: Final = 3
+SILENT: Final = 0.3  # of the queries: so many without a vote are worth a warning
+INFORMATIVE: Final = 0.02  # of P(right): by so much a missing input must change it
+SURE: Final = 3.5  # standard errors of such a change
+
+
+# Dependence
 
 
 @dataclass(frozen=True)
 class Dependence:
-    """Of one pair of functions, given the class.
+    """Of one pair of functions, given the class, on queries on which both have input.
 
     Attributes:
         first: name of a function.
@@ -37,53 +51,135 @@ class Dependence:
     strength: float
     significant: bool
 
+    @property
+    def matters(self) -> bool:
+        """Whether a model that takes the two for independent may be misled."""
+        return self.significant and self.strength >= DEPENDENT
 
-def dependences(patterns: Patterns, posterior: npt.NDArray[np.float64]) -> tuple[Dependence, ...]:
+
+def dependences(patterns: Patterns, posterior: Floats) -> tuple[Dependence, ...]:
     """Every pair of functions, in the order of the patterns' functions.
 
     Args:
         patterns: P patterns of F functions.
         posterior: float64, (P,): P(right | pattern).
     """
-    rows = patterns.rows
     wide = len(patterns.functions)
-    # (P, F, 3) → (P, 3F): which vote each function casts.
+    # (P, F, 3) → (P, 3F): which vote each function casts; none where it has no input.
     shown = (patterns.votes[:, :, None] == np.array([-1, 0, 1])).reshape(len(patterns), -1)
-    indicator = shown.astype(np.float64)
+    indicator, present = shown.astype(np.float64), patterns.present.astype(np.float64)
+    both = present.T @ (present * patterns.counts[:, None])  # (F, F)
     information = np.zeros((wide, wide))
-    free = np.zeros((wide, wide))
     for share in (1 - posterior, posterior):
-        weighted = indicator * (share * patterns.counts / rows)[:, None]
-        joint = indicator.T @ weighted  # (3F, 3F)
-        single = weighted.sum(axis=0)
-        expected = np.outer(single, single) / max(single[:3].sum(), 1e-300)
+        rows = (share * patterns.counts)[:, None]
+        joint = (indicator.T @ (indicator * rows)).reshape(wide, 3, wide, 3)
+        # Of the votes on queries on which the other has input, too.
+        single = (indicator.T @ (present * rows)).reshape(wide, 3, wide).transpose(0, 2, 1)
+        total = np.maximum(present.T @ (present * rows), 1e-300)
+        expected = single[:, None].transpose(0, 3, 2, 1) * single.transpose(1, 0, 2)[:, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            terms = np.where(joint > 0, joint * np.log(joint / expected), 0.0)
-        information += terms.reshape(wide, 3, wide, 3).sum(axis=(1, 3))
-    symbols = indicator.any(axis=0).reshape(wide, 3).sum(axis=1) - 1.0
+            ratio = joint * total[:, None, :, None] / expected
+            information += np.where(joint > 0, joint * np.log(ratio), 0.0).sum(axis=(1, 3))
+    information /= np.maximum(both, 1)
+    symbols = shown.any(axis=0).reshape(wide, 3).sum(axis=1) - 1.0
     free = 2 * np.outer(symbols, symbols)
     found = []
     for i, first in enumerate(patterns.functions):
         for j in range(i + 1, wide):
-            nats = max(float(information[i, j]), 0.0)
+            nats, rows_ = max(float(information[i, j]), 0.0), max(float(both[i, j]), 1.0)
             found.append(
                 Dependence(
                     first,
                     patterns.functions[j],
                     nats,
                     float(np.sqrt(-np.expm1(-2 * nats))),
-                    bool(2 * rows * nats > free[i, j] * np.log(rows)) and nats > 0,
+                    bool(2 * rows_ * nats > free[i, j] * np.log(rows_)) and nats > 0,
                 )
             )
     return tuple(found)
 
 
-MARGIN = 0.005  # of accuracy: less than that is not "better"
-DEPENDENT = 0.1  # strength of dependence that is worth a warning
-RIVAL = 0.03  # of the labels: two explanations that differ in fewer are one
-LEAST_FACTORS = 3
+# Missing inputs
 
-Floats = npt.NDArray[np.float64]
+
+@dataclass(frozen=True)
+class MissingRate:
+    """How often transcripts are right on which a function has no input.
+
+    Attributes:
+        name: of the function.
+        rows: queries on which it has no input.
+        right: P(right) of these, estimated from the other functions' votes; None where no other
+            has input there.
+        error: its standard error, if the model is true; None likewise.
+        right_elsewhere: P(right) of the queries on which it has input, estimated likewise.
+        informative: whether the two differ by more than chance: right and wrong transcripts lose
+            their input at different rates.
+    """
+
+    name: str
+    rows: int
+    right: float | None
+    error: float | None
+    right_elsewhere: float | None
+    informative: bool
+
+
+def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple[MissingRate, ...]:
+    """P(right | no input) of every function that lacks it somewhere.
+
+    The functions' rates are held; of the queries in question the share that is right is the one
+    under which their votes are most probable (Saerens, Latinne & Decaestecker 2002), and its error
+    follows from Fisher's information.
+    """
+    logs = coded.add_up(solution.parameters.logs)
+    ratio = logs[1] - logs[0]
+    found = []
+    for index, name in enumerate(patterns.functions):
+        present = patterns.present[:, index]
+        if present.all():
+            continue
+        # What the function itself votes is left out on neither side: the rates are the model's.
+        gone, there = (
+            _share(ratio[own], patterns.counts[own], solution.parameters.prior)
+            for own in (~present & coded.evident, present)
+        )
+        informative = False
+        if gone is not None and there is not None:
+            change = abs(gone[0] - there[0])
+            error = float(np.hypot(gone[1], there[1]))
+            informative = change > INFORMATIVE and change > SURE * error
+        found.append(
+            MissingRate(
+                name,
+                int(patterns.counts[~present].sum()),
+                None if gone is None else gone[0],
+                None if gone is None else gone[1],
+                None if there is None else there[0],
+                informative,
+            )
+        )
+    return tuple(found)
+
+
+def _share(ratio: Floats, counts: Integers, share: float) -> tuple[float, float] | None:
+    """The share of right rows, of (P,) log-likelihood ratios and counts, and its standard error."""
+    rows = int(counts.sum())
+    if not rows:
+        return None
+    for _ in range(500):
+        before, odds = share, np.log(share) - np.log1p(-share)
+        # One row more, half right, keeps the share within (0, 1).
+        share = float((counts @ logistic(ratio + odds) + 0.5) / (rows + 1))
+        if abs(share - before) < 1e-9:
+            break
+    odds = np.log(share) - np.log1p(-share)
+    posterior = logistic(ratio + odds)
+    scores = posterior / share - (1 - posterior) / (1 - share)
+    return share, float(1 / np.sqrt(max(float(counts @ scores**2), 1e-300)))
+
+
+# Comparison
 
 
 @dataclass(frozen=True)
@@ -116,7 +212,7 @@ class GoldComparison:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A label model beside what needs no model.
+    """A label model beside what needs no model; all of it without the queries that have no input.
 
     Attributes:
         classes: by how much two classes explain the votes better than one, log-likelihood in nats
@@ -125,8 +221,10 @@ class Comparison:
         accuracy: of the labels, as the model itself expects it; it holds if the model does.
         always_accept: of accepting every transcript, expected by the model.
         majority: of a majority vote where a tie is an accept, expected by the model.
-        rival: share of the queries that another grouping of the functions, which explains the votes
-            almost as well, would label differently.
+        rival: share of the queries that another explanation of the votes, which is about as likely,
+            would label differently.
+        no_input: queries on which no function has input; they keep the prior.
+        silent: share of the others on which every function with input keeps silent.
         gold: the comparison on checked queries, where there are enough.
     """
 
@@ -136,6 +234,8 @@ class Comparison:
     always_accept: float
     majority: float
     rival: float
+    no_input: int
+    silent: float
     gold: GoldComparison | None
 
     @classmethod
@@ -145,27 +245,58 @@ class Comparison:
         return cls(**{**content, "gold": None if gold is None else GoldComparison(**gold)})
 
 
-def accepts(patterns: Patterns) -> npt.NDArray[np.bool_]:
-    """Majority vote by pattern, a tie being an accept: bool, (P,)."""
-    return np.asarray(patterns.votes.sum(axis=1, dtype=np.int64) >= 0)
-
-
-def expected_accuracy(rows: Floats, posterior: Floats, accepted: npt.NDArray[np.bool_]) -> float:
-    """Of accepting these patterns: (P,) rows, P(right) and bool."""
-    return float(rows @ np.where(accepted, posterior, 1 - posterior) / rows.sum())
-
-
-def on_gold(
-    patterns: Patterns, folds: Sequence[tuple[npt.NDArray[np.int64], Floats]], without: Floats
-) -> GoldComparison:
-    """Compare on the checked queries.
+def compare(
+    patterns: Patterns,
+    coded: Coded,
+    solution: Solution,
+    *,
+    classes: float,
+    rival: float,
+    held_out: tuple[Sequence[tuple[Integers, Floats]], Floats] | None,
+) -> Comparison:
+    """Compare a model with what needs none.
 
     Args:
         patterns: P of them.
-        folds: how many of each pattern are checked, int64, (2, P), wrong first; and P(right) of a
-            model that has not seen them, float64, (P,).
-        without: float64, (P,): P(right) of the model without gold.
+        coded: the same, as the model sees them.
+        solution: the model.
+        classes: see `Comparison`.
+        rival: see `Comparison`.
+        held_out: folds, each of how many of each pattern are checked, int64, (2, P), wrong first,
+            and P(right) of a model that has not seen them, float64, (P,); then P(right) of the
+            model without gold. None where too few are checked.
     """
+    posterior = solution.posterior
+    evident = coded.evident
+    rows = np.where(evident, coded.counts, 0.0)
+    right = (coded.open * posterior + coded.known[1]) / coded.counts
+    silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
+
+    def expected(accepted: npt.NDArray[np.bool_]) -> float:
+        return float(rows @ np.where(accepted, right, 1 - right) / max(rows.sum(), 1e-300))
+
+    return Comparison(
+        classes,
+        int((coded.sizes > 1).sum()),
+        expected(posterior >= 0.5),
+        expected(np.ones(len(rows), dtype=bool)),
+        expected(accepts(patterns)),
+        rival,
+        int(patterns.counts[~patterns.present.any(axis=1)].sum()),
+        float(rows @ silent / max(rows.sum(), 1e-300)),
+        None if held_out is None else _on_gold(patterns, *held_out),
+    )
+
+
+def accepts(patterns: Patterns) -> npt.NDArray[np.bool_]:
+    """Majority vote by pattern, a tie being an accept: bool, (P,)."""
+    votes = np.where(patterns.present, patterns.votes, 0)
+    return np.asarray(votes.sum(axis=1, dtype=np.int64) >= 0)
+
+
+def _on_gold(
+    patterns: Patterns, folds: Sequence[tuple[Integers, Floats]], without: Floats
+) -> GoldComparison:
     known = np.stack([held for held, _ in folds])  # (folds, 2, P)
     rows = int(known.sum())
     posterior = np.stack([found for _, found in folds])[:, None]  # (folds, 1, P)
@@ -201,9 +332,21 @@ def on_gold(
 
 
 def reasons(
-    comparison: Comparison, orientation: float, converged: bool, dependent: Sequence[Dependence]
+    comparison: Comparison,
+    solution: Solution,
+    dependent: Sequence[Dependence],
+    missing: Sequence[MissingRate],
+    evidence: bool,
 ) -> Iterable[str]:
-    """Why not to trust the model, in sentences."""
+    """Why not to trust the model, in sentences.
+
+    Args:
+        comparison: with what needs no model.
+        solution: the model.
+        dependent: pairs of functions of different factors whose dependence matters.
+        missing: P(right) of the functions without input.
+        evidence: missing inputs are evidence in this model.
+    """
     gold = comparison.gold
     if comparison.classes <= 0 and comparison.factors >= LEAST_FACTORS and gold is None:
         # Nothing else is worth saying of a model that has seen nothing.
@@ -225,29 +368,44 @@ def reasons(
             f" queries, and accepting every transcript would be for {comparison.always_accept:.1%}:"
             " the labels are no better, though the weights may still rank"
         )
-    if orientation <= 0 and gold is None:
+    if solution.orientation <= 0 and gold is None:
         yield (
             "the functions do not accept more where the model says right: which class is which is"
             " unknown; check what each function calls accept, or give gold"
         )
     if dependent:
+        strongest = sorted(dependent, key=lambda pair: -pair.strength)
         named = ", ".join(
-            f"{pair.first} and {pair.second} ({pair.strength:.2f})"
-            for pair in sorted(dependent, key=lambda pair: -pair.strength)[:10]
+            f"{pair.first} and {pair.second} ({pair.strength:.2f})" for pair in strongest[:NAMED]
         )
-        more = f" and {len(dependent) - 10} pairs more" if len(dependent) > 10 else ""
+        more = f" and {len(dependent) - NAMED} pairs more" if len(dependent) > NAMED else ""
         yield (
             f"functions depend on each other beyond what is right or wrong: {named}{more}; the"
-            " model takes them for independent, and may be led astray: declare a family for them,"
-            ' or fit with families="auto" (--families auto)'
+            " model takes them for independent: declare one family for those that look at the same"
+            " thing"
         )
     if comparison.rival > RIVAL:
         yield (
-            "another grouping of the functions into families explains the votes about as well, and"
-            f" would label {comparison.rival:.1%} of the queries differently: declare families from"
-            " what you know of the functions, or give gold"
+            "another explanation of the votes is about as likely, and would label"
+            f" {comparison.rival:.1%} of the queries differently: add functions, or give gold"
         )
-    if not converged:
+    if comparison.silent > SILENT:
+        yield (
+            f"on {comparison.silent:.1%} of the queries every function that has input keeps silent;"
+            " all of these get one weight"
+        )
+    informative = [rate for rate in missing if rate.informative]
+    if informative and not evidence:
+        named = ", ".join(
+            f"{rate.name} ({rate.right:.1%} right without its input, {rate.right_elsewhere:.1%}"
+            " with it)"
+            for rate in informative
+        )
+        yield (
+            f"right and wrong transcripts lose their input at different rates: {named}; fit with"
+            ' missing="evidence" (--missing evidence)'
+        )
+    if not solution.converged:
         yield "EM did not come to its end: give a larger tolerance, or fewer functions"
     if gold is not None:
         for name, other, error in (

@@ -1,10 +1,22 @@
-"""Expectation–maximisation for Dawid–Skene over counts of patterns.
+"""Expectation–maximization for Dawid–Skene over counts of patterns.
 
 A query's transcript is right (class 1) or wrong (class 0); given that, the factors' symbols are
 independent, each with a distribution of its own (Dawid & Skene 1979, with an abstain as one more
-symbol). What is maximised is the log-likelihood of the counts plus the logarithm of a Dirichlet
-prior, which is as if every symbol seen had been seen `smoothing` times more, shared by the classes
-as `shares` says. Every step increases it (Dempster, Laird & Rubin 1977).
+symbol). A factor is a function alone or a family of functions: functions of one family look at the
+same thing (the same session, the same second recognizer), so that their evidence must not be
+multiplied. Its symbol is
+
+- up to `JOINT` members, the tuple of their votes: exact for any dependence among them;
+- beyond, how many of them accept and how many reject: exact for members that are exchangeable,
+  which near-copies are. Which of them voted is left out, so the symbols stay few, (m + 1)(m + 2)/2.
+
+Where members have no input, only a part of the symbol is seen. Its probability is the sum over the
+symbols it may be a part of; where no member has input, the factor says nothing of the query. This
+holds if whether an input is there has nothing to do with the vote it would have led to.
+
+What is maximized is the log-likelihood of the counts plus the logarithm of a Dirichlet prior, which
+is as if every symbol had been seen `smoothing` times more, shared by the classes as `shares` says.
+Every step increases it (Dempster, Laird & Rubin 1977).
 """
 
 from __future__ import annotations
@@ -12,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import comb
 from typing import Literal
 
 import narwhals.stable.v2 as nw
@@ -19,14 +32,27 @@ import numpy as np
 import numpy.typing as npt
 
 from weaklabel.patterns import Patterns
-from weaklabel.votes import PREFIX
+from weaklabel.votes import MISSING, PREFIX
+
+Abstain = Literal["symbol", "ignore"]
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
 
 JOINT = 5  # members; 3⁵ = 243 symbols, which a log of some thousand queries can fill
+DENSE = 20_000_000  # entries of an indicator matrix, 160 MB
+SHORT, LONG = 60, 5_000  # steps of a start, and of the start that is chosen
+
+
+# Factors
 
 
 @dataclass(frozen=True)
 class Factor:
     """Functions that are read together.
+
+    A code says what is seen of a symbol: for up to `JOINT` members, the digits to base 4 are their
+    votes + 1, and 3 for a missing input; beyond, the digits to base m + 1 are how many members
+    reject, accept and have no input. The symbols themselves are the codes without missing inputs.
 
     Attributes:
         functions: names, sorted; one alone, or a family.
@@ -35,53 +61,91 @@ class Factor:
     functions: tuple[str, ...]
 
     @property
+    def votes(self) -> bool:
+        """Whether its symbols speak for or against a transcript in themselves."""
+        return True
+
+    @property
     def joint(self) -> bool:
         """Whether a symbol is the tuple of the votes, rather than their numbers."""
         return len(self.functions) <= JOINT
 
-    @property
-    def size(self) -> int:
-        """Codes are 0 to `size` - 1; not every one of them need be possible."""
-        m = len(self.functions)
-        return int(3**m) if self.joint else (m + 1) ** 2
-
-    def codes(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.int64]:
-        """The symbol of each row: votes int8, (N, m) in the order of `functions` → int64, (N,)."""
+    def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
+        """What each row shows: votes int8, (N, m) in the order of `functions` → int64, (N,)."""
         if self.joint:
-            return (votes.astype(np.int64) + 1) @ self._places()
-        accepts, rejects = (votes == 1).sum(axis=1), (votes == -1).sum(axis=1)
-        return np.asarray(accepts * (len(self.functions) + 1) + rejects, dtype=np.int64)
+            digits = np.where(votes == MISSING, 3, votes.astype(np.int64) + 1)
+        else:
+            digits = np.stack([(votes == vote).sum(axis=1) for vote in (-1, 1, MISSING)], axis=1)
+        return np.asarray(digits @ self._places)
 
     def code(self) -> nw.Expr:
-        """`codes` as an expression over columns of votes; a null is an abstain."""
-        columns = [nw.col(PREFIX + name).fill_null(0).cast(nw.Int64) for name in self.functions]
+        """`codes` as an expression over columns of votes, where a missing input is null."""
+        columns = [nw.col(PREFIX + name).cast(nw.Int64) for name in self.functions]
         if self.joint:
-            places = self._places().tolist()
-            return _total(
-                [(column + 1) * place for column, place in zip(columns, places, strict=True)]
-            )
-        one, none = nw.lit(1), nw.lit(0)
-        accepts = _total([nw.when(column == 1).then(one).otherwise(none) for column in columns])
-        rejects = _total([nw.when(column == -1).then(one).otherwise(none) for column in columns])
-        return accepts * (len(self.functions) + 1) + rejects
+            digits = [(column + 1).fill_null(3) for column in columns]
+        else:
+            rejects = [(column == -1).cast(nw.Int64) for column in columns]
+            accepts = [(column == 1).cast(nw.Int64) for column in columns]
+            missing = [column.is_null().cast(nw.Int64) for column in columns]
+            # Null where the vote is null, which a sum leaves out.
+            digits = [nw.sum_horizontal(*shown) for shown in (rejects, accepts, missing)]
+        return nw.sum_horizontal(
+            *(digit * place for digit, place in zip(digits, self._places.tolist(), strict=True))
+        )
 
-    def points(self) -> npt.NDArray[np.int64]:
-        """Where each code lies: its votes, or its numbers of accepts and rejects: (size, m or 2).
-
-        The distance of two symbols is the sum of absolute differences.
-        """
-        codes = np.arange(self.size)
+    @cached_property
+    def shown(self) -> Integers:
+        """Every code: int64, (size,)."""
+        base, wide = (4, len(self.functions)) if self.joint else (len(self.functions) + 1, 3)
+        codes = np.arange(base**wide)
         if self.joint:
-            return codes[:, None] // self._places() % 3 - 1
-        return np.stack(np.divmod(codes, len(self.functions) + 1), axis=1)
+            return codes
+        return np.asarray(codes[self.digits(codes).sum(axis=1) <= len(self.functions)])
+
+    def digits(self, codes: Integers) -> Integers:
+        """Of codes, (N,), their digits, (N, m), or (N, 3) beyond `JOINT` members."""
+        base = 4 if self.joint else len(self.functions) + 1
+        return np.asarray(codes[:, None] // self._places % base)
+
+    def whole(self, codes: Integers) -> npt.NDArray[np.bool_]:
+        """Whether codes are symbols: no input is missing. bool, (N,)."""
+        digits = self.digits(codes)
+        return np.asarray((digits != 3).all(axis=1) if self.joint else digits[:, 2] == 0)
+
+    def nothing(self, codes: Integers, abstain: Abstain) -> npt.NDArray[np.bool_]:
+        """Whether codes are no evidence: no member has input, or none votes (ignore). bool, (N,)"""
+        digits = self.digits(codes)
+        if abstain == "ignore":
+            silent = (digits == 1) | (digits == 3) if self.joint else digits[:, :2] == 0
+            return np.asarray(silent.all(axis=1))
+        return np.asarray(
+            (digits == 3).all(axis=1) if self.joint else digits[:, 2] == len(self.functions)
+        )
+
+    def parts(self, codes: Integers, symbols: Integers) -> Floats:
+        """P(what is seen | symbol, which inputs are missing): float64, (N codes, S symbols)."""
+        seen, all_ = self.digits(codes)[:, None], self.digits(symbols)[None]
+        if self.joint:
+            return np.asarray(((seen == 3) | (seen == all_)).all(axis=-1), dtype=np.float64)
+        # Of m members with so many rejects and accepts, those with input are a random sample.
+        m = len(self.functions)
+        chosen = np.array([[comb(n, k) for k in range(m + 1)] for n in range(m + 1)], np.float64)
+        votes, of = seen[..., :2], all_[..., :2]
+        silent = m - seen[..., 2] - votes.sum(axis=-1)
+        ways = chosen[of, votes].prod(axis=-1) * chosen[m - of.sum(axis=-1), silent]
+        return np.asarray(ways / chosen[m, m - seen[..., 2]])
+
+    def distances(self, codes: Integers, symbols: Integers) -> Floats:
+        """How far what is seen is from symbols, missing inputs left out: float64, (N, S)."""
+        seen, all_ = self.digits(codes)[:, None], self.digits(symbols)[None]
+        if self.joint:
+            return np.asarray(np.where(seen == 3, 0.0, np.abs(seen - all_)).sum(axis=-1))
+        return np.asarray(np.abs(seen[..., :2] - all_[..., :2]).sum(axis=-1), dtype=np.float64)
 
     @property
-    def silent(self) -> int:
-        """The code of no member voting."""
-        return int(self._places().sum()) if self.joint else 0
-
-    def _places(self) -> npt.NDArray[np.int64]:
-        return 3 ** np.arange(len(self.functions), dtype=np.int64)
+    def _places(self) -> Integers:
+        base, wide = (4, len(self.functions)) if self.joint else (len(self.functions) + 1, 3)
+        return base ** np.arange(wide, dtype=np.int64)
 
 
 def by_family(functions: Sequence[str], families: Sequence[str | None]) -> tuple[Factor, ...]:
@@ -90,43 +154,32 @@ def by_family(functions: Sequence[str], families: Sequence[str | None]) -> tuple
     for name, family in zip(functions, families, strict=True):
         key = (False, name) if family is None else (True, family)
         groups.setdefault(key, []).append(name)
-    return tuple(sorted((Factor(tuple(sorted(g))) for g in groups.values()), key=_names))
+    factors = (Factor(tuple(sorted(group))) for group in groups.values())
+    return tuple(sorted(factors, key=lambda factor: factor.functions))
 
 
-def _names(factor: Factor) -> tuple[str, ...]:
-    return factor.functions
-
-
-def _total(terms: Sequence[nw.Expr]) -> nw.Expr:
-    total = terms[0]
-    for term in terms[1:]:
-        total = total + term
-    return total
-
-
-Abstain = Literal["symbol", "missing"]
-Floats = npt.NDArray[np.float64]
-
-DENSE = 20_000_000  # entries of an indicator matrix, 160 MB
-SHORT, LONG = 60, 5_000  # steps of a start, and of the start that is chosen
+# Counts
 
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Patterns as symbols, numbered through all factors, and how often each occurs.
+    """Patterns as what factors show, numbered through all factors, and how often each occurs.
 
     Attributes:
-        symbols: int64, (P, G): the symbol of each factor; S stands for none, which is no evidence.
+        shown: int64, (P, G): what each factor shows; O stands for nothing, which is no evidence.
         sizes: int64, (G,): symbols of each factor; S is their sum.
         codes: int64, (S,): each symbol's code in its factor.
+        parts: float64, (O, S): P(what is shown | symbol); None where that is the symbol itself.
         open: float64, (P,): rows whose class is not known.
         known: float64, (2, P): rows known to be wrong, and to be right.
-        scores: float64, (P, G): the factors' mean votes, standardised over the rows.
+        scores: float64, (P, at most G): the mean votes of factors that vote, standardized over the
+            rows with input, and 0 elsewhere.
     """
 
-    symbols: npt.NDArray[np.int64]
-    sizes: npt.NDArray[np.int64]
-    codes: npt.NDArray[np.int64]
+    shown: Integers
+    sizes: Integers
+    codes: Integers
+    parts: Floats | None
     open: Floats
     known: Floats
     scores: Floats
@@ -136,7 +189,7 @@ class Coded:
         cls,
         patterns: Patterns,
         factors: Sequence[Factor],
-        known: npt.NDArray[np.int64],
+        known: Integers,
         abstain: Abstain = "symbol",
         weight: float = 1.0,
     ) -> Coded:
@@ -146,34 +199,33 @@ class Coded:
             patterns: all rows, those of known class included.
             factors: G of them; each has at least two symbols, but for the one that is no evidence.
             known: int64, (2, P): how many rows are known to be wrong, and to be right.
-            abstain: "symbol", or "missing": no member voting is then no evidence.
+            abstain: "symbol", or "ignore": no member voting is then no evidence.
             weight: how many rows one row of known class counts for.
         """
-        rows = patterns.counts / max(patterns.rows, 1)
-        symbols, codes, scores = [], [], []
-        sizes: list[int] = []
-        for factor in factors:
-            votes = patterns.votes[:, [patterns.functions.index(f) for f in factor.functions]]
-            own, index = np.unique(factor.codes(votes), return_inverse=True)
-            if abstain == "missing" and factor.silent in own:
-                silent = int(np.flatnonzero(own == factor.silent)[0])
-                own = np.delete(own, silent)
-                # A mark, which is made the number of all symbols below.
-                index = np.where(index == silent, -1, index - (index > silent))
-            symbols.append(np.where(index < 0, -1, index + sum(sizes)))
-            sizes.append(len(own))
-            codes.append(own)
-            score = votes.mean(axis=1)
-            score = score - rows @ score
-            scores.append(score / max(float(np.sqrt(rows @ score**2)), 1e-12))
-        table = np.stack(symbols, axis=1) if factors else np.zeros((len(patterns), 0), np.int64)
+        tables = [_Table.of(patterns, factor, abstain) for factor in factors]
+        sizes = np.array([len(table.symbols) for table in tables], dtype=np.int64)
+        widths = [len(table.parts) for table in tables]
+        shown = np.full((len(patterns), len(tables)), sum(widths), dtype=np.int64)
+        parts = np.zeros((sum(widths), int(sizes.sum())))
+        row = column = 0
+        for index, table in enumerate(tables):
+            seen = table.shown >= 0
+            shown[seen, index] = table.shown[seen] + row
+            parts[row : row + widths[index], column : column + sizes[index]] = table.parts
+            row, column = row + widths[index], column + int(sizes[index])
+        same = parts.shape[0] == parts.shape[1] and bool((parts == np.eye(len(parts))).all())
+        none = np.zeros((len(patterns), 0))
+        scores = [
+            table.score for table, factor in zip(tables, factors, strict=True) if factor.votes
+        ]
         return cls(
-            np.where(table < 0, sum(sizes), table),
-            np.array(sizes, dtype=np.int64),
-            np.concatenate([*codes, np.zeros(0, np.int64)]),
+            shown,
+            sizes,
+            np.concatenate([*(table.symbols for table in tables), np.zeros(0, np.int64)]),
+            None if same else parts,
             (patterns.counts - known.sum(axis=0)).astype(np.float64),
             (weight * known).astype(np.float64),
-            np.stack(scores, axis=1) if factors else np.zeros((len(patterns), 0)),
+            np.stack(scores, axis=1) if scores else none,
         )
 
     @property
@@ -181,31 +233,47 @@ class Coded:
         """All rows of each pattern: float64, (P,)."""
         return np.asarray(self.open + self.known.sum(axis=0))
 
+    @property
+    def evident(self) -> npt.NDArray[np.bool_]:
+        """Where a pattern shows anything at all: bool, (P,)."""
+        return np.asarray((self.shown < self._width).any(axis=1))
+
+    @property
+    def _width(self) -> int:
+        """O, how many things are shown."""
+        return int(self.sizes.sum()) if self.parts is None else len(self.parts)
+
     @cached_property
     def _indicator(self) -> Floats | None:
-        """1 where a pattern shows a symbol: float64, (P, S), or None where it would be large."""
-        patterns, total = len(self.symbols), int(self.sizes.sum())
-        if patterns * total > DENSE:
+        """1 where a pattern shows something: float64, (P, O), or None where it would be large."""
+        patterns, width = len(self.shown), self._width
+        if patterns * width > DENSE:
             return None
-        indicator = np.zeros((patterns, total + 1))
-        np.put_along_axis(indicator, self.symbols, 1.0, axis=1)
-        return np.ascontiguousarray(indicator[:, :total])
+        indicator = np.zeros((patterns, width + 1))
+        np.put_along_axis(indicator, self.shown, 1.0, axis=1)
+        return np.ascontiguousarray(indicator[:, :width])
 
-    def tally(self, rows: Floats) -> Floats:
-        """Add up (2, P) rows over the patterns that show each symbol: float64, (2, S)."""
+    def tally(self, rows: Floats, logs: Floats) -> Floats:
+        """Expected rows of each symbol: of (C, P) rows and (C, S) log P(symbol), float64 (C, S)."""
         if self._indicator is not None:
-            return np.asarray(rows @ self._indicator)
-        wide, total = self.symbols.shape[1], int(self.sizes.sum())
-        index = self.symbols.ravel()
-        found = [np.bincount(index, np.repeat(own, wide), total + 1)[:total] for own in rows]
-        return np.array(found, dtype=np.float64)
+            seen = rows @ self._indicator
+        else:
+            index, wide = self.shown.ravel(), self.shown.shape[1]
+            each = [np.bincount(index, np.repeat(own, wide), self._width + 1) for own in rows]
+            seen = np.array(each, dtype=np.float64)[:, :-1]
+        if self.parts is None:
+            return np.asarray(seen)
+        shares = np.exp(logs)
+        return np.asarray(shares * ((seen / (shares @ self.parts.T)) @ self.parts))
 
-    def add_up(self, values: Floats) -> Floats:
-        """Add up (2, S) values over the symbols that each pattern shows: float64, (2, P)."""
+    def add_up(self, logs: Floats) -> Floats:
+        """Log P(what each pattern shows): of (C, S) log P(symbol), float64 (C, P)."""
+        if self.parts is not None:
+            logs = np.log(np.exp(logs) @ self.parts.T)
         if self._indicator is not None:
-            return np.asarray(values @ self._indicator.T)
-        padded = np.pad(values, ((0, 0), (0, 1)))  # the symbol that is no evidence
-        return np.stack([own[self.symbols].sum(axis=-1) for own in padded])
+            return np.asarray(logs @ self._indicator.T)
+        padded = np.pad(logs, ((0, 0), (0, 1)))  # nothing shown is no evidence
+        return np.stack([own[self.shown].sum(axis=-1) for own in padded])
 
     def within(self, values: Floats) -> Floats:
         """(…, S) divided by its sum over the symbols of the same factor."""
@@ -214,6 +282,59 @@ class Coded:
             return values
         sums = np.add.reduceat(values, np.cumsum(sizes) - sizes, axis=-1)
         return np.asarray(values / np.repeat(sums, sizes, axis=-1))
+
+    def pooled(self, smoothing: float, steps: int = 50) -> Floats:
+        """Log P(symbol) of all rows, whatever their class: float64, (1, S)."""
+        logs = np.log(self.within(np.ones((1, int(self.sizes.sum())))))
+        for _ in range(1 if self.parts is None else steps):
+            logs = np.log(self.within(self.tally(self.counts[None], logs) + smoothing))
+        return np.asarray(logs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Table:
+    """One factor's part of `Coded`; `shown` is -1 where a pattern shows nothing of it."""
+
+    symbols: Integers
+    shown: Integers
+    parts: Floats
+    score: Floats
+
+    @classmethod
+    def of(cls, patterns: Patterns, factor: Factor, abstain: Abstain) -> _Table:
+        votes = patterns.votes[:, [patterns.functions.index(name) for name in factor.functions]]
+        codes, index = np.unique(factor.codes(votes), return_inverse=True)
+        index = index.reshape(-1)
+        evidence = ~factor.nothing(codes, abstain)
+        whole = factor.whole(codes)
+        symbols = codes[whole & evidence]
+        # What is seen in part only, and is a part of no symbol seen, brings its symbols along.
+        lone = codes[~whole & evidence]
+        lone = lone[~factor.parts(lone, symbols).any(axis=1)] if len(lone) else lone
+        if len(lone):
+            every = factor.shown[factor.whole(factor.shown)]
+            every = every[~factor.nothing(every, abstain)]
+            symbols = np.union1d(symbols, every[factor.parts(lone, every).any(axis=0)])
+        numbers = np.where(evidence, np.cumsum(evidence) - 1, -1)
+        return cls(
+            symbols,
+            numbers[index],
+            factor.parts(codes[evidence], symbols),
+            _score(votes, patterns.counts),
+        )
+
+
+def _score(votes: npt.NDArray[np.int8], counts: Integers) -> Floats:
+    """Mean votes of (P, m), standardized over the rows with input; 0 where there is none."""
+    present = votes != MISSING
+    some = present.any(axis=1)
+    mean = np.where(present, votes, 0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
+    rows = np.where(some, counts, 0) / max(int(counts[some].sum()), 1)
+    mean = np.where(some, mean - rows @ mean, 0.0)
+    return np.asarray(mean / max(float(np.sqrt(rows @ mean**2)), 1e-12))
+
+
+# The model
 
 
 @dataclass(frozen=True, eq=False)
@@ -237,7 +358,7 @@ class Solution:
         parameters: of the model.
         posterior: float64, (P,): P(right | pattern), gold left aside.
         likelihood: log-likelihood of the counts.
-        trace: penalised log-likelihood at each step; it never decreases.
+        trace: penalized log-likelihood at each step; it never decreases.
         orientation: mean correlation of the factors' votes with the posterior; functions that are
             better than chance on average make it positive.
         converged: whether the last gain was below the tolerance.
@@ -269,11 +390,17 @@ class Climb:
     tolerance: float
     steps: int
 
-    def maximise(self, coded: Coded, posterior: Floats) -> Parameters:
-        """The M-step: the parameters that fit (P,) posteriors best."""
+    def maximize(self, coded: Coded, posterior: Floats, logs: Floats) -> Parameters:
+        """The M-step: the parameters that fit (P,) posteriors best.
+
+        Args:
+            coded: the counts.
+            posterior: float64, (P,).
+            logs: of the step before, by which what is seen in part is shared among symbols.
+        """
         pseudo = self.smoothing * np.array([1 - self.shares, self.shares])
         rows = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
-        counts = coded.tally(rows) + pseudo[:, None]
+        counts = coded.tally(rows, logs) + pseudo[:, None]
         if self.prior is not None:
             prior = self.prior
         else:
@@ -281,13 +408,16 @@ class Climb:
             prior = float(right / (wrong + right))
         return Parameters(prior, np.log(coded.within(counts)))
 
-    def run(self, coded: Coded, posterior: Floats) -> Solution:
+    def run(self, coded: Coded, posterior: Floats, logs: Floats | None = None) -> Solution:
         """EM from (P,) posteriors."""
         rows = coded.counts.sum()
         trace: list[float] = []
         converged = False
+        if logs is None:
+            logs = np.repeat(coded.pooled(self.smoothing), 2, axis=0)
         while True:
-            parameters = self.maximise(coded, posterior)
+            parameters = self.maximize(coded, posterior, logs)
+            logs = parameters.logs
             joint = log_joint(coded, parameters)  # (2, P)
             evidence = np.logaddexp(joint[0], joint[1])
             posterior = np.exp(joint[1] - evidence)
@@ -330,17 +460,17 @@ def orientation(coded: Coded, posterior: Floats) -> float:
     # Gold is part of what the class is.
     known = coded.known.sum(axis=0)
     right = (coded.open * posterior + coded.known[1]) / (coded.open + known)
-    centred = right - rows @ right
-    spread = np.sqrt(rows @ centred**2)
+    centered = right - rows @ right
+    spread = np.sqrt(rows @ centered**2)
     if spread == 0 or not coded.scores.shape[1]:
         return 0.0
-    return float(((rows * centred) @ coded.scores).mean() / spread)
+    return float(((rows * centered) @ coded.scores).mean() / spread)
 
 
 def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
     """Posteriors to start from, (P,) each; none of them is random.
 
-    Patterns are ordered by a weighted sum of the factors' standardised votes, so that an abstain of
+    Patterns are ordered by a weighted sum of the factors' standardized votes, so that an abstain of
     a function that only accepts speaks against the transcript. The weights are equal, and those of
     the votes' first principal component. The class boundary is put where `prior` of the rows, or a
     few shares of them if it is not known, lie on its upper side.
@@ -363,24 +493,38 @@ def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
     return found
 
 
-def best_start(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> Solution:
-    """The best of EM's ends after a short way from each start, with pseudo-rows shared evenly.
+def ends(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> list[Solution]:
+    """EM's ends after a short way from each start, with pseudo-rows shared evenly; the best first.
 
     Ends where functions are better than chance on average go before all others; with rows of known
     class the likelihood tells the classes apart.
     """
     short = Climb(smoothing, 0.5 if prior is None else prior, prior, tolerance, SHORT)
-    ends = [short.run(coded, start) for start in starts(coded, prior)]
-    told = bool(coded.known.any())
-    return max(ends, key=lambda end: (told or end.orientation > 0, end.trace[-1]))
+    found = [short.run(coded, start) for start in starts(coded, prior)]
+    anchored = bool(coded.known.any())
+    return sorted(found, key=lambda end: (anchored or end.orientation > 0, end.trace[-1]))[::-1]
 
 
-def fit(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> Solution:
+def fit(
+    coded: Coded,
+    smoothing: float,
+    prior: float | None,
+    tolerance: float,
+    start: Solution | None = None,
+) -> Solution:
     """The best start's way to its end, with pseudo-rows shared as the classes are.
 
     Shared so, they pull a symbol that is rarely seen towards no evidence.
+
+    Args:
+        coded: the counts.
+        smoothing: see `Climb`.
+        prior: see `Climb`.
+        tolerance: see `Climb`.
+        start: the end of another fit to the same patterns, to go on from.
     """
-    best = best_start(coded, smoothing, prior, tolerance)
+    best = ends(coded, smoothing, prior, tolerance)[0] if start is None else start
     # Never all of them in one class, whose other would then be impossible.
     shares = min(max(best.parameters.prior, 0.001), 0.999)
-    return Climb(smoothing, shares, prior, tolerance, LONG).run(coded, best.posterior)
+    climb = Climb(smoothing, shares, prior, tolerance, LONG)
+    return climb.run(coded, best.posterior, best.parameters.logs if start is None else None)

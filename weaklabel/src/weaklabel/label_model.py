@@ -1,8 +1,11 @@
 """`LabelModel`: how good every function is, from nothing but their votes.
 
 Given whether the transcript is right, the factors (functions, or families of them, see
-`weaklabel.em`) vote independently. From how they agree follows how good each one is
-and how many transcripts are right (Dawid & Skene 1979); no label is needed.
+`weaklabel.em`) vote independently. From how they agree follows how good each one is and how many
+transcripts are right (Dawid & Skene 1979); no label is needed.
+
+A function without input says nothing of a query, and drops out of it; one that looked and kept
+silent does say something. Queries on which no function has input keep the prior.
 
 What votes alone cannot tell:
 
@@ -12,45 +15,345 @@ What votes alone cannot tell:
 - which class is which. The one where functions accept more is taken to be "right";
 - anything at all with fewer than three factors, where many parameters fit the counts as well.
 
-    patterns = Patterns.count(votes, families={"dwell": "session", "rephrasing": "session"})
-    model = LabelModel().fit(patterns)
-    model.weights(votes_of_new_queries)     # (N, F) → P(right), (N,)
+    model = LabelModel().fit(votes, functions=functions)
     labels = model.label(votes)             # the table with `weight` and `label`
+    model.weights(votes_of_new_queries)     # (N, F) → P(right), (N,)
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, ClassVar, Literal, get_args
+from functools import cached_property
+from typing import Any, ClassVar, Final, Literal, get_args
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel import dependence as guard
 from weaklabel import em
-from weaklabel.dependence import Comparison, Dependence, dependences
-from weaklabel.em import Abstain, Factor, by_family
-from weaklabel.errors import WeakLabelError
+from weaklabel.dependence import (
+    Comparison,
+    Dependence,
+    MissingRate,
+    compare,
+    dependences,
+    missing_rates,
+    reasons,
+)
+from weaklabel.em import Abstain, Factor, Floats, Integers
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Gold
+from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.models import (
     Fitted,
-    WeakLabelWarning,
     as_patterns,
     by_votes,
-    check_votes,
+    identities_of,
     logistic,
     logistic_expression,
 )
-from weaklabel.patterns import Patterns
+from weaklabel.patterns import Patterns, check_votes
 from weaklabel.plugins import Kind, hookimpl
 from weaklabel.structure import Partition, Search
+from weaklabel.votes import MISSING, PREFIX
+
+FOLDS: Final = 5
+ENOUGH_GOLD: Final = 20  # checked queries; with fewer a comparison says little
 
 # Members up to which evidence is nested conditions rather than a table to look up: SQL engines
-# follow one branch and are faster so, frames in memory compute all 3ᵐ and are slower.
-NESTED = 3
+# follow one branch and are faster so, frames in memory compute all 4ᵐ and are slower.
+NESTED: Final = 2
+
+#: Rows of a pattern of missing inputs, below which it is no symbol of its own.
+COMMON: Final = 20
+
+Families = Literal["declared", "auto", "ignore"]
+Missing = Literal["ignore", "evidence"]
+
+
+@dataclass(frozen=True)
+class LabelModel:
+    """EM for Dawid–Skene over counts of vote patterns.
+
+    Args:
+        abstain: "symbol": a function that looked and kept silent is evidence, as a vote is;
+            functions that only accept or only reject need it. "ignore": it is none.
+        missing: "ignore": a missing input says nothing. "evidence": which inputs are missing is one
+            more piece of evidence, for logs in which right and wrong transcripts lose theirs at
+            different rates.
+        families: "declared": functions that declare one family share their evidence. "auto": and so
+            do functions whose votes are found to depend on each other. "ignore": no families.
+        prior: P(right) over all queries; by default it is estimated.
+        smoothing: every symbol of a factor counts as seen so many times more, and these are shared
+            by the classes as the queries are: what is rarely seen is little evidence.
+        gold_weight: how many queries one checked query counts for.
+        tolerance: EM stops where a step gains less, in nats a row.
+    """
+
+    handles_missing: ClassVar[bool] = True
+
+    abstain: Abstain = "symbol"
+    missing: Missing = "ignore"
+    families: Families = "declared"
+    prior: float | None = None
+    smoothing: float = 1.0
+    gold_weight: float = 1.0
+    tolerance: float = 1e-10
+
+    def __post_init__(self) -> None:
+        for name, kinds in (("abstain", Abstain), ("missing", Missing), ("families", Families)):
+            if getattr(self, name) not in get_args(kinds):
+                raise WeakLabelError(
+                    f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
+                )
+        for name in ("prior", "smoothing", "gold_weight", "tolerance"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) and not (name == "prior" and value is None):
+                raise WeakLabelError(f"{name} must be a number, got {value!r}")
+        if self.prior is not None and not 0 < self.prior < 1:
+            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        for name in ("smoothing", "gold_weight", "tolerance"):
+            if not getattr(self, name) > 0:
+                raise WeakLabelError(f"{name} must be above 0, got {getattr(self, name)!r}")
+
+    def fit(
+        self,
+        votes: Any,
+        *,
+        functions: Iterable[LabelingFunction] | None = None,
+        families: Mapping[str, str | None] | None = None,
+        gold: Gold | None = None,
+    ) -> FittedLabelModel:
+        """Fit to a table of votes, or to `Patterns`.
+
+        Args:
+            votes: any frame narwhals knows with columns `lf:…`, or `Patterns` of one.
+            functions: those that voted, where `votes` is a frame, which has no place for the
+                families that they declare. Ones that did not vote are left.
+            families: the same by name, where the functions are not at hand; `{}` for none.
+            gold: votes of queries known to be right or wrong; their class is not guessed.
+
+        Raises:
+            WeakLabelError: there are no rows, gold does not fit the votes, or nothing says which
+                families the functions of a frame are of.
+
+        Warns:
+            WeakLabelWarning: there is a reason not to trust the model, see `FittedLabelModel`.
+        """
+        patterns = self._patterns(votes, functions, families)
+        known = np.zeros((2, len(patterns)), dtype=np.int64)
+        if gold is not None:
+            patterns, known = gold.join(patterns)
+        if not patterns.present.any():
+            raise WeakLabelError(
+                "no function has input on any query: there is nothing to fit a model to; check"
+                " which columns the functions require"
+            )
+        search = Search(patterns, known, self.smoothing, self.prior, self.gold_weight)
+        units, still = _units(patterns, self.families)
+        if self.families == "auto":
+            chosen = reference = search.best(units)
+        else:
+            chosen, reference = search.candidate(units), search.best_cut(units)
+        factors: Partition = (*chosen.factors, *still)
+        coded, solution = self._solve(patterns, factors, known)
+        rates = missing_rates(patterns, coded, solution)
+        if self.missing == "evidence":
+            factors = (*factors, Inputs.of(patterns))
+            coded, solution = self._solve(patterns, factors, known, solution)
+        prior, logs = solution.parameters.prior, solution.parameters.logs
+        ends = np.cumsum(coded.sizes)[:-1]
+        own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
+
+        # Of the best partition found: given the classes of one that takes dependent functions for
+        # independent, just these look independent.
+        pairs = dependences(patterns, reference.posterior)
+        home = {name: factor for factor in (*chosen.factors, *still) for name in factor.functions}
+        apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
+        right = (coded.open * solution.posterior + coded.known[1]) / coded.counts
+        folds = self._held_out(patterns, factors, known) if known.sum() >= ENOUGH_GOLD else None
+        comparison = compare(
+            patterns,
+            coded,
+            solution,
+            classes=chosen.score - chosen.single,
+            rival=search.rival(chosen) if self.families == "auto" else 0.0,
+            held_out=folds,
+        )
+        found = tuple(reasons(comparison, solution, apart, rates, self.missing == "evidence"))
+        for reason in found:
+            warnings.warn(reason, WeakLabelWarning, stacklevel=2)
+        return FittedLabelModel(
+            patterns.functions,
+            prior,
+            tuple(FittedFactor.of(*factor, self.abstain) for factor in own),
+            solution.trace,
+            _rates(patterns, right),
+            rates,
+            pairs,
+            comparison,
+            found,
+            patterns.log_rows,
+            patterns.identities,
+        )
+
+    def _patterns(
+        self,
+        votes: Any,
+        functions: Iterable[LabelingFunction] | None,
+        families: Mapping[str, str | None] | None,
+    ) -> Patterns:
+        if isinstance(votes, Patterns):
+            if functions is not None or families is not None:
+                raise WeakLabelError(
+                    "patterns know the functions' families: give functions= and families= to"
+                    " Patterns.count, or not at all"
+                )
+            return as_patterns(votes)
+        if functions is None and families is None and self.families != "ignore":
+            raise WeakLabelError(
+                "a frame does not say which functions share a family, and taken for independent"
+                " they mislead the model: give fit(votes, functions=…), the labeling functions that"
+                ' voted, or families={"name": "family"}, {} for none'
+            )
+        columns = nw.from_native(votes).collect_schema().names()
+        there = {name.removeprefix(PREFIX) for name in columns if name.startswith(PREFIX)}
+        given = {f.name: f for f in functions or () if f.name in there}
+        if functions is not None and (lacking := sorted(there - set(given))):
+            raise WeakLabelError(
+                f"the votes are of functions {sorted(there)}, and functions= lacks {lacking}"
+            )
+        declared = {name: function.family for name, function in given.items()}
+        identities = {name: function.identity() for name, function in given.items()}
+        return as_patterns(Patterns.count(votes, {**declared, **(families or {})}, identities))
+
+    def _solve(
+        self,
+        patterns: Patterns,
+        factors: Partition,
+        known: Integers,
+        start: em.Solution | None = None,
+    ) -> tuple[em.Coded, em.Solution]:
+        coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
+        return coded, em.fit(coded, self.smoothing, self.prior, self.tolerance, start)
+
+    def _held_out(
+        self, patterns: Patterns, factors: Partition, known: Integers
+    ) -> tuple[list[tuple[Integers, Floats]], Floats]:
+        """What models that have not seen the checked queries say of them, and one without gold."""
+        voting = tuple(factor for factor in factors if factor.votes)
+
+        def posterior(seen: Integers) -> Floats:
+            solution = self._solve(patterns, voting, seen)[1]
+            if voting != factors:
+                solution = self._solve(patterns, factors, seen, solution)[1]
+            return solution.posterior
+
+        # Checked queries, dealt out one by one.
+        dealt = np.repeat(np.arange(known.size), known.ravel())
+        folds = []
+        for fold in range(FOLDS):
+            held = np.bincount(dealt[fold::FOLDS], minlength=known.size).reshape(known.shape)
+            folds.append((held, posterior(known - held)))
+        return folds, posterior(np.zeros_like(known))
+
+
+def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition]:
+    """Functions and declared families; apart from them, functions that never change their vote.
+
+    The second hold no evidence, and must not count for a factor or widen a family.
+    """
+    names = patterns.functions
+    present = np.where(patterns.present, patterns.votes, 0)
+    high = np.where(patterns.present, present, -1).max(axis=0)
+    low = np.where(patterns.present, present, 1).min(axis=0)
+    still = {name for name, same in zip(names, high <= low, strict=True) if same}
+    own = [
+        None if name in still or families == "ignore" else family
+        for name, family in zip(names, patterns.families, strict=True)
+    ]
+    factors = em.by_family(names, own)
+    return (
+        tuple(factor for factor in factors if factor.functions[0] not in still),
+        tuple(factor for factor in factors if factor.functions[0] in still),
+    )
+
+
+def _rates(patterns: Patterns, right: Floats) -> tuple[FunctionRates, ...]:
+    """How each function votes where it has input, given (P,) P(right)."""
+    rows = np.stack([(1 - right) * patterns.counts, right * patterns.counts])  # (2, P)
+    found = []
+    for name, votes in zip(patterns.functions, patterns.votes.T, strict=True):
+        counts = np.stack([rows[:, votes == vote].sum(axis=1) for vote in (-1, 0, 1)], axis=1)
+        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)  # (2, 3)
+        wrong, right_ = shares.tolist()
+        cast = int(patterns.counts[np.isin(votes, (-1, 1))].sum())
+        accuracy = float((counts[0, 0] + counts[1, 2]) / cast) if cast else None
+        found.append(FunctionRates(name, tuple(wrong), tuple(right_), accuracy, cast))
+    return tuple(found)
+
+
+@dataclass(frozen=True)
+class Inputs(Factor):
+    """Which of the functions' inputs are missing, as one factor: a digit to base 2 a function.
+
+    One factor, and not one for each function: inputs go missing together, a household's or a
+    column's, and such evidence must not be multiplied.
+
+    Attributes:
+        common: the patterns that occur often enough to be symbols; others are no evidence.
+    """
+
+    common: tuple[int, ...] = ()
+
+    @property
+    def votes(self) -> bool:
+        """That an input is missing is neither for nor against a transcript in itself."""
+        return False
+
+    @classmethod
+    def of(cls, patterns: Patterns) -> Inputs:
+        """The patterns of missing inputs that occur in at least `COMMON` rows."""
+        codes = cls(patterns.functions).codes(patterns.votes)
+        seen, index = np.unique(codes, return_inverse=True)
+        rows = np.bincount(index.reshape(-1), patterns.counts)
+        return cls(patterns.functions, tuple(seen[rows >= COMMON].tolist()))
+
+    def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
+        """Which inputs are missing: votes int8, (N, F) → int64, (N,)."""
+        return np.asarray((votes == MISSING) @ self._places)
+
+    def code(self) -> nw.Expr:
+        """`codes` as an expression over columns of votes."""
+        return nw.sum_horizontal(
+            *(
+                nw.col(PREFIX + name).is_null().cast(nw.Int64) * place
+                for name, place in zip(self.functions, self._places.tolist(), strict=True)
+            )
+        )
+
+    @cached_property
+    def shown(self) -> Integers:
+        """The codes that are symbols."""
+        return np.array(self.common, dtype=np.int64)
+
+    def whole(self, codes: Integers) -> npt.NDArray[np.bool_]:
+        """Every code is a symbol as it stands."""
+        return np.ones(len(codes), dtype=bool)
+
+    def nothing(self, codes: Integers, abstain: Abstain) -> npt.NDArray[np.bool_]:
+        """Whether codes are too rare to be evidence."""
+        return ~np.isin(codes, self.common)
+
+    def parts(self, codes: Integers, symbols: Integers) -> Floats:
+        """1 where a code is the symbol."""
+        return np.asarray(codes[:, None] == symbols, dtype=np.float64)
+
+    @property
+    def _places(self) -> Integers:
+        return np.asarray(2 ** np.arange(len(self.functions), dtype=np.int64))
 
 
 @dataclass(frozen=True)
@@ -59,67 +362,79 @@ class FittedFactor:
 
     Attributes:
         functions: one function, or those of a family.
-        codes: the S symbols seen, see `Factor`.
+        codes: the S symbols seen, see `weaklabel.em.Factor`.
         wrong: P(symbol | wrong), S of them.
         right: P(symbol | right), S of them.
-        evidence: for every code, log P(symbol | right) - log P(symbol | wrong). A symbol never seen
-            has that of the seen ones nearest to it, on average by how often they are seen.
+        abstain: "symbol", or "ignore".
+        inputs: the symbols say which inputs are missing, see `Inputs`.
     """
 
     functions: tuple[str, ...]
     codes: tuple[int, ...]
     wrong: tuple[float, ...]
     right: tuple[float, ...]
-    evidence: tuple[float, ...]
+    abstain: Abstain = "symbol"
+    inputs: bool = False
 
     @classmethod
-    def of(
-        cls,
-        factor: Factor,
-        codes: npt.NDArray[np.int64],
-        logs: npt.NDArray[np.float64],
-        prior: float,
-        abstain: Abstain,
-    ) -> FittedFactor:
-        """Of log P(symbol | class), (2, S), the share that is right, and what an abstain is."""
-        evidence = np.zeros(factor.size)
-        if len(codes):
-            points = factor.points()
-            distance = np.abs(points[:, None] - points[codes][None]).sum(axis=-1)  # (size, S)
-            near = distance == distance.min(axis=1, keepdims=True)
-            wrong, right = np.exp(logs)
-            weight = near * ((1 - prior) * wrong + prior * right)
-            evidence = (weight @ (logs[1] - logs[0])) / weight.sum(axis=1)
-            evidence[codes] = logs[1] - logs[0]  # not by way of a product and a quotient
-        if abstain == "missing":
-            evidence[factor.silent] = 0.0
+    def of(cls, factor: Factor, codes: Integers, logs: Floats, abstain: Abstain) -> FittedFactor:
+        """Of log P(symbol | class), (2, S)."""
+        wrong, right = np.exp(logs).tolist()
+        inputs = isinstance(factor, Inputs)
         return cls(
-            factor.functions,
-            tuple(codes.tolist()),
-            tuple(np.exp(logs[0]).tolist()),
-            tuple(np.exp(logs[1]).tolist()),
-            tuple(evidence.tolist()),
+            factor.functions, tuple(codes.tolist()), tuple(wrong), tuple(right), abstain, inputs
         )
+
+    @property
+    def factor(self) -> Factor:
+        """What the symbols are of."""
+        return Inputs(self.functions, self.codes) if self.inputs else Factor(self.functions)
+
+    @cached_property
+    def evidence(self) -> tuple[Integers, Floats]:
+        """Log P(shown | right) - log P(shown | wrong) of whatever may be shown: codes and values.
+
+        What is a part of no symbol ever seen has the evidence of the symbols nearest to it.
+        """
+        factor, symbols = self.factor, np.array(self.codes, dtype=np.int64)
+        shown = factor.shown
+        values = np.zeros(len(shown))
+        if not len(symbols):
+            return shown, values
+        wrong, right = np.array(self.wrong), np.array(self.right)
+        some = ~factor.nothing(shown, self.abstain)
+        parts = factor.parts(shown[some], symbols)  # (N, S)
+        if not self.inputs:
+            distance = factor.distances(shown[some], symbols)
+            near = distance == distance.min(axis=1, keepdims=True)
+            parts = np.where(parts.any(axis=1, keepdims=True), parts, near)
+        values[some] = np.log(parts @ right) - np.log(parts @ wrong)
+        return shown, values
+
+    def of_votes(self, votes: npt.NDArray[np.int8]) -> Floats:
+        """The evidence of votes int8, (N, m): float64, (N,)."""
+        shown, values = self.evidence
+        codes = self.factor.codes(votes)
+        if not len(shown):
+            return np.zeros(len(votes))
+        index = np.minimum(np.searchsorted(shown, codes), len(shown) - 1)
+        return np.where(shown[index] == codes, values[index], 0.0)
 
     def term(self) -> nw.Expr:
         """The evidence as an expression over the columns of votes."""
-        if len(self.functions) <= NESTED:
-            return by_votes(self.functions, self.evidence)
-        return (
-            Factor(self.functions)
-            .code()
-            .replace_strict(
-                list(range(len(self.evidence))),
-                list(self.evidence),
-                default=0.0,
-                return_dtype=nw.Float64,
-            )
+        shown, values = self.evidence
+        if not self.inputs and len(self.functions) <= NESTED:
+            return by_votes(self.functions, values.tolist())
+        if not len(shown):
+            return nw.lit(0.0)
+        return self.factor.code().replace_strict(
+            shown.tolist(), values.tolist(), default=0.0, return_dtype=nw.Float64
         )
 
 
 @dataclass(frozen=True)
 class FunctionRates:
-    """How one function votes, as the model sees it.
+    """How one function votes where it has input, as the model sees it.
 
     Attributes:
         name: of the function.
@@ -144,39 +459,50 @@ class FittedLabelModel(Fitted):
         functions: names of the F functions, sorted.
         prior: P(right) over all queries.
         factors: functions and families, whose evidence adds up.
-        abstain: "symbol" or "missing".
-        log_likelihoods: penalised, at each step of EM; they never decrease.
+        log_likelihoods: penalized, at each step of EM; they never decrease.
         rates: how each function votes.
+        missing: P(right) where a function has no input, for each that lacks it anywhere.
         dependence: of every pair of functions, given the class.
         comparison: with what needs no model.
         warnings: reasons not to trust the model; they were issued when it was fitted, too.
+        log_rows: for every function of scope "log" the rows of the log it looked at, else None.
+        identities: which functions they are, or None where that is not known.
     """
 
     kind: ClassVar[str] = "label-model"
+    handles_missing: ClassVar[bool] = True
 
     functions: tuple[str, ...]
     prior: float
     factors: tuple[FittedFactor, ...]
-    abstain: Abstain
     log_likelihoods: tuple[float, ...]
     rates: tuple[FunctionRates, ...]
+    missing: tuple[MissingRate, ...]
     dependence: tuple[Dependence, ...]
     comparison: Comparison
     warnings: tuple[str, ...]
+    log_rows: tuple[int | None, ...]
+    identities: tuple[Identity | None, ...]
 
     @property
     def families(self) -> tuple[tuple[str, ...], ...]:
         """The factors of more than one function."""
-        return tuple(factor.functions for factor in self.factors if len(factor.functions) > 1)
+        return tuple(
+            factor.functions
+            for factor in self.factors
+            if len(factor.functions) > 1 and not factor.inputs
+        )
 
     def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
+        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`.
+
+        Where a function had no input the vote is `MISSING`.
+        """
         check_votes(votes, self.functions)
         index = {name: i for i, name in enumerate(self.functions)}
         total = np.full(len(votes), self._constant)
         for factor in self.factors:
-            own = votes[:, [index[name] for name in factor.functions]]
-            total += np.array(factor.evidence)[Factor(factor.functions).codes(own)]
+            total += factor.of_votes(votes[:, [index[name] for name in factor.functions]])
         return logistic(total)
 
     def weight(self) -> nw.Expr:
@@ -194,189 +520,28 @@ class FittedLabelModel(Fitted):
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> FittedLabelModel:
         """Of what `to_dict` returned."""
+
+        def each(make: Callable[..., Any], key: str) -> tuple[Any, ...]:
+            return tuple(make(**_tuples(entry)) for entry in content[key])
+
         return cls(
             functions=tuple(content["functions"]),
             prior=float(content["prior"]),
-            factors=tuple(FittedFactor(**_tuples(entry)) for entry in content["factors"]),
-            abstain=content["abstain"],
+            factors=each(FittedFactor, "factors"),
             log_likelihoods=tuple(content["log_likelihoods"]),
-            rates=tuple(FunctionRates(**_tuples(entry)) for entry in content["rates"]),
-            dependence=tuple(Dependence(**entry) for entry in content["dependence"]),
+            rates=each(FunctionRates, "rates"),
+            missing=each(MissingRate, "missing"),
+            dependence=each(Dependence, "dependence"),
             comparison=Comparison.from_dict(content["comparison"]),
             warnings=tuple(content["warnings"]),
+            log_rows=tuple(content["log_rows"]),
+            identities=identities_of(content),
         )
 
 
 def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
     """JSON's lists as the tuples they were."""
     return {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
-
-
-FOLDS = 5
-ENOUGH_GOLD = 20  # checked queries; with fewer a comparison says little
-
-Families = Literal["declared", "auto", "ignore"]
-
-
-@dataclass(frozen=True)
-class LabelModel:
-    """EM for Dawid–Skene over counts of vote patterns.
-
-    Args:
-        abstain: "symbol": that a function abstains is evidence, as a vote is; functions that only
-            accept or only reject need it. "missing": it is none.
-        families: "declared": functions that declare one family share their evidence. "auto": and so
-            do functions whose votes are found to depend on each other. "ignore": no families.
-        prior: P(right) over all queries; by default it is estimated.
-        smoothing: every symbol of a factor counts as seen so many times more, and these are shared
-            by the classes as the queries are: what is rarely seen is little evidence.
-        gold_weight: how many queries one checked query counts for.
-        tolerance: EM stops where a step gains less, in nats a row.
-    """
-
-    abstain: Abstain = "symbol"
-    families: Families = "declared"
-    prior: float | None = None
-    smoothing: float = 1.0
-    gold_weight: float = 1.0
-    tolerance: float = 1e-10
-
-    def __post_init__(self) -> None:
-        for name, kinds in (("abstain", Abstain), ("families", Families)):
-            if getattr(self, name) not in get_args(kinds):
-                raise WeakLabelError(
-                    f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
-                )
-        for name in ("prior", "smoothing", "gold_weight", "tolerance"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float) and not (name == "prior" and value is None):
-                raise WeakLabelError(f"{name} must be a number, got {value!r}")
-        if self.prior is not None and not 0 < self.prior < 1:
-            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
-        for name in ("smoothing", "gold_weight", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise WeakLabelError(f"{name} must be above 0, got {getattr(self, name)!r}")
-
-    def fit(self, votes: Any, *, gold: Gold | None = None) -> FittedLabelModel:
-        """Fit to a table of votes, or to `Patterns`.
-
-        Args:
-            votes: any frame narwhals knows with columns `lf:…`, or `Patterns` of one. Only
-                `Patterns` know which families were declared.
-            gold: votes of queries known to be right or wrong; their class is not guessed.
-
-        Raises:
-            WeakLabelError: there are no rows, or gold does not fit the votes.
-
-        Warns:
-            WeakLabelWarning: there is a reason not to trust the model, see `FittedLabelModel`.
-        """
-        patterns = as_patterns(votes)
-        known = np.zeros((2, len(patterns)), dtype=np.int64)
-        if gold is not None:
-            patterns, known = gold.join(patterns)
-        search = Search(patterns, known, self.smoothing, self.prior, self.gold_weight)
-        units, still = _units(patterns, self.families)
-        if self.families == "auto":
-            chosen = reference = search.best(units)
-        else:
-            chosen, reference = search.candidate(units), search.best_cut(units)
-        factors = (*chosen.factors, *still)
-
-        coded, solution = self._solve(patterns, factors, known)
-        prior, logs = solution.parameters.prior, solution.parameters.logs
-        ends = np.cumsum(coded.sizes)[:-1]
-        own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
-
-        # Of the best partition found: given the classes of one that takes dependent functions for
-        # independent, just these look independent.
-        pairs = dependences(patterns, reference.posterior)
-        home = {name: factor for factor in factors for name in factor.functions}
-        apart = [
-            pair
-            for pair in pairs
-            if pair.significant
-            and pair.strength >= guard.DEPENDENT
-            and home[pair.first] != home[pair.second]
-        ]
-        rows, posterior = coded.counts, solution.posterior
-        right = (coded.open * posterior + coded.known[1]) / rows
-        comparison = guard.Comparison(
-            chosen.score - chosen.single,
-            int((coded.sizes > 1).sum()),
-            guard.expected_accuracy(rows, right, posterior >= 0.5),
-            guard.expected_accuracy(rows, right, np.ones(len(rows), dtype=bool)),
-            guard.expected_accuracy(rows, right, guard.accepts(patterns)),
-            search.rival(chosen) if self.families == "auto" else 0.0,
-            self._on_gold(patterns, factors, known),
-        )
-        reasons = tuple(guard.reasons(comparison, solution.orientation, solution.converged, apart))
-        for reason in reasons:
-            warnings.warn(reason, WeakLabelWarning, stacklevel=2)
-        return FittedLabelModel(
-            patterns.functions,
-            prior,
-            tuple(FittedFactor.of(*factor, prior, self.abstain) for factor in own),
-            self.abstain,
-            solution.trace,
-            _rates(patterns, right),
-            pairs,
-            comparison,
-            reasons,
-        )
-
-    def _solve(
-        self, patterns: Patterns, factors: Partition, known: npt.NDArray[np.int64]
-    ) -> tuple[em.Coded, em.Solution]:
-        coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
-        return coded, em.fit(coded, self.smoothing, self.prior, self.tolerance)
-
-    def _on_gold(
-        self, patterns: Patterns, factors: Partition, known: npt.NDArray[np.int64]
-    ) -> guard.GoldComparison | None:
-        """What models that have not seen the checked queries say of them."""
-        if known.sum() < ENOUGH_GOLD:
-            return None
-        # Checked queries, dealt out one by one.
-        dealt = np.repeat(np.arange(known.size), known.ravel())
-        folds = []
-        for fold in range(FOLDS):
-            held = np.bincount(dealt[fold::FOLDS], minlength=known.size).reshape(known.shape)
-            folds.append((held, self._solve(patterns, factors, known - held)[1].posterior))
-        without = self._solve(patterns, factors, np.zeros_like(known))[1].posterior
-        return guard.on_gold(patterns, folds, without)
-
-
-def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition]:
-    """Functions and declared families; apart from them, functions that never change their vote.
-
-    The second hold no evidence, and must not count for a factor or widen a family.
-    """
-    constant = (patterns.votes == patterns.votes[0]).all(axis=0)
-    own = [
-        None if same or families == "ignore" else family
-        for same, family in zip(constant, patterns.families, strict=True)
-    ]
-    still = {name for name, same in zip(patterns.functions, constant, strict=True) if same}
-    factors = by_family(patterns.functions, own)
-    return (
-        tuple(factor for factor in factors if factor.functions[0] not in still),
-        tuple(factor for factor in factors if factor.functions[0] in still),
-    )
-
-
-def _rates(patterns: Patterns, right: npt.NDArray[np.float64]) -> tuple[FunctionRates, ...]:
-    """How each function votes, given (P,) P(right)."""
-    rows = np.stack([(1 - right) * patterns.counts, right * patterns.counts])  # (2, P)
-    found = []
-    for name, votes in zip(patterns.functions, patterns.votes.T, strict=True):
-        counts = np.stack([rows[:, votes == vote].sum(axis=1) for vote in (-1, 0, 1)], axis=1)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)  # (2, 3)
-        wrong, right_ = shares.tolist()
-        cast = int(patterns.counts[votes != 0].sum())
-        accuracy = float((counts[0, 0] + counts[1, 2]) / cast) if cast else None
-        found.append(FunctionRates(name, tuple(wrong), tuple(right_), accuracy, cast))
-    return tuple(found)
 
 
 @hookimpl

@@ -2,16 +2,22 @@
 
 A model is a frozen configuration; `fit` makes of it a fitted model, frozen too, which turns votes
 into weights: P(the transcript is right). A plugin's model needs a `Kind` to be loaded by.
+
+A missing input is null in a table and `MISSING` in an array of votes. Models that know what to make
+of it say so with `handles_missing = True`, the configuration and the fitted model alike; to all
+others it is given as an abstain.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
 
 import narwhals.stable.v2 as nw
 import numpy as np
@@ -19,14 +25,15 @@ import numpy.typing as npt
 
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
-from weaklabel.patterns import Patterns
+from weaklabel.labeling import Identity
+from weaklabel.patterns import Patterns, check_votes, identity_of
 from weaklabel.plugins import Kind, load_registry
-from weaklabel.votes import PREFIX
+from weaklabel.votes import MISSING, PREFIX
 
 if TYPE_CHECKING:
     from weaklabel.gold import Gold
 
-FORMAT = 1
+FORMAT: Final = 2  # of models; those of 1 take a missing input for an abstain
 
 Frame = TypeVar("Frame")
 
@@ -67,16 +74,19 @@ class FittedModel(Protocol):
 class Fitted(ABC):
     """What the package's own fitted models share: labels and files.
 
-    A subclass is a frozen dataclass with `functions`, and says its weight twice: with NumPy in
-    `weights`, and in `weight` as an expression, so that any engine can label without a join.
+    A subclass is a frozen dataclass with `functions` and `identities`, and says its weight twice:
+    with NumPy in `weights`, and in `weight` as an expression, so that any engine can label without
+    a join.
     """
 
     kind: ClassVar[str]
+    handles_missing: ClassVar[bool] = False
     functions: tuple[str, ...]
+    identities: tuple[Identity | None, ...] = ()
 
     @abstractmethod
     def weight(self) -> nw.Expr:
-        """P(right) as an expression over the columns of votes; a null is an abstain."""
+        """P(right) as an expression over the columns of votes; see `vote_column`."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
@@ -91,11 +101,12 @@ class Fitted(ABC):
             threshold: `label` is 1 where `weight` reaches it, else -1.
 
         Returns:
-            A frame of the same type, with `weight` (Float64, in [0, 1]) and `label` (Int8).
+            A frame of the same type, with `weight` (Float64, in [0, 1]) and `label` (Int8). In a
+            lazy frame both are null where a vote is none of 1, 0, -1 and null.
 
         Raises:
-            WeakLabelError: the functions are not those the model knows, or the table has a column
-                `weight` or `label` already.
+            WeakLabelError: the functions are not those the model knows, the table has a column
+                `weight` or `label` already, or an eager frame has votes that are none.
         """
         if not 0 <= threshold <= 1:
             raise WeakLabelError(f"threshold must lie in [0, 1], got {threshold!r}")
@@ -106,9 +117,19 @@ class Fitted(ABC):
             raise WeakLabelError(
                 f"the table has columns {taken} already: drop or rename them, or label the votes"
             )
-        labelled = table.with_columns(self.weight().alias("weight"))
+        votes = [nw.col(PREFIX + name) for name in self.functions]
+        valid = nw.all_horizontal(
+            *(vote.is_null() | vote.is_in((-1, 0, 1)) for vote in votes), ignore_nulls=False
+        )
+        weight = nw.when(valid).then(self.weight())
+        labeled = table.with_columns(weight.alias("weight"))
         sign = nw.when(nw.col("weight") >= threshold).then(nw.lit(1)).otherwise(nw.lit(-1))
-        native: Frame = nw.to_native(labelled.with_columns(label=sign.cast(nw.Int8)))
+        sign = nw.when(~nw.col("weight").is_null()).then(sign).cast(nw.Int8)
+        labeled = labeled.with_columns(sign.alias("label"))
+        if isinstance(labeled, nw.DataFrame) and labeled["weight"].null_count():
+            wrong = labeled.filter(nw.col("weight").is_null()).select(*votes)
+            check_votes(wrong.to_numpy(), self.functions)
+        native: Frame = nw.to_native(labeled)
         return native
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -117,7 +138,9 @@ class Fitted(ABC):
         Returns:
             The path written.
         """
+        identities = [None if one is None else asdict(one) for one in self.identities]
         content = {"weaklabel": "model", "format": FORMAT, "kind": self.kind, **self.to_dict()}
+        content["identities"] = identities
         with written_beside(path) as beside:
             beside.write_text(
                 json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
@@ -137,7 +160,7 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: it holds no model, one of a newer format or of a kind that is not known.
+        WeakLabelError: it holds no model, one of another format or of a kind that is not known.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -148,7 +171,7 @@ def load_model(
     if content.get("format") != FORMAT:
         raise WeakLabelError(
             f"{path} holds a model of format {content.get('format')!r}, and this version reads"
-            f" {FORMAT}: fit it again, or update weaklabel"
+            f" {FORMAT}: apply the functions and fit it again, or update weaklabel"
         )
     table = load_registry().label_models if known is None else known
     if content.get("kind") not in table:
@@ -163,6 +186,85 @@ def load_model(
             f"{path} holds a broken model, {type(error).__name__}: {error}"
         ) from error
     return fitted
+
+
+def identities_of(content: Mapping[str, Any]) -> tuple[Identity | None, ...]:
+    """The identities that `Fitted.save` wrote, for a subclass's `from_dict`."""
+    return tuple(None if entry is None else identity_of(entry) for entry in content["identities"])
+
+
+# Fitting and weighing any model, plugins' included
+
+
+def fit(model: Model, patterns: Patterns, gold: Gold | None = None) -> FittedModel:
+    """Fit a model of any kind; one that does not handle missing inputs gets abstains for them."""
+    if not getattr(model, "handles_missing", False):
+        patterns = patterns.without_missing()
+        if gold is not None:
+            gold = replace(
+                gold, right=gold.right.without_missing(), wrong=gold.wrong.without_missing()
+            )
+    return model.fit(patterns, gold=gold)
+
+
+def weights(fitted: FittedModel, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+    """P(right) by a fitted model of any kind, in [0, 1]: float64 (N,), for votes int8 (N, F).
+
+    A model that does not handle missing inputs gets abstains for them.
+    """
+    if not getattr(fitted, "handles_missing", False):
+        votes = np.where(votes == MISSING, np.int8(0), votes)
+    return np.clip(fitted.weights(votes), 0.0, 1.0)
+
+
+def check_identities(
+    known: Mapping[str, Identity | None],
+    seen: Mapping[str, Identity | None],
+    *,
+    allow_changed: bool = False,
+) -> None:
+    """Refuse votes of other functions than the model's, though they have the same names.
+
+    Args:
+        known: the model's functions by name.
+        seen: the votes' functions by name; what has no identity on either side is not compared.
+        allow_changed: warn instead.
+
+    Raises:
+        WeakLabelError: a function has another source or other parameters.
+
+    Warns:
+        WeakLabelWarning: one of the same source comes in another version.
+    """
+    changed, versions = [], []
+    for name, before in known.items():
+        now = seen.get(name)
+        if before is None or now is None:
+            continue
+        if changes := now.changes(before):
+            changed.append(f"{name} ({', '.join(changes)})")
+        elif (now.distribution, now.version) != (before.distribution, before.version):
+            versions.append(
+                f"{name} ({before.distribution} {before.version} →"
+                f" {now.distribution} {now.version})"
+            )
+    if changed:
+        message = f"these functions are not those that the model knows: {'; '.join(changed)}"
+        if not allow_changed:
+            raise WeakLabelError(
+                f"{message}. Apply the model's functions, fit a model to these votes, or go on"
+                " with --allow-changed (allow_changed=True)"
+            )
+        warnings.warn(message, WeakLabelWarning, stacklevel=3)
+    if versions:
+        warnings.warn(
+            f"functions of the same source come in another version: {'; '.join(versions)}",
+            WeakLabelWarning,
+            stacklevel=3,
+        )
+
+
+# For models of one's own
 
 
 def as_patterns(votes: Any) -> Patterns:
@@ -193,19 +295,8 @@ def check_functions(functions: Iterable[str], columns: Iterable[str]) -> None:
         )
 
 
-def check_votes(votes: npt.NDArray[np.int8], functions: tuple[str, ...]) -> None:
-    """Refuse an array that cannot be the votes of these functions."""
-    if votes.ndim != 2 or votes.shape[1] != len(functions):
-        raise WeakLabelError(
-            f"weights takes votes (N, {len(functions)}), a column for each of {list(functions)},"
-            f" got shape {votes.shape}"
-        )
-    if not np.isin(votes, (-1, 0, 1)).all():
-        raise WeakLabelError("votes must be 1 (accept), 0 (abstain) or -1 (reject)")
-
-
 def vote_column(name: str) -> nw.Expr:
-    """A function's column of votes, where a null is an abstain."""
+    """A function's column of votes, where a missing input is an abstain."""
     return nw.col(PREFIX + name).fill_null(0)
 
 
@@ -214,20 +305,21 @@ def by_votes(functions: Sequence[str], values: Sequence[float]) -> nw.Expr:
 
     Args:
         functions: names of m functions.
-        values: 3ᵐ of them; of one function for reject, abstain and accept.
+        values: 4ᵐ of them; of one function for reject, abstain, accept and a missing input.
     """
     if not functions:
         return nw.lit(values[0])
     *others, last = functions
-    third = len(values) // 3
-    reject, abstain, accept = (
-        by_votes(others, values[i * third : (i + 1) * third]) for i in range(3)
+    fourth = len(values) // 4
+    reject, abstain, accept, missing = (
+        by_votes(others, values[i * fourth : (i + 1) * fourth]) for i in range(4)
     )
-    vote = vote_column(last)
+    vote = nw.col(PREFIX + last)
+    silent = nw.when(vote.is_null()).then(missing).otherwise(abstain)
     return (
         nw.when(vote == 1)
         .then(accept)
-        .otherwise(nw.when(vote == -1).then(reject).otherwise(abstain))
+        .otherwise(nw.when(vote == -1).then(reject).otherwise(silent))
     )
 
 

@@ -100,12 +100,11 @@ class Search:
     def _fit(self, factors: Partition) -> Candidate:
         # Abstains are always symbols here: partitions must all explain the same votes.
         coded = em.Coded.of(self.patterns, factors, self.known, "symbol", self.weight)
-        solution = em.best_start(coded, self.smoothing, self.prior, TOLERANCE)
+        solution = em.ends(coded, self.smoothing, self.prior, TOLERANCE)[0]
         price = PRICE * self._scale
         free = int((coded.sizes - 1).sum())
         rest = sum(self._remainder(factor, price) for factor in factors)
-        tally = coded.tally(coded.counts[None])
-        single = float((tally * np.log(coded.within(tally))).sum()) - price * free
+        single = float(coded.counts @ coded.add_up(coded.pooled(1e-9))[0]) - price * free
         wrong, right = coded.known.sum(axis=1)
         if wrong + right:  # what it costs to say which rows of gold are right, without classes
             shares = np.array([wrong, right]) / (wrong + right)
@@ -137,11 +136,7 @@ class Search:
 
         Of many such partitions, those where the next merger's correlation drops most.
         """
-        shares = self.patterns.counts / self.patterns.rows
-        centred = self.patterns.votes - shares @ self.patterns.votes
-        covariance = (centred * shares[:, None]).T @ centred
-        spread = np.sqrt(np.maximum(np.diag(covariance), 1e-300))
-        correlation = np.abs(covariance / np.outer(spread, spread))  # (F, F)
+        correlation = np.abs(self._correlation())
         index = {name: i for i, name in enumerate(self.patterns.functions)}
         chance = np.sqrt(np.log(self.patterns.rows) / self.patterns.rows)
         factors, found, heights = units, [units], [1.0]
@@ -160,6 +155,19 @@ class Search:
         drops = np.array(heights) - np.array([*heights[1:], 0.0])
         widest = np.sort(np.argsort(-drops[1:], kind="stable")[: CUTS - 1]) + 1
         return [units, *(found[i] for i in widest)]
+
+    def _correlation(self) -> npt.NDArray[np.float64]:
+        """Of every two functions' votes, on rows on which both have input: float64, (F, F)."""
+        present = self.patterns.present.astype(np.float64)
+        votes = np.where(self.patterns.present, self.patterns.votes, 0).astype(np.float64)
+        weighted = present * self.patterns.counts[:, None]
+        rows = np.maximum(present.T @ weighted, 1e-300)
+        sums = (votes * self.patterns.counts[:, None]).T @ present  # of the first's votes
+        squares = (votes**2 * self.patterns.counts[:, None]).T @ present
+        product = (votes * self.patterns.counts[:, None]).T @ votes
+        covariance = product / rows - sums / rows * (sums / rows).T
+        variance = np.maximum(squares / rows - (sums / rows) ** 2, 1e-300)
+        return np.asarray(covariance / np.sqrt(variance * variance.T))
 
     def best_cut(self, units: Partition) -> Candidate:
         """The best of the partitions that clustering gives, see `best`."""

@@ -142,7 +142,7 @@ def distance(one: Any, other: Any) -> int:
     return row[-1]
 
 
-def reference(log: pl.DataFrame) -> dict[Any, list[int]]:
+def reference(log: pl.DataFrame) -> dict[Any, list[int | None]]:
     """Votes of `FUNCTIONS` by query_id, from loops over the sessions."""
     rows = log.to_dicts()
     sessions: dict[str, list[dict[str, Any]]] = {}
@@ -166,12 +166,14 @@ def reference(log: pl.DataFrame) -> dict[Any, list[int]]:
 
 def votes_on(
     row: dict[str, Any], following: dict[str, Any] | None, last: bool, count: int
-) -> list[int]:
+) -> list[int | None]:
+    """The votes on a row: None without a function's input, by the loop's own rules."""
     text, other = row["transcript"], row["second_transcript"]
     gap, after = timedelta.max, None
     if following is not None:
         gap, after = following["timestamp"] - row["timestamp"], following["transcript"]
-    confidence, dwell = row["confidence"], row["dwell"]
+    confidence, dwell = number(row["confidence"]), number(row["dwell"])
+    placed = row["session_id"] is not None and row["timestamp"] is not None
     near = gap < timedelta(seconds=60)
     rephrased = edited = False
     if near and text is not None and after is not None:
@@ -181,28 +183,33 @@ def votes_on(
         this, that = normalizer("basic")(text), normalizer("basic")(after)
         if this and that:
             edited = 1 - distance(this, that) / max(len(this), len(that)) >= 0.75
-    rate = None
-    if text is not None and other is not None:
+    both = text is not None and other is not None
+    rate = 0.0
+    if both:
         first, second = (normalizer("basic")(words).split() for words in (text, other))
         longest = max(len(first), len(second))
         rate = distance(first, second) / longest if longest else 0.0
     return [
-        int(last),
-        0
-        if confidence is None or not confidence <= 1
-        else int(confidence >= 0.9) - int(confidence < 0.5),
-        -int(gap < timedelta(seconds=10)),
-        0 if dwell is None or not dwell < math.inf else int(dwell >= 60) - int(dwell < 5),
-        int(row["action"] in ("play", "select")) - int(row["action"] in ("back", "cancel")),
-        -int(rephrased),
-        -int(edited),
-        0 if text is None else int(count >= 8) - int(count <= 1),
-        0 if text is None or other is None else 1 if simplified(text) == simplified(other) else -1,
-        0 if rate is None else int(rate <= 0) - int(rate >= 0.5),
+        int(last) if placed else None,
+        None if confidence is None else int(0.9 <= confidence <= 1) - int(confidence < 0.5),
+        -int(gap < timedelta(seconds=10)) if placed else None,
+        None if dwell is None else int(dwell >= 60) - int(dwell < 5),
+        None
+        if row["action"] is None
+        else int(row["action"] in ("play", "select")) - int(row["action"] in ("back", "cancel")),
+        -int(rephrased) if placed and text is not None else None,
+        -int(edited) if placed and text is not None else None,
+        None if text is None else int(count >= 8) - int(count <= 1),
+        (1 if simplified(text) == simplified(other) else -1) if both else None,
+        int(rate <= 0) - int(rate >= 0.5) if both else None,
     ]
 
 
-def by_query(votes: pl.DataFrame) -> dict[Any, list[int]]:
+def number(value: float | None) -> float | None:
+    return None if value is None or math.isnan(value) else value
+
+
+def by_query(votes: pl.DataFrame) -> dict[Any, list[int | None]]:
     assert votes.columns == ["query_id", *COLUMNS]
     assert set(votes.schema.values()) <= {pl.Int8, votes.schema["query_id"]}
     found = {row[0]: list(row[1:]) for row in votes.iter_rows()}
@@ -211,7 +218,7 @@ def by_query(votes: pl.DataFrame) -> dict[Any, list[int]]:
 
 
 def assert_same(
-    found: dict[Any, list[int]], wanted: dict[Any, list[int]], log: pl.DataFrame
+    found: dict[Any, list[int | None]], wanted: dict[Any, list[int | None]], log: pl.DataFrame
 ) -> None:
     assert found.keys() == wanted.keys()
     for row in log.to_dicts():
@@ -455,7 +462,7 @@ def test_a_transcript_of_a_megabyte_is_one_like_others(
     )
     functions = [built_in.rephrasing, built_in.second_asr_agreement]
     votes = engine(log).sort("query_id").select(function.column for function in functions)
-    assert votes.rows() == [(-1, 1), (-1, 1), (0, 0), (0, 1)]
+    assert votes.rows() == [(-1, 1), (-1, 1), (0, None), (0, 1)]
 
 
 @pytest.mark.parametrize("engine", ["polars", "duckdb"])

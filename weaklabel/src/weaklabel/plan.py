@@ -534,7 +534,7 @@ class Plan:
         schema = frame.collect_schema()
         read = {column for function in self.functions for column in function.columns}
         floats = sorted(name for name in read if name in schema and schema[name].is_float())
-        return frame.with_columns(*(nw.col(name).fill_nan(None) for name in floats))
+        return frame.with_columns(nw.col(floats).fill_nan(None)) if floats else frame
 
     @property
     def _row_columns(self) -> tuple[str, ...]:

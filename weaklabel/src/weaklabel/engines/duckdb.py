@@ -9,7 +9,7 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from weaklabel.engines import Part, Partwise
+from weaklabel.engines import Part, Partwise, log_wide, own
 from weaklabel.errors import translated
 from weaklabel.plan import BATCH, QUERY, Plan, RowLog, RowStep, stepped, votes_schema
 from weaklabel.votes import SESSION
@@ -17,26 +17,35 @@ from weaklabel.votes import SESSION
 _MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'
 
 
-def votes(log: Any, plan: Plan) -> Any:
+def votes(log: Any, plan: Plan, reference: Any = None) -> Any:
     """The table of votes of a relation, lazily; where functions are row-wise, computed at once.
+
+    Args:
+        log: the query log.
+        plan: functions and columns to keep.
+        reference: a larger log for functions of scope "log", see `engines.log_wide`.
 
     Raises:
         WeakLabelError: columns are missing, a function cannot be computed, or a vote is none.
         ImportError: pyarrow is not installed.
     """
+    if reference is not None and plan.of_log() is not None:
+        log = own(votes(*log_wide(log, plan, reference)))
+        plan = plan.with_log_votes()
     work = _work(log, plan)
     if not plan.rowwise:
         return plan.finished(nw.from_native(work)).to_native()
     import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
 
     reader, rows = _reader(work), RowLog()
-    # DuckDB finds the name `votes` in this function; the relation's own connection is out of reach
+    # DuckDB finds the name `made` in this function; the relation's own connection is out of reach
     # but for queries on the relation.
-    votes = pa.Table.from_batches(  # noqa: F841
+    made = pa.Table.from_batches(  # noqa: F841
         stepped(reader, plan.step, rows), votes_schema(reader.schema, plan.step)
     )
+    rows.warn()
     rows.check()
-    return log.query("log", "SELECT * FROM votes")
+    return log.query("log", "SELECT * FROM made")
 
 
 class DuckLog(Partwise):
@@ -47,6 +56,8 @@ class DuckLog(Partwise):
         files: local Parquet files.
         scratch: a folder for files on the way, and for what does not fit into memory.
         memory_limit: such as "4GB"; by default DuckDB's, 80% of the machine's memory.
+        reference: the Parquet files of a larger log for functions of scope "log", see
+            `engines.log_wide`.
 
     Raises:
         ImportError: DuckDB is not installed.
@@ -55,13 +66,19 @@ class DuckLog(Partwise):
     name = "duckdb"
 
     def __init__(
-        self, given: str, files: Sequence[str], scratch: Path, memory_limit: str | None = None
+        self,
+        given: str,
+        files: Sequence[str],
+        scratch: Path,
+        memory_limit: str | None = None,
+        reference: Sequence[str] | None = None,
     ) -> None:
         try:
             import duckdb
         except ImportError as error:
             raise ImportError(_MISSING) from error
         self._duckdb = duckdb
+        self.version = str(duckdb.__version__)
         self.scratch = scratch
         self._given = given
         with self.faults():
@@ -73,22 +90,12 @@ class DuckLog(Partwise):
             self._set("TimeZone", "UTC")
             if memory_limit is not None:
                 self._set("memory_limit", memory_limit)
-            # By name, with a common type: columns may differ in place and width between files.
-            self._log = self._connection.read_parquet(list(files), union_by_name=len(files) > 1)
+            self.log = self._opened(files)
+            self.reference = None if reference is None else self._opened(reference)
 
     def close(self) -> None:
         """Let go of the files."""
         self._connection.close()
-
-    @property
-    def version(self) -> str:
-        """Of the engine."""
-        return str(self._duckdb.__version__)
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The log's columns."""
-        return tuple(self._log.columns)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -99,31 +106,34 @@ class DuckLog(Partwise):
             yield
 
     def write(
-        self,
-        plan: Plan,
-        target: Path,
-        *,
-        part: Part | None,
-        extra: Path | None,
-        metadata: dict[str, str],
-        rows: RowLog,
+        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
-        """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
-        log = self._log if part is None else self._log.filter(self._in(part))
-        if extra is not None:
-            columns = ", ".join(_quoted(name) for name in plan.required)
-            others = self._connection.read_parquet([str(extra)])
-            log = log.project(columns).join(others, condition=QUERY, how="left")
-            plan = plan.with_log_votes()
+        """The votes on a relation, in a Parquet file; see `Partwise.write`."""
         work = _work(log, plan)
         if plan.rowwise:
             self._write_batches(work, plan.step, target, metadata, rows)
         else:
             self._copy(plan.finished(nw.from_native(work)).to_native(), target, metadata)
 
-    def complain(self, plan: Plan, names: list[str]) -> None:
-        """Name the queries with votes that are none; see `Plan.complain`."""
-        plan.complain(nw.from_native(_prepared(self._log, plan)), names)
+    def read(self, file: Path) -> Any:
+        """A Parquet file as a relation."""
+        return self._opened([str(file)])
+
+    def within(self, log: Any, part: Part) -> Any:
+        """The queries of a part."""
+        query = f"hash({_quoted(QUERY)})"
+        if SESSION in self.columns:
+            session = _quoted(SESSION)
+            query = f"CASE WHEN {session} IS NULL THEN {query} ELSE hash({session}) END"
+        return log.filter(f"({query}) % {part.of} = {part.index}")
+
+    def prepared(self, log: Any, plan: Plan) -> Any:
+        """The relation that `Plan.work` takes."""
+        return _prepared(log, plan)
+
+    def _opened(self, files: Sequence[str]) -> Any:
+        # By name, with a common type: columns may differ in place and width between files.
+        return self._connection.read_parquet(list(files), union_by_name=len(files) > 1)
 
     def _copy(self, votes: Any, target: Path, metadata: dict[str, str]) -> None:
         pairs = ", ".join(f"{_literal(key)}: {_literal(text)}" for key, text in metadata.items())
@@ -144,13 +154,6 @@ class DuckLog(Partwise):
         ) as writer:
             for batch in stepped(reader, step, rows):
                 writer.write_batch(batch)
-
-    def _in(self, part: Part) -> str:
-        query = f"hash({_quoted(QUERY)})"
-        if SESSION in self.columns:
-            session = _quoted(SESSION)
-            query = f"CASE WHEN {session} IS NULL THEN {query} ELSE hash({session}) END"
-        return f"({query}) % {part.of} = {part.index}"
 
     def _set(self, name: str, value: str) -> None:
         self._connection.execute(f"SET {name} = {_literal(value)}")

@@ -10,24 +10,35 @@ from typing import Any
 import narwhals.stable.v2 as nw
 import polars as pl
 
-from weaklabel.engines import Part, Partwise
+from weaklabel.engines import Part, Partwise, log_wide, own
 from weaklabel.errors import translated
 from weaklabel.plan import QUERY, Plan, RowLog
 from weaklabel.votes import SESSION
 
 
-def votes(log: pl.LazyFrame, plan: Plan, rows: RowLog | None = None) -> pl.LazyFrame:
+def votes(
+    log: pl.LazyFrame, plan: Plan, rows: RowLog | None = None, reference: Any = None
+) -> pl.LazyFrame:
     """The table of votes of a log, lazily; `WRONG` stands for what is no vote.
+
+    Args:
+        log: the query log.
+        plan: functions and columns to keep.
+        rows: takes note of row-wise functions.
+        reference: a larger log for functions of scope "log", see `engines.log_wide`.
 
     Raises:
         WeakLabelError: columns are missing, or a function cannot be computed.
     """
+    if reference is not None and plan.of_log() is not None:
+        log = own(votes(*log_wide(log, plan, reference), rows))
+        plan = plan.with_log_votes()
     schema = log.collect_schema()
     plan.check_columns(schema.names())
     checked = plan.work(nw.from_native(prepared(log, plan)))
     if not plan.rowwise:
-        votes: pl.LazyFrame = plan.finished(checked).to_native()
-        return votes
+        found: pl.LazyFrame = plan.finished(checked).to_native()
+        return found
     work: pl.LazyFrame = checked.to_native()
     step = plan.step
     types: dict[str, Any] = {
@@ -67,27 +78,22 @@ class PolarsLog(Partwise):
         given: what the log is called in messages.
         frame: the log.
         scratch: a folder for files on the way.
+        reference: a larger log for functions of scope "log", see `engines.log_wide`.
     """
 
     name = "polars"
+    version = pl.__version__
 
-    def __init__(self, given: str, frame: pl.LazyFrame, scratch: Path) -> None:
-        self._frame = frame
+    def __init__(
+        self, given: str, frame: pl.LazyFrame, scratch: Path, reference: pl.LazyFrame | None = None
+    ) -> None:
+        self.log = frame
+        self.reference = reference
         self.scratch = scratch
         self._given = given
 
     def close(self) -> None:
         """Nothing is held."""
-
-    @property
-    def version(self) -> str:
-        """Of the engine."""
-        return pl.__version__
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The log's columns."""
-        return tuple(self._frame.collect_schema().names())
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -96,36 +102,28 @@ class PolarsLog(Partwise):
             yield
 
     def write(
-        self,
-        plan: Plan,
-        target: Path,
-        *,
-        part: Part | None,
-        extra: Path | None,
-        metadata: dict[str, str],
-        rows: RowLog,
+        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
-        """The votes of a part of the log, in a Parquet file; see `Partwise.write`."""
-        log = self._frame if part is None else self._frame.filter(self._in(part))
-        if extra is not None:
-            log = log.select(plan.required).join(
-                pl.scan_parquet(extra, glob=False), on=QUERY, how="left", maintain_order="left"
-            )
-            plan = plan.with_log_votes()
+        """The votes on a frame, in a Parquet file; see `Partwise.write`."""
         found = votes(log, plan, rows)
         with first_cause(rows):
             found.sink_parquet(target, metadata=metadata)
 
-    def complain(self, plan: Plan, names: list[str]) -> None:
-        """Name the queries with votes that are none; see `Plan.complain`."""
-        plan.complain(nw.from_native(prepared(self._frame, plan)), names)
+    def read(self, file: Path) -> pl.LazyFrame:
+        """A Parquet file as a frame."""
+        return pl.scan_parquet(file, glob=False)
 
-    def _in(self, part: Part) -> pl.Expr:
+    def within(self, log: Any, part: Part) -> Any:
+        """The queries of a part."""
         query = pl.col(QUERY).hash()
         if SESSION in self.columns:
             session = pl.col(SESSION)
             query = pl.when(session.is_null()).then(query).otherwise(session.hash())
-        return query % part.of == part.index
+        return log.filter(query % part.of == part.index)
+
+    def prepared(self, log: Any, plan: Plan) -> Any:
+        """The frame that `Plan.work` takes."""
+        return prepared(log, plan)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,9 +14,9 @@ from typing import Any
 
 import narwhals.stable.v2 as nw
 
-from weaklabel.engines import Part
+from weaklabel.engines import Part, QueryLog, log_wide, own
 from weaklabel.errors import translated
-from weaklabel.plan import QUERY, Plan, RowLog, stepped
+from weaklabel.plan import QUERY, Plan, RowLog, RowStep, stepped
 from weaklabel.votes import SESSION
 
 MASTER = "local[2]"
@@ -25,17 +25,27 @@ _MISSING = 'this needs PySpark (and Java 17 or newer): pip install "weaklabel[sp
 _PART = "weaklabel_part"
 
 
-def votes(log: Any, plan: Plan) -> Any:
+def votes(log: Any, plan: Plan, reference: Any = None, noted: Any = None) -> Any:
     """The table of votes of a PySpark frame, lazily.
 
     Row-wise functions run in the cluster's Python workers, which need weaklabel installed then; all
     others are computed by Spark alone.
+
+    Args:
+        log: the query log.
+        plan: functions and columns to keep.
+        reference: a larger log for functions of scope "log", see `engines.log_wide`.
+        noted: an accumulator of lists for what the workers' row-wise functions did; without one,
+            the workers log what was raised.
 
     Raises:
         WeakLabelError: columns are missing, or a function cannot be computed.
     """
     from pyspark.sql.types import ByteType, StructField, StructType
 
+    if reference is not None and plan.of_log() is not None:
+        log = own(votes(*log_wide(log, plan, reference), noted=noted))
+        plan = plan.with_log_votes()
     frame = nw.from_native(log)
     plan.check_columns(frame.columns)
     work = plan.work(plan.set_aside(frame))
@@ -50,7 +60,18 @@ def votes(log: Any, plan: Plan) -> Any:
         ]
     )
     with _without_pandas():
-        return native.mapInArrow(partial(stepped, step=step), schema)
+        return native.mapInArrow(partial(_in_worker, step=step, noted=noted), schema)
+
+
+def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[Any]:
+    """The votes of one of Spark's tasks, which reports once it has done all of its rows."""
+    if noted is None:
+        yield from stepped(batches, step)
+        return
+    rows = RowLog()
+    yield from stepped(batches, step, rows)
+    rows.check()
+    noted.add([(rows.rows, rows.seconds, list(rows.raised.values()))])
 
 
 def started(master: str | None = None, memory_limit: str | None = None) -> Any:
@@ -81,7 +102,7 @@ def started(master: str | None = None, memory_limit: str | None = None) -> Any:
     return session
 
 
-class SparkLog:
+class SparkLog(QueryLog):
     """A query log in Parquet files, read by Spark.
 
     Args:
@@ -90,6 +111,8 @@ class SparkLog:
         scratch: a folder that the driver and the workers both see.
         master: of the cluster, as `spark://host:7077`; by default two threads of this machine.
         memory_limit: of the driver, such as "4g"; it holds where a session is started here.
+        reference: the Parquet files of a larger log for functions of scope "log", see
+            `engines.log_wide`.
 
     Raises:
         ImportError: PySpark is not installed.
@@ -105,6 +128,7 @@ class SparkLog:
         scratch: Path,
         master: str | None = None,
         memory_limit: str | None = None,
+        reference: Sequence[str] | None = None,
     ) -> None:
         try:
             import pyspark
@@ -112,10 +136,10 @@ class SparkLog:
             from pyspark.sql import SparkSession
         except ImportError as error:
             raise ImportError(_MISSING) from error
-        self._scratch = scratch
+        self.scratch = scratch
         self._given = given
         self._error = PySparkException
-        self.version = pyspark.__version__
+        self.version = str(pyspark.__version__)
         with self.faults():
             active = SparkSession.getActiveSession()
             self._owned = active is None
@@ -126,17 +150,14 @@ class SparkLog:
                 self._session = active.newSession()
             self._session.conf.set("spark.sql.session.timeZone", "UTC")
             self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-            self._log = self._session.read.parquet(*files)
+            read = self._session.read.parquet
+            self.log = read(*files)
+            self.reference = None if reference is None else read(*reference)
 
     def close(self) -> None:
         """Stop the session, if it was started here."""
         if self._owned:
             self._session.stop()
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The log's columns."""
-        return tuple(self._log.columns)
 
     @contextmanager
     def faults(self) -> Iterator[None]:
@@ -152,7 +173,7 @@ class SparkLog:
         """The votes of parts of the log, each in a Parquet file, by one job for all of them."""
         from pyspark.sql import functions as sql
 
-        log = self._log
+        log = self.log
         query = sql.xxhash64(sql.col(QUERY))
         if SESSION in self.columns:
             session = sql.col(SESSION)
@@ -161,12 +182,17 @@ class SparkLog:
         wanted = sql.col(_PART).isin([part.index for part in parts])
         if plan.of_log() is None:
             log = log.where(wanted)
-        found = votes(log, replace(plan, keep=(*plan.keep, _PART))).where(wanted)
-        folder = self._scratch / "spark"
+        # A task reports when it has ended; one that is run again after a loss counts once.
+        noted = self._session.sparkContext.accumulator([], _Lists())
+        planned = replace(plan, keep=(*plan.keep, _PART))
+        found = votes(log, planned, self.reference, noted).where(wanted)
+        folder = self.scratch / "spark"
         found.write.partitionBy(_PART).parquet(str(folder))
+        for count, seconds, raised in noted.value:
+            rows.add(count, seconds, raised, ())
         schema = _arrow_schema(found, plan)
         for part in parts:
-            target = self._scratch / part.file
+            target = self.scratch / part.file
             _merged(
                 sorted((folder / f"{_PART}={part.index}").glob("*.parquet")),
                 target,
@@ -175,9 +201,19 @@ class SparkLog:
             )
             yield part, target
 
-    def complain(self, plan: Plan, names: list[str]) -> None:
-        """Name the queries with votes that are none; see `Plan.complain`."""
-        plan.complain(nw.from_native(self._log), names)
+    def prepared(self, log: Any, plan: Plan) -> Any:
+        """A frame as `Plan.work` takes it."""
+        return plan.set_aside(nw.from_native(log)).to_native()
+
+
+class _Lists:
+    """How an accumulator of lists adds up."""
+
+    def zero(self, value: list[Any]) -> list[Any]:
+        return []
+
+    def addInPlace(self, one: list[Any], other: list[Any]) -> list[Any]:
+        return one + other
 
 
 @contextmanager

@@ -5,36 +5,41 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from weaklabel import tables
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Checked, join_gold
-from weaklabel.models import FittedModel
-from weaklabel.patterns import METADATA, Patterns
-from weaklabel.runs import read_metadata
+from weaklabel.models import FittedModel, check_identities
+from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
+from weaklabel.runs import FORMAT, read_each, read_metadata
 from weaklabel.text import Normalizer
+from weaklabel.votes import PREFIX
 
 FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
 class Labels:
-    """What a labelling wrote.
+    """What `label_files` wrote.
 
     Attributes:
         rows: how many queries.
         accepted: how many have the label 1.
         mean_weight: the share of right transcripts that the model expects; NaN without rows.
+        without_input: how many have no vote at all, not even an abstain: their weight is the prior.
     """
 
     rows: int
     accepted: int
     mean_weight: float
+    without_input: int
 
 
 def count_files(paths: Sequence[FilePath]) -> Patterns:
@@ -46,8 +51,8 @@ def count_files(paths: Sequence[FilePath]) -> Patterns:
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: a file holds neither or is given twice, or their functions are not the
-            same.
+        WeakLabelError: a file holds neither or is given twice, a run has not ended, or the files
+            are of different functions.
     """
     files = [Path(path).resolve() for path in paths]
     for path, file in zip(paths, files, strict=True):
@@ -57,16 +62,24 @@ def count_files(paths: Sequence[FilePath]) -> Patterns:
 
 
 def _count(path: FilePath) -> Patterns:
-    about = read_metadata(path)
+    each = read_each(path)
+    if len({json.dumps(about.get("functions")) for about in each.values()}) > 1:
+        return Patterns.merge(_count(file) for file in each)
+    about = next(iter(each.values()), {})
     if "patterns" in about:
-        return Patterns.load(path)
-    entries = {entry["name"]: entry for entry in about.get("functions", ())}
+        return Patterns.merge(Patterns.load(file) for file in each)
+    entries = _entries(about)
     with tables.naming(path):
         return Patterns.count(
             tables.scan(path),
             families={name: entry.get("family") for name, entry in entries.items()},
-            identities={name: entry.get("identity") for name, entry in entries.items()},
+            identities={name: identity_of(entry) for name, entry in entries.items()},
+            log_rows={name: entry.get("log_rows") for name, entry in entries.items()},
         )
+
+
+def _entries(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {entry["name"]: entry for entry in about.get("functions", ())}
 
 
 def gold_of_files(
@@ -75,30 +88,33 @@ def gold_of_files(
     gold: FilePath,
     normalizer: str | Normalizer = "basic",
 ) -> Checked:
-    """The votes and transcripts of queries that were checked.
+    """Gold beside the votes and transcripts of the log.
 
     Args:
         votes: files of votes; patterns have no queries and will not do.
         queries: the query log; without it, the votes hold a column `transcript`.
-        gold: `query_id`, `transcript`, the correct ones. Those that the votes or the log do not
-            have are left out with a warning.
-        normalizer: by whose rule words are the same.
+        gold: `query_id`, `transcript`, the correct ones.
+        normalizer: by whose rule words are the same, see `weaklabel.text`.
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: a table lacks a column, or no query of gold is in the log.
+        WeakLabelError: a table lacks a column, or see `weaklabel.gold.join_gold`.
     """
     for path in votes:
         if "patterns" in read_metadata(path):
             raise WeakLabelError(f"gold needs votes with their query_id, and {path} holds patterns")
     table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
     log = None if queries is None else tables.scan(queries)
-    with tables.naming(votes[0] if queries is None else queries):
-        return join_gold(table, tables.read(gold), log, normalizer=normalizer)
+    return join_gold(table, tables.read(gold), log, normalizer=normalizer)
 
 
 def label_files(
-    votes: FilePath, model: FittedModel, out: FilePath, threshold: float = 0.5
+    votes: FilePath,
+    model: FittedModel,
+    out: FilePath,
+    threshold: float = 0.5,
+    *,
+    allow_changed: bool = False,
 ) -> Labels:
     """Votes in files to labels in a file, written beside and renamed.
 
@@ -108,27 +124,77 @@ def label_files(
         out: .parquet (with the votes' metadata, the model's kind and the threshold), .csv or
             .jsonl.
         threshold: see `weaklabel.models.Fitted.label`.
+        allow_changed: go on where a function's source or parameters are not those that the model
+            was fitted with.
 
     Raises:
         FileNotFoundError: there are no votes, or no folder for `out`.
         WeakLabelError: the functions are not the model's, or there are patterns and no votes.
+
+    Warns:
+        WeakLabelWarning: a function is of another version, or of scope "log" and looked at a log
+            of very different size than the one the model was fitted to.
     """
-    metadata = read_metadata(votes)
-    if "patterns" in metadata:
-        raise WeakLabelError(f"{votes} holds patterns, which have no queries: give the votes")
+    each = read_each(votes)
+    for about in each.values():
+        if "patterns" in about:
+            raise WeakLabelError(f"{votes} holds patterns, which have no queries: give the votes")
+        _check_functions(model, about, allow_changed)
+    counts = _Counts(model.functions)
     with tables.naming(votes):
-        labelled = model.label(tables.scan(votes), threshold)
+        labeled = model.label(tables.scan(votes), threshold)
         kind = getattr(model, "kind", type(model).__name__)
-        about = {**metadata, "model": kind, "threshold": threshold}
-        parquet = Path(out).suffix == ".parquet"
-        tables.write(labelled, out, metadata={METADATA: json.dumps(about)} if parquet else None)
-    if not os.path.getsize(out):  # JSON lines of no rows
-        return Labels(0, 0, math.nan)
-    seen = tables.scan(out).select(
-        rows=pl.len(),
-        # Cast: in a CSV without rows, every column is text.
-        accepted=(pl.col("label").cast(pl.Int8) == 1).sum(),
-        weight=pl.col("weight").cast(pl.Float64).mean(),
+        about = {"votes": FORMAT, **read_metadata(votes), "model": kind, "threshold": threshold}
+        metadata = {METADATA: json.dumps(about)} if Path(out).suffix == ".parquet" else None
+        # Counted on the way to the file, so that neither votes nor labels are read once more.
+        counted = labeled.map_batches(counts, schema=labeled.collect_schema(), streamable=True)
+        tables.write(counted, out, metadata=metadata)
+    return counts.labels()
+
+
+def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed: bool) -> None:
+    """Compare the functions that voted with those that a model was fitted to.
+
+    A plugin's model that does not say what it was fitted to is taken as it is.
+    """
+    entries = _entries(about)
+    known, fitted_rows = (
+        dict(zip(model.functions, getattr(model, name, None) or (), strict=False))
+        for name in ("identities", "log_rows")
     )
-    rows, accepted, weight = seen.collect(engine="streaming").row(0)
-    return Labels(rows, accepted, weight if rows else math.nan)
+    seen = {name: identity_of(entry) for name, entry in entries.items()}
+    check_identities(known, seen, allow_changed=allow_changed)
+    for name, before in fitted_rows.items():
+        now = entries.get(name, {}).get("log_rows")
+        if before and now and max(before, now) > SAME_SCOPE * min(before, now):
+            warnings.warn(
+                f"function {name!r} looks at the whole log: {before:,} rows when the model was"
+                f" fitted and {now:,} now, so that its votes do not mean the same; apply it with a"
+                " reference log (--reference), such as the one the model was fitted to",
+                WeakLabelWarning,
+                stacklevel=3,
+            )
+
+
+class _Counts:
+    """Sums over the batches of labels that pass through it unchanged."""
+
+    def __init__(self, functions: Sequence[str]) -> None:
+        self._votes = [PREFIX + name for name in functions]
+        self._seen: list[tuple[int, int, float, int]] = []  # engines call from several threads
+
+    def __call__(self, batch: pl.DataFrame) -> pl.DataFrame:
+        found = batch.select(
+            rows=pl.len(),
+            accepted=(pl.col("label") == 1).sum(),
+            weight=pl.col("weight").sum(),
+            without_input=pl.all_horizontal(pl.col(self._votes).is_null()).sum(),
+        )
+        self._seen.append(found.row(0))
+        return batch
+
+    def labels(self) -> Labels:
+        none = (0, 0, 0.0, 0)
+        rows, accepted, weight, without_input = map(sum, zip(none, *self._seen, strict=True))
+        mean = weight / rows if rows else math.nan
+        return Labels(int(rows), int(accepted), mean, int(without_input))

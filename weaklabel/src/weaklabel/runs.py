@@ -1,4 +1,4 @@
-"""`apply`: votes for a frame."""
+"""`apply` and `apply_files`: votes on a query log; `read_metadata`: what files of votes hold."""
 
 from __future__ import annotations
 
@@ -7,16 +7,13 @@ import json
 import logging
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import asdict, dataclass
-from datetime import timedelta
+from contextlib import closing, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import Any, Final, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 import narwhals.stable.v2 as nw
 import polars as pl
@@ -25,58 +22,130 @@ from tqdm.auto import tqdm
 from weaklabel import tables
 from weaklabel.engines import Part
 from weaklabel.engines import polars as polars_engine
-from weaklabel.errors import WeakLabelError, gist
-from weaklabel.files import written_beside
-from weaklabel.labeling import LabelingFunction
-from weaklabel.plan import WRONG, Plan, RowLog
+from weaklabel.errors import WeakLabelError, plain_message
+from weaklabel.files import workplace, written_beside
+from weaklabel.labeling import Identity, LabelingFunction
+from weaklabel.patterns import METADATA, identity_of
+from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog
 from weaklabel.tables import files
+
+if TYPE_CHECKING:
+    from weaklabel.engines.duckdb import DuckLog
+    from weaklabel.engines.polars import PolarsLog
+    from weaklabel.engines.spark import SparkLog
+
+    Log: TypeAlias = PolarsLog | DuckLog | SparkLog
+
+__all__ = ["Summary", "Tally", "apply", "apply_files", "read_metadata"]
+
+Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
+Source: TypeAlias = str | os.PathLike[str]
+
+ENGINES: Final = ("auto", "polars", "duckdb", "spark")
+
+FORMAT: Final = 2  # of votes; those of 1 hold an abstain where there was no input
 
 #: In a folder of votes, beside the parts; tables are looked for in names without the underscore.
 NAME: Final = "_weaklabel.json"
 
-#: The key of a Parquet file's metadata.
-KEY: Final = "weaklabel"
+#: A folder of votes gets one part for each so many bytes of the log.
+PART_BYTES: Final = 256 * 2**20
+
+#: Memory that Polars takes for each byte of a Parquet file, session windows included; about 15 in
+#: tests/benchmarks/bench_weaklabel.py.
+POLARS_GROWTH: Final = 16
+
+_SCRATCH: Final = ".weaklabel.tmp"
+
+_logger = logging.getLogger(__name__)
+
+
+# Logs
+
+
+@dataclass(frozen=True)
+class QueryLog:
+    """A query log in files that is open, so that nobody has to open it once more.
+
+    Attributes:
+        given: the path as it was given.
+        files: the files or URLs, in order.
+        frame: its queries.
+        direct: the files are Parquet and hold just these queries, so that any engine can read them.
+    """
+
+    given: str
+    files: tuple[str, ...]
+    frame: pl.LazyFrame
+    direct: bool
+
+    @classmethod
+    def open(
+        cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool = False
+    ) -> QueryLog:
+        """The log at a path.
+
+        Args:
+            path: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`.
+            frame: what was made of `tables.scan(path)`, if that was called already.
+            altered: `frame` has other rows or further columns.
+
+        Raises:
+            FileNotFoundError: there is nothing there.
+            WeakLabelError: the suffix is unknown, formats are mixed, or a file cannot be read.
+        """
+        found = files.find(path)
+        direct = found.format == "Parquet" and found.local and not found.hive and not altered
+        opened = tables.scan(path) if frame is None else frame
+        return cls(found.given, found.paths, opened, direct)
+
+    @property
+    def bytes(self) -> int:
+        """Of all files; 0 for URLs."""
+        return sum(os.path.getsize(file) for file in self.files if os.path.exists(file))
+
+    @property
+    def state(self) -> list[list[Any]]:
+        """Of every file its path, size and time of change in ns; without the latter for URLs."""
+        found = [(file, Path(file)) for file in self.files]
+        stats = [(file, path.stat() if path.exists() else None) for file, path in found]
+        return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in stats]
+
+    def parquet(self, made: Path) -> tuple[str, ...]:
+        """Parquet files with the log: its own, or one that is made.
+
+        What is not Parquet is read by Polars for every engine: their rules of what a CSV means
+        differ, for instance on an empty text in quotes.
+        """
+        if self.direct:
+            return self.files
+        with tables.naming(self.given):
+            self.frame.sink_parquet(made)
+        return (str(made),)
+
+
+# What votes say of themselves
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the parts of a folder have in common. All of it must be the same to go on.
+    """What the parts of a folder of votes have in common.
 
     Attributes:
-        queries: of every file of the log its path, size in bytes and time of change in ns.
-        functions: of every function its name, source hash and parameters.
+        functions: of every function the entry in the parts' metadata, in the order of the columns.
+        queries: see `QueryLog.state`.
+        reference: the same of the reference log.
         keep: the columns kept beside the votes.
         partitions: how many parts there are.
         engine: name and version: engines do not put the same sessions together.
-        metadata: what the parts' own metadata says.
     """
 
+    functions: list[dict[str, Any]]
     queries: list[list[Any]]
-    functions: list[list[Any]]
+    reference: list[list[Any]]
     keep: list[str]
     partitions: int
     engine: str
-    metadata: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        plan: Plan,
-        files: Iterable[str],
-        partitions: int,
-        engine: str,
-        metadata: Mapping[str, Any],
-    ) -> Manifest:
-        """The manifest of a run that is about to begin."""
-        made = cls(
-            [[str(file), *_state(file)] for file in files],
-            [[f.name, f.source_hash, parameters(f.parameters)] for f in plan.functions],
-            list(plan.keep),
-            partitions,
-            engine,
-            dict(metadata),
-        )
-        return cls(**json.loads(json.dumps(asdict(made))))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
@@ -92,7 +161,8 @@ class Manifest:
             return cls(**json.loads(path.read_text("utf-8")))
         except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
             raise WeakLabelError(
-                f"{path} is no manifest of votes ({error}): remove the folder and run again"
+                f"{path} is no manifest of votes, or that of another version of weaklabel"
+                f" ({error}): remove the folder and apply the functions again"
             ) from error
 
     def save(self, folder: Path) -> None:
@@ -105,174 +175,138 @@ class Manifest:
         """All parts."""
         return [Part(index, self.partitions) for index in range(self.partitions)]
 
-    def missing(self, folder: Path) -> list[Part]:
-        """The parts that are not in a folder."""
-        return [part for part in self.parts if not (folder / part.file).is_file()]
+    def lacking(self, folder: Path) -> dict[Part, frozenset[str]]:
+        """Of every part the functions whose votes are not in the folder, or not by this source."""
+        wanted = {entry["name"]: Identity.from_dict(entry) for entry in self.functions}
+        found = {}
+        for part in self.parts:
+            there = _identities(folder / part.file) if (folder / part.file).is_file() else {}
+            found[part] = frozenset(
+                name
+                for name, identity in wanted.items()
+                if name not in there or identity.changes(there[name])
+            )
+        return found
 
-    def check_same(self, other: Manifest, folder: Path) -> None:
-        """Refuse to go on with something else than was begun.
+    def check_same(self, now: Manifest, folder: Path) -> None:
+        """Refuse to go on with another log or other settings; functions may have changed.
 
         Raises:
             WeakLabelError: saying what differs.
         """
-        words = {
-            "queries": "the log's files (path, size or time of change)",
-            "functions": "the functions (name, source or parameters)",
-            "keep": "the columns to keep",
-            "partitions": "the number of partitions",
-            "engine": "the engine or its version",
-            "metadata": "the metadata",
-        }
-        differ = [
-            f"{words[name]}: {_short(mine)} then, {_short(theirs)} now"
-            for name, mine in asdict(self).items()
-            if mine != (theirs := getattr(other, name))
+        names = [entry["name"] for entry in now.functions]
+        gone = [entry["name"] for entry in self.functions if entry["name"] not in names]
+        faults = [
+            *_changed_files("the query log", self.queries, now.queries),
+            *_changed_files("the reference log", self.reference, now.reference),
+            *(f"function {name!r} was applied then and is not now" for name in gone),
+            *(
+                f"{what}: {then} then, {here} now"
+                for what, then, here in (
+                    ("the columns kept", self.keep, now.keep),
+                    ("the number of partitions", self.partitions, now.partitions),
+                    ("the engine", self.engine, now.engine),
+                )
+                if then != here
+            ),
         ]
-        if differ:
+        if faults:
             raise WeakLabelError(
-                f"{folder} cannot be resumed, for it was begun with another log or other settings."
-                f" Different: {'; '.join(differ)}. Run as before, or write to another folder"
+                f"{folder} cannot be resumed: {'; '.join(faults)}. Run as before, or write to"
+                " another folder"
             )
 
 
-def parameters(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters as JSON holds them: durations as "10.0s", several words as a list."""
-    return {
-        name: f"{value.total_seconds()}s"
-        if isinstance(value, timedelta)
-        else list(value)
-        if isinstance(value, tuple)
-        else value
-        for name, value in values.items()
-    }
+def _changed_files(what: str, then: list[list[Any]], now: list[list[Any]]) -> list[str]:
+    """The first file that differs, in words; empty where none does."""
+    before, after = ({file: state for file, *state in states} for states in (then, now))
+    for file in sorted({*before, *after}):
+        if before.get(file) == after.get(file):
+            continue
+        change = "has changed" if file in before and file in after else "is new"
+        return [f"{what}: {file} {change if file in after else 'is not there any more'}"]
+    return []
 
 
-def _state(file: str) -> tuple[int | None, int | None]:
-    path = Path(file)
-    if not path.exists():  # a URL
-        return None, None
-    status = path.stat()
-    return status.st_size, status.st_mtime_ns
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 200 else text[:199] + "…"
-
-
-@dataclass(frozen=True)
-class Found:
-    """What a path stands for.
-
-    Attributes:
-        given: the path as it was given.
-        files: the files or URLs, in order.
-        direct: they are Parquet files that any engine reads as they are.
-    """
-
-    given: str
-    files: tuple[str, ...]
-    direct: bool
-
-    @property
-    def bytes(self) -> int:
-        """Of all files; 0 for URLs."""
-        return sum(os.path.getsize(file) for file in self.files if os.path.exists(file))
-
-    def frame(self) -> pl.LazyFrame:
-        """The log as Polars reads it."""
-        return tables.scan(self.given)
-
-    def parquet(self, scratch: Path) -> tuple[str, ...]:
-        """Parquet files with the log: its own, or one made in a folder.
-
-        What is not Parquet is read by Polars for every engine: their rules of what a CSV means
-        differ, for instance on an empty text in quotes.
-        """
-        # Also checks every footer, and that the files have the same columns.
-        frame = self.frame()
-        if self.direct:
-            return self.files
-        made = scratch / "queries.parquet"
-        with tables.naming(self.given):
-            frame.sink_parquet(made)
-        return (str(made),)
-
-
-def find(path: str | os.PathLike[str]) -> Found:
-    """The files of a log.
-
-    Raises:
-        FileNotFoundError: there is nothing there.
-        WeakLabelError: the suffix is unknown, formats are mixed, or a file is empty.
-    """
-    found = files.find(path)
-    direct = found.format == "Parquet" and found.local and not found.hive
-    return Found(found.given, found.paths, direct)
-
-
-def about(plan: Plan, found: Found, engine: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What votes say of themselves: functions, engine, version and log.
+def read_metadata(path: Source) -> dict[str, Any]:
+    """What votes say of themselves; {} where they say nothing.
 
     Args:
-        plan: whose functions voted.
-        found: the log.
-        engine: name and version.
-        given: `identities` by function name, and anything else that JSON can hold.
-    """
-    others = dict(given)
-    identities = others.pop("identities", {})
-    return {
-        "functions": [
-            {
-                "name": function.name,
-                "identity": identities.get(
-                    function.name, f"local:{function.name}@0#{function.source_hash}"
-                ),
-                "family": function.family,
-                "parameters": parameters(function.parameters),
-                "rowwise": function.rowwise,
-                "scope": function.scope,
-            }
-            for function in plan.functions
-        ],
-        "engine": engine,
-        "version": version("weaklabel"),
-        "queries": {"path": found.given, "files": len(found.files), "bytes": found.bytes},
-        **others,
-    }
+        path: a Parquet file, or a folder or glob of them.
 
-
-def read_metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file or folder of votes says of itself; {} where it says nothing.
-
-    Args:
-        path: a Parquet file, or a folder or glob of them: their first one then.
+    Returns:
+        The metadata of the first file, with the `errors` of all files: for each function that
+        raised its `name`, `total` rows, `first` of them as (query_id, message), and `traceback`.
 
     Raises:
         FileNotFoundError: there is nothing.
-        WeakLabelError: the file cannot be read, or the folder is a run that has not ended.
+        WeakLabelError: a file cannot be read or is of another format, or a run has not ended.
     """
-    folder = Path(path)
-    manifest = Manifest.load(folder) if folder.is_dir() else None
-    if manifest is not None and (missing := manifest.missing(folder)):
-        raise WeakLabelError(
-            f"{folder} lacks {len(missing)} of {manifest.partitions} parts: finish the run"
-            " with resume"
-        )
-    found = find(path)
-    if not found.direct:
+    each = list(read_each(path).values())
+    about = dict(each[0]) if each else {}
+    errors: dict[str, RowErrors] = {}
+    for entry in each:
+        _merge(errors, _errors(entry))
+    if errors:
+        about["errors"] = [asdict(entry) for entry in errors.values()]
+    return about
+
+
+def read_each(path: Source) -> dict[str, dict[str, Any]]:
+    """`read_metadata` of every file, by its path; empty for other formats and for URLs.
+
+    Raises:
+        FileNotFoundError, WeakLabelError: see `read_metadata`.
+    """
+    found = files.find(path)
+    if found.format != "Parquet" or not found.local:
         return {}
+    for folder in sorted({Path(file).parent for file in found.paths}):
+        manifest = Manifest.load(folder)
+        undone = 0 if manifest is None else sum(map(bool, manifest.lacking(folder).values()))
+        if manifest is not None and undone:
+            raise WeakLabelError(
+                f"{folder} lacks votes in {undone} of {manifest.partitions} parts: finish the run"
+                " with resume (--resume)"
+            )
+    return {file: _metadata(file) for file in found.paths}
+
+
+def _metadata(file: str | Path) -> dict[str, Any]:
     try:
-        text = pl.read_parquet_metadata(Path(found.files[0])).get(KEY, "{}")
+        text = pl.read_parquet_metadata(Path(file)).get(METADATA)
     except pl.exceptions.PolarsError as error:
         raise WeakLabelError(
-            f"{found.files[0]} is no Parquet file, or was cut short: {gist(error)}; write it again"
+            f"{file} is no Parquet file, or was cut short: {plain_message(error)}; write it again"
         ) from error
-    said = json.loads(text)
-    if not isinstance(said, dict):
-        raise WeakLabelError(f"the metadata of {path} is no object: {text[:100]}")
-    return said
+    if text is None:
+        return {}
+    about = json.loads(text)
+    if not isinstance(about, dict):
+        raise WeakLabelError(f"the metadata of {file} is no object: {text[:100]}")
+    if "patterns" not in about and about.get("votes") != FORMAT:
+        raise WeakLabelError(
+            f"{file} holds votes of format {about.get('votes', 1)}, by another version of"
+            f" weaklabel, and this one reads {FORMAT}: apply the functions again"
+        )
+    return about
+
+
+def _identities(file: Path) -> dict[str, Identity]:
+    known = {entry["name"]: identity_of(entry) for entry in _metadata(file).get("functions", ())}
+    return {name: identity for name, identity in known.items() if identity is not None}
+
+
+def _errors(about: Mapping[str, Any]) -> list[RowErrors]:
+    return [
+        RowErrors(**{**entry, "first": [tuple(pair) for pair in entry["first"]]})
+        for entry in about.get("errors", ())
+    ]
+
+
+def _merge(errors: dict[str, RowErrors], others: Iterable[RowErrors]) -> None:
+    for other in others:
+        errors.setdefault(other.name, RowErrors(other.name)).merge(other)
 
 
 @dataclass(frozen=True)
@@ -283,8 +317,9 @@ class Tally:
         name: the function's.
         rowwise: it is of the slow kind.
         accept: votes 1.
-        abstain: votes 0, nulls included.
+        abstain: votes 0.
         reject: votes -1.
+        missing: nulls: the function had no input, or raised.
     """
 
     name: str
@@ -292,6 +327,17 @@ class Tally:
     accept: int
     abstain: int
     reject: int
+    missing: int
+
+    @property
+    def coverage(self) -> float:
+        """Votes for and against over rows with input; NaN without any.
+
+        >>> Tally("dwell", False, accept=30, abstain=50, reject=20, missing=100).coverage
+        0.5
+        """
+        votes = self.accept + self.reject
+        return votes / (votes + self.abstain) if votes + self.abstain else math.nan
 
 
 @dataclass(frozen=True)
@@ -306,7 +352,9 @@ class Summary:
         engine: which computed the votes.
         reason: why this one.
         partitions: how many files of votes there are.
-        resumed: how many of them were there already.
+        resumed: how many of them were there already, with the votes of all functions.
+        redone: functions that were computed again, or for the first time, in parts that were there.
+        errors: of every function that raised, the rows.
     """
 
     rows: int
@@ -317,90 +365,27 @@ class Summary:
     reason: str
     partitions: int
     resumed: int = 0
+    redone: tuple[str, ...] = ()
+    errors: tuple[RowErrors, ...] = ()
 
 
-def tallied(plan: Plan, files: Sequence[Path]) -> tuple[Tally, ...]:
-    """Counts of votes in files."""
-    wanted: list[pl.Expr] = [pl.len().alias("rows")]
-    for index, function in enumerate(plan.functions):
-        vote = pl.col(function.column)
-        wanted += [
-            (vote == 1).sum().alias(f"accept {index}"),
-            (vote == -1).sum().alias(f"reject {index}"),
-        ]
-    seen = pl.scan_parquet(list(files), glob=False).select(wanted).collect(engine="streaming")
-    counts = seen.row(0, named=True)
-    return tuple(
-        Tally(
-            function.name,
-            function.rowwise,
-            counts[f"accept {index}"],
-            counts["rows"] - counts[f"accept {index}"] - counts[f"reject {index}"],
-            counts[f"reject {index}"],
-        )
-        for index, function in enumerate(plan.functions)
-    )
-
-
-Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
-Source: TypeAlias = str | os.PathLike[str]
-
-ENGINES: Final = ("auto", "polars", "duckdb", "spark")
-
-#: A folder of votes gets one part for each so many bytes of the log.
-PART_BYTES: Final = 256 * 2**20
-
-#: Memory that Polars takes for each byte of a Parquet file, session windows included; about 15 in
-#: tests/benchmarks/bench_weaklabel.py.
-POLARS_GROWTH: Final = 16
-
-_SCRATCH: Final = ".weaklabel.tmp"
-
-_logger = logging.getLogger(__name__)
-
-
-class Log(Protocol):
-    """A query log that an engine has opened."""
-
-    @property
-    def name(self) -> str:
-        """The engine's."""
-
-    @property
-    def version(self) -> str:
-        """The engine's."""
-
-    @property
-    def columns(self) -> tuple[str, ...]:
-        """The log's columns."""
-
-    def close(self) -> None:
-        """Let go of the log."""
-
-    def faults(self) -> AbstractContextManager[None]:
-        """What the engine raises, as errors of this package."""
-
-    def parts(
-        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
-    ) -> Iterator[tuple[Part, Path]]:
-        """The votes of parts of the log, each in a Parquet file."""
-
-    def complain(self, plan: Plan, names: list[str]) -> None:
-        """Name the queries with votes that are none; see `Plan.complain`."""
+# Files
 
 
 def apply_files(
     functions: Iterable[LabelingFunction],
-    queries: Source,
+    queries: Source | QueryLog,
     out: Source,
     *,
     engine: Engine = "auto",
     keep: Sequence[str] = (),
+    on_error: OnError = "missing",
+    reference: Source | None = None,
     master: str | None = None,
     partitions: int | None = None,
     resume: bool = False,
     memory_limit: str | None = None,
-    metadata: Mapping[str, Any] | None = None,
+    identities: Mapping[str, Identity] | None = None,
     progress: bool = True,
 ) -> Summary:
     """Write the votes of labeling functions on a query log in files.
@@ -411,9 +396,9 @@ def apply_files(
 
     Args:
         functions: what to apply, each with a name of its own.
-        queries: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`. DuckDB and Spark
-            read Parquet themselves; CSV and JSON lines are first turned into a Parquet file beside
-            the output, so that every engine sees the same values.
+        queries: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`; or a log that is
+            open already. DuckDB and Spark read Parquet themselves; CSV and JSON lines are first
+            turned into a Parquet file beside the output, so that every engine sees the same values.
         out: a name that ends in .parquet: one file, written beside and renamed. Otherwise a folder
             of `part-00000-of-00008.parquet` and so on, each written beside and renamed. The order
             of rows is that of the log with Polars, and none with DuckDB and Spark.
@@ -421,15 +406,19 @@ def apply_files(
             DuckDB, where it is installed, for a log that may need more than half of the machine's
             memory (16 bytes for each of its files'), or where a memory limit is given.
         keep: columns of the log to keep beside the votes.
+        on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
+            and tells how often in the files' metadata; "fail" stops the run. In a folder, the
+            votes of the other functions stay, and `resume` goes on once the function is mended.
+        reference: a larger log, of which functions of scope "log" count the queries, too, so that
+            their votes on a day's log mean the same as on a month's.
         master: Spark's, such as `spark://host:7077`; by default two threads of this machine.
         partitions: how many parts a folder has; by default one for each 256 MiB of the log's files.
-        resume: `out` is a folder that an earlier run left unfinished: do the parts that are
-            missing.
+        resume: `out` is a folder that an earlier run left unfinished, or whose functions changed:
+            do the parts that are missing, and in all others the functions whose source or
+            parameters are not those of the votes there.
         memory_limit: DuckDB's, such as "4GB" (more is spilled beside the output), and the memory of
             Spark's driver; Polars has none, and holds the columns of session windows.
-        metadata: for the files' own metadata: `identities`, a mapping of function name to
-            `distribution:name@version#hash` (`Registry.identity`), and anything else that JSON can
-            hold.
+        identities: of functions by name, for the files' metadata (`Registry.identity`).
         progress: show a progress bar.
 
     Returns:
@@ -438,99 +427,328 @@ def apply_files(
     Raises:
         WeakLabelError: the log cannot be read or lacks columns; a function cannot be computed or
             votes something else than 1, 0, -1 or null, and then the queries are named; the folder
-            is there already, or cannot be resumed with these settings.
+            cannot be resumed with these settings; another process writes this output.
+        FileExistsError: the folder is there already, and `resume` is not given.
         FileNotFoundError: there is no log, or no folder to write in.
         OSError: the disk is full. Nothing half-written is left; what was there is untouched.
         ImportError: the engine is not installed.
     """
     began = time.perf_counter()
-    plan = Plan.of(functions, keep)
-    if engine not in ENGINES:
-        raise WeakLabelError(f"no engine {engine!r}: choose one of {', '.join(ENGINES)}")
     target = Path(out)
     single = target.suffix == ".parquet"
+    if engine not in ENGINES:
+        raise WeakLabelError(f"no engine {engine!r}: choose one of {', '.join(ENGINES)}")
     if single and (resume or partitions not in (None, 1)):
         raise WeakLabelError(
-            f"{target.name} is one file: partitions and resume belong to a folder, so give a name"
-            " without .parquet"
+            f"{target.name} is one file: partitions (--partitions) and resume (--resume) belong to"
+            " a folder, so give a name without .parquet"
         )
     if partitions is not None and partitions < 1:
         raise WeakLabelError(f"at least one partition is needed, got {partitions}")
-    found = find(queries)
-    chosen, reason = _choose(engine, found.bytes, memory_limit)
+    plan = Plan.of(functions, keep, on_error)
+    log = queries if isinstance(queries, QueryLog) else QueryLog.open(queries)
+    other = None if reference is None else QueryLog.open(reference)
+    chosen, reason = _choose(engine, log.bytes, memory_limit)
     _logger.info("votes are computed by %s: %s", chosen, reason)
+    _name_slow(plan)
+    with written_beside(target) if single else _folder(target, resume) as place:
+        scratch = place.parent if single else place
+        with closing(_opened(chosen, log, other, scratch, master, memory_limit)) as opened:
+            with opened.faults():
+                plan.check_columns(opened.columns)
+                log_rows = opened.log_rows(plan)
+            manifest = Manifest(
+                functions=_entries(plan, identities or {}, log_rows),
+                queries=log.state,
+                reference=[] if other is None else other.state,
+                keep=list(plan.keep),
+                partitions=partitions or (1 if single else math.ceil(log.bytes / PART_BYTES) or 1),
+                engine=f"{opened.name} {opened.version}",
+            )
+            if not single:
+                manifest = _begun(manifest, target, partitions is not None)
+            about = {
+                "votes": FORMAT,
+                "engine": manifest.engine,
+                "version": version("weaklabel"),
+                "queries": {"path": log.given, "files": len(log.files), "bytes": log.bytes},
+                "reference": None if other is None else other.given,
+            }
+            run = _Run(opened, plan, manifest, about, scratch, place if single else target, single)
+            run.do(progress)
+            tallies, errors = run.result()
+    for error in errors:
+        _logger.warning(
+            "labeling function %r raised on %d rows, whose votes are missing: %s; the votes'"
+            " metadata and the report have the traceback",
+            *(error.name, error.total, error),
+        )
+    first = tallies[0]
+    return Summary(
+        rows=first.accept + first.abstain + first.reject + first.missing,
+        functions=tallies,
+        seconds=time.perf_counter() - began,
+        rowwise_seconds=None if chosen == "spark" and plan.rowwise else run.rows.seconds,
+        engine=chosen,
+        reason=reason,
+        partitions=manifest.partitions,
+        resumed=run.resumed,
+        redone=run.redone,
+        errors=errors,
+    )
+
+
+def _name_slow(plan: Plan) -> None:
     if plan.rowwise:
         names = ", ".join(function.name for function in plan.rowwise)
         _logger.info("row-wise functions call Python for every query: %s", names)
-    with (
-        _scratch(target, single, resume) as scratch,
-        closing(_opened(chosen, found, scratch, master, memory_limit)) as log,
-    ):
-        with log.faults():
-            plan.check_columns(log.columns)
-        said = about(plan, found, f"{log.name} {log.version}", metadata or {})
-        run = _Run(log, plan, scratch, said, progress)
-        if single:
-            parts, done = 1, 0
-            with written_beside(target) as beside:
-                tallies = run.do([Part(0, 1)], {Part(0, 1): beside})
-        else:
-            manifest = _begin(target, plan, found, log, said, partitions)
-            parts, missing = manifest.partitions, manifest.missing(target)
-            done = parts - len(missing)
-            run.do(missing, {part: target / part.file for part in missing})
-            tallies = tallied(plan, [target / part.file for part in manifest.parts])
-    rows = tallies[0].accept + tallies[0].abstain + tallies[0].reject
-    seconds = time.perf_counter() - began
-    rowwise = None if chosen == "spark" and plan.rowwise else run.rows.seconds
-    return Summary(rows, tallies, seconds, rowwise, chosen, reason, parts, done)
 
 
-@dataclass
+def _entries(
+    plan: Plan, identities: Mapping[str, Identity], log_rows: int | None
+) -> list[dict[str, Any]]:
+    """What the metadata of votes says of every function, as JSON holds it."""
+    return [
+        {
+            **asdict(identities.get(function.name) or function.identity()),
+            "family": function.family,
+            "rowwise": function.rowwise,
+            "scope": function.scope,
+            "log_rows": log_rows if function.scope == "log" else None,
+        }
+        for function in plan.functions
+    ]
+
+
+def _begun(manifest: Manifest, folder: Path, partitioned: bool) -> Manifest:
+    """The manifest of a folder, new or of the run to resume, which keeps the order of functions.
+
+    Raises:
+        WeakLabelError: the run to resume was another.
+    """
+    before = Manifest.load(folder)
+    if before is not None:
+        if not partitioned:
+            manifest = replace(manifest, partitions=before.partitions)
+        before.check_same(manifest, folder)
+        order = [entry["name"] for entry in before.functions]
+        added = [entry for entry in manifest.functions if entry["name"] not in order]
+        named = {entry["name"]: entry for entry in manifest.functions}
+        manifest = replace(manifest, functions=[*(named[name] for name in order), *added])
+    manifest.save(folder)
+    return manifest
+
+
 class _Run:
-    """The parts of one run."""
+    """The parts of one run: which functions each lacks, and how they get there.
 
-    log: Log
-    plan: Plan
-    scratch: Path
-    about: dict[str, Any]
-    progress: bool
+    Args:
+        log: the log, opened by an engine.
+        plan: of all functions.
+        manifest: of all parts.
+        about: the parts' metadata, but for functions and errors.
+        scratch: a folder for what is not finished, on the disk of the output.
+        target: the file of votes, or the folder of parts.
+        single: it is a file.
+    """
 
-    def __post_init__(self) -> None:
+    def __init__(
+        self,
+        log: Log,
+        plan: Plan,
+        manifest: Manifest,
+        about: Mapping[str, Any],
+        scratch: Path,
+        target: Path,
+        single: bool,
+    ) -> None:
+        self.log, self.about, self.scratch = log, about, scratch
+        self.target, self.single = target, single
+        self.entries = {entry["name"]: entry for entry in manifest.functions}
+        named = {function.name: function for function in plan.functions}
+        self.plan = replace(plan, functions=tuple(named[name] for name in self.entries))
+        every = frozenset(self.entries)
+        self.lacking = {Part(0, 1): every} if single else manifest.lacking(target)
+        there = [names for names in self.lacking.values() if names != every]
+        self.resumed = sum(not names for names in there)
+        self.redone = tuple(name for name in self.entries if any(name in some for some in there))
         self.rows = RowLog()
+        self._done: dict[Part, tuple[list[Tally], list[RowErrors]]] = {}
 
-    def do(self, parts: Sequence[Part], targets: Mapping[Part, Path]) -> tuple[Tally, ...]:
-        """Write parts, check them, and let them take their places; the last one's tallies."""
-        tallies: tuple[Tally, ...] = ()
-        if not parts:
-            return tallies
-        metadata = {KEY: json.dumps(self.about, ensure_ascii=False)}
+    def _file(self, part: Part) -> Path:
+        return self.target if self.single else self.target / part.file
+
+    def do(self, progress: bool) -> None:
+        """Compute what is lacking.
+
+        Raises:
+            WeakLabelError: a function cannot be computed, cast what is no vote, or raised where
+                that is to stop the run.
+        """
+        every = frozenset(self.entries)
+        groups: dict[frozenset[str], list[Part]] = {}
+        for part, names in self.lacking.items():
+            if names and names != every and not _unique(self._file(part)):
+                names = every  # votes could not be put beside those that are there
+            if names:
+                groups.setdefault(names, []).append(part)
         rowwise = bool(self.plan.rowwise) and self.log.name != "spark"
         with tqdm(
-            total=None if rowwise else len(parts),
+            total=None if rowwise else sum(map(len, groups.values())),
             unit="row" if rowwise else "part",
             unit_scale=rowwise,
             desc="votes",
-            disable=not self.progress,
+            disable=not progress,
         ) as bar:
             if rowwise:
                 self.rows.advance = bar.update
-            with self.log.faults():
-                for part, made in self.log.parts(self.plan, parts, metadata, self.rows):
-                    tallies = tallied(self.plan, [made])
-                    self._check(made)
-                    made.replace(targets[part])
-                    if not rowwise:
-                        bar.update(1)
-        return tallies
+            for names, parts in groups.items():
+                functions = tuple(f for f in self.plan.functions if f.name in names)
+                keep = self.plan.keep if names == every else ()
+                # In a folder the votes of the other functions are kept before a run is stopped.
+                later = self.log.name != "spark" and not self.single
+                on_error: OnError = "missing" if later else self.plan.on_error
+                plan = Plan(functions, keep, on_error)
+                metadata = self._metadata([self.entries[f.name] for f in functions])
+                with self.log.faults():
+                    for part, made in self.log.parts(plan, parts, metadata, self.rows):
+                        self._finish(part, made, plan, None if names == every else self._file(part))
+                        if not rowwise:
+                            bar.update(1)
 
-    def _check(self, made: Path) -> None:
-        self.rows.check()
-        columns = [function.column for function in self.plan.functions]
-        seen = pl.scan_parquet(made, glob=False).select((pl.col(columns) == WRONG).any()).collect()
-        wrong = [f.name for f in self.plan.functions if seen[f.column].item()]
-        if wrong:
-            self.log.complain(self.plan, wrong)
+    def result(self) -> tuple[tuple[Tally, ...], tuple[RowErrors, ...]]:
+        """Tallies and errors of all parts; those that were there are read for it."""
+        total = {function.name: [0, 0, 0, 0] for function in self.plan.functions}
+        errors: dict[str, RowErrors] = {}
+        for part in self.lacking:
+            file = self._file(part)
+            if part in self._done:
+                tallies, raised = self._done[part]
+            else:
+                tallies, raised = _counted(file, self.plan)[0], _errors(_metadata(file))
+            _merge(errors, raised)
+            for tally in tallies:
+                counts = (tally.accept, tally.abstain, tally.reject, tally.missing)
+                total[tally.name] = [a + b for a, b in zip(total[tally.name], counts, strict=True)]
+        functions = self.plan.functions
+        tallies = [Tally(f.name, f.rowwise, *total[f.name]) for f in functions]
+        return tuple(tallies), tuple(errors.values())
+
+    def _metadata(
+        self, entries: Iterable[Mapping[str, Any]], errors: Iterable[Mapping[str, Any]] = ()
+    ) -> dict[str, str]:
+        about = {**self.about, "functions": list(entries)}
+        if errors := list(errors):
+            about["errors"] = errors
+        return {METADATA: json.dumps(about, ensure_ascii=False, default=str)}
+
+    def _finish(self, part: Part, made: Path, plan: Plan, old: Path | None) -> None:
+        """Check the votes of a part, and let them take their place.
+
+        Args:
+            part: the part.
+            made: its file, with the votes of the plan's functions.
+            plan: what was computed.
+            old: a file with the votes of the other functions; None where there are no others.
+
+        Raises:
+            WeakLabelError: see `do`; the votes of the other functions are in place by then.
+        """
+        raised, self.rows.raised = self.rows.raised, {}
+        wrong, self.rows.wrong = self.rows.wrong, {}
+        tallies, no_votes = _counted(made, plan)
+        stopped = raised if self.plan.on_error == "fail" else {}
+        bad = {*no_votes, *wrong, *stopped}
+        good = [function.name for function in plan.functions if function.name not in bad]
+        if not bad or (good and not self.single):
+            if raised or bad or old is not None:
+                made = self._merged(part, made, plan, good, raised, old)
+            elif not self.single:
+                self._done[part] = (tallies, [])
+            made.replace(self._file(part))
+        if self.single:
+            self._done[part] = (tallies, list(raised.values()))
+        if bad:
+            self._refuse(plan, no_votes, wrong, stopped)
+
+    def _merged(
+        self,
+        part: Part,
+        made: Path,
+        plan: Plan,
+        good: Sequence[str],
+        raised: Mapping[str, RowErrors],
+        old: Path | None,
+    ) -> Path:
+        """A file with the good votes of the new one beside those of the old one."""
+        before = {} if old is None else _metadata(old)
+        computed = {function.name for function in plan.functions}
+        entries = {e["name"]: e for e in before.get("functions", ()) if e["name"] not in computed}
+        errors = [e for e in before.get("errors", ()) if e["name"] in entries]
+        entries |= {name: self.entries[name] for name in good}
+        errors += [asdict(raised[name]) for name in good if name in raised]
+        votes = pl.scan_parquet(made, glob=False)
+        if old is not None:
+            new = votes.select(QUERY, *(f.column for f in plan.functions if f.name in good))
+            kept = [f.column for f in self.plan.functions if f.name not in computed]
+            there = pl.scan_parquet(old, glob=False)
+            held = there.collect_schema().names()
+            there = there.select(QUERY, *self.plan.keep, *(c for c in kept if c in held))
+            votes = there.join(new, on=QUERY, how="left", maintain_order="left")
+        columns = [function.column for function in self.plan.functions if function.name in entries]
+        target = self.scratch / f"merged-{part.file}"
+        votes.select(QUERY, *self.plan.keep, *columns).sink_parquet(
+            target,
+            compression="zstd",
+            metadata=self._metadata([entries[f] for f in self.entries if f in entries], errors),
+        )
+        return target
+
+    def _refuse(
+        self,
+        plan: Plan,
+        no_votes: list[str],
+        wrong: dict[str, RowErrors],
+        stopped: Mapping[str, RowErrors],
+    ) -> None:
+        try:
+            for error in stopped.values():
+                raise WeakLabelError(f"labeling function {error.name!r} raised {error}")
+            RowLog(wrong=wrong).check()
+            self.log.complain(plan, no_votes)
+        except WeakLabelError as error:
+            if self.single:
+                raise
+            raise WeakLabelError(
+                f"{error}. The votes of the other functions are kept: mend this one, then go on"
+                " with resume (--resume)"
+            ) from error
+
+
+def _unique(file: Path) -> bool:
+    """Every query has an id of its own, by which a file of votes can be joined."""
+    ids = pl.scan_parquet(file, glob=False).select(
+        (pl.col(QUERY).n_unique() == pl.len()) & (pl.col(QUERY).null_count() == 0)
+    )
+    return bool(ids.collect(engine="streaming").item())
+
+
+def _counted(file: Path, plan: Plan) -> tuple[list[Tally], list[str]]:
+    """Counts of votes in a file, and the functions whose columns hold what is no vote."""
+    wanted = [pl.len().alias("rows")]
+    for index, function in enumerate(plan.functions):
+        vote = pl.col(function.column)
+        wanted += [(vote == v).sum().alias(f"{v} {index}") for v in (1, -1, WRONG)]
+        wanted.append(vote.null_count().alias(f"null {index}"))
+    seen = pl.scan_parquet(file, glob=False).select(wanted).collect(engine="streaming")
+    counts = seen.row(0, named=True)
+    tallies = []
+    for index, function in enumerate(plan.functions):
+        accept, reject, wrong, missing = (counts[f"{v} {index}"] for v in (1, -1, WRONG, "null"))
+        abstain = counts["rows"] - accept - reject - wrong - missing
+        tallies.append(Tally(function.name, function.rowwise, accept, abstain, reject, missing))
+    bad = [f.name for i, f in enumerate(plan.functions) if counts[f"{WRONG} {i}"]]
+    return tallies, bad
 
 
 def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[str, str]:
@@ -550,95 +768,71 @@ def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[s
 
 def _opened(
     engine: str,
-    found: Found,
+    log: QueryLog,
+    reference: QueryLog | None,
     scratch: Path,
     master: str | None,
     memory_limit: str | None,
 ) -> Log:
-    match engine:
-        case "polars":
-            from weaklabel.engines.polars import PolarsLog
+    if engine == "polars":
+        other = None if reference is None else reference.frame
+        return polars_engine.PolarsLog(log.given, log.frame, scratch, other)
+    files = log.parquet(scratch / "queries.parquet")
+    others = None if reference is None else reference.parquet(scratch / "reference.parquet")
+    if engine == "duckdb":
+        from weaklabel.engines.duckdb import DuckLog
 
-            return PolarsLog(found.given, found.frame(), scratch)
-        case "duckdb":
-            from weaklabel.engines.duckdb import DuckLog
+        return DuckLog(log.given, files, scratch, memory_limit, others)
+    from weaklabel.engines.spark import SparkLog
 
-            return DuckLog(found.given, found.parquet(scratch), scratch, memory_limit)
-        case _:
-            from weaklabel.engines.spark import SparkLog
-
-            return SparkLog(found.given, found.parquet(scratch), scratch, master, memory_limit)
+    return SparkLog(log.given, files, scratch, master, memory_limit, others)
 
 
 @contextmanager
-def _scratch(target: Path, single: bool, resume: bool) -> Iterator[Path]:
-    """A folder for what is not finished: on the output's disk, so that renaming is enough."""
+def _folder(target: Path, resume: bool) -> Iterator[Path]:
+    """The scratch folder of a folder of votes, which is made if there is none.
+
+    A run that wrote no part leaves nothing, and may be tried again with other settings.
+    """
     if not target.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {target.parent} to write {target.name} in: create it first"
         )
-    if single:
-        if target.is_dir():
-            raise IsADirectoryError(f"{target} is a folder: give the path of a file")
-        with TemporaryDirectory(
-            dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"
-        ) as made:
-            yield Path(made)
-        return
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target} is a file: give the path of a folder, or end in .parquet")
-    begun = target.is_dir() and any(target.iterdir())
-    if begun and not resume:
-        raise FileExistsError(
-            f"{target} exists already: give another name, remove it first, or resume"
-        )
-    if begun and not (target / NAME).is_file():
-        raise WeakLabelError(
-            f"{target} has no {NAME}, so that it is no run to resume: give another name"
-        )
     target.mkdir(exist_ok=True)
-    scratch = target / _SCRATCH
-    if scratch.is_dir():  # of a run that was killed
-        shutil.rmtree(scratch)
-    scratch.mkdir()
     try:
-        yield scratch
+        with workplace(target / _SCRATCH, target) as scratch:
+            begun = any(entry.name != _SCRATCH for entry in target.iterdir())
+            if begun and not resume:
+                raise FileExistsError(
+                    f"{target} exists already: give another name, remove it first, or go on with"
+                    " resume (--resume)"
+                )
+            if begun and not (target / NAME).is_file():
+                raise WeakLabelError(
+                    f"{target} has no {NAME}, so that it is no run to resume: give another name"
+                )
+            yield scratch
+            begun = True
     finally:
-        shutil.rmtree(scratch)
-        # A run that wrote nothing leaves nothing, and may be tried again with other settings.
         if not begun and not any(target.glob("part-*.parquet")):
             (target / NAME).unlink(missing_ok=True)
+        with suppress(OSError):  # there is something in it
             target.rmdir()
 
 
-def _begin(
-    target: Path,
-    plan: Plan,
-    found: Found,
-    log: Log,
-    about: Mapping[str, Any],
-    partitions: int | None,
-) -> Manifest:
-    """The manifest of a folder: that of the run to resume, or a new one."""
-    before = Manifest.load(target)
-    if partitions is None:
-        partitions = max(1, math.ceil(found.bytes / PART_BYTES))
-        if before is not None:
-            partitions = before.partitions
-    manifest = Manifest.of(plan, found.files, partitions, f"{log.name} {log.version}", dict(about))
-    if before is not None:
-        before.check_same(manifest, target)
-    else:
-        manifest.save(target)
-    return manifest
+# Frames
 
 
-__all__ = ["Summary", "Tally", "apply", "apply_files", "read_metadata"]
-
-_logger = logging.getLogger(__name__)
-
-
-def apply(functions: Iterable[LabelingFunction], queries: Any, *, keep: Sequence[str] = ()) -> Any:
+def apply(
+    functions: Iterable[LabelingFunction],
+    queries: Any,
+    *,
+    keep: Sequence[str] = (),
+    on_error: OnError = "missing",
+    reference: Any = None,
+) -> Any:
     """The votes of labeling functions on a query log that is a frame.
 
     Args:
@@ -647,58 +841,61 @@ def apply(functions: Iterable[LabelingFunction], queries: Any, *, keep: Sequence
             pyarrow (through Polars). Other frames that narwhals knows work where no function is
             row-wise.
         keep: columns of the log to keep beside the votes.
+        on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
+            and logs a warning; "fail" stops.
+        reference: a larger log, a frame of the same kind, of which functions of scope "log" count
+            the queries, too, so that their votes on a day's log mean the same as on a month's.
 
     Returns:
         A frame of the same kind: `query_id`, the kept columns, and an Int8 column `lf:<name>` for
-        each function, in the functions' order; null votes are abstains. Eager frames keep the order
-        of their rows; engines such as DuckDB and Spark promise none. A lazy frame is still lazy: a
-        vote that is none (see Raises) is found when it is computed, and is a 2 there, which
-        `Patterns.count` refuses; row-wise functions raise at that point. On a DuckDB relation,
-        row-wise functions are computed here and now, and the votes held in memory.
+        each function, in the functions' order; null where the function had no input. Eager frames
+        keep the order of their rows; engines such as DuckDB and Spark promise none. A lazy frame is
+        still lazy: a vote that is none (see Raises) is found when it is computed, and is a 2 there,
+        which `Patterns.count` refuses; row-wise functions raise at that point. On a DuckDB
+        relation, row-wise functions are computed here and now, and the votes held in memory.
 
     Raises:
-        WeakLabelError: columns are missing; two functions share a name; a function raises, cannot
-            be computed, or votes something else than 1, 0, -1 or null. In an eager frame the
-            queries are named.
+        WeakLabelError: columns are missing; two functions share a name; a function cannot be
+            computed, votes something else than 1, 0, -1 or null, or raises where that is to stop
+            the run. In an eager frame the queries are named.
         TypeError: `queries` is no frame.
     """
-    plan = Plan.of(functions, keep)
+    plan = Plan.of(functions, keep, on_error)
     frame = nw.from_native(queries)
-    if plan.rowwise:
-        _logger.info(
-            "row-wise functions call Python for every query: %s",
-            ", ".join(function.name for function in plan.rowwise),
-        )
+    _name_slow(plan)
     if isinstance(frame, nw.DataFrame):
-        return _eager(frame, plan)
+        return _eager(frame, plan, reference)
     match frame.implementation:
         case nw.Implementation.POLARS:
-            return polars_engine.votes(frame.to_native(), plan)
+            return polars_engine.votes(frame.to_native(), plan, reference=reference)
         case nw.Implementation.DUCKDB:
             from weaklabel.engines import duckdb as duckdb_engine
 
-            return duckdb_engine.votes(frame.to_native(), plan)
+            return duckdb_engine.votes(frame.to_native(), plan, reference)
         case nw.Implementation.PYSPARK | nw.Implementation.PYSPARK_CONNECT:
             from weaklabel.engines import spark as spark_engine
 
-            return spark_engine.votes(frame.to_native(), plan)
-        case other if plan.rowwise:
-            names = ", ".join(function.name for function in plan.rowwise)
+            return spark_engine.votes(frame.to_native(), plan, reference)
+        case other if plan.rowwise or reference is not None:
+            names = ", ".join(function.name for function in plan.rowwise) or "none are given"
             raise WeakLabelError(
-                f"row-wise functions ({names}) do not run on {other.name.lower()}: collect the"
-                " frame to Polars first, or leave them out"
+                f"row-wise functions ({names}) and a reference log do not work on"
+                f" {other.name.lower()}: collect the frame to Polars first, or leave them out"
             )
         case _:
             plan.check_columns(frame.collect_schema().names())
             return plan.finished(plan.work(plan.set_aside(frame))).to_native()
 
 
-def _eager(frame: nw.DataFrame[Any], plan: Plan) -> Any:
+def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     plan.check_columns(frame.columns)
     log = frame.select(*plan.required).to_polars().lazy()
+    if reference is not None:
+        reference = nw.from_native(reference, eager_only=True).to_polars().lazy()
     rows = RowLog()
     with polars_engine.first_cause(rows):
-        found = polars_engine.votes(log, plan, rows).collect()
+        found = polars_engine.votes(log, plan, rows, reference).collect()
+    rows.warn()
     rows.check()
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:

@@ -345,11 +345,11 @@ def test_unknown_arguments_are_errors() -> None:
         combine(frame, method="best")  # type: ignore[arg-type]
     with pytest.raises(WeakLabelError, match="rounds must be 0 or more, got -1"):
         combine(frame, rounds=-1)
-    with pytest.raises(WeakLabelError, match="no normaliser 'loud'"):
+    with pytest.raises(WeakLabelError, match="no normalizer 'loud'"):
         combine(frame, normalizer="loud")
 
 
-def test_hypotheses_are_compared_as_the_normaliser_spells_them() -> None:
+def test_hypotheses_are_compared_as_the_normalizer_spells_them() -> None:
     frame = table([["Play, the NEWS!", "play a news", "play the knews"]])
     assert combine(frame, normalizer="basic").transcripts["transcript"].item() == "play the news"
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import pairwise
+from itertools import combinations, pairwise
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -154,8 +154,9 @@ Integers = npt.NDArray[np.int64]
 # A word is missed more often than invented: no word needs half a mean vote more to win.
 HANDICAP: Final = 0.5
 
-# In the vote that it is judged by, a source's own counts half. Counted in full, whoever outweighs
-# the others agrees with himself, gains and runs away; not at all, the others are a worse judge.
+# In the vote that a source is judged by, its own (its family's) counts half. Counted in full, a
+# source that outweighs the others agrees with itself, gains and runs away; not at all, the others
+# are a worse judge.
 OWN: Final = 0.5
 
 # Sources are drawn towards all by as many words as their spread suggests, within these bounds.
@@ -165,8 +166,16 @@ MOST_WORDS: Final = 1000.0
 # No source is trusted beyond one error in a hundred words.
 LEAST_RATE: Final = 0.01
 
-# No hypothesis outweighs all others of its query: where those agree, they are right more often.
+# No family outweighs all others of its query: where those agree, they are right more often.
 MOST_OF_OTHERS: Final = 0.8
+
+# Copies make most of their errors alike. Independent sources did so in 8 % of their errors at most
+# (CrowdSpeech), and in 22 % where all err at the same words in one of two ways.
+MOST_ALIKE: Final = 0.4
+UNDECIDED: Final = 0.1  # between the shares of two pairs, of which one are the copies
+FEWEST_SEEN: Final = 30  # words of two sources, for their share to count
+FEWEST_IDENTICAL: Final = 100  # contested slots, for sources alike in all of them
+MOST_COMPARED: Final = 10  # sources, those with the most utterances
 
 # Sums in different orders differ by less; what is equal but for that is a tie.
 _DIGITS: Final = 9
@@ -218,8 +227,16 @@ class Ballot:
     log_agreed: Floats
 
 
-def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slots:
-    """Networks of all queries; hypotheses are numbered through, in order."""
+def align(
+    queries: Iterable[Sequence[Words]], vocabulary: Sequence[str], shares: Sequence[float]
+) -> Slots:
+    """Networks of all queries; hypotheses are numbered through, in order.
+
+    Args:
+        queries: the hypotheses of each, their words as indices into `vocabulary`.
+        vocabulary: every word; the first stands for no word.
+        shares: (H,), how much of a vote each hypothesis has before its source is weighed.
+    """
 
     @lru_cache(maxsize=1 << 20)
     def unlikeness(a: int, b: int) -> float:
@@ -233,12 +250,13 @@ def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slot
     for number, texts in enumerate(queries):
         groups = grouped(texts)
         order = sorted(groups)
-        edits = total_distances(order, [len(groups[text]) for text in order])
-        order = [order[i] for i in sorted(range(len(order)), key=edits.__getitem__)]
+        votes = [sum(shares[start + i] for i in groups[text]) for text in order]
+        edits = total_distances(order, votes)
+        best = sorted(range(len(order)), key=edits.__getitem__)
+        order, votes = [order[i] for i in best], [votes[i] for i in best]
         members = [groups[text] for text in order]  # once: a tuple is hashed anew at each look-up
-        counts = [float(len(group)) for group in members]
         agreeing = 0
-        for words in network(order, counts, unlikeness):
+        for words in network(order, votes, unlikeness):
             if words.count(words[0]) == len(words):
                 sequence.append(words[0])
                 agreeing += 1
@@ -262,23 +280,49 @@ def align(queries: Iterable[Sequence[Words]], vocabulary: Sequence[str]) -> Slot
     return Slots(*(np.array(part, dtype=np.int64) for part in parts))
 
 
-def vote(slots: Slots, query: Integers, source: Integers, trust: Floats, *, rounds: int) -> Ballot:
+@dataclass(frozen=True, eq=False)
+class Voters:
+    """The hypotheses of all queries, without their words.
+
+    Attributes:
+        query: (H,), the query of a hypothesis, ascending.
+        source: (H,), its source.
+        family: (H,), its source's family. Those of one family share one vote in a query.
+        bloc: (H,), number of the pair (query, family).
+        share: (H,), of the bloc's vote: one over its hypotheses.
+    """
+
+    query: Integers
+    source: Integers
+    family: Integers
+    bloc: Integers = field(init=False)
+    share: Floats = field(init=False)
+
+    def __post_init__(self) -> None:
+        pairs = self.query * (int(self.family.max()) + 1) + self.family
+        bloc = np.unique(pairs, return_inverse=True)[1]
+        object.__setattr__(self, "bloc", bloc)
+        object.__setattr__(self, "share", 1 / np.bincount(bloc)[bloc])
+
+
+def vote(slots: Slots, voters: Voters, trust: Floats, *, rounds: int) -> Ballot:
     """Weigh the sources by how often they lose the vote, `rounds` times over.
 
     Args:
         slots: of `align`.
-        query: (H,), the query of a hypothesis, ascending.
-        source: (H,), its source.
+        voters: the hypotheses.
         trust: (H,), factors of their weights.
         rounds: 0 keeps the sources equal.
     """
-    weights = trust / trust.mean()
-    rates = _rates(slots, query, source, weights)
+    query, source = voters.query, voters.source
+    trust = trust * voters.share
+    weights = _scaled(trust, voters)
+    rates = _rates(slots, voters, weights)
     for done in range(rounds):
         if done:
-            rates = _rates(slots, query, source, weights)
-        weights = trust / np.maximum(rates[source], LEAST_RATE)
-        weights = _capped(weights / weights.mean(), query)
+            rates = _rates(slots, voters, weights)
+        weights = _scaled(trust / np.maximum(rates[source], LEAST_RATE), voters)
+        weights = _capped(weights, voters)
     scores = _scores(slots, weights)
     # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
     rate = min(0.5, 1 / float(np.mean(1 / np.maximum(rates[source], LEAST_RATE))))
@@ -293,6 +337,58 @@ def vote(slots: Slots, query: Integers, source: Integers, trust: Floats, *, roun
         log_probability=scores - totals[slots.slot],
         log_agreed=-np.logaddexp(0, unsaid - support),
     )
+
+
+def copies(slots: Slots, voters: Voters) -> list[list[int]]:
+    """Groups of sources that make the same errors; those of one family are not compared.
+
+    Two sources are judged by any two others where those agree with each other: of the words in
+    which one of the two differs from these, how many do both have alike? Independent sources seldom
+    make the same mistake, whatever their rates and however hard a word is; copies do, and hide it
+    from the vote that they win. Where the two others look as bad if judged in turn, either pair may
+    be the copies, and both are named. Sources that are alike in every contested slot are copies
+    without a judge.
+    """
+    counts = np.bincount(voters.source)
+    compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
+    column = np.full(len(counts), -1)
+    column[compared] = range(len(compared))
+    at = column[voters.source[slots.hypothesis]]
+    words = np.full((len(slots.first), len(compared) + 1), -1)  # the last: all other sources
+    words[slots.slot[slots.candidate], at] = slots.candidate
+    families = np.zeros(len(counts), dtype=np.int64)
+    families[voters.source] = voters.family
+    pairs = [
+        (a, b)
+        for a, b in combinations(range(len(compared)), 2)
+        if families[compared[a]] != families[compared[b]]
+    ]
+    alike: dict[tuple[int, int, int, int], float] = {}
+    for c, d in pairs:
+        agreed = words[(words[:, c] == words[:, d]) & (words[:, c] >= 0)]
+        differs = (agreed != agreed[:, [c]]) & (agreed >= 0)
+        for a, b in pairs:
+            if {a, b} & {c, d}:
+                continue
+            either = (differs[:, a] | differs[:, b]) & (agreed[:, [a, b]] >= 0).all(axis=1)
+            if (seen := np.count_nonzero(either)) >= FEWEST_SEEN:
+                same = differs[:, a] & (agreed[:, a] == agreed[:, b])
+                alike[a, b, c, d] = np.count_nonzero(same) / seen
+    found = {
+        (a, b)
+        for (a, b, c, d), share in alike.items()
+        if share >= MOST_ALIKE and share >= alike.get((c, d, a, b), 0.0) - UNDECIDED
+    }
+    for a, b in pairs:
+        both = words[(words[:, [a, b]] >= 0).all(axis=1)]
+        if len(both) >= FEWEST_IDENTICAL and (both[:, a] == both[:, b]).all():
+            found.add((a, b))
+    groups: list[set[int]] = []
+    for pair in sorted(found):
+        joined = [group for group in groups if group & set(pair)]
+        groups = [group for group in groups if group not in joined]
+        groups.append(set(pair).union(*joined))
+    return sorted([int(compared[place]) for place in sorted(group)] for group in groups)
 
 
 def chosen_words(slots: Slots, winner: Integers) -> list[list[int]]:
@@ -323,10 +419,25 @@ def grouped(texts: Sequence[Words]) -> dict[Words, list[int]]:
     return groups
 
 
-def _capped(weights: Floats, query: Integers) -> Floats:
-    others = np.bincount(query, weights)[query] - weights
-    capped = (np.bincount(query)[query] > 2) & (others > 0)
-    return np.where(capped, np.minimum(weights, MOST_OF_OTHERS * others), weights)
+def _scaled(weights: Floats, voters: Voters) -> Floats:
+    """Weights by which a bloc has 1 on average."""
+    scaled: Floats = weights * (voters.bloc.max() + 1) / weights.sum()
+    return scaled
+
+
+def _blocs(voters: Voters) -> Floats:
+    """(Q,): how many families vote on each query."""
+    blocs: Floats = np.round(np.bincount(voters.query, voters.share))
+    return blocs
+
+
+def _capped(weights: Floats, voters: Voters) -> Floats:
+    query, bloc = voters.query, voters.bloc
+    own = np.bincount(bloc, weights)[bloc]
+    others = np.bincount(query, weights)[query] - own
+    most = MOST_OF_OTHERS * others
+    capped = (_blocs(voters)[query] > 2) & (others > 0) & (own > most)
+    return np.where(capped, weights * most / np.where(capped, own, 1.0), weights)
 
 
 def _scores(slots: Slots, weights: Floats) -> Floats:
@@ -344,8 +455,9 @@ def _winners(slots: Slots, scores: Floats) -> Integers:
     return np.minimum.reduceat(candidates, slots.first)
 
 
-def _rates(slots: Slots, query: Integers, source: Integers, weights: Floats) -> Floats:
+def _rates(slots: Slots, voters: Voters, weights: Floats) -> Floats:
     """Smoothed error rates of the sources against the vote."""
+    query, source = voters.query, voters.source
     sources = int(source.max()) + 1
     wrong: Floats = np.zeros(len(source))
     if len(slots.first):
@@ -356,12 +468,16 @@ def _rates(slots: Slots, query: Integers, source: Integers, weights: Floats) -> 
         second = np.maximum.reduceat(others, slots.first)
         at = slots.slot[slots.candidate]
         rival = np.where(slots.candidate == winner[at], second[at], scores[winner[at]])
-        lead = scores[slots.candidate] - OWN * weights[slots.hypothesis] - rival
+        own = weights[slots.hypothesis]
+        if len(voters.share) > voters.bloc.max() + 1:  # what all of the family give the candidate
+            pairs = slots.candidate * (voters.bloc.max() + 1) + voters.bloc[slots.hypothesis]
+            ally = np.unique(pairs, return_inverse=True)[1]
+            own = np.bincount(ally, own)[ally]
+        lead = scores[slots.candidate] - OWN * own - rival
         lost = (1 - np.sign(np.round(lead, _DIGITS))) / 2  # 1, or ½ for a tie
         wrong += np.bincount(slots.hypothesis, lost, len(source))
-    # Who was alone with a query was not judged by it.
-    several = np.bincount(query, minlength=len(slots.agreed)) > 1
-    judged = (np.diff(slots.offsets) * several)[query]
+    # A family alone with a query is not judged by it.
+    judged = (np.diff(slots.offsets) * (_blocs(voters) > 1))[query]
     # One error in ten words, until the data say more.
     everybody = (wrong.sum() + 1) / (judged.sum() + 10)
     prior = _prior_words(wrong, judged, source)

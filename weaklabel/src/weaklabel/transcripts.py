@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -20,9 +21,10 @@ import numpy as np
 import polars as pl
 
 from weaklabel import rover
-from weaklabel.errors import WeakLabelError
-from weaklabel.queries import read, validate_hypotheses, write
-from weaklabel.text import normalizer as named_normalizer
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
+from weaklabel.queries import shown, validate_hypotheses
+from weaklabel.tables import read, write
+from weaklabel.text import Normalizer, find_normalizer
 
 Method: TypeAlias = Literal["rover", "medoid"]
 
@@ -48,15 +50,18 @@ class Combined:
             tests/benchmarks/bench_transcripts.py --hypotheses 7 3).
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
             `error_rate` is the share of slots in which the source lost the vote, drawn towards that
-            of all sources, the more the less is known of this one; `weight` is its vote's, where 1
-            is the mean over the hypotheses. Of three and more hypotheses of a query none counts
-            more than 0.8 of the others together.
+            of all sources, the more the less is known of this one; `weight` is its vote's (its
+            share of it, in a family), where 1 is the mean over the families of all queries. Of
+            three and more families in a query none counts more than 0.8 of the others together.
+        copies: groups of sources that make the same errors although no family holds them; the
+            warning names them, too.
         left_out: rows without a text.
         without: queries that have no text at all, and so no transcript.
     """
 
     transcripts: pl.DataFrame
     sources: pl.DataFrame
+    copies: tuple[tuple[str, ...], ...]
     left_out: int
     without: int
 
@@ -65,8 +70,9 @@ def combine(
     hypotheses: Any,
     *,
     method: Method = "rover",
-    normalizer: str = "none",
+    normalizer: str | Normalizer = "none",
     rounds: int = ROUNDS,
+    families: Mapping[str, str] | None = None,
     progress: bool | None = False,
 ) -> Combined:
     """One transcript of each query's hypotheses.
@@ -77,9 +83,13 @@ def combine(
             one, that it heard nothing. A confidence scales the vote relative to the mean of its
             source's; without one (null) a vote counts as it is.
         method: `"rover"`, word by word; `"medoid"`, always one of the hypotheses as a whole.
-        normalizer: of `weaklabel.text`; transcripts are spelled by it.
+        normalizer: a rule, or the name of a built-in one (see `weaklabel.text`), by which
+            transcripts are spelled.
         rounds: of the estimation of the sources' weights; 0 keeps them equal, which is no worse
             where the sources are alike and their errors seldom coincide.
+        families: the family of a source, by the source's name, such as `{"asr_a": "engine_x",
+            "asr_b": "engine_x"}`: sources of one family (versions of a recognizer, copies) share
+            one vote in each query. Without it every source is its own.
         progress: show a bar; None: on a terminal.
 
     The order of the rows changes nothing, and the sources' names nothing but their order.
@@ -99,7 +109,7 @@ def combine(
         raise WeakLabelError(f"no method {method!r}: choose rover or medoid")
     if rounds < 0:
         raise WeakLabelError(f"rounds must be 0 or more, got {rounds}")
-    rule = named_normalizer(normalizer)
+    rule = find_normalizer(normalizer)
     given = _table(hypotheses)
     table = given.drop_nulls("text").sort("query_id", "text", "source")
     if table.is_empty():
@@ -117,8 +127,9 @@ def combine(
     names = table["source"].unique().sort()
     sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
     networked = _shown((texts[a:b] for a, b in spans), len(spans), progress)
-    slots = rover.align(networked, vocabulary)
-    ballot = rover.vote(slots, queries, sources, _trust(table), rounds=rounds)
+    voters = rover.Voters(queries, sources, _family(names, families or {})[sources])
+    slots = rover.align(networked, vocabulary, voters.share.tolist())
+    ballot = rover.vote(slots, voters, _trust(table), rounds=rounds)
 
     # An empty transcript is judged as one slot.
     log_weight = ballot.log_agreed * np.maximum(slots.agreed, np.diff(slots.offsets) == 0)
@@ -147,7 +158,8 @@ def combine(
                 "weight": np.exp(log_weight),
             }
         ),
-        sources=_sources(names, sources, texts, ballot, rounds),
+        sources=_sources(names, voters, texts, ballot, rounds),
+        copies=_copies(names, slots, voters),
         left_out=left_out,
         without=without,
     )
@@ -216,6 +228,39 @@ def _trust(table: pl.DataFrame) -> rover.Floats:
     return table.select(relative.fill_nan(1.0).fill_null(1.0)).to_series().to_numpy()
 
 
+def _family(names: pl.Series, families: Mapping[str, str]) -> rover.Integers:
+    """(number of sources,): the family of each, numbered by its first source."""
+    if unknown := sorted(set(families) - set(names)):
+        raise WeakLabelError(
+            f"families: no hypothesis is of source {shown(unknown)}; there are {shown(names)}"
+        )
+    first: dict[str, int] = {}
+    return np.array(
+        [
+            first.setdefault(families[name], number) if name in families else number
+            for number, name in enumerate(names)
+        ],
+        dtype=np.int64,
+    )
+
+
+def _copies(
+    names: pl.Series, slots: rover.Slots, voters: rover.Voters
+) -> tuple[tuple[str, ...], ...]:
+    """The sources that make the same errors, by name; a warning tells what to do about them."""
+    groups = tuple(tuple(names[place] for place in group) for group in rover.copies(slots, voters))
+    if groups:
+        listed = "; ".join(", ".join(group) for group in groups)
+        warnings.warn(
+            f"sources that make the same errors: {listed}. If they are copies or versions of one"
+            " recognizer, declare them a family (families=, --family), so that they share one vote:"
+            " counted apart they outvote sources that are right",
+            WeakLabelWarning,
+            stacklevel=3,
+        )
+    return groups
+
+
 def _shown(queries: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:
     from tqdm.auto import tqdm
 
@@ -225,19 +270,21 @@ def _shown(queries: Iterable[Any], total: int, progress: bool | None) -> Iterabl
 
 def _sources(
     names: pl.Series,
-    sources: rover.Integers,
+    voters: rover.Voters,
     texts: list[tuple[int, ...]],
     ballot: rover.Ballot,
     rounds: int,
 ) -> pl.DataFrame:
     lengths = np.fromiter(map(len, texts), dtype=np.int64, count=len(texts))
     votes = 1 / np.maximum(ballot.rates, rover.LEAST_RATE) if rounds else np.ones(len(names))
+    utterances = np.bincount(voters.source)
+    votes *= np.bincount(voters.source, voters.share) / utterances
     return pl.DataFrame(
         {
             "source": names,
-            "utterances": np.bincount(sources),
-            "words": np.bincount(sources, lengths).astype(np.int64),
+            "utterances": utterances,
+            "words": np.bincount(voters.source, lengths).astype(np.int64),
             "error_rate": ballot.rates,
-            "weight": votes / votes[sources].mean(),
+            "weight": votes * (voters.bloc.max() + 1) / votes[voters.source].sum(),
         }
     )

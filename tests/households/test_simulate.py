@@ -9,8 +9,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import jiwer
+import numpy as np
 import polars as pl
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
@@ -19,9 +21,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "docs/examples/households"))
 
 import describe
 import sounds
-from behaviour import ACTIONS
-from catalogue import KINDS, catalogue
+from behavior import ACTIONS
+from catalog import KINDS, catalog
 from households import Log, simulate
+from weaklabel.export import export_files
 
 FOLDER = Path(describe.__file__).parent
 TABLES = ("queries", "hypotheses", "gold", "truth")
@@ -45,6 +48,12 @@ def test_the_command_makes_the_shipped_tables_again(tmp_path, shipped):
     for name in TABLES:
         made = pl.read_parquet(tmp_path / "log" / f"{name}.parquet")
         assert_frame_equal(made, getattr(shipped, name), check_exact=True)
+    made, recorded = (pl.read_parquet(p / "recorded.parquet") for p in (tmp_path / "log", FOLDER))
+    assert_frame_equal(made, recorded, check_exact=True)
+    for path in recorded["audio"]:
+        # Sines differ in the last bit from machine to machine.
+        one, other = (soundfile.read(p / path)[0] for p in (tmp_path / "log", FOLDER))
+        np.testing.assert_allclose(one, other, atol=2 / 2**15)
 
 
 def test_the_same_seed_makes_the_same_bytes_and_another_seed_another_log(tmp_path):
@@ -59,7 +68,34 @@ def test_the_same_seed_makes_the_same_bytes_and_another_seed_another_log(tmp_pat
 
 
 def test_the_shipped_files_are_small():
-    assert sum((FOLDER / f"{name}.parquet").stat().st_size for name in TABLES) <= 400_000
+    assert sum(path.stat().st_size for path in FOLDER.glob("*.parquet")) <= 400_000
+    assert sum(path.stat().st_size for path in FOLDER.glob("recordings/*")) <= 200_000
+
+
+def test_recordings_are_of_the_first_queries_and_last_as_long(shipped):
+    recorded = pl.read_parquet(FOLDER / "recorded.parquet")
+    assert_frame_equal(recorded.drop("audio"), shipped.queries.head(recorded.height))
+    assert len(list(FOLDER.glob("recordings/*"))) == recorded.height
+    for path, duration in recorded.select("audio", "duration").iter_rows():
+        samples, rate = soundfile.read(FOLDER / path)
+        assert len(samples) == round(duration * rate)
+        assert 0.3 < abs(samples).max() <= 1
+
+
+@pytest.mark.parametrize("exporter", ["huggingface", "nemo", "lhotse", "kaldi"])
+def test_what_is_recorded_can_be_exported(tmp_path, exporter):
+    recorded = pl.read_parquet(FOLDER / "recorded.parquet")
+    labels = recorded.select("query_id", weight=pl.lit(0.9))
+    labels.write_parquet(tmp_path / "labels.parquet")
+    done = export_files(
+        FOLDER / "recorded.parquet",
+        tmp_path / "labels.parquet",
+        tmp_path / "out",
+        exporter,
+        audio_root=FOLDER,
+        read_audio=True,
+    )
+    assert done.rows == recorded.height
 
 
 def test_the_log_keeps_the_contract_of_query_logs(shipped):
@@ -123,7 +159,7 @@ def test_truth_says_for_every_query_what_was_said_and_gold_for_300_of_them(shipp
     assert truth["right"].equals(
         (truth["transcript"] == shipped.queries["transcript"]).alias("right")
     )
-    assert set(truth["transcript"]) <= set(catalogue().texts)
+    assert set(truth["transcript"]) <= set(catalog().texts)
     assert set(truth["kind"]) == set(KINDS)
     assert gold.columns == ["query_id", "transcript"]
     assert gold.height == 300
@@ -134,7 +170,7 @@ def test_truth_says_for_every_query_what_was_said_and_gold_for_300_of_them(shipp
     assert abs(share - truth["right"].mean()) < 4 * (0.85 * 0.15 / 300) ** 0.5
 
 
-def test_recognisers_are_as_good_as_calibrated(shipped):
+def test_recognizers_are_as_good_as_calibrated(shipped):
     rates = describe.errors(shipped.hypotheses, shipped.truth)
     right = dict(zip(rates["source"], rates["right"], strict=True))
     wer = dict(zip(rates["source"], rates["corpus WER"], strict=True))
@@ -210,7 +246,7 @@ def _wrong(log: Log) -> pl.DataFrame:
     return log.queries.join(said, on="query_id")
 
 
-def test_recognisers_share_errors(shipped):
+def test_recognizers_share_errors(shipped):
     wrong = _wrong(shipped)
     same_error = (wrong["transcript"] == wrong["second_transcript"]).mean()
     assert 0.2 < same_error < 0.5
@@ -222,7 +258,7 @@ def test_recognisers_share_errors(shipped):
 def test_wrong_words_sound_like_what_was_said(shipped):
     wrong = _wrong(shipped)
     output = jiwer.process_words(wrong["said"].to_list(), wrong["transcript"].to_list())
-    words = sorted(set(catalogue().words))
+    words = sorted(set(catalog().words))
     likeness, chance = [], []
     for chunks, said, heard in zip(
         output.alignments, output.references, output.hypotheses, strict=True
@@ -251,7 +287,7 @@ def test_the_readme_states_every_assumption():
         module, constant = name.split(".")
         assert repr(getattr(importlib.import_module(module), constant)) == value, name
     numbers = r"^([A-Z_, ]+) = [(\s]*\d|^(SPEAKERS|DEVICES) = "
-    for module in ("people", "behaviour", "recognizers", "households"):
+    for module in ("people", "behavior", "recognizers", "households"):
         source = (FOLDER / f"{module}.py").read_text(encoding="utf-8")
         for match in re.finditer(numbers, source, re.MULTILINE):
             for constant in (match[1] or match[2]).split(", "):

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from behaviour import ACTIONS, Wish, first_wish, next_wish, react
-from catalogue import KINDS, Catalogue, catalogue
+from behavior import ACTIONS, Wish, first_wish, next_wish, react
+from catalog import KINDS, Catalog, catalog
 from people import DEVICES, SPEAKERS, Floats, Households, Ints, difficulty, move_in, sessions
 from recognizers import RECOGNIZERS, recognize
 
@@ -62,7 +62,7 @@ def simulate(households: int = 105, days: int = 14, seed: int = 11) -> Log:
             f"a log needs at least one household and one day, got {households} and {days}"
         )
     rng = np.random.default_rng(seed)
-    words = catalogue()
+    words = catalog()
     homes = move_in(rng, words, households)
     home, person, begin = sessions(rng, homes, days)
     if not len(home):
@@ -74,7 +74,7 @@ def simulate(households: int = 105, days: int = 14, seed: int = 11) -> Log:
 
 def _talk(
     rng: np.random.Generator,
-    words: Catalogue,
+    words: Catalog,
     homes: Households,
     home: Ints,
     person: Ints,
@@ -124,9 +124,7 @@ def _talk(
     return pl.concat(rounds)
 
 
-def _tables(
-    rng: np.random.Generator, words: Catalogue, homes: Households, rows: pl.DataFrame
-) -> Log:
+def _tables(rng: np.random.Generator, words: Catalog, homes: Households, rows: pl.DataFrame) -> Log:
     """The four tables, in the order of time: what was said first within a tie is first."""
     n = rows.height
     rows = rows.with_columns(

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catalogue import Catalogue, zipf
+from catalog import Catalog, zipf
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
 
 LOCAL_HOURS_AHEAD = 1  # of UTC
 
-FAVOURITES = 6  # titles a household asks for again and again
+FAVORITES = 6  # titles a household asks for again and again
 
 PEOPLE_SHARES = (0.28, 0.34, 0.2, 0.18)  # households of one to four people
 # Speakers: share and mean log-odds added to every word.
@@ -44,7 +44,7 @@ class Households:
         impatience: float64, (H, P), in [0, 1).
         device: int32, (H,): index into DEVICES.
         sessions_a_day: float64, (H,).
-        favourites: int32, (H, FAVOURITES): items of the catalogue.
+        favorites: int32, (H, FAVORITES): items of the catalog.
     """
 
     people: Ints
@@ -54,10 +54,10 @@ class Households:
     impatience: Floats
     device: Ints
     sessions_a_day: Floats
-    favourites: Ints
+    favorites: Ints
 
 
-def move_in(rng: np.random.Generator, words: Catalogue, count: int) -> Households:
+def move_in(rng: np.random.Generator, words: Catalog, count: int) -> Households:
     """`count` households."""
     people = 1 + choose(rng, PEOPLE_SHARES, count)
     most = len(PEOPLE_SHARES)
@@ -75,7 +75,7 @@ def move_in(rng: np.random.Generator, words: Catalogue, count: int) -> Household
         impatience=rng.random((count, most)),
         device=choose(rng, [share for share, _ in DEVICES.values()], count),
         sessions_a_day=FEWEST_SESSIONS + FURTHER_SESSIONS * rng.standard_exponential(count),
-        favourites=titles[np.searchsorted(zipf(len(titles)), rng.random((count, FAVOURITES)))],
+        favorites=titles[np.searchsorted(zipf(len(titles)), rng.random((count, FAVORITES)))],
     )
 
 

@@ -1,9 +1,9 @@
-"""What three simulated recognisers make of what was said, and how sure they say they are.
+"""What three simulated recognizers make of what was said, and how sure they say they are.
 
-A word is heard wrongly with log-odds that add up: the recogniser's own level, the speaker, the
-device, the noise of the moment, the word (`Catalogue.hardness`), how this speaker says this word, a
-part that all recognisers share (some inputs are hard for everybody) and a part of its own. A wrong
-word becomes one that sounds like it; the speaker's way of saying it suggests which, so recognisers
+A word is heard wrongly with log-odds that add up: the recognizer's own level, the speaker, the
+device, the noise of the moment, the word (`Catalog.hardness`), how this speaker says this word, a
+part that all recognizers share (some inputs are hard for everybody) and a part of its own. A wrong
+word becomes one that sounds like it; the speaker's way of saying it suggests which, so recognizers
 often agree in error, and saying it again may not help. Words also get lost and slip in, a late
 button clips the first one, a pause makes the television stop listening too early, and a language
 model may prefer a popular title to the rare one said.
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from catalogue import FILLERS, Catalogue
+from catalog import FILLERS, Catalog
 
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int32]
@@ -26,18 +26,18 @@ Indices = npt.NDArray[np.integer[Any]]
 
 # Spreads of a word's log-odds.
 PERSONAL_SPREAD = 1.5  # how this speaker always says this word
-SHARED_SPREAD = 1.0  # how it came out this time, the same for all recognisers
-OWN_SPREAD = 0.6  # each recogniser's own
-SAME_LUCK = 0.6  # of the words are decided by one draw for all recognisers
+SHARED_SPREAD = 1.0  # how it came out this time, the same for all recognizers
+OWN_SPREAD = 0.6  # each recognizer's own
+SAME_LUCK = 0.6  # of the words are decided by one draw for all recognizers
 SAME_CONFUSION = 0.8  # of the wrong words take the confusion that this speaker's sound suggests
 DELETED = (0.55, 0.08)  # of the errors: in function words, in other words
 INSERTED = 0.0035  # chance of a filler after a word, times e to the difficulty
 CLIPPED = 0.008  # chance that the button was pressed late
 CUT = 0.03  # chance that listening ends before the last words, times e to the difficulty
 NOTICED = 0.75  # of the errors lower the confidence (`Recognizer.alarm`)
-AFFECTED = 0.85  # of the recognisers suffer from either: some buffer more sound
+AFFECTED = 0.85  # of the recognizers suffer from either: some buffer more sound
 LOOKALIKE = 0.14  # chance that a title with a popular look-alike is taken for it
-SAME_TEMPTATION = 0.5  # of these are decided by one draw for all recognisers
+SAME_TEMPTATION = 0.5  # of these are decided by one draw for all recognizers
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ RECOGNIZERS = (
 
 @dataclass(frozen=True)
 class Heard:
-    """One recogniser's answers to n queries.
+    """One recognizer's answers to n queries.
 
     Args:
         text: n transcripts.
@@ -90,7 +90,7 @@ class Heard:
 
 def recognize(
     rng: np.random.Generator,
-    words: Catalogue,
+    words: Catalog,
     texts: Ints,
     difficulty: Floats,
     voices: npt.NDArray[np.int64],
@@ -99,8 +99,8 @@ def recognize(
 
     Args:
         rng: randomness.
-        words: the catalogue.
-        texts: int32, (n,): what is said, as indices of the catalogue's texts.
+        words: the catalog.
+        texts: int32, (n,): what is said, as indices of the catalog's texts.
         difficulty: float64, (n,): speaker, device and noise, in log-odds.
         voices: int64, (n,): who speaks; the same voice says the same word alike.
     """
@@ -110,7 +110,7 @@ def recognize(
 
 @dataclass(frozen=True)
 class _Moment:
-    """What all recognisers share in n queries of at most L words.
+    """What all recognizers share in n queries of at most L words.
 
     Args:
         effort: float64, (n,): e to the difficulty, bounded.
@@ -129,7 +129,7 @@ class _Moment:
     tempting: Floats
 
 
-def _moment(rng: np.random.Generator, words: Catalogue, texts: Ints, difficulty: Floats) -> _Moment:
+def _moment(rng: np.random.Generator, words: Catalog, texts: Ints, difficulty: Floats) -> _Moment:
     n, longest = len(texts), words.text_words.shape[1]
     effort = np.exp(np.minimum(difficulty, 1.5))
     length = (words.text_words[texts] >= 0).sum(axis=1)
@@ -146,14 +146,14 @@ def _moment(rng: np.random.Generator, words: Catalogue, texts: Ints, difficulty:
 
 def _hear(
     rng: np.random.Generator,
-    words: Catalogue,
+    words: Catalog,
     texts: Ints,
     difficulty: Floats,
     voices: npt.NDArray[np.int64],
     moment: _Moment,
     asr: Recognizer,
 ) -> Heard:
-    """What one recogniser hears."""
+    """What one recognizer hears."""
     n, longest = moment.luck.shape
     shape = (n, longest)
     swapped = _swap(rng, words, texts, asr, moment.tempting)
@@ -174,14 +174,14 @@ def _hear(
     position = np.arange(longest)
     deleted |= affected & moment.clipped[:, None] & (position == 0)
     deleted |= affected & spoken & (position >= moment.kept[:, None])
-    # No recogniser answers with nothing.
+    # No recognizer answers with nothing.
     deleted &= (spoken & ~deleted).any(axis=1, keepdims=True)
     inserted = spoken & ~deleted & (rng.random(shape) < INSERTED * moment.effort[:, None])
 
     out = np.where(deleted | ~spoken, -1, np.where(wrong, like, said))
     filler = np.where(inserted, rng.random(shape) * len(FILLERS), -1).astype(np.int64)
     amiss, same = wrong | deleted, swapped == texts
-    # A swapped title sounds right to the recogniser: its confidence does not suffer.
+    # A swapped title sounds right to the recognizer: its confidence does not suffer.
     alarmed = same & amiss.any(axis=1) & (rng.random(n) < NOTICED)
     return Heard(
         text=_join(words, out, filler),
@@ -193,7 +193,7 @@ def _hear(
 def _confidence(
     rng: np.random.Generator, asr: Recognizer, odds: Floats, alarmed: npt.NDArray[np.bool_]
 ) -> Floats:
-    """What a recogniser says it is sure of, from its words' log-odds of an error (n, L)."""
+    """What a recognizer says it is sure of, from its words' log-odds of an error (n, L)."""
     log_right = -np.log1p(np.exp(odds)).sum(axis=1)  # of all words
     certainty = log_right - np.log(-np.expm1(log_right))
     noise = asr.spread * rng.standard_normal(len(odds))
@@ -202,7 +202,7 @@ def _confidence(
 
 
 def _swap(
-    rng: np.random.Generator, words: Catalogue, texts: Ints, asr: Recognizer, tempting: Floats
+    rng: np.random.Generator, words: Catalog, texts: Ints, asr: Recognizer, tempting: Floats
 ) -> Ints:
     """The texts with some titles replaced by a popular look-alike: int32, (n,)."""
     item, way = words.text_item[texts], words.text_way[texts]
@@ -232,7 +232,7 @@ def _hash(numbers: npt.NDArray[np.uint64], salt: int) -> Floats:
     return ((x ^ (x >> np.uint64(31))) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def _join(words: Catalogue, out: Indices, filler: Indices) -> pl.Series:
+def _join(words: Catalog, out: Indices, filler: Indices) -> pl.Series:
     """Transcripts of word indices (n, L) with fillers after them (n, L); −1 is no word."""
     vocabulary = pl.Series("text", words.words)
     fillers = pl.Series("text", FILLERS)

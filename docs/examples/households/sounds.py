@@ -1,7 +1,7 @@
 """How far apart words sound: a rough English pronunciation and an edit distance between two.
 
 Rough on purpose: it has to say that "night" is near "knight" and "light" and far from "garden", so
-that simulated recognisers confuse what real ones could. It is no phonetic model.
+that simulated recognizers confuse what real ones could. It is no phonetic model.
 """
 
 from __future__ import annotations

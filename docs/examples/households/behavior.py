@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from catalogue import KINDS, TEMPLATES, WAYS, Catalogue, zipf
-from people import FAVOURITES, Floats, Households, Ints, choose, choose_from
+from catalog import KINDS, TEMPLATES, WAYS, Catalog, zipf
+from people import FAVORITES, Floats, Households, Ints, choose, choose_from
 
 Bools = npt.NDArray[np.bool_]
 
@@ -21,7 +21,7 @@ COMMAND = KINDS.index("command")
 
 # What is asked for, by kind: title, channel, app, search, command.
 KIND_SHARES = (0.46, 0.15, 0.09, 0.10, 0.20)
-FAVOURITE_SHARE = 0.45  # of a household's titles are among its favourites
+FAVORITE_SHARE = 0.45  # of a household's titles are among its favorites
 
 # Chance that the television does what was wanted: transcript right; wrong in function words only;
 # wrong.
@@ -104,7 +104,7 @@ class Reaction:
     dwell: Floats
 
 
-def first_wish(rng: np.random.Generator, words: Catalogue, homes: Households, home: Ints) -> Wish:
+def first_wish(rng: np.random.Generator, words: Catalog, homes: Households, home: Ints) -> Wish:
     """What the sessions of these households (n,) begin with."""
     kind = choose(rng, KIND_SHARES, len(home))
     item = _item(rng, words, homes, home, kind)
@@ -113,7 +113,7 @@ def first_wish(rng: np.random.Generator, words: Catalogue, homes: Households, ho
 
 def next_wish(
     rng: np.random.Generator,
-    words: Catalogue,
+    words: Catalog,
     homes: Households,
     home: Ints,
     before: Wish,
@@ -171,16 +171,16 @@ def react(
 
 
 def _item(
-    rng: np.random.Generator, words: Catalogue, homes: Households, home: Ints, kind: Ints
+    rng: np.random.Generator, words: Catalog, homes: Households, home: Ints, kind: Ints
 ) -> Ints:
     chance = rng.random(len(kind))
     item = np.empty(len(kind), np.int32)
     for k, items in enumerate(words.items_of):
         of_kind = kind == k
         item[of_kind] = items[np.searchsorted(zipf(len(items)), chance[of_kind])]
-    favourite = homes.favourites[home, np.searchsorted(zipf(FAVOURITES), rng.random(len(kind)))]
+    favorite = homes.favorites[home, np.searchsorted(zipf(FAVORITES), rng.random(len(kind)))]
     title = kind == KINDS.index("title")
-    return np.where(title & (rng.random(len(kind)) < FAVOURITE_SHARE), favourite, item)
+    return np.where(title & (rng.random(len(kind)) < FAVORITE_SHARE), favorite, item)
 
 
 def _way(rng: np.random.Generator, kind: Ints) -> Ints:

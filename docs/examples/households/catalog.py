@@ -84,7 +84,7 @@ TEMPLATES = {
 }
 WAYS = max(map(len, TEMPLATES.values()))
 
-# Everyday words that a recogniser's language model knows and no query of the catalogue holds.
+# Everyday words that a recognizer's language model knows and no query of the catalog holds.
 EVERYDAY = (
     "a an and are as at ate bake bare bean bed beer bees been bell best better big bird bite blew"
     " blow boat book bored bread bright bring bus buy by call card care cars case chair change"
@@ -113,7 +113,7 @@ ZIPF = 0.95
 
 
 @dataclass(frozen=True)
-class Catalogue:
+class Catalog:
     """Everything that can be said, as tables of indices.
 
     T texts, I items (a title, a channel, …), V words, WAYS ways of asking, L words in the longest
@@ -121,7 +121,7 @@ class Catalogue:
 
     Args:
         words: V words.
-        texts: T texts, in lower case as recognisers print them.
+        texts: T texts, in lower case as recognizers print them.
         text_words: int32, (T, L): each text's words, −1 after its end.
         text_item: int32, (T,): what it asks for.
         text_way: int32, (T,): how.
@@ -151,8 +151,8 @@ class Catalogue:
 
 
 @cache
-def catalogue() -> Catalogue:
-    """The catalogue: always the same, whatever the simulation's seed."""
+def catalog() -> Catalog:
+    """The catalog: always the same, whatever the simulation's seed."""
     items = [("title", title) for title in _titles()]
     for kind, names in zip(KINDS[1:], (CHANNELS, APPS, SEARCHES, COMMANDS), strict=True):
         items += [(kind, name) for name in names]
@@ -174,7 +174,7 @@ def catalogue() -> Catalogue:
             text_words[row, column] = index[word]
     kinds = np.array([KINDS.index(kind) for kind, _ in items], np.int32)
     nearest, nearest_up_to, crowd = _nearest(words)
-    return Catalogue(
+    return Catalog(
         words=tuple(words),
         texts=tuple(texts),
         text_words=text_words,

@@ -3,59 +3,31 @@
 from __future__ import annotations
 
 import json
-from enum import StrEnum
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
-from weaklabel.cli.console import (
-    Functions,
-    Out,
-    Plugins,
-    Strict,
-    app,
-    console,
-    counted,
-    keep_apart,
-    registry,
-)
+from weaklabel.cli import shared
+from weaklabel.cli.shared import app, chosen, console, counted, keep_apart, say
 from weaklabel.errors import WeakLabelError
 
 if TYPE_CHECKING:
     from weaklabel.patterns import Patterns
 
 
-class Families(StrEnum):
-    """Whose evidence is shared."""
-
-    declared = "declared"
-    auto = "auto"
-    ignore = "ignore"
-
-
-class Abstain(StrEnum):
-    """What an abstain is."""
-
-    symbol = "symbol"
-    missing = "missing"
-
-
-Votes = Annotated[
+Shards = Annotated[
     list[str],
     typer.Argument(help="Votes, or patterns that `weaklabel patterns` wrote: they are added up."),
 ]
-Gold = Annotated[
-    str | None, typer.Option(help="Correct transcripts of some queries: query_id, transcript.")
-]
-Queries = Annotated[str | None, typer.Option(help="The query log, for its transcripts.")]
-Normalizer = Annotated[str, typer.Option(help="By whose rule words are the same: basic or none.")]
 
 
 @app.command()
-def patterns(votes: Votes, out: Out) -> None:
+def patterns(
+    votes: Shards,
+    out: Annotated[Path, typer.Option(help="The counts, a .parquet file; replaced if it exists.")],
+) -> None:
     """Count the vote patterns: all that a model needs, without a transcript or a query."""
     from weaklabel.labels import count_files
 
@@ -64,85 +36,78 @@ def patterns(votes: Votes, out: Out) -> None:
     keep_apart([out], votes)
     found = count_files(votes)
     found.save(out)
-    console.print(
-        f"{counted(found.rows, 'query')}, {_seen(found)} → {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{counted(found.rows, 'query')}, {_counted(found)} → {out}")
 
 
 @app.command()
 def fit(
-    votes: Votes,
+    votes: Shards,
     out: Annotated[Path, typer.Option(help="The model, a JSON file; replaced if it exists.")],
     model: Annotated[
-        str, typer.Option(help="label-model, majority, logistic, or a plugin's.")
+        str, typer.Option(help="The label model: label-model, majority, logistic, or a plugin's.")
     ] = "label-model",
     families: Annotated[
-        Families | None,
-        typer.Option(help="auto: also merge functions that are found to depend on each other."),
+        Literal["declared", "auto", "ignore"] | None,
+        typer.Option(help="Share evidence within declared families, or also (auto) where found."),
     ] = None,
     abstain: Annotated[
-        Abstain | None, typer.Option(help="Whether that a function abstains says something.")
+        Literal["symbol", "ignore"] | None,
+        typer.Option(help="Treat an abstain as evidence (symbol) or ignore it."),
+    ] = None,
+    missing: Annotated[
+        Literal["ignore", "evidence"] | None,
+        typer.Option(help="Ignore which inputs are missing, or treat it as evidence."),
     ] = None,
     prior: Annotated[
-        float | None, typer.Option(min=0, max=1, help="P(right), where it is known.")
+        float | None,
+        typer.Option(metavar="0<P<1", help="Give P(right) over all queries, where it is known."),
     ] = None,
     option: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A model's own option, as JSON.")
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="Set a model's own option, as JSON; repeatable."),
     ] = None,
-    gold: Gold = None,
-    queries: Queries = None,
-    max_wer: Annotated[
-        float, typer.Option(min=0, help="A transcript within this WER of gold is right.")
-    ] = 0.0,
-    normalizer: Normalizer = "basic",
-    functions: Functions = None,
-    plugin: Plugins = None,
-    strict: Strict = None,
+    gold: shared.Gold = None,
+    queries: shared.Queries = None,
+    max_wer: shared.MaxWer = 0.0,
+    normalizer: shared.Normalizer = "basic",
+    functions: shared.Functions = None,
+    plugin: shared.Plugins = None,
+    strict: shared.Strict = None,
 ) -> None:
     """Fit a label model to votes: how good is each function, how many transcripts are right."""
     from weaklabel.labels import count_files, gold_of_files
+    from weaklabel.models import fit
 
     keep_apart([out], [*votes, gold, queries, functions])
-    loaded = registry(plugin, functions, strict)
-    known = loaded.label_models
-    if model not in known:
-        raise WeakLabelError(f"no label model {model!r}: there are {', '.join(known)}")
-    given = {"families": families, "abstain": abstain, "prior": prior}
+    loaded = shared.registry(plugin, functions, strict)
+    make = chosen("label model", model, loaded.label_models).model
+    given = {"families": families, "abstain": abstain, "missing": missing, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
     options |= _options(option)
     try:
-        configured = known[model].model(**options)
+        configured = make(**options)
     except TypeError as error:
-        takes = ", ".join(signature(known[model].model).parameters) or "none"
+        takes = ", ".join(signature(make).parameters) or "none"
         raise WeakLabelError(
             f"label model {model!r} does not take these options ({error}); it takes: {takes}"
         ) from error
     seen = count_files(votes)
     anchors = None
     if gold is not None:
-        anchors = gold_of_files(votes, queries, gold, normalizer).patterns(max_wer)
-    fitted = configured.fit(seen, gold=anchors)
-    fitted.save(out)
+        rule = chosen("normalizer", normalizer, loaded.normalizers)
+        anchors = gold_of_files(votes, queries, gold, max_wer, rule)
+    fit(configured, seen, anchors).save(out)
     checked = f", {anchors.rows} of them checked" if anchors is not None else ""
-    console.print(
-        f"{model} fitted to {counted(seen.rows, 'query')} in {_seen(seen)}{checked} → {out}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{model} fitted to {counted(seen.rows, 'query')} in {_counted(seen)}{checked} → {out}")
 
 
-def _seen(patterns: Patterns) -> str:
+def _counted(patterns: Patterns) -> str:
     return f"{counted(len(patterns), 'pattern')} of {counted(len(patterns.functions), 'function')}"
 
 
 def _options(assignments: list[str] | None) -> dict[str, Any]:
-    options = {}
-    for assignment in assignments or ():
-        name, equals, value = assignment.partition("=")
-        if not equals:
-            raise WeakLabelError(f"--option {assignment}: write NAME=VALUE")
+    options: dict[str, Any] = {}
+    for name, value in shared.pairs("--option", "NAME=VALUE", assignments).items():
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:  # a text without its quotation marks
@@ -152,23 +117,25 @@ def _options(assignments: list[str] | None) -> dict[str, Any]:
 
 @app.command()
 def label(
-    votes: Annotated[str, typer.Argument(help="Votes: a file, a folder or a glob.")],
-    model: Annotated[Path, typer.Option(help="What `weaklabel fit` wrote.")],
+    votes: shared.VotesArgument,
+    model: shared.ModelFile,
     out: Annotated[Path, typer.Option(help="Labels: .parquet, .csv or .jsonl.")],
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="From this weight on the label is 1, else -1.")
+        float, typer.Option(min=0, max=1, help="Label 1 from this weight on, else -1.")
     ] = 0.5,
-    functions: Functions = None,
-    plugin: Plugins = None,
-    strict: Strict = None,
+    functions: shared.Functions = None,
+    plugin: shared.Plugins = None,
+    strict: shared.Strict = None,
 ) -> None:
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
+    from rich.table import Table
+
     from weaklabel.labels import label_files
     from weaklabel.models import load_model
 
     keep_apart([out], [votes, model, functions])
-    known = registry(plugin, functions, strict).label_models
-    summary = label_files(votes, load_model(model, known), out, threshold)
+    loaded = shared.registry(plugin, functions, strict)
+    summary = label_files(votes, load_model(model, loaded.label_models), out, threshold)
     table = Table("queries", "label 1", "label -1", "mean weight")
     table.add_row(
         f"{summary.rows:,}",
@@ -177,35 +144,35 @@ def label(
         f"{summary.mean_weight:.4f}" if summary.rows else "",
     )
     console.print(table)
-    console.print(out, highlight=False, soft_wrap=True)
+    say(out)
 
 
 @app.command()
 def report(
-    votes: Annotated[str, typer.Argument(help="Votes: a file, a folder or a glob.")],
-    model: Annotated[Path, typer.Option(help="What `weaklabel fit` wrote.")],
-    gold: Gold = None,
-    queries: Queries = None,
+    votes: shared.VotesArgument,
+    model: shared.ModelFile,
+    gold: shared.Gold = None,
+    queries: shared.Queries = None,
     html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
     json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers.")] = None,
-    max_wer: Annotated[
-        float, typer.Option(min=0, help="A transcript within this WER of gold is right.")
-    ] = 0.0,
-    normalizer: Normalizer = "basic",
+    max_wer: shared.MaxWer = 0.0,
+    normalizer: shared.Normalizer = "basic",
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="From this weight on a transcript is accepted.")
+        float, typer.Option(min=0, max=1, help="Accept a transcript from this weight on.")
     ] = 0.5,
     examples: Annotated[
-        int, typer.Option(min=0, help="Transcripts to show; 0 keeps all text out of the page.")
+        int, typer.Option(min=0, help="Show so many transcripts; 0 keeps all text out of the page.")
     ] = 10,
-    functions: Functions = None,
-    plugin: Plugins = None,
-    strict: Strict = None,
+    allow_changed: shared.AllowChanged = False,
+    functions: shared.Functions = None,
+    plugin: shared.Plugins = None,
+    strict: shared.Strict = None,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
     from weaklabel.report import print_report, report_files
 
     keep_apart([html, json_], [votes, model, gold, queries, functions])
+    loaded = shared.registry(plugin, functions, strict)
     analysis = report_files(
         votes,
         model,
@@ -213,13 +180,14 @@ def report(
         json=json_,
         gold=gold,
         queries=queries,
-        kinds=registry(plugin, functions, strict).label_models,
+        kinds=loaded.label_models,
         threshold=threshold,
         wer_threshold=max_wer,
-        normalizer=normalizer,
+        normalizer=chosen("normalizer", normalizer, loaded.normalizers),
         examples=examples,
+        allow_changed=allow_changed,
     )
     print_report(analysis, console)
     for path in (html, json_):
         if path is not None:
-            console.print(path, highlight=False, soft_wrap=True)
+            say(path)

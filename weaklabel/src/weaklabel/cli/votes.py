@@ -1,4 +1,4 @@
-"""`weaklabel plugins` and `weaklabel apply`."""
+"""`weaklabel plugins`, `check`, `apply` and `show`: from a query log to votes."""
 
 from __future__ import annotations
 
@@ -7,44 +7,28 @@ import logging
 import sys
 from collections.abc import Container, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import timedelta
-from enum import StrEnum
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import polars as pl
 import typer
 from rich.table import Table
 
-from weaklabel.cli.console import (
-    Functions,
-    Json,
-    Plugins,
-    Progress,
-    Strict,
-    app,
-    console,
-    counted,
-    keep_apart,
-    print_json,
-    registry,
-    settings,
-)
+from weaklabel.cli import shared
+from weaklabel.cli.shared import app, console, counted, keep_apart, print_json, say
 from weaklabel.errors import WeakLabelError
-from weaklabel.labeling import LabelingFunction, Parameter
-from weaklabel.plugins import FUNCTIONS, Registry
-from weaklabel.queries import check as check_queries
-from weaklabel.queries import join_hypotheses, scan, write
-from weaklabel.tables import naming
 
 if TYPE_CHECKING:
-    from weaklabel.runs import Summary
+    import polars as pl
 
+    from weaklabel.labeling import LabelingFunction
+    from weaklabel.plugins import Registry
+    from weaklabel.runs import Summary
 
 logger = logging.getLogger(__name__)
 
-Queries = Annotated[str, typer.Argument(help="The query log: a file, a folder or a glob.")]
+Log = Annotated[str, typer.Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
     str | None,
     typer.Option(help="Other ASRs' transcripts: query_id, source, text; a column for each source."),
@@ -57,73 +41,73 @@ Reject = Annotated[
     Path | None,
     typer.Option(help="Write the rows that are refused here, and go on with the others."),
 ]
-
-
-class Engine(StrEnum):
-    """Engines of the command line."""
-
-    auto = "auto"
-    polars = "polars"
-    duckdb = "duckdb"
-    spark = "spark"
+Rename = Annotated[
+    list[str] | None,
+    typer.Option(metavar="OLD=NEW", help="Read a column under another name; repeatable."),
+]
+Timezone = Annotated[
+    str | None,
+    typer.Option(help="Take times without a zone as this one's, such as UTC or Europe/Berlin."),
+]
 
 
 @app.command()
 def plugins(
-    as_json: Json = False,
-    functions: Functions = None,
-    plugin: Plugins = None,
-    strict: Strict = None,
+    as_json: shared.Json = False,
+    functions: shared.Functions = None,
+    plugin: shared.Plugins = None,
+    strict: shared.Strict = None,
 ) -> None:
     """List plugins, labeling functions, label models, exporters, and what is wrong with them."""
-    loaded = registry(plugin, functions, strict)
+    from weaklabel.labeling import as_json as plain
+
+    loaded = shared.registry(plugin, functions, strict)
     if as_json:
         print_json(json.dumps(_listing(loaded)))
         return
-    table = Table("plugin", "version", "functions", "from", title="Plugins", title_justify="left")
-    for origin in loaded.plugins:
-        owners = [loaded.origins[FUNCTIONS, name] for name in loaded.labeling_functions]
-        count = owners.count(origin)
-        table.add_row(origin.name, origin.version, str(count), origin.distribution)
+    table = Table("from", "version", "plugins", "registers", title="Plugins", title_justify="left")
+    for name, version in dict.fromkeys((p.distribution, p.version) for p in loaded.plugins):
+        own = [plugin for plugin in loaded.plugins if plugin.distribution == name]
+        hooks = [hook for (hook, _), origin in loaded.origins.items() if origin in own]
+        found = [
+            counted(
+                hooks.count(hook), hook.removeprefix("weaklabel_").rstrip("s").replace("_", " ")
+            )
+            for hook in dict.fromkeys(hooks)
+        ]
+        table.add_row(name, version, ", ".join(p.name for p in own), "\n".join(found))
     console.print(table)
     table = Table(title="Labeling functions", title_justify="left")
-    for name in ("function", "requires", "parameters", "what it does"):
-        table.add_column(name, overflow="fold")
+    table.add_column(
+        "function", overflow="fold", min_width=max(map(len, loaded.labeling_functions), default=0)
+    )
+    table.add_column("what it does", overflow="fold", ratio=1)
     for function in loaded.labeling_functions.values():
-        kind = " (row-wise)" if function.rowwise else ""
-        parameters = "\n".join(
-            f"{name} = {_shown(value)}" for name, value in function.parameters.items()
-        )
-        table.add_row(
-            f"{function.name}{kind}",
-            "\n".join(function.columns),
-            parameters,
-            function.description,
-            end_section=True,
-        )
+        kind = [
+            f"family {function.family}" if function.family else "no family",
+            f"scope {function.scope}",
+            *(["row-wise"] if function.rowwise else []),
+            *(["on request"] if function.optional else []),
+        ]
+        about = [function.description, f"requires {', '.join(function.columns)}"]
+        for name, value in function.parameters.items():
+            shown = ", ".join(value) if isinstance(value, tuple) else plain(value)
+            about.append(f"{name} = {shown}")
+        table.add_row("\n".join([function.name, *kind]), "\n".join(about), end_section=True)
     console.print(table)
-    console.print(f"label models: {', '.join(loaded.label_models)}", highlight=False)
-    console.print(f"exporters: {', '.join(loaded.exporters)}", highlight=False)
+    say(f"label models: {', '.join(loaded.label_models)}")
+    say(f"exporters: {', '.join(loaded.exporters)}")
+    say(f"normalizers: {', '.join(loaded.normalizers)}")
 
 
 def _listing(loaded: Registry) -> dict[str, Any]:
     return {
-        "plugins": [
-            {
-                "name": plugin.name,
-                "distribution": plugin.distribution,
-                "version": plugin.version,
-                "location": plugin.location,
-            }
-            for plugin in loaded.plugins
-        ],
+        "plugins": [asdict(plugin) for plugin in loaded.plugins],
         "labeling_functions": [
             {
-                "name": function.name,
-                "identity": loaded.identity(function),
+                **asdict(loaded.identity(function)),
                 "description": function.description,
-                "requires": list(function.columns),
-                "parameters": {name: _plain(value) for name, value in function.parameters.items()},
+                "requires": function.columns,
                 "family": function.family,
                 "rowwise": function.rowwise,
                 "scope": function.scope,
@@ -136,11 +120,13 @@ def _listing(loaded: Registry) -> dict[str, Any]:
             {"name": exporter.name, "description": exporter.description}
             for exporter in loaded.exporters.values()
         ],
+        "normalizers": [
+            {"name": normalizer.name, "description": normalizer.description}
+            for normalizer in loaded.normalizers.values()
+        ],
         "faults": [
             {
-                "plugin": fault.plugin.name,
-                "distribution": fault.plugin.distribution,
-                "version": fault.plugin.version,
+                **asdict(fault.plugin),
                 "stage": fault.stage,
                 "message": fault.message,
                 "details": fault.details,
@@ -150,41 +136,38 @@ def _listing(loaded: Registry) -> dict[str, Any]:
     }
 
 
-def _plain(value: Parameter) -> Any:
-    return f"{value.total_seconds():g}s" if isinstance(value, timedelta) else value
-
-
-def _shown(value: Parameter) -> str:
-    return ", ".join(value) if isinstance(value, tuple) else str(_plain(value))
-
-
 @app.command()
 def check(
-    queries: Queries,
+    queries: Log,
     requires: Annotated[
-        list[str] | None, typer.Option(help="A further column that must be there; repeatable.")
+        list[str] | None, typer.Option(help="Require a further column; repeatable.")
     ] = None,
     hypotheses: Hypotheses = None,
     source: Source = None,
+    rename: Rename = None,
+    timezone: Timezone = None,
     reject: Reject = None,
     out: Annotated[
         Path | None, typer.Option(help="Write the accepted rows: .parquet, .csv or .jsonl.")
     ] = None,
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
+    import polars as pl
+
+    from weaklabel.tables import naming, write
+
     keep_apart([out, reject], [queries, hypotheses])
     log = _accepted(queries, requires or (), hypotheses, source, reject)
     with naming(queries):
         rows = log.select(pl.len()).collect(engine="streaming").item()
     if out is not None:
         write(log, out)
-    target = f" → {out}" if out is not None else ""
-    console.print(f"{counted(rows, 'query')} accepted{target}", highlight=False, soft_wrap=True)
+    say(f"{counted(rows, 'query')} accepted" + (f" → {out}" if out is not None else ""))
 
 
 @app.command()
 def apply(
-    queries: Queries,
+    queries: Log,
     out: Annotated[
         Path, typer.Option(help="Votes: a .parquet file, or a folder to hold partitions.")
     ],
@@ -194,38 +177,49 @@ def apply(
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FUNCTION.PARAMETER=VALUE", help="Repeatable."),
+        typer.Option(
+            "--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(help="TOML with parameters: [functions.NAME] PARAMETER = VALUE.")
     ] = None,
-    functions: Functions = None,
+    functions: shared.Functions = None,
     hypotheses: Hypotheses = None,
     source: Source = None,
+    rename: Rename = None,
+    timezone: Timezone = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="A column to carry over to the votes; repeatable.")
+        list[str] | None, typer.Option(help="Carry a column over to the votes; repeatable.")
     ] = None,
     reject: Reject = None,
     validate: Annotated[
         bool, typer.Option("--check/--no-check", help="Check the log first, as `check` does.")
     ] = True,
-    engine: Annotated[Engine, typer.Option(help="What computes the votes.")] = Engine.auto,
-    master: Annotated[str | None, typer.Option(help="Spark: the cluster's URL.")] = None,
+    engine: Annotated[
+        Literal["auto", "polars", "duckdb", "spark"],
+        typer.Option(help="Compute the votes with this engine."),
+    ] = "auto",
+    master: Annotated[
+        str | None, typer.Option(help="Run Spark on the cluster of this URL.")
+    ] = None,
     partitions: Annotated[
-        int | None, typer.Option(min=1, help="How many parts a folder of votes has.")
+        int | None, typer.Option(min=1, help="Write a folder of so many parts.")
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Do the parts that are missing.")
     ] = False,
     memory_limit: Annotated[
-        str | None, typer.Option(help='What DuckDB, or Spark\'s driver, may take: "2GB", say.')
+        str | None,
+        typer.Option(help='Give DuckDB, or Spark\'s driver, so much memory: "2GB", say.'),
     ] = None,
-    plugin: Plugins = None,
-    strict: Strict = None,
-    progress: Progress = True,
+    plugin: shared.Plugins = None,
+    strict: shared.Strict = None,
+    progress: shared.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
     from weaklabel.runs import apply_files
+    from weaklabel.tables import scan
 
     keep_apart([out, reject], [queries, hypotheses, config, functions])
     if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):
@@ -233,12 +227,12 @@ def apply(
             f"cannot write {out}: votes are Parquet, in one file (a name that ends in .parquet) or"
             " in a folder (a name without an ending)"
         )
-    if master is not None and engine is not Engine.spark:
+    if master is not None and engine != "spark":
         raise WeakLabelError("--master is for --engine spark")
-    if memory_limit is not None and engine is Engine.polars:
+    if memory_limit is not None and engine == "polars":
         raise WeakLabelError("--memory-limit is for --engine duckdb or spark: Polars has none")
-    loaded = registry(plugin, functions, strict)
-    parameters = settings(set_, config)
+    loaded = shared.registry(plugin, functions, strict)
+    parameters = shared.settings(set_, config)
     joined = hypotheses is not None or reject is not None
     if not validate and joined:
         raise WeakLabelError("--no-check goes without --hypotheses and --reject, which check")
@@ -271,15 +265,13 @@ def apply(
             chosen,
             path,
             out,
-            engine=engine.value,
+            engine=engine,
             keep=tuple(keep or ()),
             master=master,
             partitions=partitions,
             resume=resume,
             memory_limit=memory_limit,
-            metadata={
-                "identities": {function.name: loaded.identity(function) for function in chosen}
-            },
+            identities={function.name: loaded.identity(function) for function in chosen},
             progress=progress and sys.stderr.isatty(),
         )
     _print_summary(summary)
@@ -291,7 +283,7 @@ def apply(
         )
     if lf is None:
         _tell_others(loaded.select(loaded.labeling_functions, parameters=parameters), names)
-    console.print(out, highlight=False, soft_wrap=True)
+    say(out)
 
 
 def _accepted(
@@ -302,17 +294,21 @@ def _accepted(
     reject: Path | None,
 ) -> pl.LazyFrame:
     """The rows of the log that keep its contract; how many were refused is told by its logger."""
+    from weaklabel.queries import check, join_hypotheses
+
     joined: Any = queries
     if hypotheses is not None:
         joined = join_hypotheses(queries, hypotheses, sources=source)
     elif source is not None:
         raise WeakLabelError("--source belongs to --hypotheses")
-    return check_queries(joined, requires=requires, reject=reject)
+    return check(joined, requires=requires, reject=reject).accepted
 
 
 @contextmanager
 def _beside(log: pl.LazyFrame, out: Path) -> Iterator[str]:
     """The log as a Parquet file in the output's folder, for as long as it is needed."""
+    from weaklabel.tables import write
+
     with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
         yield str(write(log, Path(folder, "queries.parquet")))
 
@@ -332,10 +328,9 @@ def _print_summary(summary: Summary) -> None:
             f"{votes / summary.rows:.1%}" if summary.rows else "",
         )
     console.print(table)
-    console.print(
+    say(
         f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
-        f" ({summary.reason})",
-        highlight=False,
+        f" ({summary.reason})"
     )
 
 
@@ -346,4 +341,4 @@ def _tell_others(functions: Sequence[LabelingFunction], applied: Container[str])
         if function.name not in applied
     ]
     if left:
-        console.print(f"not applied: {'; '.join(left)}", highlight=False)
+        say(f"not applied: {'; '.join(left)}")

@@ -1,19 +1,29 @@
-"""The application, its consoles, and options that several commands share."""
+"""The application, its consoles, and options that several commands share.
+
+Nothing that takes long to import is imported here or at the head of a module of commands: `--help`
+and a mistyped flag are answered at once.
+"""
 
 from __future__ import annotations
 
 import fnmatch
 import os
+import sys
 import tomllib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.plugins import Registry, load_registry
+
+if TYPE_CHECKING:
+    from weaklabel.plugins import Registry
+
+T = TypeVar("T")
 
 app = typer.Typer(
     help="From a query log to weighted transcripts, with labeling functions as plugins.",
@@ -44,35 +54,82 @@ def _main(
 console = Console()
 errors = Console(stderr=True)
 
-Out: TypeAlias = Annotated[Path, typer.Option(help="What to write; replaced if it exists.")]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+VotesArgument: TypeAlias = Annotated[str, typer.Argument(help="Votes: a file, folder or glob.")]
+ModelFile: TypeAlias = Annotated[
+    Path, typer.Option(help="The model file that `weaklabel fit` wrote.")
+]
+Gold: TypeAlias = Annotated[
+    str | None,
+    typer.Option(help="Correct transcripts of some queries: columns query_id, transcript."),
+]
+Queries: TypeAlias = Annotated[
+    str | None, typer.Option(help="The query log, for the transcripts of the queries.")
+]
+MaxWer: TypeAlias = Annotated[
+    float,
+    typer.Option(min=0, help="Count a transcript as right up to this WER against gold."),
+]
+Normalizer: TypeAlias = Annotated[
+    str,
+    typer.Option(
+        help="Compare words by this rule: basic, none, english, characters, or a plugin's."
+    ),
+]
+AllowChanged: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--allow-changed",
+        help="Go on with a warning where functions have another source or other parameters.",
+    ),
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Functions: TypeAlias = Annotated[
     Path | None,
-    typer.Option(help="A Python file with labeling functions, such as weaklabel_lfs.py."),
+    typer.Option(help="Load labeling functions and hooks of a Python file, too."),
 ]
 Plugins: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("-p", metavar="no:NAME", help="Do not load a plugin; repeatable."),
+    typer.Option("-p", metavar="no:NAME", help="Leave out a plugin or distribution; repeatable."),
 ]
 Strict: TypeAlias = Annotated[
     bool | None,
-    typer.Option("--strict", help="A faulty plugin is an error (also: WEAKLABEL_STRICT=1)."),
+    typer.Option("--strict", help="Treat a faulty plugin as an error, as WEAKLABEL_STRICT=1 does."),
 ]
 Progress: TypeAlias = Annotated[bool, typer.Option(help="Show progress bars.")]
-Threshold: TypeAlias = Annotated[float, typer.Option(min=0, max=1)]
 
 
 def registry(
-    plugins: Sequence[str] | None = None, functions: Path | None = None, strict: bool | None = None
+    plugins: Sequence[str] | None, functions: Path | None, strict: bool | None
 ) -> Registry:
-    """What plugins registered; faults are logged as warnings."""
+    """What plugins registered; faults are logged as warnings.
+
+    Args:
+        plugins: of `-p`: each is "no:NAME".
+        functions: a file of labeling functions.
+        strict: faults are errors.
+    """
+    from weaklabel.plugins import load_registry
+
     blocked = []
     for word in plugins or ():
         prefix, _, name = word.partition(":")
         if prefix != "no" or not name:
             raise WeakLabelError(f"-p {word}: write -p no:NAME to keep a plugin from being loaded")
         blocked.append(name)
-    return load_registry(blocked=blocked, file=functions, strict=strict)
+    # A plugin's print must not stand in the middle of a command's JSON.
+    with redirect_stdout(sys.stderr):
+        return load_registry(blocked=blocked, file=functions, strict=strict)
+
+
+def chosen(what: str, name: str, known: Mapping[str, T]) -> T:
+    """The model, exporter or normalizer of that name.
+
+    Raises:
+        WeakLabelError: there is none; the message names those there are.
+    """
+    from weaklabel.plugins import known_name
+
+    return known[known_name(what, name, known)]
 
 
 def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str, dict[str, Any]]:
@@ -93,13 +150,32 @@ def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str
                 f" found {', '.join(table) or 'other values in functions'}"
             )
         values = {name: dict(entry) for name, entry in functions.items()}
-    for assignment in assignments or ():
-        target, equals, value = assignment.partition("=")
+    for target, value in pairs("--set", "FUNCTION.PARAMETER=VALUE", assignments).items():
         function, dot, parameter = target.rpartition(".")
-        if not (equals and dot and function and parameter):
-            raise WeakLabelError(f"--set {assignment}: write FUNCTION.PARAMETER=VALUE")
+        if not (dot and function and parameter):
+            raise WeakLabelError(f"--set {target}={value}: write FUNCTION.PARAMETER=VALUE")
         values.setdefault(function, {})[parameter] = value
     return values
+
+
+def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
+    """What a flag assigns: `--rename old=new` as {"old": "new"}.
+
+    Args:
+        flag: its name, for the message.
+        form: what to write, NAME=VALUE.
+        given: the texts.
+
+    Raises:
+        WeakLabelError: one has no "=" with something before and after it.
+    """
+    found = {}
+    for text in given or ():
+        name, _, value = (part.strip() for part in text.partition("="))
+        if not (name and value):
+            raise WeakLabelError(f"{flag} {text}: write {form}")
+        found[name] = value
+    return found
 
 
 def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
@@ -138,6 +214,11 @@ def counted(number: int, noun: str) -> str:
     """
     plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{number:,} {noun if number == 1 else plural}"
+
+
+def say(text: object) -> None:
+    """Print a line, wrapped by the terminal alone and as it is."""
+    console.print(str(text), highlight=False, markup=False, soft_wrap=True)
 
 
 def print_json(text: str) -> None:

@@ -1,24 +1,37 @@
-"""Labeling functions for queries to a television, and an exporter: a complete weaklabel plugin."""
+"""Labeling functions, a label model, an exporter and a normalizer: a complete weaklabel plugin."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import narwhals.stable.v2 as nw
+import numpy as np
 import polars as pl
 
 import weaklabel
-from weaklabel import Exporter, LabelingFunction, labeling_function, reject_if, vote
+from weaklabel import MISSING, Exporter, Kind, LabelingFunction, labeling_function, reject_if, vote
+from weaklabel.labeling import Identity
+from weaklabel.models import Fitted, as_patterns, identities_of
+from weaklabel.text import Normalizer, find_normalizer
+from weaklabel.votes import PREFIX
 
 UNFINISHED = re.compile(r"\b(the|a|an|to|of|and|channel)$")
 
 
+# Labeling functions
+
+
 @labeling_function(requires=["transcript", "duration"])
-def speaking_rate(slowest: float = 0.5, fastest: float = 6.0) -> nw.Expr:
+def speaking_rate(slowest: float = 0.8, fastest: float = 6.0) -> nw.Expr:
     """Reject transcripts with impossibly few or many words a second.
+
+    A query without a transcript or a duration has no vote: it is missing.
 
     Args:
         slowest: reject below this many words a second.
@@ -29,18 +42,27 @@ def speaking_rate(slowest: float = 0.5, fastest: float = 6.0) -> nw.Expr:
     return reject_if((rate < slowest) | (rate > fastest))
 
 
-@labeling_function(requires=["transcript", "action"], family="behaviour")
+@labeling_function(requires=["transcript", "action"], nullable=["action"], family="behavior")
 def channel_tuned() -> nw.Expr:
-    """Accept "channel ..." where a channel was then played, reject where it was not."""
+    """Accept "channel ..." where a channel was then played, reject where it was not.
+
+    A television that reports no action has not tuned: that is evidence, so null is allowed.
+    """
     asked = nw.col("transcript").str.to_lowercase().str.starts_with("channel ")
-    played = nw.col("action") == "play"
+    played = (nw.col("action") == "play").fill_null(False)
     return vote(accept=asked & played, reject=asked & ~played)
 
 
 @labeling_function(requires=["transcript"], rowwise=True)
 def unfinished(row: Mapping[str, Any]) -> int:
-    """Reject a transcript that breaks off: its last word asks for another."""
-    return -1 if UNFINISHED.search((row["transcript"] or "").lower()) else 0
+    """Reject an English transcript that breaks off: its last word asks for another.
+
+    It is not called on a null transcript. On one in another script it has nothing to look at,
+    which is a missing vote; None or 0 would say that it looked and found nothing.
+    """
+    if not row["transcript"].isascii():
+        return MISSING
+    return -1 if UNFINISHED.search(row["transcript"].lower()) else 0
 
 
 @weaklabel.hookimpl
@@ -48,6 +70,65 @@ def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -
     """Register the functions above."""
     for function in (speaking_rate, channel_tuned, unfinished):
         register(function)
+
+
+# A label model
+
+
+@dataclass(frozen=True)
+class FittedVeto(Fitted):
+    """weight = the share of the functions with input that do not reject; 1 where none has any."""
+
+    kind: ClassVar[str] = "veto"
+    handles_missing: ClassVar[bool] = True  # else it would get 0 for a missing vote
+
+    functions: tuple[str, ...]
+    identities: tuple[Identity | None, ...] = ()
+
+    def weights(self, votes: np.ndarray) -> np.ndarray:
+        """P(right), float64 (N,), for votes int8 (N, F): 1, 0, -1 and MISSING."""
+        rejects, inputs = (votes == -1).sum(axis=1), (votes != MISSING).sum(axis=1)
+        return 1 - rejects / np.maximum(inputs, 1)
+
+    def weight(self) -> nw.Expr:
+        """The same as an expression over the columns of votes, where a missing one is null."""
+        votes = [nw.col(PREFIX + name) for name in self.functions]
+        rejects = reduce(add, [(vote == -1).fill_null(False).cast(nw.Int64) for vote in votes])
+        inputs = reduce(add, [(~vote.is_null()).cast(nw.Int64) for vote in votes])
+        return 1 - rejects / nw.when(inputs > 0).then(inputs).otherwise(1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What `from_dict` makes it of; the identities are written beside it."""
+        return {"functions": list(self.functions)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> FittedVeto:
+        """Of what a file holds."""
+        return cls(tuple(content["functions"]), identities_of(content))
+
+
+@dataclass(frozen=True)
+class Veto:
+    """Trust a transcript less with each function that rejects it. There is nothing to fit."""
+
+    handles_missing: ClassVar[bool] = True
+
+    def fit(self, votes: Any, *, gold: weaklabel.Gold | None = None) -> FittedVeto:
+        """Take the functions of a table of votes, or of `Patterns`."""
+        patterns = as_patterns(votes)
+        return FittedVeto(patterns.functions, patterns.identities)
+
+
+VETO = Kind("veto", Veto, FittedVeto)
+
+
+@weaklabel.hookimpl
+def weaklabel_label_models(register: Callable[[Kind], None]) -> None:
+    """Register the model: `weaklabel fit --model veto`."""
+    register(VETO)
+
+
+# An exporter
 
 
 def write_text(rows: pl.DataFrame, folder: Path) -> None:
@@ -59,7 +140,28 @@ def write_text(rows: pl.DataFrame, folder: Path) -> None:
     (folder / "transcripts.tsv").write_text("".join(lines), encoding="utf-8")
 
 
+TSV = Exporter("tsv", "lines of weight, tab, transcript", (), write_text)
+
+
 @weaklabel.hookimpl
 def weaklabel_exporters(register: Callable[[Exporter], None]) -> None:
-    """Register the exporter `tsv`."""
-    register(Exporter("tsv", "lines of weight, tab, transcript", (), write_text))
+    """Register the exporter: `weaklabel export --format tsv`."""
+    register(TSV)
+
+
+# A normalizer
+
+
+def without_please(text: str) -> str:
+    """The words of the basic rule without "please"."""
+    words = find_normalizer("basic")(text).split()
+    return " ".join(word for word in words if word != "please")
+
+
+TV = Normalizer("tv", 'as basic, and "please" is left out', without_please)
+
+
+@weaklabel.hookimpl
+def weaklabel_normalizers(register: Callable[[Normalizer], None]) -> None:
+    """Register the normalizer: `weaklabel wer --normalizer tv`."""
+    register(TV)

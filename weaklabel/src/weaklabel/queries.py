@@ -1,6 +1,7 @@
 """The query log: read, checked against its contract, and joined with further hypotheses.
 
-    queries = check("logs/*.parquet", requires=["confidence"], reject="refused.parquet")
+    checked = check("logs/*.parquet", requires=["confidence"], reject="refused.parquet")
+    votes = apply(functions, checked.accepted)
 
 Rows are refused one by one and never in silence: without a file to write them to, the first one is
 an error. A column that is missing or of another type is always an error.
@@ -12,21 +13,27 @@ import difflib
 import fnmatch
 import logging
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.schema import COLUMNS, HYPOTHESIS_COLUMNS, SOURCE_PREFIX, Column, kind_of, settled
-from weaklabel.tables import naming, read, scan, write
-from weaklabel.tables.text import time_from_text
+from weaklabel.tables import naming, scan, write
+from weaklabel.tables.files import listed
 
-SHOWN = 5  # rows or ids that an error names
+SHOWN: Final = 5  # rows or ids that an error names
+
+#: The column that a refused row's reasons are written in.
+REASON: Final = "reason"
+
+_logger = logging.getLogger(__name__)
 
 
 def require_columns(frame: pl.DataFrame, columns: Iterable[str], name: str) -> None:
@@ -87,20 +94,13 @@ def shown(values: Collection[object] | pl.Series) -> str:
     return first if len(values) <= SHOWN else f"{first}, …"
 
 
-#: The column that a refused row's reasons are written in.
-REASON: Final = "reason"
-
-EXAMPLES: Final = 5
-
-
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """A row that a problem was found in.
 
     Attributes:
         row: its number in the table, from 1; a CSV's header is not counted.
         query_id: its query, None where it has none.
-        value: what stands in the column.
+        value: the value of the column, as it was given.
     """
 
     row: int
@@ -108,7 +108,9 @@ class Example:
     value: Any
 
     def __str__(self) -> str:
-        return f"row {self.row} (query_id {self.query_id!r}): {_short(self.value)}"
+        value = repr(self.value)
+        value = value if len(value) <= 80 else f"{value[:79]}…"
+        return f"row {self.row} (query_id {self.query_id!r}): {value}"
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,7 @@ class Problem:
 
     def __str__(self) -> str:
         subject = "the table" if self.column is None else f"column {self.column!r}"
-        counted = ""
-        if self.rows:
-            counted = f" in {self.rows} row{'s' if self.rows > 1 else ''}"
+        counted = f" in {self.rows} row{'s' if self.rows > 1 else ''}" if self.rows else ""
         lines = [f"{subject} {self.problem}{counted}; {self.remedy}"]
         lines += [f"    {example}" for example in self.examples]
         if self.rows > len(self.examples) > 0:
@@ -143,19 +143,26 @@ class Problem:
         return "\n".join(lines)
 
 
-@dataclass(frozen=True)
-class Validation:
-    """What a table looks like against its contract.
+@dataclass(frozen=True, eq=False)
+class Checked:
+    """A table compared with its contract, and parted in two; together they are all of its rows.
 
     Attributes:
-        rows: rows of the table.
-        refused: rows with at least one problem of their own.
+        accepted: the rows that keep the contract, in order, with all columns; the known ones have
+            their proper type, and NaN in them is null. Where the table is not usable, all rows.
+        refused: the others, in order, with all columns as they were given and their `reason`.
+        rows: how many rows the table has.
+        refusals: how many of them are refused.
         problems: all that was found; those of the table and its columns come first.
+        unchanged: `accepted` is the table as it was given, so that its files can be used as well.
     """
 
+    accepted: pl.LazyFrame
+    refused: pl.LazyFrame
     rows: int
-    refused: int
+    refusals: int
     problems: tuple[Problem, ...]
+    unchanged: bool
 
     @property
     def ok(self) -> bool:
@@ -167,48 +174,203 @@ class Validation:
         """The rows that are not refused can be used."""
         return all(problem.by_row for problem in self.problems)
 
-    def raise_if_refused(self) -> None:
-        """Nothing where all is well.
-
-        Raises:
-            WeakLabelError: there is a problem; all are listed, with rows and remedies.
-        """
-        if self.problems:
-            raise WeakLabelError(str(self))
-
-    def raise_if_unusable(self) -> None:
-        """Nothing where rows alone are to blame.
-
-        Raises:
-            WeakLabelError: a column is missing or of another type, or there are no rows.
-        """
-        if not self.usable:
-            raise WeakLabelError(str(self))
-
     def __str__(self) -> str:
         if self.ok:
             return f"{self.rows} rows, none refused"
-        head = f"{self.refused} of {self.rows} rows refused" if self.usable else "unusable table"
+        head = f"{self.refusals} of {self.rows} rows refused" if self.usable else "unusable table"
         return "\n".join([f"{head}:", *(f"  {problem}" for problem in self.problems)])
 
 
-@dataclass(frozen=True, eq=False)
-class Checked:
-    """A table parted in two; together they are all of its rows.
+def validate(
+    queries: Any,
+    *,
+    requires: Iterable[str] = (),
+    rename: Mapping[str, str] | None = None,
+    timezone: str | None = None,
+) -> Checked:
+    """Compare a query log with its contract (`schema.COLUMNS`).
 
-    Attributes:
-        accepted: rows that keep the contract, in order, with all columns.
-        refused: the others, in order, with all columns and their `reason`.
-        validation: what was found.
+    Args:
+        queries: a path, or any frame narwhals knows. A lazy one of another engine than Polars is
+            collected.
+        requires: further columns that must be there, as labeling functions name them.
+        rename: other names for columns, {"old": "new"}, given before anything else is done.
+        timezone: the zone of a `timestamp` without an offset, such as "Europe/Berlin".
+
+    `query_id` and `transcript` are always there and never null (a transcript may be empty), and no
+    two rows share a `query_id`: of duplicates all are refused, since none is the right one. Nulls
+    and NaN of the other columns are no problem. Values are read as what their column holds: texts
+    as numbers, ISO 8601 and numbers of seconds, ms, µs or ns since 1970 (told by their size) as
+    times, categories as texts. A row with a value that cannot be read is refused; where a column
+    has no value that can, the table is unusable.
+
+    Raises:
+        FileNotFoundError, WeakLabelError: the files cannot be read (see `tables.scan`), a column to
+            be renamed is not there, or its new name is taken.
+        TypeError: `queries` is no frame.
+    """
+    frame = _lazy(queries, rename)
+    with _reading(queries):
+        return _validated(frame, COLUMNS, ("query_id",), tuple(requires), timezone, bool(rename))
+
+
+def validate_hypotheses(hypotheses: Any) -> Checked:
+    """Compare a table of hypotheses with its contract (`schema.HYPOTHESIS_COLUMNS`).
+
+    Args:
+        hypotheses: a path, or any frame narwhals knows. No two of its rows share both `query_id`
+            and `source`.
+
+    Raises:
+        FileNotFoundError, WeakLabelError: the files cannot be read; see `tables.scan`.
+        TypeError: `hypotheses` is no frame.
+    """
+    frame = _lazy(hypotheses)
+    with _reading(hypotheses):
+        return _validated(frame, HYPOTHESIS_COLUMNS, ("query_id", "source"))
+
+
+def check(
+    queries: Any,
+    *,
+    requires: Iterable[str] = (),
+    reject: str | os.PathLike[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+    timezone: str | None = None,
+) -> Checked:
+    """Compare a query log with its contract, and go on with what keeps it.
+
+    Args:
+        queries, requires, rename, timezone: see `validate`.
+        reject: a file to write refused rows to, with all columns and one more, `reason`; its suffix
+            names the format. It is written where no row is refused, too, and then has none.
+
+    Returns:
+        The accepted rows, in order, and what was found; without `reject` these are all rows.
+
+    Raises:
+        WeakLabelError: the table is unusable, no row is left, rows are refused and `reject` is not
+            given, or it is one of the files that are read or will be the next time.
+        FileNotFoundError: the files cannot be read; see `tables.scan`.
+        TypeError: `queries` is no frame.
+        OSError: the file of refused rows cannot be written.
+    """
+    if reject is not None:
+        _apart(queries, reject)
+    checked = validate(queries, requires=requires, rename=rename, timezone=timezone)
+    if not checked.usable:
+        raise WeakLabelError(str(checked))
+    if reject is None:
+        if checked.refusals:
+            raise WeakLabelError(
+                f"{checked}\nrepair the rows, or set them aside: --reject FILE, reject= in Python"
+            )
+        return checked
+    if REASON in checked.accepted.collect_schema():
+        raise WeakLabelError(
+            f"the log has a column {REASON!r}, where the refused rows' reasons go: rename it, with"
+            f' --rename {REASON}=NAME, rename={{"{REASON}": "NAME"}} in Python'
+        )
+    with _reading(queries):
+        write(checked.refused, reject)
+    if checked.refusals:
+        _logger.warning("%d of %d rows refused, see %s", checked.refusals, checked.rows, reject)
+    if checked.refusals == checked.rows:
+        raise WeakLabelError(f"{checked}\nno row is left; {reject} holds them all")
+    return checked
+
+
+def join_hypotheses(
+    queries: Any,
+    hypotheses: Any,
+    *,
+    sources: str | Sequence[str] | None = None,
+    rename: Mapping[str, str] | None = None,
+) -> pl.LazyFrame:
+    """The query log with other sources' hypotheses as columns; null where a source has none.
+
+    Args:
+        queries: a path, or any frame narwhals knows.
+        hypotheses: the same, with `query_id`, `source` and `text`.
+        sources: one name adds the column `second_transcript`, which the built-in functions read;
+            several, or None for all (at most 20), add `transcript:<source>` each.
+        rename: other names for columns of the log, {"old": "new"}.
+
+    Raises:
+        FileNotFoundError, WeakLabelError: files cannot be read (see `tables.scan`), the hypotheses
+            break their contract, a source has none, `query_id` is text in one table and integers in
+            the other, or a column of the name is there already.
+        TypeError: no frame is given.
+    """
+    checked = validate_hypotheses(hypotheses)
+    if not checked.ok:
+        raise WeakLabelError(f"hypotheses: {checked}")
+    log, table = _lazy(queries, rename), checked.accepted
+    held = log.collect_schema()
+    if "query_id" not in held:
+        raise WeakLabelError(f"no column 'query_id' in the query log, which has {list(held)}")
+    one, other = held["query_id"], table.collect_schema()["query_id"]
+    if (one == pl.String) != (other == pl.String):
+        raise WeakLabelError(
+            f"query_id is {one} in the query log and {other} in the hypotheses: write both as text,"
+            " or both as integers"
+        )
+    with _reading(hypotheses):
+        known = table.select(pl.col("source").unique()).collect()["source"].sort().to_list()
+    chosen = [sources] if isinstance(sources, str) else list(known if sources is None else sources)
+    if unknown := [name for name in chosen if name not in known]:
+        raise WeakLabelError(f"no hypotheses of {unknown}: sources are {known[:20]}")
+    if sources is None and len(chosen) > 20:
+        raise WeakLabelError(
+            f"{len(chosen)} sources are too many columns: choose one, --source NAME, or several in"
+            " Python, sources=[…]"
+        )
+    if one != other:
+        common = pl.String if one == pl.String else pl.Int64
+        log, table = log.cast({"query_id": common}), table.cast({"query_id": common})
+    with _reading(hypotheses), _reading(queries):
+        spoken = table.filter(pl.col("source").is_in(chosen))
+        alone = spoken.join(log, on="query_id", how="anti").select(pl.len())
+        if count := alone.collect(engine="streaming").item():
+            _logger.warning("%d hypotheses belong to no query of the log", count)
+    for name in chosen:
+        column = "second_transcript" if isinstance(sources, str) else f"{SOURCE_PREFIX}{name}"
+        if column in held:
+            raise WeakLabelError(f"the query log has a column {column!r} already: rename it")
+        texts = table.filter(pl.col("source") == name)
+        texts = texts.select("query_id", pl.col("text").alias(column))
+        log = log.join(texts, on="query_id", how="left", maintain_order="left")
+    return log
+
+
+@dataclass(frozen=True, eq=False)
+class _Rule:
+    """A condition that no row may meet.
+
+    Args:
+        column: of which column.
+        broken: true where the row meets it, never null.
+        problem: in words, behind the column's name.
+        remedy: what to do.
+        reason: text of one row's reason.
+        reading: the row meets it where a value of the column cannot be read.
     """
 
-    accepted: pl.LazyFrame
-    refused: pl.LazyFrame
-    validation: Validation
+    column: str
+    broken: pl.Expr
+    problem: str
+    remedy: str
+    reason: pl.Expr
+    reading: bool = False
 
 
-def split_table(
-    frame: pl.LazyFrame, columns: Sequence[Column], key: tuple[str, ...], requires: tuple[str, ...]
+def _validated(
+    frame: pl.LazyFrame,
+    columns: Sequence[Column],
+    key: tuple[str, ...],
+    requires: tuple[str, ...] = (),
+    timezone: str | None = None,
+    renamed: bool = False,
 ) -> Checked:
     """Part a table in the rows that keep its contract and those that do not.
 
@@ -217,170 +379,170 @@ def split_table(
         columns: what is known of its columns.
         key: the columns that no two rows share; of duplicates all are refused.
         requires: further columns that must be there.
+        timezone: of times without one.
+        renamed: whether the frame is not what its files hold any more.
     """
+    if timezone is not None:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise WeakLabelError(
+                f'no time zone {timezone!r}: give a name such as "UTC" or "Europe/Berlin"'
+            ) from error
     schema = frame.collect_schema()
-    known = {column.name: column for column in columns}
+    known = {column.name: column for column in columns if column.name in schema}
     for name in schema:
         further = name in requires or name.startswith(SOURCE_PREFIX)
         if name not in known and further and kind_of(name) == "text":
             known[name] = Column(name, "text", "a further transcript")
-    problems = [
-        *_missing(schema, columns, requires),
-        *_wrong(frame, schema, known),
+    problems = list(_missing(schema, columns, requires))
+    values: dict[str, pl.Expr] = {}
+    for name, column in known.items():
+        value = column.values(schema[name], timezone)
+        if value is None:
+            problems.append(_of_another_type(frame, column))
+        else:
+            values[name] = value
+    rules = [rule for name in values for rule in _rules(known[name], schema[name], values[name])]
+    if all(name in values for name in key):
+        rules += _unique(frame, {name: values[name] for name in key})
+    floats = [
+        name
+        for name in values
+        if known[name].kind in ("share", "seconds") and not schema[name].is_integer()
     ]
-    sound = {
-        name: column
-        for name, column in known.items()
-        if name in schema and column.holds(schema[name])
-    }
-    rules = _rules(sound, schema)
-    if all(name in sound for name in key):
-        rules += _unique(frame, key)
-    conditions = [rule.broken for rule in rules]
     # `False` first: any_horizontal of nothing is an error.
-    refused = pl.any_horizontal(pl.lit(False), *conditions)
+    refused = pl.any_horizontal(pl.lit(False), *(rule.broken for rule in rules))
     counts = frame.select(
         pl.len().alias("rows"),
         refused.sum().alias("refused"),
-        *(condition.sum().alias(f"{index}") for index, condition in enumerate(conditions)),
-    ).collect(engine="streaming")
-    count = counts.row(0, named=True)
+        *(rule.broken.sum().alias(f"rule {index}") for index, rule in enumerate(rules)),
+        *(value.count().alias(f"read {name}") for name, value in values.items()),
+        *(values[name].is_nan().any().alias(f"nan {name}") for name in floats),
+    )
+    count = counts.collect(engine="streaming").row(0, named=True)
     if count["rows"] == 0:
         problems.insert(
             0, Problem(None, "has no rows", 0, (), "give one with at least one row", False)
         )
-    unusable = bool(problems)
+    by_row = []
     for index, rule in enumerate(rules):
-        if count[f"{index}"]:
-            examples = _examples(frame, schema, rule.column, rule.broken)
-            rows = count[f"{index}"]
-            problems.append(Problem(rule.column, rule.problem, rows, examples, rule.remedy, True))
-    reasons = [pl.when(rule.broken).then(rule.reason) for rule in rules]
-    if unusable:
+        if not (rows := count[f"rule {index}"]):
+            continue
+        if rule.reading and not count[f"read {rule.column}"]:
+            problems.append(_of_another_type(frame, known[rule.column]))
+            continue
+        examples = _examples(frame, rule.column, rule.broken)
+        by_row.append(Problem(rule.column, rule.problem, rows, examples, rule.remedy, True))
+    if problems:
         refused = pl.lit(False)
+    reasons = [pl.when(rule.broken).then(rule.reason) for rule in rules]
     reason = pl.concat_str(pl.lit(None, pl.String), *reasons, separator="; ", ignore_nulls=True)
+    changed = {
+        name: value.fill_nan(None) if name in floats and count[f"nan {name}"] else value
+        for name, value in values.items()
+    }
+    changed = {name: value for name, value in changed.items() if _converts(value, name)}
     return Checked(
-        accepted=frame.filter(~refused),
+        accepted=frame.filter(~refused).with_columns(**changed),
         refused=frame.filter(refused).with_columns(reason.alias(REASON)),
-        validation=Validation(count["rows"], count["refused"], tuple(problems)),
+        rows=count["rows"],
+        refusals=count["refused"],
+        problems=(*problems, *by_row),
+        unchanged=not (renamed or changed or by_row),
     )
-
-
-@dataclass(frozen=True, eq=False)
-class _Rule:
-    """What a row must not be.
-
-    Args:
-        column: of which column.
-        broken: true where it is, never null.
-        problem: in words, behind the column's name.
-        remedy: what to do.
-        reason: text of one row's reason.
-    """
-
-    column: str
-    broken: pl.Expr
-    problem: str
-    remedy: str
-    reason: pl.Expr
 
 
 def _missing(
     schema: pl.Schema, columns: Sequence[Column], requires: tuple[str, ...]
-) -> Iterable[Problem]:
-    always = {column.name: column.meaning for column in columns if column.required}
+) -> Iterator[Problem]:
+    always = {column.name for column in columns if column.required}
     meanings = {column.name: column.meaning for column in columns}
-    names = list(schema)
-    for name in dict.fromkeys([*always, *requires]):
+    for name in dict.fromkeys([*sorted(always, key=list(meanings).index), *requires]):
         if name in schema:
             continue
         meaning = f" ({meanings[name]})" if name in meanings else ""
-        who = "every table has it" if name in always else "a labeling function reads it"
-        near = difflib.get_close_matches(name, names, n=1)
-        near = near or [other for other in names if _plain(other) == _plain(name)]
+        why = "every table has it" if name in always else "a labeling function reads it"
+        near = difflib.get_close_matches(name, schema, n=1)
+        near = near or [other for other in schema if _plain(other) == _plain(name)]
         if near:
-            remedy = f'is it {near[0]!r}? frame.rename({{"{near[0]}": "{name}"}})'
+            remedy = (
+                f"is it {near[0]!r}? --rename {near[0]}={name},"
+                f' rename={{"{near[0]}": "{name}"}} in Python'
+            )
         else:
-            remedy = f"the columns are {names}; add or rename one"
-        yield Problem(name, f"is missing{meaning}: {who}", 0, (), remedy, False)
+            remedy = f"the columns are {listed(list(schema))}; add or rename one"
+        yield Problem(name, f"is missing{meaning}: {why}", 0, (), remedy, False)
 
 
-def _wrong(frame: pl.LazyFrame, schema: pl.Schema, known: dict[str, Column]) -> Iterable[Problem]:
-    for name, column in known.items():
-        if name not in schema or column.holds(schema[name]):
-            continue
-        found = schema[name]
-        # Of texts, those that do not even look like what is wanted are the ones to see.
-        offends = pl.col(name).is_not_null()
-        if found == pl.String and column.kind == "time":
-            offends &= time_from_text(name).is_null()
-        elif found == pl.String:
-            offends &= pl.col(name).str.strip_chars().cast(pl.Float64, strict=False).is_null()
-        rows = frame.select(offends.sum()).collect(engine="streaming").item()
-        if not rows:
-            offends = pl.col(name).is_not_null()
-            rows = frame.select(offends.sum()).collect(engine="streaming").item()
-        yield Problem(
+def _of_another_type(frame: pl.LazyFrame, column: Column) -> Problem:
+    found, held = frame.collect_schema()[column.name], pl.col(column.name).is_not_null()
+    is_ = str(found)
+    if isinstance(found, pl.Datetime):
+        is_ = "a Datetime without a time zone"
+    elif found == pl.String:
+        is_ = "text (String)"
+    return Problem(
+        column.name,
+        f"is {is_}, expected {column.wanted},",
+        frame.select(held.sum()).collect(engine="streaming").item(),
+        _examples(frame, column.name, held),
+        column.remedy(found),
+        False,
+    )
+
+
+def _rules(column: Column, found: pl.DataType, value: pl.Expr) -> Iterator[_Rule]:
+    """The rules of a column on its own.
+
+    Args:
+        column: the column.
+        found: its type as it was given.
+        value: its values in the type that it should have, see `Column.values`.
+    """
+    name, given = column.name, pl.col(column.name)
+    if found.is_float():
+        given = given.fill_nan(None)
+    if column.required:
+        remedy = f"give every row one: {column.meaning}"
+        if name in ("transcript", "text"):
+            remedy = 'where nothing was understood, write an empty text, "" (in a CSV with quotes)'
+        yield _Rule(name, given.is_null(), "is null", remedy, pl.lit(f"{name} is null"))
+    if _converts(value, name):
+        said = column.unreadable(found)
+        yield _Rule(
             name,
-            f"is {_type_name(found)}, expected {column.wanted},",
-            rows,
-            _examples(frame, schema, name, offends),
-            column.conversion(found),
-            False,
+            given.is_not_null() & value.is_null(),
+            said,
+            column.remedy(found),
+            pl.format(f"{name} {{}} {said}", given),
+            reading=True,
         )
+    if column.kind == "share":
+        outside, said = (value < 0) | ((value > 1) & value.is_not_nan()), "is not within [0, 1]"
+        remedy = "divide percentages by 100"
+    elif column.kind == "seconds":
+        outside, said = (value < 0) | (value == float("inf")), "is negative or infinite"
+        remedy = "seconds are finite and not negative"
+    else:
+        return
+    yield _Rule(
+        name, outside.fill_null(False), said, remedy, pl.format(f"{name} {{}} {said}", given)
+    )
 
 
-def _rules(columns: dict[str, Column], schema: pl.Schema) -> list[_Rule]:
-    rules = []
-    for name, column in columns.items():
-        value = pl.col(name)
-        if column.required:
-            remedy = "give every row one"
-            if column.kind == "text":
-                remedy = f'where nothing was understood: pl.col("{name}").fill_null("")'
-            rules.append(_Rule(name, value.is_null(), "is null", remedy, pl.lit(f"{name} is null")))
-        if column.kind in ("share", "seconds") and schema[name].is_float():
-            rules.append(
-                _Rule(
-                    name,
-                    value.is_nan().fill_null(False),
-                    "is NaN",
-                    f'where it is not known: pl.col("{name}").fill_nan(None)',
-                    pl.lit(f"{name} is NaN"),
-                )
-            )
-        if column.kind == "share":
-            outside = ~value.is_between(0, 1)
-            problem, remedy = (
-                "is not within [0, 1]",
-                f'scale it, for percent: pl.col("{name}") / 100',
-            )
-        elif column.kind == "seconds":
-            outside = (value < 0) | (value == float("inf"))
-            problem, remedy = "is negative or infinite", "seconds are finite and not negative"
-        else:
-            continue
-        if schema[name].is_float():
-            outside &= ~value.is_nan()
-        rules.append(
-            _Rule(
-                name,
-                outside.fill_null(False),
-                problem,
-                remedy,
-                pl.format(f"{name} {{}} {problem}", value),
-            )
-        )
-    return rules
+def _converts(value: pl.Expr, name: str) -> bool:
+    return not value.meta.eq(pl.col(name))
 
 
-def _unique(frame: pl.LazyFrame, key: tuple[str, ...]) -> list[_Rule]:
+def _unique(frame: pl.LazyFrame, key: dict[str, pl.Expr]) -> list[_Rule]:
     """The rule that no two rows share a key; none where no two do.
 
     Eight bytes a row find the few keys that may occur twice, and those alone are compared.
     """
-    named = pl.struct(key) if len(key) > 1 else pl.col(key[0])
-    whole = frame.filter(pl.all_horizontal(pl.col(name).is_not_null() for name in key))
+    names = list(key)
+    named = pl.struct(key.values()) if len(key) > 1 else key[names[0]]
+    whole = frame.filter(pl.all_horizontal(pl.col(name).is_not_null() for name in names))
     hashes = whole.select(named.hash().alias("hash")).collect(engine="streaming")["hash"].sort()
     suspects = hashes.filter((hashes == hashes.shift(1)).fill_null(False)).unique()
     if suspects.is_empty():
@@ -396,29 +558,27 @@ def _unique(frame: pl.LazyFrame, key: tuple[str, ...]) -> list[_Rule]:
     )
     if twice.is_empty():
         return []
-    among = " and ".join(key)
+    among = " and ".join(names)
     return [
         _Rule(
-            key[-1] if len(key) == 1 else key[0],
+            names[0],
             named.is_in(twice.implode()).fill_null(False),
-            "is not unique" if len(key) == 1 else f"and {key[1]} are not unique",
+            "is not unique" if len(key) == 1 else f"and {names[1]} are not unique",
             f"of the rows that share {among}, leave one",
             pl.lit(f"{among} {'is' if len(key) == 1 else 'are'} not unique"),
         )
     ]
 
 
-def _examples(
-    frame: pl.LazyFrame, schema: pl.Schema, column: str, broken: pl.Expr
-) -> tuple[Example, ...]:
-    named = pl.col("query_id") if "query_id" in schema else pl.lit(None)
+def _examples(frame: pl.LazyFrame, column: str, broken: pl.Expr) -> tuple[Example, ...]:
+    named = pl.col("query_id") if "query_id" in frame.collect_schema() else pl.lit(None)
     numbered = frame.select(
         pl.int_range(1, pl.len() + 1).alias("row"),
         named.alias("named"),
         pl.col(column).alias("value"),
         broken.alias("broken"),
     )
-    rows = numbered.filter("broken").head(EXAMPLES).drop("broken").collect()
+    rows = numbered.filter("broken").head(SHOWN).drop("broken").collect()
     return tuple(Example(*row) for row in rows.iter_rows())
 
 
@@ -426,203 +586,41 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _type_name(found: Any) -> str:
-    if isinstance(found, pl.Datetime) and found.time_zone is None:
-        return "a Datetime without a time zone"
-    return "text (String)" if found == pl.String else str(found)
-
-
-def _short(value: Any) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:79]}…"
-
-
-__all__ = [
-    "COLUMNS",
-    "HYPOTHESIS_COLUMNS",
-    "REASON",
-    "Checked",
-    "Example",
-    "Problem",
-    "Validation",
-    "check",
-    "join_hypotheses",
-    "read",
-    "scan",
-    "split",
-    "validate",
-    "validate_hypotheses",
-    "write",
-]
-
-_logger = logging.getLogger(__name__)
-
-
-def validate(queries: Any, *, requires: Iterable[str] = ()) -> Validation:
-    """Compare a query log with its contract (`COLUMNS`).
-
-    Args:
-        queries: a path, or any frame narwhals knows. A lazy one of another engine than Polars is
-            collected.
-        requires: further columns that must be there, as labeling functions name them.
-
-    `query_id` and `transcript` are always there and never null (a transcript may be empty), and no
-    two rows share a `query_id`: of duplicates all are refused, since none is the right one. What is
-    known of the other columns is in `COLUMNS`; their nulls are no problem.
-
-    Raises:
-        FileNotFoundError, WeakLabelError, ImportError: the files cannot be read; see `scan`.
-        TypeError: `queries` is no frame.
-    """
-    return split(queries, requires=requires).validation
-
-
-def validate_hypotheses(hypotheses: Any) -> Validation:
-    """Compare a table of hypotheses with its contract (`HYPOTHESIS_COLUMNS`).
-
-    Args:
-        hypotheses: a path, or any frame narwhals knows. No two of its rows share both `query_id`
-            and `source`.
-
-    Raises:
-        FileNotFoundError, WeakLabelError, ImportError: the files cannot be read; see `scan`.
-        TypeError: `hypotheses` is no frame.
-    """
-    frame = _lazy(hypotheses)
-    with _reading(hypotheses):
-        return split_table(frame, HYPOTHESIS_COLUMNS, ("query_id", "source"), ()).validation
-
-
-def split(queries: Any, *, requires: Iterable[str] = ()) -> Checked:
-    """Part a query log in the rows that keep its contract and those that do not.
-
-    Args:
-        queries: see `validate`.
-        requires: see `validate`.
-
-    Where the validation says that the table is unusable, every row counts as accepted.
-
-    Raises:
-        FileNotFoundError, WeakLabelError, ImportError: the files cannot be read; see `scan`.
-        TypeError: `queries` is no frame.
-    """
-    frame = _lazy(queries)
-    with _reading(queries):
-        return split_table(frame, COLUMNS, ("query_id",), tuple(requires))
-
-
-def check(
-    queries: Any,
-    *,
-    requires: Iterable[str] = (),
-    reject: str | os.PathLike[str] | None = None,
-) -> pl.LazyFrame:
-    """The query log, once it is known to keep its contract.
-
-    Args:
-        queries: see `validate`.
-        requires: see `validate`.
-        reject: a file to write refused rows to, with all columns and one more, `reason`; its suffix
-            names the format. It is written where no row is refused, too, and then has none. JSON
-            has no NaN: there, a refused NaN is null and its reason says what it was.
-
-    Returns:
-        The accepted rows, in order; without `reject` these are all rows.
-
-    Raises:
-        WeakLabelError: the table is unusable, no row is left, rows are refused and `reject` is not
-            given, or it is one of the files that are read or will be the next time.
-        FileNotFoundError, ImportError: the files cannot be read; see `scan`.
-        TypeError: `queries` is no frame.
-        OSError: the file of refused rows cannot be written.
-    """
-    if reject is not None:
-        _apart(queries, reject)
-    checked = split(queries, requires=requires)
-    found = checked.validation
-    if reject is None:
-        if found.usable and not found.ok:
-            raise WeakLabelError(f"{found}\nrepair the rows, or set them aside with --reject FILE")
-        found.raise_if_refused()
-        return checked.accepted
-    found.raise_if_unusable()
-    if REASON in checked.accepted.collect_schema():
-        raise WeakLabelError(
-            f"the log has a column {REASON!r}, where the refused rows' reasons go: rename it"
-        )
-    with _reading(queries):
-        write(checked.refused, reject)
-    if found.refused:
-        _logger.warning("%d of %d rows refused, see %s", found.refused, found.rows, reject)
-    if found.refused == found.rows:
-        raise WeakLabelError(f"{found}\nno row is left; {reject} holds them all")
-    return checked.accepted
-
-
-def join_hypotheses(
-    queries: Any, hypotheses: Any, *, sources: str | Sequence[str] | None = None
-) -> pl.LazyFrame:
-    """The query log with other sources' hypotheses as columns; null where a source has none.
-
-    Args:
-        queries: a path, or any frame narwhals knows.
-        hypotheses: the same, with `query_id`, `source` and `text`.
-        sources: one name adds the column `second_transcript`, which the built-in functions read;
-            several, or None for all (at most 20), add `transcript:<source>` each.
-
-    Raises:
-        FileNotFoundError, WeakLabelError, ImportError: files cannot be read (see `scan`), the
-            hypotheses break their contract, a source has none, `query_id` is text in one table and
-            integers in the other, or a column of the name is there already.
-        TypeError: no frame is given.
-    """
-    found = validate_hypotheses(hypotheses)
-    if not found.ok:
-        raise WeakLabelError(f"hypotheses: {found}")
-    log, table = _lazy(queries), _lazy(hypotheses)
-    held = log.collect_schema()
-    if "query_id" not in held:
-        raise WeakLabelError(f"no column 'query_id' in the query log, which has {list(held)}")
-    one, other = held["query_id"], table.collect_schema()["query_id"]
-    if (one == pl.String) != (other == pl.String):
-        raise WeakLabelError(
-            f"query_id is {one} in the query log and {other} in the hypotheses: convert one,"
-            ' pl.col("query_id").cast(pl.String)'
-        )
-    with _reading(hypotheses):
-        known = table.select(pl.col("source").unique()).collect()["source"].sort().to_list()
-    chosen = [sources] if isinstance(sources, str) else list(known if sources is None else sources)
-    if unknown := [name for name in chosen if name not in known]:
-        raise WeakLabelError(f"no hypotheses of {unknown}: sources are {known[:20]}")
-    if sources is None and len(chosen) > 20:
-        raise WeakLabelError(f"{len(chosen)} sources are too many columns: choose with sources=")
-    if one != other:
-        common = pl.String if one == pl.String else pl.Int64
-        log, table = log.cast({"query_id": common}), table.cast({"query_id": common})
-    with _reading(hypotheses), _reading(queries):
-        spoken = table.filter(pl.col("source").is_in(chosen))
-        astray = spoken.join(log, on="query_id", how="anti").select(pl.len())
-        if count := astray.collect(engine="streaming").item():
-            _logger.warning("%d hypotheses belong to no query of the log", count)
-    for name in chosen:
-        column = "second_transcript" if isinstance(sources, str) else f"{SOURCE_PREFIX}{name}"
-        if column in held:
-            raise WeakLabelError(f"the query log has a column {column!r} already: rename it")
-        texts = table.filter(pl.col("source") == name)
-        texts = texts.select("query_id", pl.col("text").alias(column))
-        log = log.join(texts, on="query_id", how="left", maintain_order="left")
-    return log
-
-
-def _lazy(table: Any) -> pl.LazyFrame:
+def _lazy(table: Any, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:
     if isinstance(table, str | os.PathLike):
-        return scan(table)
-    if isinstance(table, pl.DataFrame | pl.LazyFrame):
-        return settled(table.lazy())
-    frame = nw.from_native(table)
-    if isinstance(frame, nw.LazyFrame):
-        frame = frame.collect(backend="polars")
-    return settled(frame.to_polars().lazy())
+        lazy = scan(table)
+    elif isinstance(table, pl.DataFrame | pl.LazyFrame):
+        lazy = settled(table.lazy())
+    else:
+        frame = nw.from_native(table)
+        if isinstance(frame, nw.LazyFrame):
+            frame = frame.collect(backend="polars")
+        lazy = settled(_to_polars(frame).lazy())
+    if not rename:
+        return lazy
+    names = lazy.collect_schema().names()
+    if missing := [old for old in rename if old not in names]:
+        raise WeakLabelError(f"cannot rename {listed(missing)}: the columns are {listed(names)}")
+    after = [rename.get(name, name) for name in names]
+    if twice := sorted({name for name in after if after.count(name) > 1}):
+        raise WeakLabelError(f"renamed, there would be two columns {listed(twice)}")
+    return settled(lazy.rename(dict(rename)))
+
+
+def _to_polars(frame: nw.DataFrame[Any]) -> pl.DataFrame:
+    try:
+        return frame.to_polars()
+    except (TypeError, ValueError) as error:  # as pyarrow's own errors are
+        # Arrow has no type for a column of mixed objects, and does not say which one it is.
+        for name in frame.columns:
+            try:
+                frame.select(name).to_polars()
+            except (TypeError, ValueError) as reason:
+                raise WeakLabelError(
+                    f"column {name!r} holds values of several types: {str(reason).splitlines()[0]};"
+                    " give all of them one type"
+                ) from error
+        raise
 
 
 def _reading(table: Any) -> AbstractContextManager[None]:
@@ -630,7 +628,7 @@ def _reading(table: Any) -> AbstractContextManager[None]:
 
 
 def _apart(table: Any, reject: str | os.PathLike[str]) -> None:
-    """Refused rows go into a file that is not, and will not be, a part of the log.
+    """Refuse a file of refused rows that is, or will be, a part of the log.
 
     Raises:
         WeakLabelError: it is.

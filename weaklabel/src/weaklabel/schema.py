@@ -1,4 +1,4 @@
-"""The columns of the tables: their types, their meaning and what a value must not be.
+"""The columns of the tables: their types, their meaning, and how their values are read.
 
 One description, used by readers (how a CSV's text becomes values), by the validation and its
 messages, and by the documentation.
@@ -13,28 +13,31 @@ import polars as pl
 
 Kind: TypeAlias = Literal["id", "text", "time", "share", "seconds"]
 
-#: Of every kind: its values in words, and how Polars converts what is something else.
-KINDS: Final[dict[Kind, tuple[str, str]]] = {
-    "id": ("text or integers", 'pl.col("{name}").cast(pl.String)'),
-    "text": ("text (String)", 'pl.col("{name}").cast(pl.String)'),
-    "time": (
-        "a Datetime with a time zone",
-        (
-            'pl.col("{name}").str.to_datetime(time_zone="UTC") where the clock was UTC, or write'
-            ' the offset into the text, "2026-01-01T00:00:00+02:00"; milliseconds since 1970:'
-            ' pl.from_epoch(pl.col("{name}").cast(pl.Int64), time_unit="ms")'
-            '.dt.replace_time_zone("UTC")'
-        ),
-    ),
-    "share": ("numbers within [0, 1] (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
-    "seconds": ("numbers of seconds (Float64)", 'pl.col("{name}").cast(pl.Float64)'),
+_WANTED: Final[dict[Kind, str]] = {
+    "id": "text or integers",
+    "text": "text (String)",
+    "time": "a Datetime with a time zone",
+    "share": "numbers within [0, 1] (Float64)",
+    "seconds": "numbers of seconds (Float64)",
 }
-
-
+_TYPES: Final[dict[Kind, pl.DataType]] = {
+    "id": pl.String(),
+    "text": pl.String(),
+    "time": pl.Datetime("us", "UTC"),
+    "share": pl.Float64(),
+    "seconds": pl.Float64(),
+}
+# Wider integers are not known to every engine.
 _INTEGERS: Final = (
     *(pl.Int8, pl.Int16, pl.Int32, pl.Int64),
     *(pl.UInt8, pl.UInt16, pl.UInt32, pl.UInt64),
 )
+
+_CLOCK: Final = r"^\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?"
+_OFFSET: Final = r" ?([zZ]|[+-]\d\d:?(\d\d)?)$"
+# Times in numbers are taken for seconds, ms, µs or ns since 1970 by their size: within these years
+# no number is two of them.
+_EPOCH_SECONDS: Final = (315_532_800, 4_102_444_800)  # 1980 to 2100
 
 
 @dataclass(frozen=True)
@@ -43,9 +46,9 @@ class Column:
 
     Attributes:
         name: as it stands in the file.
-        kind: what its values are, a key of `KINDS`.
+        kind: what its values are.
         meaning: what it says, in a sentence.
-        required: the table is none without it, and it has no nulls.
+        required: every table has it, without nulls.
     """
 
     name: str
@@ -56,46 +59,70 @@ class Column:
     @property
     def wanted(self) -> str:
         """Its type in words."""
-        return KINDS[self.kind][0]
+        return _WANTED[self.kind]
 
-    def conversion(self, found: pl.DataType) -> str:
-        """How Polars makes the type out of another one."""
-        name = self.name
-        if self.kind == "id" and found.is_float():
-            return (
-                f'where all are whole numbers: pl.col("{name}").cast(pl.Int64); those beyond 64'
-                " bits are written as text"
-            )
+    def values(self, found: pl.DataType, timezone: str | None = None) -> pl.Expr | None:
+        """The column's values in its own type, null where one cannot be read as such.
+
+        Args:
+            found: the type that the column has.
+            timezone: the zone of clocks that do not name theirs.
+
+        Returns:
+            The column itself where its type is right, a conversion where values of the type may be
+            meant, and None where they cannot be.
+        """
+        value = pl.col(self.name)
+        if isinstance(found, pl.Categorical | pl.Enum):
+            value, found = value.cast(pl.String), pl.String()
+        match self.kind:
+            case "id" | "text":
+                right = found == pl.String or (self.kind == "id" and found in _INTEGERS)
+                return value if right else None
+            case "share" | "seconds":
+                if found == pl.String:
+                    return number_from_text(value)
+                if found.is_decimal():
+                    return value.cast(pl.Float64)
+                return value if found.is_float() or found.is_integer() else None
+            case "time":
+                if found == pl.String:
+                    return time_from_text(value, timezone)
+                if found in _INTEGERS or found == pl.Float64:
+                    return _time_from_number(value, found)
+                if not isinstance(found, pl.Datetime):
+                    return None
+                if found.time_zone is None:
+                    return None if timezone is None else _in_zone(value, timezone)
+                return value
+
+    def unreadable(self, found: pl.DataType) -> str:
+        """The words for a value of another type that cannot be read."""
+        if self.kind != "time":
+            return "is no number"
+        if found.is_numeric():
+            return "is no time between 1980 and 2100 in seconds, ms, µs or ns since 1970"
+        return "is no time with an offset from UTC"
+
+    def remedy(self, found: pl.DataType) -> str:
+        """What to do about values of another type."""
         if self.kind == "time":
-            if isinstance(found, pl.Datetime):
-                return (
-                    f'name the zone the clock was in: pl.col("{name}").dt.replace_time_zone("UTC"),'
-                    ' or dt.replace_time_zone("Europe/Berlin").dt.convert_time_zone("UTC")'
-                )
             if found == pl.Date:
-                return (
-                    "a day alone orders no queries: bring the time of day; for midnight,"
-                    f' pl.col("{name}").cast(pl.Datetime).dt.replace_time_zone("UTC")'
-                )
+                return "a day alone orders no queries: bring the time of day"
             if found.is_numeric():
                 return (
-                    f'pl.from_epoch("{name}", time_unit="s").dt.replace_time_zone("UTC") for'
-                    ' seconds since 1970 (time_unit="ms" for milliseconds)'
+                    "write 2026-01-01T00:00:00Z, or numbers since 1970 as integers or Float64"
+                    " (Float32 is too coarse)"
                 )
-        return f"convert it: {KINDS[self.kind][1].format(name=name)}"
-
-    def holds(self, found: pl.DataType) -> bool:
-        """Whether values of a type are what is wanted."""
-        match self.kind:
-            case "id":
-                # Wider integers are not known to every engine.
-                return found == pl.String or found in _INTEGERS
-            case "text":
-                return found == pl.String
-            case "time":
-                return isinstance(found, pl.Datetime) and found.time_zone is not None
-            case "share" | "seconds":
-                return found.is_float() or found.is_integer()
+            return (
+                "write the offset, 2026-01-01T00:00:00+02:00, or name the zone of the clock:"
+                ' --timezone Europe/Berlin, timezone="Europe/Berlin" in Python'
+            )
+        if self.kind in ("share", "seconds"):
+            return "write numbers with a decimal point, and nothing where it is not known"
+        if self.kind == "id":
+            return "write integers of at most 64 bits, or text"
+        return "write text"
 
 
 #: The query log: one row a query. Further columns are kept as they are.
@@ -114,7 +141,7 @@ COLUMNS: Final = (
 #: Several hypotheses a query: one row for each of its sources.
 HYPOTHESIS_COLUMNS: Final = (
     Column("query_id", "id", "the query, as in the query log", required=True),
-    Column("source", "text", "who wrote it: an ASR, a person", required=True),
+    Column("source", "text", "the ASR or the person that wrote it", required=True),
     Column("text", "text", "the hypothesis", required=True),
     Column("confidence", "share", "the source's own, between 0 and 1"),
 )
@@ -122,10 +149,7 @@ HYPOTHESIS_COLUMNS: Final = (
 #: A column of the query log that holds the transcript of one more source starts with this.
 SOURCE_PREFIX: Final = "transcript:"
 
-_KINDS_BY_NAME: Final = {
-    **{column.name: column.kind for column in HYPOTHESIS_COLUMNS},
-    **{column.name: column.kind for column in COLUMNS},
-}
+_KINDS_BY_NAME: Final = {column.name: column.kind for column in (*HYPOTHESIS_COLUMNS, *COLUMNS)}
 
 
 def kind_of(name: str) -> Kind | None:
@@ -136,18 +160,60 @@ def kind_of(name: str) -> Kind | None:
 
 
 def settled(frame: pl.LazyFrame) -> pl.LazyFrame:
-    """Known columns that are all null have the type they would have with a value."""
-    types: dict[Kind, pl.DataType] = {
-        "id": pl.String(),
-        "text": pl.String(),
-        "time": pl.Datetime("us", "UTC"),
-        "share": pl.Float64(),
-        "seconds": pl.Float64(),
-    }
-    schema = frame.collect_schema()
+    """Give known columns that are all null the type that they would have with a value."""
     nulls: dict[Any, pl.DataType] = {
-        name: types[kind]
-        for name, dtype in schema.items()
+        name: _TYPES[kind]
+        for name, dtype in frame.collect_schema().items()
         if dtype == pl.Null and (kind := kind_of(name)) is not None
     }
     return frame.cast(nulls) if nulls else frame
+
+
+def number_from_text(text: pl.Expr) -> pl.Expr:
+    """Texts as numbers, NaN and infinity included; others null."""
+    return text.str.strip_chars().cast(pl.Float64, strict=False)
+
+
+def time_from_text(text: pl.Expr, timezone: str | None = None) -> pl.Expr:
+    """Texts in ISO 8601 as UTC, to the microsecond; others null.
+
+    Args:
+        text: such as "2026-01-01T00:00:00+02:00" or "2026-01-01 00:00Z".
+        timezone: the zone of texts without an offset; null without it.
+    """
+    # One spelling for chrono: "T" between, seconds present, no blank before the offset.
+    spelled = text.str.replace(r"^(\S{10}) ", "${1}T").str.replace(" ", "", literal=True)
+    spelled = spelled.str.replace(r"^(\S{10}T\d\d:\d\d)([zZ+-]|$)", "${1}:00${2}")
+    spelled = spelled.str.replace("z$", "Z")
+    zoned = pl.when(text.str.contains(_CLOCK + _OFFSET)).then(
+        spelled.str.to_datetime(
+            "%Y-%m-%dT%H:%M:%S%.f%#z", time_unit="us", time_zone="UTC", strict=False
+        )
+    )
+    if timezone is None:
+        return zoned
+    clock = pl.when(text.str.contains(_CLOCK + "$")).then(
+        spelled.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", time_unit="us", strict=False)
+    )
+    return pl.coalesce(zoned, _in_zone(clock, timezone))
+
+
+def _in_zone(clock: pl.Expr, timezone: str) -> pl.Expr:
+    # An hour that the clock skips or shows twice is no time: null, and so named.
+    local = clock.dt.replace_time_zone(timezone, ambiguous="null", non_existent="null")
+    return local.dt.convert_time_zone("UTC")
+
+
+def _time_from_number(value: pl.Expr, found: pl.DataType) -> pl.Expr:
+    read = []
+    for per_second in (1, 10**3, 10**6, 10**9):
+        first, last = (seconds * per_second for seconds in _EPOCH_SECONDS)
+        within = pl.when(value.is_between(first, last)).then(value)
+        if found.is_float():
+            microseconds = (within * (10**6 / per_second)).round().cast(pl.Int64)
+        elif per_second > 10**6:
+            microseconds = within.cast(pl.Int64) // (per_second // 10**6)
+        else:
+            microseconds = within.cast(pl.Int64) * (10**6 // per_second)
+        read.append(microseconds)
+    return pl.coalesce(read).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")

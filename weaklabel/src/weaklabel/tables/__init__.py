@@ -7,11 +7,11 @@ file that cannot be read as a whole is an error that names it.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote
 
 import polars as pl
 
@@ -23,7 +23,7 @@ from weaklabel.tables.files import (
     Files,
     Format,
     Source,
-    diagnose_bytes,
+    decoded_lines,
     find,
     first_line,
     listed,
@@ -92,33 +92,36 @@ def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
 
     Args:
         path: a file, a folder (with the files in its folders; names that start with "." or "_" are
-            left out), a glob such as `logs/2026-*.csv`, or a URL: what Polars opens (`s3://`,
-            `gs://`, `az://`, `https://`, `hf://`) or else fsspec. The suffix names the format:
-            .parquet, .csv, .jsonl, .ndjson, .json (lines); .csv.gz and .jsonl.gz as well.
+            left out), a glob such as `logs/2026-*.csv`, or a URL that Polars opens (`s3://`,
+            `gs://`, `az://`, `https://`, `hf://`). The suffix names the format: .parquet, .csv,
+            .tsv, .jsonl, .ndjson, .json; text also with .gz, .zst, .bz2 or .xz behind it. What
+            `weaklabel export` writes is read as well: the folders of Kaldi, Lhotse and Hugging
+            Face, and NeMo's manifests.
         columns: take these alone, in this order.
 
-    Parquet keeps its types. CSV and JSON lines are read through once to settle theirs. In a CSV
-    `query_id` and `session_id` are integers only where none would lose something by it (leading
-    zeros, more than 64 bits), else text; transcripts and other texts stay the text that they are;
-    timestamps with an offset ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and
-    those without one stay text, for the validation to name; a column that nothing is known of is
-    integers, numbers, true/false or timestamps where each of its values is one.
+    Parquet keeps its types. CSV and JSON are read through once to settle theirs. In a CSV, of
+    fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are integers only
+    where none would lose something by it (leading zeros, more than 64 bits), else text;
+    transcripts and other texts stay the text that they are; timestamps with an offset
+    ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and those without one stay
+    text, for the validation to name; a column that nothing is known of is integers, numbers,
+    true/false or timestamps where each of its values is one. JSON is one object a line, or an array
+    of objects.
 
     Raises:
         FileNotFoundError: there is nothing at that path, or no table in the folder.
         WeakLabelError: the suffix is unknown, a folder mixes formats, a file is empty, cut short or
             broken, or files do not have the same columns.
-        ImportError: the URL needs fsspec, which is not installed.
     """
-    files = find(path)
-    with _named(files):
-        match files.format:
-            case "Parquet":
-                frame = scan_parquet(files)
-            case "CSV":
-                frame = scan_csv(files)
-            case "JSON lines":
-                frame = scan_lines(files)
+    folder = Path(path)
+    if (folder / "text").is_file() and (folder / "wav.scp").is_file():
+        frame = _kaldi(folder)
+    else:
+        lhotse = folder / "supervisions.jsonl.gz"
+        files = find(lhotse if lhotse.is_file() else path)
+        scanners = {"Parquet": scan_parquet, "CSV": scan_csv, "JSON lines": scan_lines}
+        with _named(files):
+            frame = _exported(scanners[files.format](files), folder)
     if columns is not None:
         held = frame.collect_schema().names()
         if missing := [name for name in columns if name not in held]:
@@ -127,11 +130,63 @@ def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
     return frame
 
 
+def _exported(frame: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
+    """A manifest of NeMo's or of Lhotse's in the words of a query log; other frames as they are."""
+    schema = frame.collect_schema()
+    if "audio_filepath" in schema:
+        names = {"audio_filepath": "audio", "text": "transcript"}
+    elif {"id", "recording_id", "start", "text"} <= set(schema):
+        names = {"id": "query_id", "text": "transcript", "speaker": "session_id"}
+        custom = schema.get("custom")
+        if isinstance(custom, pl.Struct) and "weight" in (field.name for field in custom.fields):
+            frame = frame.with_columns(pl.col("custom").struct.field("weight"))
+        if (recordings := folder / "recordings.jsonl.gz").is_file():
+            source = pl.col("sources").list.first().struct.field("source")
+            audio = scan_lines(find(recordings)).select(recording_id="id", audio=source)
+            frame = frame.join(audio, on="recording_id", how="left", maintain_order="left")
+    else:
+        return frame
+    return frame.rename({old: new for old, new in names.items() if new not in schema}, strict=False)
+
+
+def _kaldi(folder: Path) -> pl.LazyFrame:
+    """A Kaldi data folder; names that `weaklabel export` made are taken apart again."""
+    tables = {
+        name: [line.rstrip("\r\n").partition(" ") for line in decoded_lines(str(folder / file))]
+        for name, file in {
+            "transcript": "text",
+            "audio": "wav.scp",
+            "duration": "utt2dur",
+            "weight": "utt2weight",
+            "session_id": "utt2spk",
+        }.items()
+        if (folder / file).is_file()
+    }
+    ids = [name for name, _, _ in tables["transcript"]]
+    columns: dict[str, list[Any]] = {"query_id": ids}
+    for column, rows in tables.items():
+        values = {name: value for name, _, value in rows}
+        columns[column] = [values.get(name) for name in ids]
+    columns["transcript"] = [text for _, _, text in tables["transcript"]]
+    if "weight" in columns and "session_id" in columns:  # a speaker, a hyphen and the query
+        pairs = list(zip(ids, columns["session_id"], strict=True))
+        plain = [name.removeprefix(f"{speaker}-") for name, speaker in pairs]
+        # Bytes beyond some of ASCII are written =XX.
+        columns["query_id"] = [unquote(name.replace("=", "%")) for name in plain]
+        columns["session_id"] = [
+            None if speaker in (None, name) else unquote(speaker.replace("=", "%"))
+            for name, speaker in pairs
+        ]
+    frame = pl.LazyFrame(columns, schema=dict.fromkeys(columns, pl.String))
+    numbers = [name for name in ("duration", "weight") if name in columns]
+    return frame.with_columns(pl.col(numbers).cast(pl.Float64))
+
+
 def read(path: Source, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
     """`scan`, collected.
 
     Raises:
-        FileNotFoundError, WeakLabelError, ImportError: see `scan`.
+        FileNotFoundError, WeakLabelError: see `scan`.
     """
     with naming(path):
         return scan(path, columns=columns).collect()
@@ -236,16 +291,13 @@ def _named(files: Files) -> Iterator[None]:
     """A failure of Polars names the file, and the line where it can be found."""
     try:
         yield
-    except (pl.exceptions.PolarsError, OSError, EOFError, zlib.error) as error:
+    except (pl.exceptions.PolarsError, OSError) as error:
         if isinstance(error, FileNotFoundError | PermissionError):
             raise
-        if files.local:
-            for file in files.paths:
-                diagnose_bytes(file, files.format)
-            if files.format == "JSON lines":
-                diagnose_lines(files)
-            if files.format == "CSV":
-                diagnose_fields(files)
+        if files.local and files.format == "JSON lines":
+            diagnose_lines(files)
+        if files.local and files.format == "CSV":
+            diagnose_fields(files)
         what = files.paths[0] if len(files.paths) == 1 else f"one of the files of {files.given}"
         raise WeakLabelError(
             f"{what} cannot be read as {files.format}: {first_line(error)}"

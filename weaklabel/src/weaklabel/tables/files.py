@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
+import bz2
+import codecs
 import glob
 import gzip
 import logging
+import lzma
 import os
 import re
-import shutil
-import tempfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Final, Literal, TypeAlias, cast
+from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
@@ -28,19 +28,21 @@ Source: TypeAlias = str | os.PathLike[str]
 FORMATS: Final[dict[str, Format]] = {
     ".parquet": "Parquet",
     ".csv": "CSV",
+    ".tsv": "CSV",
     ".jsonl": "JSON lines",
     ".ndjson": "JSON lines",
     ".json": "JSON lines",
 }
-_COMPRESSED: Final = ".gz"  # a suffix behind the suffix; Polars reads through it
-_KNOWN: Final = "give .parquet, .csv, .jsonl, .ndjson or .json (CSV and JSON also as .csv.gz)"
-
-# Schemes that Polars opens itself, on every platform.
-_NATIVE: Final = frozenset(
+# Suffixes behind the suffix. Polars reads through gzip and Zstandard itself.
+_COMPRESSED: Final = frozenset({".gz", ".zst", ".bz2", ".xz"})
+_KNOWN: Final = (
+    "give .parquet, .csv, .tsv, .jsonl, .ndjson or .json (text also as .csv.gz, .zst, .bz2, .xz)"
+)
+_URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
+# Schemes that Polars opens on every platform.
+_OPENED: Final = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hf"}
 )
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
-_GLOB = re.compile(r"[*?\[]")
 
 # Companions of the data that a folder may hold beside it; they are no tables.
 _BESIDE: Final = frozenset({".py", ".toml", ".md", ".txt", ".html"})
@@ -50,49 +52,58 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Files:
-    """What a path stands for: paths or URLs of one format, in order."""
+    """Paths or URLs of one format, in order.
+
+    Attributes:
+        given: the path that stands for them.
+        paths: each of them.
+        format: of all of them.
+        local: they are no URLs.
+        hive: the path holds columns: date=2026-01-01/part-0.parquet.
+    """
 
     given: str
     paths: tuple[str, ...]
     format: Format
     local: bool = True
-    hive: bool = False  # the path holds columns: date=2026-01-01/part-0.parquet
+    hive: bool = False
 
 
 def find(path: Source) -> Files:
-    """The files that a path stands for, in order; those that Polars cannot open are fetched.
+    """Find the files that a path stands for.
 
     Raises:
         FileNotFoundError: there are none.
         WeakLabelError: they are of several formats or an unknown one, or one has no bytes.
-        ImportError: fsspec is needed and not installed.
     """
     given = os.fspath(path)
-    scheme = _URL.match(given)
-    if scheme and scheme[1].lower() == "file":
-        return find(url2pathname(urlsplit(given).path))
-    if scheme and scheme[1].lower() in _NATIVE:
-        return Files(given, (given,), _format_of(given), local=False)
-    if scheme:
-        return find(_fetched(given))
+    if url := _URL.match(given):
+        if url[1].lower() == "file":
+            return find(url2pathname(urlsplit(given).path))
+        if url[1].lower() not in _OPENED:
+            raise WeakLabelError(f"{given}: {url[1]}:// cannot be opened, copy it to a file")
+        return Files(given, (given,), _format_of(given.partition("?")[0]), local=False)
     if os.path.isdir(given):
-        found = [str(file) for file in sorted(Path(given).rglob("*")) if file.is_file()]
-        found = [file for file in found if not _hidden(Path(file).relative_to(given))]
-        tables = [file for file in found if _suffix(file) in FORMATS]
-        ignored = set(found) - set(tables)
-        ignored = {file for file in ignored if Path(file).suffix not in _BESIDE}
-        if ignored:
-            _logger.warning("not read, for they are no tables: %s", listed(sorted(ignored)))
+        inside = [file.relative_to(given) for file in sorted(Path(given).rglob("*"))]
+        found = [
+            file
+            for file in inside
+            if not any(part.startswith((".", "_")) for part in file.parts)
+            and os.path.isfile(os.path.join(given, file))
+        ]
+        tables = [os.path.join(given, file) for file in found if _suffixes(file.name)[0] in FORMATS]
+        known = _BESIDE | set(FORMATS)
+        others = [str(file) for file in found if _suffixes(file.name)[0] not in known]
+        if others:
+            _logger.warning("not read, for they are no tables: %s", listed(others))
         if not tables:
             raise FileNotFoundError(f"no table in the folder {given}: {_KNOWN}")
     elif os.path.exists(given):
         tables = [given]
-    elif _GLOB.search(given):
+    else:
         tables = sorted(file for file in glob.glob(given, recursive=True) if os.path.isfile(file))
         if not tables:
-            raise FileNotFoundError(f"no file matches {given}")
-    else:
-        raise FileNotFoundError(f"no file or folder {given}")
+            raise FileNotFoundError(f"no file or folder {given}, and no file matches it")
     formats = {_format_of(file): file for file in reversed(tables)}
     if len(formats) > 1:
         named = ", ".join(f"{kind} ({Path(file).name})" for kind, file in sorted(formats.items()))
@@ -102,60 +113,27 @@ def find(path: Source) -> Files:
     for file in tables:
         if os.path.getsize(file) == 0:
             raise WeakLabelError(f"{file} is empty (0 bytes): write it again, or remove it")
-    hive = any("=" in part for file in tables for part in _below(given, file).parts[:-1])
+    hive = os.path.isdir(given) and any(
+        "=" in os.path.dirname(file)[len(given) :] for file in tables
+    )
     return Files(given, tuple(tables), next(iter(formats)), hive=hive)
-
-
-def _below(given: str, file: str) -> Path:
-    return Path(file).relative_to(given) if os.path.isdir(given) else Path(Path(file).name)
-
-
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in relative.parts)
-
-
-def _suffix(name: str) -> str:
-    stem, suffix = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] if suffix == _COMPRESSED else suffix
 
 
 def _format_of(name: str) -> Format:
     try:
-        return FORMATS[_suffix(name.partition("?")[0] if "://" in name else name)]
+        return FORMATS[_suffixes(name)[0]]
     except KeyError:
         raise WeakLabelError(f"unknown format of {name}: {_KNOWN}") from None
 
 
-def _fetched(url: str) -> str:
-    """A local copy of what fsspec finds at a URL: a file's path, or that of a folder."""
-    try:
-        import fsspec  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise ImportError(f"{url} needs fsspec: pip install fsspec") from error
-    try:
-        system, inside = fsspec.core.url_to_fs(url)
-    except ValueError as error:
-        raise WeakLabelError(f"cannot open {url}: {error}") from error
-    several = bool(_GLOB.search(inside)) or system.isdir(inside)
-    if _GLOB.search(inside):
-        found = system.glob(inside)
-    elif several:
-        found = system.find(inside)
-    else:
-        found = [inside] if system.exists(inside) else []
-    if not found:
-        raise FileNotFoundError(f"nothing at {url}")
-    folder = tempfile.mkdtemp(prefix="weaklabel-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)  # lazy frames read it until then
-    # Names alone may clash between folders; the order of the URLs is kept by a number in front.
-    for index, remote in enumerate(sorted(found)):
-        name = remote.rstrip("/").rpartition("/")[2]
-        system.get_file(remote, os.path.join(folder, f"{index:08d}-{name}" if several else name))
-    return folder if several else os.path.join(folder, os.listdir(folder)[0])
+def _suffixes(name: str) -> tuple[str, str]:
+    """Those of the format and of the compression, in lower case; "" for none."""
+    stem, suffix = os.path.splitext(name.lower())
+    return (os.path.splitext(stem)[1], suffix) if suffix in _COMPRESSED else (suffix, "")
 
 
 def same_columns(first: str, wanted: list[str], file: str, held: list[str]) -> None:
-    """Nothing where two files have the same columns, in any order.
+    """Refuse two files that do not have the same columns, in any order.
 
     Raises:
         WeakLabelError: they do not.
@@ -166,28 +144,52 @@ def same_columns(first: str, wanted: list[str], file: str, held: list[str]) -> N
         raise WeakLabelError(f"{first} lacks column {listed(extra)}, which {file} has: add it")
 
 
-def diagnose_bytes(file: str, kind: Format) -> None:
-    """Name what is wrong with a file as bytes: cut short, or no Unicode.
-
-    Raises:
-        WeakLabelError: something is.
-    """
-    if kind == "Parquet":
+def byte_lines(file: str) -> Iterator[bytes]:
+    """The lines of a file or URL as bytes, decompressed."""
+    packed = _suffixes(file)[1]
+    if packed == ".zst" or _URL.match(file):  # Python opens neither: as Polars reads them
+        for line in text_lines(file).collect(engine="streaming")["line"]:
+            yield (line or "").encode() + b"\n"
         return
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(packed, open)
     try:
-        with opened(file) as binary:
-            for number, line in enumerate(binary, 1):
-                try:
-                    line.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    raise WeakLabelError(not_unicode(file, number, error)) from error
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        with opener(file, "rb") as binary:
+            yield from binary
+    except (EOFError, zlib.error, lzma.LZMAError, OSError) as error:
+        if not packed or isinstance(error, FileNotFoundError | PermissionError):
+            raise
+        name = {".gz": "gzip", ".bz2": "bzip2", ".xz": "xz"}[packed]
         raise WeakLabelError(
-            f"{file} is no gzip file, or was cut short: {error}; write it again"
+            f"{file} is no {name} file, or was cut short: {error}; write it again"
         ) from error
 
 
-def lines(source: Any, **options: Any) -> pl.LazyFrame:
+def decoded_lines(file: str) -> Iterator[str]:
+    """The lines of a file or URL as texts.
+
+    Raises:
+        WeakLabelError: a line is no UTF-8, or the file is cut short.
+    """
+    for number, line in enumerate(byte_lines(file), 1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            wide = error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+            raise WeakLabelError(
+                f"{file}, line {number} is not UTF-8: byte 0x{line[error.start]:02x} at position"
+                f" {error.start} of the line; convert the file (iconv -f"
+                f" {'utf-16' if wide else 'latin1'} -t utf-8)"
+            ) from error
+
+
+def polars_source(file: str) -> Any:
+    """What Polars is to scan: the path or URL, or the bytes of what it cannot decompress."""
+    if _suffixes(file)[1] in (".bz2", ".xz"):
+        return b"".join(byte_lines(file))
+    return file if _URL.match(file) else Path(file)
+
+
+def text_lines(source: Any) -> pl.LazyFrame:
     """A text file's lines as they are, in the column `line`; null for an empty one."""
     return pl.scan_csv(
         source,
@@ -197,27 +199,12 @@ def lines(source: Any, **options: Any) -> pl.LazyFrame:
         separator="\x01",  # never raw in JSON; a line of a CSV that holds it ends there
         truncate_ragged_lines=True,
         quote_char=None,
-        **options,
-    )
-
-
-def opened(file: str) -> IO[bytes]:
-    """The file's bytes, decompressed."""
-    if file.endswith(".gz"):
-        return cast("IO[bytes]", gzip.open(file, "rb"))
-    return open(file, "rb")
-
-
-def not_unicode(file: str, number: int, error: UnicodeDecodeError) -> str:
-    """The message for a line that is no UTF-8."""
-    return (
-        f"{file}, line {number} is not UTF-8: byte 0x{error.object[error.start]:02x} at position"
-        f" {error.start} of the line; convert the file (iconv -f {_encoding(error)} -t utf-8)"
+        glob=False,
     )
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without the advice that follows."""
+    """The first line of an error's message, without the advice that follows."""
     return str(error).strip().partition("\n")[0]
 
 
@@ -225,8 +212,3 @@ def listed(names: Sequence[str]) -> str:
     """Names in quotes, at most ten of them."""
     shown = ", ".join(repr(name) for name in names[:10])
     return f"{shown} and {len(names) - 10} more" if len(names) > 10 else shown
-
-
-def _encoding(error: UnicodeDecodeError) -> str:
-    """What the bytes probably are: UTF-16 begins with a mark."""
-    return "utf-16" if error.object[:2] in (b"\xff\xfe", b"\xfe\xff") else "latin1"

@@ -16,15 +16,22 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaklabel import em
+from weaklabel import (
+    MISSING,
+    Gold,
+    LabelModel,
+    Patterns,
+    WeakLabelError,
+    WeakLabelWarning,
+    accept_if,
+    em,
+    labeling_function,
+    load_model,
+)
 from weaklabel.em import JOINT, Factor, by_family
-from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Gold
-from weaklabel.label_model import FittedLabelModel, LabelModel
-from weaklabel.models import WeakLabelWarning, load_model
-from weaklabel.patterns import Patterns
+from weaklabel.label_model import FittedLabelModel
 
-pytestmark = pytest.mark.filterwarnings("ignore::weaklabel.models.WeakLabelWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::weaklabel.WeakLabelWarning")
 
 Votes = npt.NDArray[np.int8]
 
@@ -32,7 +39,7 @@ Votes = npt.NDArray[np.int8]
 @st.composite
 def vote_tables(draw: st.DrawFn, least: int = 1, most: int = 5) -> Votes:
     wide = draw(st.integers(least, most))
-    row = st.lists(st.sampled_from([-1, 0, 1]), min_size=wide, max_size=wide)
+    row = st.lists(st.sampled_from([-1, 0, 1, MISSING]), min_size=wide, max_size=wide)
     return np.array(draw(st.lists(row, min_size=1, max_size=60)), dtype=np.int8)
 
 
@@ -55,23 +62,38 @@ def useful_votes(
     return (votes * (rng.random((rows, wide)) < 0.5)).astype(np.int8), right
 
 
+def lost(votes: Votes, share: float, seed: int = 0) -> Votes:
+    """The votes without a share of them, drawn at random."""
+    gone = np.random.default_rng(seed).random(votes.shape) < share
+    return np.where(gone, MISSING, votes).astype(np.int8)
+
+
 def frame(votes: Votes) -> pl.DataFrame:
-    columns = {f"lf:{name}": votes[:, i] for i, name in enumerate(names(votes))}
-    return pl.DataFrame({"query_id": np.arange(len(votes)), **columns})
+    columns = {f"lf:{name}": votes[:, i].astype(np.int16) for i, name in enumerate(names(votes))}
+    table = pl.DataFrame({"query_id": np.arange(len(votes)), **columns})
+    missing = pl.col("^lf:.*$").replace(MISSING, None).cast(pl.Int8)
+    return table.with_columns(missing)
 
 
 # Properties
 
 
 @settings(max_examples=60, deadline=None)
-@given(vote_tables(), st.sampled_from(["symbol", "missing"]), st.sampled_from(["declared", "auto"]))
+@given(
+    vote_tables(),
+    st.sampled_from(["symbol", "ignore"]),
+    st.sampled_from(["declared", "auto"]),
+    st.sampled_from(["ignore", "evidence"]),
+)
 def test_weights_are_probabilities_whatever_the_votes(
-    votes: Votes, abstain: Any, families: Any
+    votes: Votes, abstain: Any, families: Any, missing: Any
 ) -> None:
-    model = LabelModel(abstain=abstain, families=families).fit(patterns_of(votes))
+    if (votes == MISSING).all():
+        return
+    model = LabelModel(abstain, missing, families).fit(patterns_of(votes))
 
     everything = np.stack(
-        np.meshgrid(*[np.array([-1, 0, 1], dtype=np.int8)] * votes.shape[1]), axis=-1
+        np.meshgrid(*[np.array([-1, 0, 1, MISSING], dtype=np.int8)] * votes.shape[1]), axis=-1
     ).reshape(-1, votes.shape[1])
     weights = model.weights(everything)  # of votes that were seen and of those that were not
     assert np.isfinite(weights).all()
@@ -79,9 +101,12 @@ def test_weights_are_probabilities_whatever_the_votes(
 
 
 @settings(max_examples=60, deadline=None)
-@given(vote_tables(), st.sampled_from(["symbol", "missing"]))
-def test_the_penalised_log_likelihood_never_decreases(votes: Votes, abstain: Any) -> None:
-    trace = np.array(LabelModel(abstain=abstain).fit(patterns_of(votes)).log_likelihoods)
+@given(vote_tables(), st.sampled_from(["symbol", "ignore"]))
+def test_the_penalized_log_likelihood_never_decreases(votes: Votes, abstain: Any) -> None:
+    if (votes == MISSING).all():
+        return
+    families = dict.fromkeys(names(votes)[:2], "pair")
+    trace = np.array(LabelModel(abstain).fit(patterns_of(votes, families)).log_likelihoods)
     assert (np.diff(trace) >= -1e-9 * np.abs(trace[1:])).all()
 
 
@@ -90,7 +115,7 @@ def test_the_penalised_log_likelihood_never_decreases(votes: Votes, abstain: Any
 def test_the_order_of_rows_and_of_functions_does_not_matter(
     seed: int, order: list[int], families: Any
 ) -> None:
-    votes, _ = useful_votes(seed, rows=200)
+    votes = lost(useful_votes(seed, rows=200)[0], 0.1, seed)
     rows = np.random.default_rng(seed).permutation(len(votes))
     turned = Patterns.of([f"f{i}" for i in order], votes[rows][:, order])
 
@@ -101,7 +126,7 @@ def test_the_order_of_rows_and_of_functions_does_not_matter(
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 1000), st.lists(st.integers(0, 199), min_size=1, max_size=4))
 def test_a_fit_on_merged_shards_is_the_fit_on_all_rows(seed: int, ends: list[int]) -> None:
-    votes, _ = useful_votes(seed, rows=200)
+    votes = lost(useful_votes(seed, rows=200)[0], 0.1, seed)
     shards = [part for part in np.split(votes, sorted(ends)) if len(part)]
 
     whole = LabelModel().fit(patterns_of(votes))
@@ -145,46 +170,81 @@ def test_ten_billion_rows_that_all_accept_are_no_certainty() -> None:
 # Against a plain reference
 
 
-@pytest.mark.parametrize("abstain", ["symbol", "missing"])
+def symbols_of(vote_tuple: tuple[int, ...], seen: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """The tuples of votes that one with missing inputs may be a part of."""
+    return [
+        other
+        for other in seen
+        if all(mine in (MISSING, theirs) for mine, theirs in zip(vote_tuple, other, strict=True))
+    ]
+
+
+@pytest.mark.parametrize("gone", [0.0, 0.3])
+@pytest.mark.parametrize("abstain", ["symbol", "ignore"])
 @pytest.mark.parametrize("families", [{}, {"f0": "x", "f2": "x"}])
 def test_the_fit_is_a_fixed_point_of_em_written_out_row_by_row(
-    abstain: Any, families: dict[str, str]
+    gone: float, abstain: Any, families: dict[str, str]
 ) -> None:
-    votes, _ = useful_votes(3, rows=400)
+    votes = lost(useful_votes(3, rows=400)[0], gone)
     model = LabelModel(abstain=abstain, tolerance=1e-14).fit(patterns_of(votes, families))
     groups = [factor.functions for factor in model.factors]
-    symbols = [[tuple(row[int(f[1:])] for f in group) for group in groups] for row in votes]
+    rows = [[tuple(int(row[int(f[1:])]) for f in group) for group in groups] for row in votes]
+    seen = [
+        [tuple(code // 4**i % 4 - 1 for i in range(len(factor.functions))) for code in factor.codes]
+        for factor in model.factors
+    ]
 
-    # E-step: naive Bayes of the fitted distributions.
+    def says_nothing(shown: tuple[int, ...]) -> bool:
+        silent = (0, MISSING) if abstain == "ignore" else (MISSING,)
+        return all(vote in silent for vote in shown)
+
+    # E-step: naive Bayes of the fitted distributions, and of what is seen in part the sum.
     posterior = []
-    for row in symbols:
+    for row in rows:
         odds = math.log(model.prior / (1 - model.prior))
-        for factor, symbol in zip(model.factors, row, strict=True):
-            if abstain == "missing" and not any(symbol):
-                continue
-            code = sum((int(vote) + 1) * 3**i for i, vote in enumerate(symbol))
-            place = factor.codes.index(code)
-            odds += math.log(factor.right[place]) - math.log(factor.wrong[place])
+        for factor, shown, known in zip(model.factors, row, seen, strict=True):
+            if not says_nothing(shown):
+                places = [known.index(symbol) for symbol in symbols_of(shown, known)]
+                odds += math.log(sum(factor.right[place] for place in places))
+                odds -= math.log(sum(factor.wrong[place] for place in places))
         posterior.append(1 / (1 + math.exp(-odds)))
     assert model.weights(votes) == pytest.approx(posterior, abs=1e-12)
 
-    # M-step: shares of rows, each symbol counted once more, shared as the classes are.
+    # M-step: shares of rows, each symbol counted once more, shared as the classes are. A row that
+    # shows a symbol in part counts for each that it may be of, as likely as these are.
     assert model.prior == pytest.approx(sum(posterior) / len(votes), abs=1e-3)
-    for g, factor in enumerate(model.factors):
-        for place, code in enumerate(factor.codes):
-            digits = [code // 3**i % 3 - 1 for i in range(len(factor.functions))]
-            hits = [p for p, row in zip(posterior, symbols, strict=True) if row[g] == tuple(digits)]
-            voted = [
-                p
-                for p, row in zip(posterior, symbols, strict=True)
-                if abstain == "symbol" or any(row[g])
-            ]
-            share = (sum(hits) + model.prior) / (sum(voted) + model.prior * len(factor.codes))
-            assert factor.right[place] == pytest.approx(share, abs=1e-3)
+    for g, (factor, known) in enumerate(zip(model.factors, seen, strict=True)):
+        counts = dict.fromkeys(known, model.prior)
+        for right, row in zip(posterior, rows, strict=True):
+            if says_nothing(row[g]):
+                continue
+            parts = symbols_of(row[g], known)
+            total = sum(factor.right[known.index(symbol)] for symbol in parts)
+            for symbol in parts:
+                counts[symbol] += right * factor.right[known.index(symbol)] / total
+        shares = [count / sum(counts.values()) for count in counts.values()]
+        assert factor.right == pytest.approx(shares, abs=1e-3)
+
+
+def test_a_large_family_seen_in_part_is_a_sample_without_replacement() -> None:
+    names_ = tuple(f"f{i}" for i in range(7))
+    factor = Factor(names_)
+    whole = np.array([[1, 1, -1, 0, 0, 1, -1]], dtype=np.int8)
+    symbols = factor.shown[factor.whole(factor.shown)]
+    place = np.flatnonzero(symbols == factor.codes(whole)[0])[0]
+    rng = np.random.default_rng(1)
+    drawn = [rng.permutation(7) < 4 for _ in range(40_000)]  # four of the seven have input
+    shown = np.where(np.array(drawn), whole, MISSING).astype(np.int8)
+    codes, counts = np.unique(factor.codes(shown), return_counts=True)
+
+    probability = factor.parts(codes, symbols)[:, place]
+
+    assert probability.sum() == pytest.approx(1)
+    assert counts / len(drawn) == pytest.approx(probability, abs=0.01)
 
 
 def test_both_ways_to_add_up_symbols_agree(monkeypatch: pytest.MonkeyPatch) -> None:
-    votes, _ = useful_votes(3)
+    votes = lost(useful_votes(3)[0], 0.2)
     dense = LabelModel().fit(patterns_of(votes))
     monkeypatch.setattr(em, "DENSE", 0)
     sparse = LabelModel().fit(patterns_of(votes))
@@ -204,14 +264,80 @@ def test_a_query_nobody_votes_on_has_the_share_that_is_right_among_such_queries(
     weight = LabelModel().fit(patterns_of(votes)).weights(np.zeros((1, 4), np.int8))[0]
 
     assert weight == pytest.approx(right[silent].mean(), abs=0.02)
-    missing = LabelModel(abstain="missing", prior=0.7).fit(patterns_of(votes))
-    assert missing.weights(np.zeros((1, 4), np.int8))[0] == pytest.approx(0.7)
+    ignored = LabelModel(abstain="ignore", prior=0.7).fit(patterns_of(votes))
+    assert ignored.weights(np.zeros((1, 4), np.int8))[0] == pytest.approx(0.7)
+
+
+def test_queries_without_any_input_keep_the_prior_and_stay_out_of_the_comparison() -> None:
+    votes, _ = useful_votes(5, rows=2_000)
+    gone = votes.copy()
+    gone[:600] = MISSING
+    model = LabelModel().fit(patterns_of(gone))
+
+    assert model.weights(gone[:1])[0] == pytest.approx(model.prior)
+    assert model.comparison.no_input == 600
+    alone = LabelModel().fit(patterns_of(votes[600:]))
+    assert model.weights(votes) == pytest.approx(alone.weights(votes), abs=1e-3)
+    assert model.comparison.accuracy == pytest.approx(alone.comparison.accuracy, abs=1e-3)
+    assert model.comparison.always_accept == pytest.approx(alone.comparison.always_accept, abs=1e-3)
+
+
+def test_queries_on_which_every_function_keeps_silent_are_evidence_and_said_to_be_many() -> None:
+    votes, _ = useful_votes(5)
+    votes[:1_500] = 0
+    with pytest.warns(WeakLabelWarning, match=r"on 5\d\.\d% of the queries every function"):
+        model = LabelModel().fit(patterns_of(votes))
+    assert model.comparison.no_input == 0
+    assert model.weights(np.zeros((1, 4), np.int8))[0] != pytest.approx(model.prior, abs=1e-3)
+
+
+def test_without_any_input_there_is_nothing_to_fit() -> None:
+    with pytest.raises(WeakLabelError, match="no function has input on any query"):
+        LabelModel().fit(patterns_of(np.full((9, 3), MISSING, dtype=np.int8)))
+
+
+def test_missing_inputs_of_wrong_transcripts_are_noticed_and_can_be_evidence() -> None:
+    votes, right = useful_votes(12, rows=20_000, wide=5)
+    gone = np.random.default_rng(1).random(len(votes)) < np.where(right, 0.2, 0.4)
+    votes[np.ix_(gone, [0, 1])] = MISSING
+    with pytest.warns(WeakLabelWarning, match="lose their input at different rates: f0 .* f1"):
+        model = LabelModel().fit(patterns_of(votes))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", WeakLabelWarning)
+        knowing = LabelModel(missing="evidence").fit(patterns_of(votes))
+
+    rate = next(rate for rate in model.missing if rate.name == "f0")
+    assert rate.rows == gone.sum()
+    assert rate.right == pytest.approx(right[gone].mean(), abs=0.02)
+    assert rate.right_elsewhere == pytest.approx(right[~gone].mean(), abs=0.02)
+    assert [rate.name for rate in model.missing if rate.informative] == ["f0", "f1"]
+    nothing = np.array([[MISSING, MISSING, 0, 0, 0]], dtype=np.int8)
+    assert knowing.weights(nothing)[0] < model.weights(nothing)[0] - 0.05
+
+
+def test_a_frame_needs_to_be_told_which_functions_share_a_family() -> None:
+    @labeling_function(requires=["confidence"], family="pair")
+    def f0() -> Any:
+        """Accept what the ASR was sure of."""
+        return accept_if(nw.col("confidence") > 0.9)
+
+    votes, _ = useful_votes(7)
+    with pytest.raises(WeakLabelError, match="give fit\\(votes, functions=…\\)"):
+        LabelModel().fit(frame(votes))
+    with pytest.raises(WeakLabelError, match="functions= lacks \\['f1', 'f2', 'f3'\\]"):
+        LabelModel().fit(frame(votes), functions=[f0])
+    paired = {"f0": "pair", "f1": "pair"}
+    declared = LabelModel().fit(patterns_of(votes, paired))
+    assert LabelModel().fit(frame(votes), families=paired) == declared
+    assert not LabelModel(families="ignore").fit(frame(votes)).families
+    (identity,) = LabelModel().fit(frame(votes[:, :1]), functions=[f0]).identities
+    assert identity == f0.identity()
 
 
 def test_no_rows_are_an_error_and_one_pattern_or_one_function_a_warning() -> None:
     empty = pl.DataFrame({"lf:a": []}, schema={"lf:a": pl.Int8})
     with pytest.raises(WeakLabelError, match="no rows of votes"):
-        LabelModel().fit(empty)
+        LabelModel().fit(empty, families={})
     one_pattern = np.tile(np.array([[1, -1, 0]], dtype=np.int8), (50, 1))
     for votes in (one_pattern, useful_votes(1)[0][:, :1]):
         with pytest.warns(WeakLabelWarning, match="fewer than 3") as caught:
@@ -241,7 +367,8 @@ def test_functions_that_are_all_worse_than_chance_are_put_right_by_gold_alone() 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"abstain": "ignore"}, "abstain must be one of"),
+        ({"abstain": "missing"}, "abstain must be one of"),
+        ({"missing": "symbol"}, "missing must be one of"),
         ({"families": "none"}, "families must be one of"),
         ({"prior": 1.0}, "prior must lie between"),
         ({"smoothing": 0.0}, "smoothing must be above 0"),
@@ -283,16 +410,22 @@ def test_a_family_beyond_the_joint_ones_counts_as_one_too() -> None:
 def test_codes_as_expressions_are_those_of_arrays_and_tell_symbols_apart(
     wide: int, seed: int
 ) -> None:
-    votes = np.random.default_rng(seed).integers(-1, 2, (30, wide)).astype(np.int8)
+    votes = lost(np.random.default_rng(seed).integers(-1, 2, (30, wide)).astype(np.int8), 0.2)
     (factor,) = by_family(names(votes), ["x"] * wide)
 
     codes = factor.codes(votes)
 
     expressed = nw.from_native(frame(votes)).select(code=factor.code()).to_native()
     assert expressed["code"].to_list() == codes.tolist()
-    seen = votes if factor.joint else np.stack([(votes == 1).sum(1), (votes == -1).sum(1)], axis=1)
-    assert (factor.points()[codes] == seen).all()
-    assert factor.codes(np.zeros((1, wide), np.int8))[0] == factor.silent
+    assert np.isin(codes, factor.shown).all()
+    kinds = -1, 1, MISSING
+    seen = votes if factor.joint else np.stack([(votes == kind).sum(1) for kind in kinds], axis=1)
+    distinct = {tuple(row): code for row, code in zip(seen.tolist(), codes.tolist(), strict=True)}
+    assert len(set(distinct.values())) == len(distinct)
+    assert (factor.whole(codes) == (votes != MISSING).all(axis=1)).all()
+    assert (factor.nothing(codes, "symbol") == (votes == MISSING).all(axis=1)).all()
+    silent = np.isin(votes, (0, MISSING)).all(axis=1)
+    assert (factor.nothing(codes, "ignore") == silent).all()
 
 
 def test_a_combination_never_seen_is_read_as_the_nearest_that_was() -> None:
@@ -310,17 +443,17 @@ def test_a_combination_never_seen_is_read_as_the_nearest_that_was() -> None:
 
 @pytest.fixture(scope="module")
 def fitted() -> FittedLabelModel:
-    votes, _ = useful_votes(9, wide=9)
+    votes = lost(useful_votes(9, wide=9)[0], 0.05)
     families = {**dict.fromkeys(["f0", "f1"], "x"), **dict.fromkeys(["f2", "f3", "f4", "f5"], "y")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", WeakLabelWarning)
-        return LabelModel().fit(patterns_of(votes, families))
+        return LabelModel(missing="evidence").fit(patterns_of(votes, families))
 
 
 def test_labels_are_the_same_in_every_engine_and_keep_rows_and_columns(
     fitted: FittedLabelModel,
 ) -> None:
-    votes, _ = useful_votes(10, rows=500, wide=9)
+    votes = lost(useful_votes(10, rows=500, wide=9)[0], 0.1)
     table = frame(votes).with_columns(note=pl.lit("keep"))
     relation = duckdb.from_arrow(table.to_arrow())
 
@@ -341,10 +474,13 @@ def test_labels_are_the_same_in_every_engine_and_keep_rows_and_columns(
     assert in_duckdb.pl()["label"].to_list() == labels["label"].to_list()
 
 
-def test_nulls_are_abstains_in_labels_too(fitted: FittedLabelModel) -> None:
-    zeros = frame(np.zeros((1, 9), np.int8))
-    nulls = zeros.with_columns(pl.lit(None, pl.Int8).alias(f"lf:f{i}") for i in range(9))
-    assert fitted.label(nulls)["weight"].to_list() == fitted.label(zeros)["weight"].to_list()
+@pytest.mark.parametrize("odd", [2, 1.25, -128])
+def test_votes_that_are_none_are_no_abstains(fitted: FittedLabelModel, odd: float) -> None:
+    table = frame(np.zeros((2, 9), np.int8)).with_columns(pl.Series("lf:f3", [0.0, odd]))
+    with pytest.raises(WeakLabelError, match="function 'f3' votes"):
+        fitted.label(table)
+    assert fitted.label(table.lazy()).collect()["weight"].is_null().to_list() == [False, True]
+    assert fitted.label(table.lazy()).collect()["label"].is_null().to_list() == [False, True]
 
 
 def test_votes_of_other_functions_are_refused_by_name(fitted: FittedLabelModel) -> None:
@@ -367,7 +503,7 @@ def test_a_file_brings_the_same_model_back(fitted: FittedLabelModel, tmp_path: P
 def test_labels_in_spark_are_those_in_polars(fitted: FittedLabelModel) -> None:
     from pyspark.sql import SparkSession
 
-    votes, _ = useful_votes(10, rows=200, wide=9)
+    votes = lost(useful_votes(10, rows=200, wide=9)[0], 0.1)
     table = frame(votes)
     spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
     session = spark.config("spark.sql.shuffle.partitions", "1").getOrCreate()

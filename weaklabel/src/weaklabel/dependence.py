@@ -131,15 +131,20 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
     The functions' rates are held; of the queries in question the share that is right is the one
     under which their votes are most probable (Saerens, Latinne & Decaestecker 2002), and its error
     follows from Fisher's information.
+
+    Args:
+        patterns: P of them.
+        coded: the same, as factors that vote see them: S symbols.
+        solution: of a model whose first S symbols are these, and to which missing inputs are
+            evidence: otherwise its rates would be those of the queries that have input.
     """
-    logs = coded.add_up(solution.parameters.logs)
+    logs = coded.add_up(solution.parameters.logs[:, : len(coded.codes)])
     ratio = logs[1] - logs[0]
     found = []
     for index, name in enumerate(patterns.functions):
         present = patterns.present[:, index]
         if present.all():
             continue
-        # What the function itself votes is left out on neither side: the rates are the model's.
         gone, there = (
             _share(ratio[own], patterns.counts[own], solution.parameters.prior)
             for own in (~present & coded.evident, present)
@@ -267,9 +272,8 @@ def compare(
             model without gold. None where too few are checked.
     """
     posterior = solution.posterior
-    evident = coded.evident
-    rows = np.where(evident, coded.counts, 0.0)
-    right = (coded.open * posterior + coded.known[1]) / coded.counts
+    rows = np.where(coded.evident, coded.counts, 0.0)
+    right = (coded.open * posterior + coded.known[1]) / np.maximum(coded.counts, 1e-300)
     silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
 
     def expected(accepted: npt.NDArray[np.bool_]) -> float:

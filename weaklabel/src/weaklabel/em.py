@@ -170,7 +170,8 @@ class Coded:
         sizes: int64, (G,): symbols of each factor; S is their sum.
         codes: int64, (S,): each symbol's code in its factor.
         parts: float64, (O, S): P(what is shown | symbol); None where that is the symbol itself.
-        open: float64, (P,): rows whose class is not known.
+        open: float64, (P,): rows whose class is not known; none where nothing is shown, for these
+            have nothing to say.
         known: float64, (2, P): rows known to be wrong, and to be right.
         scores: float64, (P, at most G): the mean votes of factors that vote, standardized over the
             rows with input, and 0 elsewhere.
@@ -215,6 +216,8 @@ class Coded:
             row, column = row + widths[index], column + int(sizes[index])
         same = parts.shape[0] == parts.shape[1] and bool((parts == np.eye(len(parts))).all())
         none = np.zeros((len(patterns), 0))
+        evident = (shown < sum(widths)).any(axis=1)
+        evident |= not evident.any()
         scores = [
             table.score for table, factor in zip(tables, factors, strict=True) if factor.votes
         ]
@@ -223,14 +226,14 @@ class Coded:
             sizes,
             np.concatenate([*(table.symbols for table in tables), np.zeros(0, np.int64)]),
             None if same else parts,
-            (patterns.counts - known.sum(axis=0)).astype(np.float64),
+            np.where(evident, patterns.counts - known.sum(axis=0), 0.0),
             (weight * known).astype(np.float64),
             np.stack(scores, axis=1) if scores else none,
         )
 
     @property
     def counts(self) -> Floats:
-        """All rows of each pattern: float64, (P,)."""
+        """All rows of each pattern that have something to say: float64, (P,)."""
         return np.asarray(self.open + self.known.sum(axis=0))
 
     @property
@@ -459,7 +462,7 @@ def orientation(coded: Coded, posterior: Floats) -> float:
     rows = coded.counts / coded.counts.sum()
     # Gold is part of what the class is.
     known = coded.known.sum(axis=0)
-    right = (coded.open * posterior + coded.known[1]) / (coded.open + known)
+    right = (coded.open * posterior + coded.known[1]) / np.maximum(coded.open + known, 1e-300)
     centered = right - rows @ right
     spread = np.sqrt(rows @ centered**2)
     if spread == 0 or not coded.scores.shape[1]:

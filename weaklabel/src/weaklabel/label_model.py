@@ -159,10 +159,13 @@ class LabelModel:
             chosen, reference = search.candidate(units), search.best_cut(units)
         factors: Partition = (*chosen.factors, *still)
         coded, solution = self._solve(patterns, factors, known)
-        rates = missing_rates(patterns, coded, solution)
-        if self.missing == "evidence":
-            factors = (*factors, Inputs.of(patterns))
-            coded, solution = self._solve(patterns, factors, known, solution)
+        rates: tuple[MissingRate, ...] = ()
+        if not patterns.present.all():
+            informed = (*factors, Inputs.of(patterns))
+            with_inputs = self._solve(patterns, informed, known, solution)
+            rates = missing_rates(patterns, coded, with_inputs[1])
+            if self.missing == "evidence":
+                factors, (coded, solution) = informed, with_inputs
         prior, logs = solution.parameters.prior, solution.parameters.logs
         ends = np.cumsum(coded.sizes)[:-1]
         own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
@@ -172,7 +175,9 @@ class LabelModel:
         pairs = dependences(patterns, reference.posterior)
         home = {name: factor for factor in (*chosen.factors, *still) for name in factor.functions}
         apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
-        right = (coded.open * solution.posterior + coded.known[1]) / coded.counts
+        checked = known.sum(axis=0)
+        right = (patterns.counts - checked) * solution.posterior + known[1]
+        right = right / patterns.counts
         folds = self._held_out(patterns, factors, known) if known.sum() >= ENOUGH_GOLD else None
         comparison = compare(
             patterns,

@@ -26,7 +26,7 @@ import numpy.typing as npt
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
 from weaklabel.labeling import Identity
-from weaklabel.patterns import Patterns, check_votes, identity_of
+from weaklabel.patterns import Patterns, identity_of, no_vote
 from weaklabel.plugins import Kind, load_registry
 from weaklabel.votes import MISSING, PREFIX
 
@@ -117,18 +117,17 @@ class Fitted(ABC):
             raise WeakLabelError(
                 f"the table has columns {taken} already: drop or rename them, or label the votes"
             )
-        votes = [nw.col(PREFIX + name) for name in self.functions]
-        valid = nw.all_horizontal(
-            *(vote.is_null() | vote.is_in((-1, 0, 1)) for vote in votes), ignore_nulls=False
-        )
-        weight = nw.when(valid).then(self.weight())
+        valid = [_is_vote(name) for name in self.functions]
+        weight = nw.when(nw.all_horizontal(*valid, ignore_nulls=False)).then(self.weight())
         labeled = table.with_columns(weight.alias("weight"))
         sign = nw.when(nw.col("weight") >= threshold).then(nw.lit(1)).otherwise(nw.lit(-1))
         sign = nw.when(~nw.col("weight").is_null()).then(sign).cast(nw.Int8)
         labeled = labeled.with_columns(sign.alias("label"))
         if isinstance(labeled, nw.DataFrame) and labeled["weight"].null_count():
-            wrong = labeled.filter(nw.col("weight").is_null()).select(*votes)
-            check_votes(wrong.to_numpy(), self.functions)
+            wrong = next(
+                name for name in self.functions if not table.select(_is_vote(name).all()).item()
+            )
+            raise no_vote(wrong, table.filter(~_is_vote(wrong))[PREFIX + wrong].to_list())
         native: Frame = nw.to_native(labeled)
         return native
 
@@ -293,6 +292,11 @@ def check_functions(functions: Iterable[str], columns: Iterable[str]) -> None:
             f"the votes have functions that the model does not know: {extra}; fit it again with"
             f" them, or drop the columns {[PREFIX + name for name in extra]}"
         )
+
+
+def _is_vote(name: str) -> nw.Expr:
+    vote = nw.col(PREFIX + name)
+    return vote.is_null() | (vote == 0) | (vote == 1) | (vote == -1)
 
 
 def vote_column(name: str) -> nw.Expr:

@@ -348,12 +348,16 @@ def check_votes(votes: npt.NDArray[Any], functions: Iterable[str]) -> None:
         )
     wrong = ~np.isin(votes, (-1, 0, 1, MISSING))
     for index in np.flatnonzero(wrong.any(axis=0)):
-        values = np.unique(votes[wrong[:, index], index])[:5]
-        shown = ", ".join(f"{value:g}" for value in values)
-        raise WeakLabelError(
-            f"function {names[index]!r} votes {shown}: a vote is 1 (accept), 0 (abstain) or -1"
-            f" (reject), and null (in an array {MISSING}) where there was no input"
-        )
+        raise no_vote(names[index], votes[wrong[:, index], index].tolist())
+
+
+def no_vote(function: str, values: Iterable[float]) -> WeakLabelError:
+    """The error for a function's votes that are none."""
+    shown = ", ".join(f"{value:g}" for value in sorted(set(values))[:5])
+    return WeakLabelError(
+        f"function {function!r} votes {shown}: a vote is 1 (accept), 0 (abstain) or -1 (reject),"
+        f" and null (in an array {MISSING}) where there was no input"
+    )
 
 
 def _same_family(name: str, families: list[str | None]) -> str | None:

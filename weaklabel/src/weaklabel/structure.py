@@ -166,7 +166,7 @@ class Search:
         squares = (votes**2 * self.patterns.counts[:, None]).T @ present
         product = (votes * self.patterns.counts[:, None]).T @ votes
         covariance = product / rows - sums / rows * (sums / rows).T
-        variance = np.maximum(squares / rows - (sums / rows) ** 2, 1e-300)
+        variance = np.maximum(squares / rows - (sums / rows) ** 2, 1e-12)
         return np.asarray(covariance / np.sqrt(variance * variance.T))
 
     def best_cut(self, units: Partition) -> Candidate:

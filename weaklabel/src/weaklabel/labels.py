@@ -7,15 +7,16 @@ import math
 import os
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
-from weaklabel.gold import Checked, join_gold
+from weaklabel.gold import Calibration, Checked, join_gold
 from weaklabel.models import FittedModel, check_identities
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
 from weaklabel.runs import FORMAT, read_each, read_metadata
@@ -87,6 +88,7 @@ def gold_of_files(
     queries: FilePath | None,
     gold: FilePath,
     normalizer: str | Normalizer = "basic",
+    functions: tuple[str, ...] | None = None,
 ) -> Checked:
     """Gold beside the votes and transcripts of the log.
 
@@ -95,6 +97,7 @@ def gold_of_files(
         queries: the query log; without it, the votes hold a column `transcript`.
         gold: `query_id`, `transcript`, the correct ones.
         normalizer: by whose rule words are the same, see `weaklabel.text`.
+        functions: whose votes, in this order; by default all.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -105,7 +108,7 @@ def gold_of_files(
             raise WeakLabelError(f"gold needs votes with their query_id, and {path} holds patterns")
     table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
     log = None if queries is None else tables.scan(queries)
-    return join_gold(table, tables.read(gold), log, normalizer=normalizer)
+    return join_gold(table, tables.read(gold), log, functions=functions, normalizer=normalizer)
 
 
 def label_files(
@@ -114,6 +117,7 @@ def label_files(
     out: FilePath,
     threshold: float = 0.5,
     *,
+    calibration: Calibration | None = None,
     allow_changed: bool = False,
 ) -> Labels:
     """Votes in files to labels in a file, written beside and renamed.
@@ -123,7 +127,8 @@ def label_files(
         model: knows the functions that voted.
         out: .parquet (with the votes' metadata, the model's kind and the threshold), .csv or
             .jsonl.
-        threshold: see `weaklabel.models.Fitted.label`.
+        threshold: see `weaklabel.models.Fitted.label`; of the calibrated weight, if there is one.
+        calibration: of the weights, as `weaklabel.gold.calibration` makes it.
         allow_changed: go on where a function's source or parameters are not those that the model
             was fitted with.
 
@@ -143,8 +148,18 @@ def label_files(
     counts = _Counts(model.functions)
     with tables.naming(votes):
         labeled = model.label(tables.scan(votes), threshold)
+        if calibration is not None:
+            weight = calibration.expression(nw.col("weight")).alias("weight")
+            sign = pl.when(pl.col("weight") >= threshold).then(1).otherwise(-1).cast(pl.Int8)
+            labeled = (
+                nw.from_native(labeled)
+                .with_columns(weight)
+                .to_native()
+                .with_columns(pl.when(pl.col("weight").is_not_null()).then(sign).alias("label"))
+            )
         kind = getattr(model, "kind", type(model).__name__)
         about = {"votes": FORMAT, **read_metadata(votes), "model": kind, "threshold": threshold}
+        about["calibration"] = None if calibration is None else asdict(calibration)
         metadata = {METADATA: json.dumps(about)} if Path(out).suffix == ".parquet" else None
         # Counted on the way to the file, so that neither votes nor labels are read once more.
         counted = labeled.map_batches(counts, schema=labeled.collect_schema(), streamable=True)

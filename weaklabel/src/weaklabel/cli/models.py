@@ -95,7 +95,7 @@ def fit(
     anchors = None
     if gold is not None:
         rule = chosen("normalizer", normalizer, loaded.normalizers)
-        anchors = gold_of_files(votes, queries, gold, max_wer, rule)
+        anchors = gold_of_files(votes, queries, gold, rule).patterns(max_wer)
     fit(configured, seen, anchors).save(out)
     checked = f", {anchors.rows} of them checked" if anchors is not None else ""
     say(f"{model} fitted to {counted(seen.rows, 'query')} in {_counted(seen)}{checked} → {out}")
@@ -121,8 +121,21 @@ def label(
     model: shared.ModelFile,
     out: Annotated[Path, typer.Option(help="Labels: .parquet, .csv or .jsonl.")],
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Label 1 from this weight on, else -1.")
-    ] = 0.5,
+        float | None,
+        typer.Option(min=0, max=1, help="Label 1 from this weight on, else -1. [default: 0.5]"),
+    ] = None,
+    target_wer: Annotated[
+        str | None,
+        typer.Option(metavar="5%", help="Find the threshold that keeps gold to this corpus WER."),
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="Calibrate the weights on gold.")
+    ] = False,
+    gold: shared.Gold = None,
+    queries: shared.Queries = None,
+    max_wer: shared.MaxWer = 0.0,
+    normalizer: shared.Normalizer = "basic",
+    allow_changed: shared.AllowChanged = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
     strict: shared.Strict = None,
@@ -130,21 +143,62 @@ def label(
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
     from rich.table import Table
 
-    from weaklabel.labels import label_files
-    from weaklabel.models import load_model
+    from weaklabel.gold import calibration, threshold_for_wer
+    from weaklabel.labels import gold_of_files, label_files
+    from weaklabel.models import load_model, weights
 
-    keep_apart([out], [votes, model, functions])
+    keep_apart([out], [votes, model, gold, queries, functions])
+    if threshold is not None and target_wer is not None:
+        raise WeakLabelError("--target-wer finds the threshold: leave out --threshold")
+    target = None if target_wer is None else _rate(target_wer)
+    if (gold is None) == (calibrate or target is not None):
+        raise WeakLabelError("--gold belongs to --target-wer and --calibrate, and they need it")
     loaded = shared.registry(plugin, functions, strict)
-    summary = label_files(votes, load_model(model, loaded.label_models), out, threshold)
-    table = Table("queries", "label 1", "label -1", "mean weight")
+    fitted = load_model(model, loaded.label_models)
+    curve = None
+    if gold is not None:
+        rule = chosen("normalizer", normalizer, loaded.normalizers)
+        checked = gold_of_files([votes], queries, gold, rule, fitted.functions)
+        weighed = weights(fitted, checked.votes)
+        if calibrate:
+            curve = calibration(weighed, checked.right(max_wer))
+            weighed = curve(weighed)
+            say(
+                f"weights calibrated on {counted(curve.queries, 'gold query')}: log loss"
+                f" {curve.log_loss_before:.3f} → {curve.log_loss:.3f}"
+            )
+        if target is not None:
+            found = threshold_for_wer(weighed, checked.errors, checked.words, target)
+            say(found)
+            threshold = max(0.0, found.weight - 1e-9)  # an engine may round otherwise than NumPy
+    summary = label_files(
+        votes,
+        fitted,
+        out,
+        0.5 if threshold is None else threshold,
+        calibration=curve,
+        allow_changed=allow_changed,
+    )
+    table = Table("queries", "label 1", "label -1", "without input", "mean weight")
     table.add_row(
         f"{summary.rows:,}",
         f"{summary.accepted:,}",
         f"{summary.rows - summary.accepted:,}",
+        f"{summary.without_input:,}",
         f"{summary.mean_weight:.4f}" if summary.rows else "",
     )
     console.print(table)
     say(out)
+
+
+def _rate(text: str) -> float:
+    try:
+        rate = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        rate = -1.0
+    if not 0 < rate < 1:
+        raise WeakLabelError(f"--target-wer {text}: write 5% or 0.05")
+    return rate
 
 
 @app.command()

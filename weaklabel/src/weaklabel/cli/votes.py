@@ -5,11 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Container, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -20,13 +18,13 @@ from weaklabel.cli.shared import app, console, counted, keep_apart, print_json, 
 from weaklabel.errors import WeakLabelError
 
 if TYPE_CHECKING:
-    import polars as pl
-
-    from weaklabel.labeling import LabelingFunction
     from weaklabel.plugins import Registry
+    from weaklabel.queries import Checked
     from weaklabel.runs import Summary
 
 logger = logging.getLogger(__name__)
+
+WORDS = {1: "accept", -1: "reject", 0: "abstain", None: "missing"}
 
 Log = Annotated[str, typer.Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
@@ -152,17 +150,14 @@ def check(
     ] = None,
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
-    import polars as pl
-
-    from weaklabel.tables import naming, write
+    from weaklabel.tables import write
 
     keep_apart([out, reject], [queries, hypotheses])
-    log = _accepted(queries, requires or (), hypotheses, source, reject)
-    with naming(queries):
-        rows = log.select(pl.len()).collect(engine="streaming").item()
+    found = _checked(queries, requires or (), hypotheses, source, rename, timezone, reject)
     if out is not None:
-        write(log, out)
-    say(f"{counted(rows, 'query')} accepted" + (f" → {out}" if out is not None else ""))
+        write(found.accepted, out)
+    target = f" → {out}" if out is not None else ""
+    say(f"{counted(found.rows - found.refusals, 'query')} accepted{target}")
 
 
 @app.command()
@@ -173,7 +168,7 @@ def apply(
     ],
     lf: Annotated[
         list[str] | None,
-        typer.Option(help="A labeling function; repeatable. Default: all whose columns are there."),
+        typer.Option(help="Apply this function; repeatable. Default: all whose columns are there."),
     ] = None,
     set_: Annotated[
         list[str] | None,
@@ -182,7 +177,8 @@ def apply(
         ),
     ] = None,
     config: Annotated[
-        Path | None, typer.Option(help="TOML with parameters: [functions.NAME] PARAMETER = VALUE.")
+        Path | None,
+        typer.Option(help="Set parameters by TOML: [functions.NAME] PARAMETER = VALUE."),
     ] = None,
     functions: shared.Functions = None,
     hypotheses: Hypotheses = None,
@@ -196,6 +192,13 @@ def apply(
     validate: Annotated[
         bool, typer.Option("--check/--no-check", help="Check the log first, as `check` does.")
     ] = True,
+    reference: Annotated[
+        str | None, typer.Option(help="Let functions of scope log look at this larger log, too.")
+    ] = None,
+    on_error: Annotated[
+        Literal["missing", "fail"],
+        typer.Option(help="Leave out the vote where a row-wise function raises, or stop."),
+    ] = "missing",
     engine: Annotated[
         Literal["auto", "polars", "duckdb", "spark"],
         typer.Option(help="Compute the votes with this engine."),
@@ -207,21 +210,20 @@ def apply(
         int | None, typer.Option(min=1, help="Write a folder of so many parts.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Do the parts that are missing.")
+        bool,
+        typer.Option("--resume", help="Do what a folder lacks, and functions that changed, anew."),
     ] = False,
     memory_limit: Annotated[
-        str | None,
-        typer.Option(help='Give DuckDB, or Spark\'s driver, so much memory: "2GB", say.'),
+        str | None, typer.Option(help="Give DuckDB, or Spark's driver, so much memory, as 2GB.")
     ] = None,
     plugin: shared.Plugins = None,
     strict: shared.Strict = None,
     progress: shared.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
-    from weaklabel.runs import apply_files
-    from weaklabel.tables import scan
+    from weaklabel.runs import QueryLog, apply_files
 
-    keep_apart([out, reject], [queries, hypotheses, config, functions])
+    keep_apart([out, reject], [queries, hypotheses, config, functions, reference])
     if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):
         raise WeakLabelError(
             f"cannot write {out}: votes are Parquet, in one file (a name that ends in .parquet) or"
@@ -231,49 +233,52 @@ def apply(
         raise WeakLabelError("--master is for --engine spark")
     if memory_limit is not None and engine == "polars":
         raise WeakLabelError("--memory-limit is for --engine duckdb or spark: Polars has none")
+    altering = {
+        "--hypotheses": hypotheses,
+        "--reject": reject,
+        "--rename": rename,
+        "--timezone": timezone,
+    }
+    given = ", ".join(flag for flag, value in altering.items() if value)
+    if given and not validate:
+        raise WeakLabelError(f"--no-check goes without {given}, which needs the check")
+    if given and resume:
+        raise WeakLabelError(
+            f"--resume goes without {given}: make one table first, with `weaklabel check --out`"
+        )
     loaded = shared.registry(plugin, functions, strict)
     parameters = shared.settings(set_, config)
-    joined = hypotheses is not None or reject is not None
-    if not validate and joined:
-        raise WeakLabelError("--no-check goes without --hypotheses and --reject, which check")
-    if resume and joined:
+    if validate:
+        found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
+        altered = hypotheses is not None or not found.unchanged
+        log = QueryLog.open(queries, found.accepted, altered=altered)
+    else:
+        log = QueryLog.open(queries)
+    columns = log.frame.collect_schema().names()
+    chosen = loaded.select(lf, columns=columns, parameters=parameters)
+    if not chosen:
         raise WeakLabelError(
-            "--resume goes without --hypotheses and --reject: make one table of them first, with"
-            " `weaklabel check --out`"
+            f"the log has {', '.join(columns)}, and each labeling function requires something else:"
+            " see `weaklabel plugins`"
+            if loaded.labeling_functions
+            else "there is no labeling function: WEAKLABEL_PLUGINS, -p and what is said above keep"
+            " all plugins out, see `weaklabel plugins`"
         )
-    with ExitStack() as stack:
-        path = queries
-        columns: list[str] | None = None
-        if validate:
-            log = _accepted(queries, (), hypotheses, source, reject)
-            columns = log.collect_schema().names()
-            if joined:
-                path = stack.enter_context(_beside(log, out))
-        elif lf is None:
-            columns = scan(queries).collect_schema().names()
-        chosen = loaded.select(lf, columns=columns, parameters=parameters)
-        if not chosen:
-            there = ", ".join(columns or ())
-            raise WeakLabelError(
-                f"the log has {there}, and each labeling function requires something else: see"
-                " `weaklabel plugins`"
-                if loaded.labeling_functions
-                else "there is no labeling function: WEAKLABEL_PLUGINS, -p and what is said above"
-                " keep all plugins out, see `weaklabel plugins`"
-            )
-        summary = apply_files(
-            chosen,
-            path,
-            out,
-            engine=engine,
-            keep=tuple(keep or ()),
-            master=master,
-            partitions=partitions,
-            resume=resume,
-            memory_limit=memory_limit,
-            identities={function.name: loaded.identity(function) for function in chosen},
-            progress=progress and sys.stderr.isatty(),
-        )
+    summary = apply_files(
+        chosen,
+        log,
+        out,
+        engine=engine,
+        keep=tuple(keep or ()),
+        on_error=on_error,
+        reference=reference,
+        master=master,
+        partitions=partitions,
+        resume=resume,
+        memory_limit=memory_limit,
+        identities={function.name: loaded.identity(function) for function in chosen},
+        progress=progress and sys.stderr.isatty(),
+    )
     _print_summary(summary)
     names = {function.name for function in chosen}
     if unused := [name for name in parameters if name not in names]:
@@ -281,64 +286,147 @@ def apply(
             "parameters are set for %s, not applied here: a column is missing, or no --lf names it",
             ", ".join(unused),
         )
-    if lf is None:
-        _tell_others(loaded.select(loaded.labeling_functions, parameters=parameters), names)
+    left = [
+        f"{function.name} ({'on request' if function.optional else ', '.join(function.columns)})"
+        for function in loaded.select(loaded.labeling_functions, parameters=parameters)
+        if function.name not in names
+    ]
+    if lf is None and left:
+        say(f"not applied: {'; '.join(left)}")
     say(out)
 
 
-def _accepted(
+def _checked(
     queries: str,
     requires: Sequence[str],
     hypotheses: str | None,
     source: str | None,
+    rename: list[str] | None,
+    timezone: str | None,
     reject: Path | None,
-) -> pl.LazyFrame:
-    """The rows of the log that keep its contract; how many were refused is told by its logger."""
-    from weaklabel.queries import check, join_hypotheses
+) -> Checked:
+    """The rows of the log that keep its contract; a warning says how many were refused."""
+    from weaklabel import queries as logs
 
-    joined: Any = queries
+    log: Any = queries
+    names = shared.pairs("--rename", "OLD=NEW", rename)
     if hypotheses is not None:
-        joined = join_hypotheses(queries, hypotheses, sources=source)
+        log = logs.join_hypotheses(queries, hypotheses, sources=source, rename=names)
+        names = {}
     elif source is not None:
         raise WeakLabelError("--source belongs to --hypotheses")
-    return check(joined, requires=requires, reject=reject).accepted
-
-
-@contextmanager
-def _beside(log: pl.LazyFrame, out: Path) -> Iterator[str]:
-    """The log as a Parquet file in the output's folder, for as long as it is needed."""
-    from weaklabel.tables import write
-
-    with TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
-        yield str(write(log, Path(folder, "queries.parquet")))
+    return logs.check(log, requires=requires, rename=names, timezone=timezone, reject=reject)
 
 
 def _print_summary(summary: Summary) -> None:
+    raised = {errors.name: errors.total for errors in summary.errors}
     table = Table()
     table.add_column("function", overflow="fold")
-    for name in ("accept", "abstain", "reject", "coverage"):
+    for name in ("accept", "abstain", "reject", "missing", *(["errors"] if raised else [])):
         table.add_column(name, justify="right", overflow="fold")
+    table.add_column("coverage", justify="right", overflow="fold")
     for tally in summary.functions:
-        votes = tally.accept + tally.reject
-        table.add_row(
-            tally.name + (" (row-wise)" if tally.rowwise else ""),
-            f"{tally.accept:,}",
-            f"{tally.abstain:,}",
-            f"{tally.reject:,}",
-            f"{votes / summary.rows:.1%}" if summary.rows else "",
-        )
+        counts = [tally.accept, tally.abstain, tally.reject, tally.missing]
+        if raised:
+            counts.append(raised.get(tally.name, 0))
+        name = tally.name + (" (row-wise)" if tally.rowwise else "")
+        table.add_row(name, *(f"{count:,}" for count in counts), f"{tally.coverage:.1%}")
     console.print(table)
+    resumed = f", {summary.resumed} of {summary.partitions} parts as they were"
+    redone = f", {', '.join(summary.redone)} anew in the others"
     say(
         f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
-        f" ({summary.reason})"
+        f" ({summary.reason}){resumed if summary.resumed else ''}{redone if summary.redone else ''}"
     )
 
 
-def _tell_others(functions: Sequence[LabelingFunction], applied: Container[str]) -> None:
-    left = [
-        f"{function.name} ({'on request' if function.optional else ', '.join(function.columns)})"
-        for function in functions
-        if function.name not in applied
+@app.command()
+def show(
+    votes: shared.VotesArgument,
+    where: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME=VOTE,…",
+            help="Show queries on which functions voted so: 1, 0, -1, or null without input.",
+        ),
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="Show so many queries at most.")] = 10,
+    queries: shared.Queries = None,
+    as_json: shared.Json = False,
+) -> None:
+    """Show queries by how functions voted on them, with all votes and transcripts."""
+    from rich.text import Text
+
+    total, rows = _selected(votes, _where(where), queries, limit)
+    if as_json:
+        print_json(json.dumps({"queries": total, "shown": rows}, default=str))
+        return
+    table = Table("query_id", "transcript", "votes")
+    for row in rows:
+        cast: dict[str, list[str]] = {}
+        for name, vote in row["votes"].items():
+            cast.setdefault(WORDS[vote], []).append(name)
+        lines = [f"{word}: {', '.join(cast[word])}" for word in WORDS.values() if word in cast]
+        table.add_row(
+            Text(str(row["query_id"])),
+            Text("" if row["transcript"] is None else row["transcript"]),
+            Text("\n".join(lines)),
+        )
+    console.print(table)
+    say(f"{len(rows)} of {counted(total, 'query')} with {where}")
+    if any(row["transcript"] is None for row in rows):
+        say("the log, given with --queries, has the transcripts")
+
+
+def _where(where: str) -> dict[str, int | None]:
+    values = {"1": 1, "0": 0, "-1": -1, "null": None}
+    asked = shared.pairs("--where", "NAME=VOTE,NAME=VOTE", where.split(","))
+    for name, value in asked.items():
+        if value not in values:
+            raise WeakLabelError(
+                f"--where {name}={value}: a vote is 1 (accept), 0 (abstain), -1 (reject) or null"
+                " (no input)"
+            )
+    return {name: values[value] for name, value in asked.items()}
+
+
+def _selected(
+    votes: str, where: Mapping[str, int | None], queries: str | None, limit: int
+) -> tuple[int, list[dict[str, Any]]]:
+    """How many queries functions voted on so, and the first ones with all votes."""
+    import polars as pl
+
+    from weaklabel.plugins import known_name
+    from weaklabel.runs import read_metadata
+    from weaklabel.tables import naming, scan
+    from weaklabel.votes import PREFIX
+
+    if "patterns" in read_metadata(votes):
+        raise WeakLabelError(f"{votes} holds patterns, which have no queries: give the votes")
+    table = scan(votes)
+    columns = table.collect_schema().names()
+    names = [name.removeprefix(PREFIX) for name in columns if name.startswith(PREFIX)]
+    for name in where:
+        known_name(f"labeling function in {votes}", name, names)
+    found = table.filter(pl.col(PREFIX + name).eq_missing(vote) for name, vote in where.items())
+    with naming(votes):
+        total, first = pl.collect_all([found.select(pl.len()), found.head(limit)])
+    rows = first.rows(named=True)
+    transcripts = {row["query_id"]: row.get("transcript") for row in rows}
+    if queries is not None:
+        log = scan(queries)
+        known_name(f"column in {queries}", "transcript", log.collect_schema().names())
+        key = pl.col("query_id").cast(pl.String)
+        wanted = log.filter(key.is_in([str(query) for query in transcripts]))
+        with naming(queries):
+            texts = dict(wanted.select(key, "transcript").collect(engine="streaming").iter_rows())
+        transcripts = {query: texts.get(str(query)) for query in transcripts}
+    shown = [
+        {
+            "query_id": row["query_id"],
+            "transcript": transcripts[row["query_id"]],
+            "votes": {name: row[PREFIX + name] for name in names},
+        }
+        for row in rows
     ]
-    if left:
-        say(f"not applied: {'; '.join(left)}")
+    return total.item(), shown

@@ -567,9 +567,11 @@ class _Run:
         self.entries = {entry["name"]: entry for entry in manifest.functions}
         named = {function.name: function for function in plan.functions}
         self.plan = replace(plan, functions=tuple(named[name] for name in self.entries))
-        every = frozenset(self.entries)
-        self.lacking = {Part(0, 1): every} if single else manifest.lacking(target)
-        there = [names for names in self.lacking.values() if names != every]
+        if single:
+            self.lacking, there = {Part(0, 1): frozenset(self.entries)}, []
+        else:
+            self.lacking = manifest.lacking(target)
+            there = [some for part, some in self.lacking.items() if self._file(part).is_file()]
         self.resumed = sum(not names for names in there)
         self.redone = tuple(name for name in self.entries if any(name in some for some in there))
         self.rows = RowLog()
@@ -813,11 +815,12 @@ def _folder(target: Path, resume: bool) -> Iterator[Path]:
                 raise WeakLabelError(
                     f"{target} has no {NAME}, so that it is no run to resume: give another name"
                 )
-            yield scratch
-            begun = True
+            try:
+                yield scratch
+            finally:
+                if not begun and not any(target.glob("part-*.parquet")):
+                    (target / NAME).unlink(missing_ok=True)
     finally:
-        if not begun and not any(target.glob("part-*.parquet")):
-            (target / NAME).unlink(missing_ok=True)
         with suppress(OSError):  # there is something in it
             target.rmdir()
 

@@ -22,7 +22,8 @@ import polars as pl
 
 from weaklabel import rover
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
-from weaklabel.queries import shown, validate_hypotheses
+from weaklabel.queries import shown, validate
+from weaklabel.schema import HYPOTHESES
 from weaklabel.tables import read, write
 from weaklabel.text import Normalizer, find_normalizer
 
@@ -171,8 +172,9 @@ def combine_files(
     *,
     sources: str | os.PathLike[str] | None = None,
     method: Method = "rover",
-    normalizer: str = "none",
+    normalizer: str | Normalizer = "none",
     rounds: int = ROUNDS,
+    families: Mapping[str, str] | None = None,
     progress: bool | None = None,
 ) -> Combined:
     """`combine` from a file, a folder or a glob to a file.
@@ -181,7 +183,7 @@ def combine_files(
         path: of the hypotheses: Parquet, CSV or JSON lines.
         out: for the transcripts; the suffix names the format.
         sources: for what was learned about the sources.
-        method, normalizer, rounds, progress: see `combine`.
+        method, normalizer, rounds, families, progress: see `combine`.
 
     Raises:
         WeakLabelError, FileNotFoundError, ImportError: see `combine`.
@@ -192,7 +194,14 @@ def combine_files(
     for target in (out, sources):
         if target is not None and not Path(target).absolute().parent.is_dir():
             raise FileNotFoundError(f"no folder {Path(target).parent} to write in: create it first")
-    done = combine(path, method=method, normalizer=normalizer, rounds=rounds, progress=progress)
+    done = combine(
+        path,
+        method=method,
+        normalizer=normalizer,
+        rounds=rounds,
+        families=families,
+        progress=progress,
+    )
     write(done.transcripts, out)
     if sources is not None:
         write(done.sources, sources)
@@ -213,7 +222,7 @@ def _table(hypotheses: Any) -> pl.DataFrame:
     # A null text is no problem here, so the check does not see it; the numbers of rows stay.
     sound = "text" in table.columns and table.schema["text"] == pl.String
     seen = table.with_columns(pl.col("text").fill_null("")) if sound else table
-    found = validate_hypotheses(seen)
+    found = validate(seen, contract=HYPOTHESES)
     if not found.ok:
         raise WeakLabelError(f"hypotheses: {found}")
     return table

@@ -12,6 +12,7 @@ import typer
 
 from weaklabel.cli import shared
 from weaklabel.cli.shared import app, chosen, console, counted, keep_apart, say
+from weaklabel.errors import WeakLabelError
 
 
 @app.command()
@@ -31,6 +32,13 @@ def combine(
     rounds: Annotated[
         int, typer.Option(min=0, help="How often sources are weighed anew; 0: all alike.")
     ] = 3,
+    family: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=SOURCE,…",
+            help="Let sources that share a recognizer, or copy one, share one vote; repeatable.",
+        ),
+    ] = None,
     progress: shared.Progress = True,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
@@ -51,6 +59,7 @@ def combine(
             "normalizer", normalizer, shared.registry(plugin, functions, strict).normalizers
         ),
         rounds=rounds,
+        families=_families(family),
         progress=None if progress else False,
     )
     best = combined.sources.sort("weight", descending=True).head(10)
@@ -69,6 +78,18 @@ def combine(
     ]
     suffix = f" ({', '.join(left)})" if left else ""
     say(f"{counted(combined.transcripts.height, 'transcript')} → {out}{suffix}")
+
+
+def _families(given: list[str] | None) -> dict[str, str]:
+    families: dict[str, str] = {}
+    for name, sources in shared.pairs("--family", "NAME=SOURCE,SOURCE", given).items():
+        for source in filter(None, map(str.strip, sources.split(","))):
+            if source in families:
+                raise WeakLabelError(
+                    f"--family {name}={sources}: {source!r} is in {families[source]!r} already"
+                )
+            families[source] = name
+    return families
 
 
 @app.command()
@@ -141,7 +162,10 @@ def wer(
     references: Annotated[str, typer.Argument(help="What was said: lines of text, or a table.")],
     hypotheses: Annotated[str, typer.Argument(help="What was written.")],
     normalizer: shared.Normalizer = "basic",
-    kaldi: Annotated[bool, typer.Option("--kaldi", help="Take the first word for an id.")] = False,
+    kaldi: Annotated[
+        bool | None,
+        typer.Option(help="Take the first word of a line for its id. Default: where all are ids."),
+    ] = None,
     missing: Annotated[
         Literal["error", "empty"],
         typer.Option(help="Refuse references without a hypothesis, or take it for empty."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel import Kind, load_registry
-from weaklabel.baselines import FittedLogistic, FittedMajority, LogisticRegression, MajorityVote
-from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Gold
-from weaklabel.models import Fitted, load_model
-from weaklabel.patterns import Patterns
+from weaklabel import (
+    MISSING,
+    Gold,
+    Identity,
+    Kind,
+    LogisticRegression,
+    MajorityVote,
+    Patterns,
+    WeakLabelError,
+    WeakLabelWarning,
+    load_model,
+    load_registry,
+    models,
+)
+from weaklabel.baselines import FittedLogistic, FittedMajority
+from weaklabel.models import Fitted
 
+IDENTITY = Identity("a", "theirs", "1.0", "cafe", {"high": 0.9})
 VOTES = np.array([[1, 1, 0], [1, -1, 0], [-1, -1, -1], [0, 0, 0]], dtype=np.int8)
 
 
@@ -31,6 +42,7 @@ def gold(seed: int = 1, rows: int = 400) -> Gold:
     truth = np.where(right, 1, -1)[:, None]
     votes = np.where(rng.random((rows, 3)) < [0.9, 0.7, 0.5], truth, -truth)
     votes = votes * (rng.random((rows, 3)) < 0.6)
+    votes = np.where(rng.random((rows, 3)) < 0.1, MISSING, votes)
     return Gold(Patterns.of("abc", votes[right]), Patterns.of("abc", votes[~right]))
 
 
@@ -39,12 +51,15 @@ def everything(checked: Gold) -> Patterns:
 
 
 def frame(votes: np.ndarray) -> pl.DataFrame:
-    return pl.DataFrame({f"lf:{name}": votes[:, i] for i, name in enumerate("abc")})
+    table = pl.DataFrame({f"lf:{name}": votes[:, i] for i, name in enumerate("abc")})
+    return table.with_columns(pl.all().replace(MISSING, None))
 
 
 def test_a_majority_is_the_share_of_accepts_smoothed_by_one_vote_of_the_prior() -> None:
     model = MajorityVote(prior=0.8).fit(Patterns.of("abc", VOTES))
     assert model.weights(VOTES).tolist() == pytest.approx([2.8 / 3, 1.8 / 3, 0.8 / 4, 0.8])
+    missing = np.array([[1, MISSING, 0], [MISSING] * 3], dtype=np.int8)
+    assert model.weights(missing).tolist() == pytest.approx([1.8 / 2, 0.8])
     assert model.label(frame(VOTES))["weight"].to_numpy() == pytest.approx(model.weights(VOTES))
 
 
@@ -55,17 +70,18 @@ def test_the_prior_of_a_majority_comes_from_gold_or_from_all_votes() -> None:
     assert MajorityVote().fit(patterns, gold=checked).prior == pytest.approx(4 / 6)
 
 
-def test_a_logistic_regression_is_at_the_optimum_of_its_penalised_likelihood() -> None:
+def test_a_logistic_regression_is_at_the_optimum_of_its_penalized_likelihood() -> None:
     checked = gold()
     model = LogisticRegression(c=0.5).fit(everything(checked), gold=checked)
 
-    slope = np.zeros(7)
+    slope = np.zeros(10)
     for part, is_right in ((checked.right, 1), (checked.wrong, 0)):
         error = (is_right - model.weights(part.votes)) * part.counts
         slope[0] += error.sum()
         slope[1:4] += error @ (part.votes == -1)
-        slope[4:] += error @ (part.votes == 1)
-    slope[1:] -= np.array([*model.reject, *model.accept]) / 0.5
+        slope[4:7] += error @ (part.votes == 1)
+        slope[7:] += error @ (part.votes == MISSING)
+    slope[1:] -= np.array([*model.reject, *model.accept, *model.missing]) / 0.5
 
     assert np.abs(slope).max() < 1e-3
     assert model.accept[0] > model.accept[1] > model.accept[2]
@@ -83,10 +99,9 @@ def test_a_logistic_regression_without_two_kinds_of_gold_says_what_to_do() -> No
 @given(st.integers(0, 100))
 def test_numpy_and_expressions_give_the_same_weights(seed: int) -> None:
     rng = np.random.default_rng(seed)
-    votes = rng.integers(-1, 2, (20, 3)).astype(np.int8)
-    logistic = FittedLogistic(
-        ("a", "b", "c"), *rng.normal(size=1), tuple(rng.normal(size=3)), tuple(rng.normal(size=3))
-    )
+    votes = rng.choice([-1, 0, 1, MISSING], (20, 3)).astype(np.int8)
+    slopes = (tuple(rng.normal(size=3)) for _ in range(3))
+    logistic = FittedLogistic(("a", "b", "c"), *rng.normal(size=1), *slopes)
     for model in (logistic, FittedMajority(("a", "b", "c"), 0.8)):
         labels = model.label(frame(votes))
         assert labels["weight"].to_numpy() == pytest.approx(model.weights(votes), abs=1e-14)
@@ -103,7 +118,9 @@ def test_models_and_their_configurations_are_frozen() -> None:
 def test_every_kind_comes_back_from_its_file(tmp_path: Path) -> None:
     checked = gold()
     for name, kind in load_registry().label_models.items():
-        fitted = kind.model().fit(everything(checked), gold=checked)
+        votes = replace(everything(checked), identities=(IDENTITY, None, None))
+        fitted = kind.model().fit(votes, gold=checked)
+        assert fitted.identities == (IDENTITY, None, None)
         path = fitted.save(tmp_path / f"{name}.json")
         assert fitted.kind == name == json.loads(path.read_text("utf-8"))["kind"]
         assert load_model(path) == fitted
@@ -127,8 +144,8 @@ def test_a_plugin_s_kind_is_loaded_by_the_table_it_is_in(tmp_path: Path) -> None
     [
         ("{", "no JSON file"),
         ("[]", "holds no model"),
-        ('{"weaklabel": "model", "format": 2}', "format 2"),
-        ('{"weaklabel": "model", "format": 1, "kind": "majority"}', "broken model, KeyError"),
+        ('{"weaklabel": "model", "format": 1}', "format 1.*apply the functions and fit it again"),
+        ('{"weaklabel": "model", "format": 2, "kind": "majority"}', "broken model, KeyError"),
     ],
 )
 def test_files_that_hold_no_model_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -141,8 +158,44 @@ def test_arrays_that_are_not_the_votes_of_the_functions_are_refused() -> None:
     model = FittedMajority(("a", "b", "c"), 0.8)
     with pytest.raises(WeakLabelError, match=r"got shape \(4, 2\)"):
         model.weights(VOTES[:, :2])
-    with pytest.raises(WeakLabelError, match="votes must be"):
+    with pytest.raises(WeakLabelError, match="function 'a' votes -2, 2"):
         model.weights(VOTES * 2)
+
+
+def test_a_model_that_knows_no_missing_inputs_gets_abstains_for_them() -> None:
+    class Theirs:
+        functions = ("a", "b", "c")
+
+        def fit(self, votes: Any, *, gold: Gold | None = None) -> Any:
+            assert gold is not None
+            seen = (votes, gold.right, gold.wrong)
+            assert not any((patterns.votes == MISSING).any() for patterns in seen)
+            assert votes.rows == checked.rows
+            return self
+
+        def weights(self, votes: np.ndarray) -> np.ndarray:
+            assert np.isin(votes, (-1, 0, 1)).all()
+            return votes.sum(axis=1) * 0.5
+
+    checked = gold()
+    fitted = models.fit(Theirs(), everything(checked), checked)  # type: ignore[arg-type]
+    votes = np.array([[1, MISSING, MISSING], [-1, 0, MISSING], [1, 1, 1]], dtype=np.int8)
+    assert models.weights(fitted, votes).tolist() == [0.5, 0.0, 1.0]
+    known = models.fit(MajorityVote(), everything(checked), checked)
+    assert models.weights(known, votes).tolist() == known.weights(votes).tolist()
+
+
+def test_votes_of_other_functions_of_the_same_name_are_refused() -> None:
+    known = {"a": IDENTITY, "b": None}
+    models.check_identities(known, {"a": IDENTITY, "b": IDENTITY})
+    models.check_identities(known, {})
+    changed = replace(IDENTITY, source="beef", parameters={"high": 0.1, "low": 0.5})
+    with pytest.raises(WeakLabelError, match=r"a \(source cafe → beef, high 0.9 → 0.1, low None"):
+        models.check_identities(known, {"a": changed})
+    with pytest.warns(WeakLabelWarning, match="source cafe → beef"):
+        models.check_identities(known, {"a": changed}, allow_changed=True)
+    with pytest.warns(WeakLabelWarning, match=r"another version: a \(theirs 1.0 → theirs 2.0\)"):
+        models.check_identities(known, {"a": replace(IDENTITY, version="2.0")})
 
 
 def test_importing_the_models_loads_no_optional_package() -> None:

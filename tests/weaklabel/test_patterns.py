@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import json
+import math
+import warnings
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -13,13 +18,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weaklabel.errors import WeakLabelError
-from weaklabel.patterns import Patterns
+from weaklabel import MISSING, Identity, Patterns, WeakLabelError, WeakLabelWarning
 
 ROWS = st.lists(st.tuples(*[st.sampled_from([-1, 0, 1])] * 3), min_size=1, max_size=40)
 
 
-def table(rows: list[tuple[int, ...]], names: tuple[str, ...] = ("a", "b", "c")) -> pl.DataFrame:
+def version(number: str) -> Identity:
+    return Identity("a", "mine", number, "cafe", {"high": 0.9})
+
+
+def table(
+    rows: Sequence[tuple[int | None, ...]], names: tuple[str, ...] = ("a", "b", "c")
+) -> pl.DataFrame:
     votes = pl.DataFrame(rows, schema={f"lf:{name}": pl.Int8 for name in names}, orient="row")
     return votes.with_row_index("query_id").with_columns(transcript=pl.lit("play some jazz"))
 
@@ -65,15 +75,21 @@ def test_lazy_frames_and_relations_are_counted_in_their_engine() -> None:
     )
 
 
-def test_a_null_is_an_abstain() -> None:
-    votes = pl.DataFrame({"lf:a": pl.Series([None, 0, 1], dtype=pl.Int8)})
-    assert Patterns.count(votes).counts.tolist() == [2, 1]
+@pytest.mark.parametrize("nothing", [None, math.nan])
+def test_a_missing_input_is_no_abstain(nothing: float | None) -> None:
+    votes = pl.DataFrame({"lf:a": pl.Series([nothing, 0, nothing, 1], dtype=pl.Float64)})
+    for table_ in (votes, votes.lazy(), duckdb.from_arrow(votes.to_arrow()), votes.to_pandas()):
+        patterns = Patterns.count(table_)
+        assert patterns.votes.tolist() == [[MISSING], [0], [1]]
+        assert patterns.counts.tolist() == [2, 1, 1]
+    assert patterns.present.tolist() == [[False], [True], [True]]
+    assert patterns.without_missing() == Patterns.of("a", [[0], [1]], [3, 1])
+    assert (patterns + patterns).counts.tolist() == [4, 2, 2]
 
 
 def test_a_file_holds_votes_counts_and_provenance_and_nothing_else(tmp_path: Path) -> None:
-    patterns = Patterns.count(
-        table([(1, 0, -1), (1, 1, 1)]), {"b": "session"}, {"a": "weaklabel:a@0.1+cafe"}
-    )
+    votes = table([(1, 0, -1), (1, None, 1)])
+    patterns = Patterns.count(votes, {"b": "session"}, {"a": version("2")}, {"c": 500})
     path = patterns.save(tmp_path / "patterns.parquet")
 
     assert Patterns.load(path) == patterns
@@ -93,7 +109,15 @@ def test_a_file_that_is_no_patterns_is_refused(tmp_path: Path) -> None:
         Patterns.load(tmp_path / "missing.parquet")
 
 
-@pytest.mark.parametrize("value", [2, -3, 0.5, float("nan")])
+def test_patterns_that_counted_missing_inputs_as_abstains_are_refused(tmp_path: Path) -> None:
+    old = json.dumps({"patterns": 1, "functions": [{"name": "a", "identity": None}]})
+    path = tmp_path / "patterns.parquet"
+    pl.DataFrame({"lf:a": [1], "count": [1]}).write_parquet(path, metadata={"weaklabel": old})
+    with pytest.raises(WeakLabelError, match=r"format 2 \(found 1\): count the votes again"):
+        Patterns.load(path)
+
+
+@pytest.mark.parametrize("value", [2, -3, 0.5])
 def test_a_vote_that_is_none_is_refused_by_the_function_s_name(value: float) -> None:
     votes = pl.DataFrame({"lf:fine": [0, 1], "lf:odd": [0, value]}, strict=False)
     with pytest.raises(WeakLabelError, match="'odd' votes"):
@@ -111,13 +135,32 @@ def test_shards_of_other_functions_or_versions_do_not_merge() -> None:
     one = Patterns.count(table([(1, 0, 0)]))
     with pytest.raises(WeakLabelError, match=r"only the first have \['c'\]"):
         one + Patterns.count(table([(1, 0)], ("a", "b")))
-    other = Patterns.count(table([(1, 0, 0)]), identities={"a": "mine:a@2"})
-    with pytest.raises(WeakLabelError, match="more than one identity for function 'a'"):
-        Patterns.merge([Patterns.count(table([(1, 0, 0)]), identities={"a": "mine:a@1"}), other])
-    # A shard that says nothing agrees with any.
-    assert (one + other).identities == ("mine:a@2", None, None)
+    other = Patterns.count(table([(1, 0, 0)]), identities={"a": version("2")})
+    # A shard that says nothing agrees with any, and so does another version of the same source.
+    assert (one + other).identities == (version("2"), None, None)
+    first = Patterns.count(table([(1, 0, 0)]), identities={"a": version("1")})
+    assert (first + other).identities == (version("2"), None, None)
+    for change, words in (
+        ({"source": "beef"}, "source cafe → beef"),
+        ({"parameters": {"high": 0.1}}, "high 0.9 → 0.1"),
+    ):
+        changed = replace(version("2"), **change)
+        third = Patterns.count(table([(1, 0, 0)]), identities={"a": changed})
+        with pytest.raises(WeakLabelError, match=f"two functions 'a': {words}"):
+            Patterns.merge([first, third])
     with pytest.raises(WeakLabelError, match="no patterns to merge"):
         Patterns.merge([])
+
+
+def test_logs_of_very_different_size_do_not_add_up_in_silence() -> None:
+    day, fortnight = (
+        Patterns.count(table([(1, 0, 0)]), log_rows={"a": rows}) for rows in (1_000, 14_000)
+    )
+    with pytest.warns(WeakLabelWarning, match=r"'a' looks at the whole log.* 1,000 to 14,000 rows"):
+        assert (day + fortnight).log_rows == (14_000, None, None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (day + day).log_rows == (1_000, None, None)
 
 
 def test_a_family_of_a_function_that_is_not_there_is_refused() -> None:

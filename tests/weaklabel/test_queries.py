@@ -15,8 +15,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from weaklabel import queries, tables
+from weaklabel import queries, schema, tables
 from weaklabel.errors import WeakLabelError
+from weaklabel.export import export
 
 START = datetime(2026, 1, 1, 18, tzinfo=UTC)
 
@@ -106,8 +107,7 @@ def test_a_faulty_row_is_named_with_its_value_and_a_remedy(
 ) -> None:
     found = _only(queries.validate(log))
     assert (found.column, found.problem, found.by_row) == (column, problem, True)
-    named = [(example.row, example.query_id, example.value) for example in found.examples]
-    assert named[: len(examples)] == examples
+    assert list(found.examples[: len(examples)]) == examples
     assert remedy in found.remedy
     with pytest.raises(WeakLabelError, match="--reject") as raised:
         queries.check(log)
@@ -200,7 +200,7 @@ def test_a_value_that_cannot_be_read_is_a_fault_of_its_row(
     found = _only(queries.validate(log))
     assert (found.column, found.rows, found.by_row) == (column, 1, True)
     assert unreadable in found.problem
-    assert [tuple(example) for example in found.examples] == [(2, "b", values[1])]
+    assert list(found.examples) == [(2, "b", values[1])]
     with pytest.raises(WeakLabelError, match=rf"row 2 \(query_id 'b'\): '{values[1]}'"):
         queries.check(log)
     accepted = queries.check(log, reject=reject).accepted.collect()
@@ -253,7 +253,7 @@ def test_a_time_zone_is_given_to_clocks_without_one(suffix: str, tmp_path: Path)
 def test_an_hour_that_a_clock_skips_or_shows_twice_is_refused() -> None:
     clocks = ["2026-03-29 02:30", "2026-10-25 02:30", "2026-10-25 03:30", None]
     found = _only(queries.validate(_with(timestamp=clocks), timezone="Europe/Berlin"))
-    assert [example.value for example in found.examples] == clocks[:2]
+    assert [value for _, _, value in found.examples] == clocks[:2]
 
 
 def test_columns_are_renamed_before_anything_else() -> None:
@@ -317,7 +317,7 @@ def test_an_empty_log_is_an_error() -> None:
 def test_at_most_five_rows_are_shown_and_the_others_counted() -> None:
     log = pl.DataFrame({"query_id": range(100), "transcript": [None] * 90 + ["x"] * 10})
     found = _only(queries.validate(log))
-    assert [example.row for example in found.examples] == [1, 2, 3, 4, 5]
+    assert [row for row, _, _ in found.examples] == [1, 2, 3, 4, 5]
     assert found.rows == 90
     assert "and 85 more" in str(found)
 
@@ -432,7 +432,7 @@ def test_hypotheses_share_no_query_and_source(rows: list[tuple[str | None, str]]
         schema_overrides={"query_id": pl.String},
     )
     broken = sum(row[0] is None or rows.count(row) > 1 for row in rows)
-    assert queries.validate_hypotheses(table).refusals == broken
+    assert queries.validate(table, contract=schema.HYPOTHESES).refusals == broken
 
 
 def test_duplicates_are_found_among_many_rows() -> None:
@@ -440,8 +440,8 @@ def test_duplicates_are_found_among_many_rows() -> None:
     log = pl.concat([many, many[[7, 199_999]]])
     found = _only(queries.validate(log))
     assert found.rows == 4
-    assert [example.query_id for example in found.examples] == [7, 199_999, 7, 199_999]
-    assert [example.row for example in found.examples] == [8, 200_000, 200_001, 200_002]
+    assert [query for _, query, _ in found.examples] == [7, 199_999, 7, 199_999]
+    assert [row for row, _, _ in found.examples] == [8, 200_000, 200_001, 200_002]
     assert _only(queries.validate(pl.concat([many, many]))).rows == 400_000
 
 
@@ -598,12 +598,33 @@ def test_a_folder_and_a_glob_are_the_concatenation_of_their_files(tmp_path: Path
         assert queries.validate(folder).rows == 12
 
 
-def test_chosen_columns_come_in_the_order_asked_for(tmp_path: Path) -> None:
-    tables.write(SOUND, tmp_path / "log.csv")
-    frame = tables.read(tmp_path / "log.csv", columns=["device", "query_id"])
-    assert frame.columns == ["device", "query_id"]
-    with pytest.raises(WeakLabelError, match="no column 'colour'"):
-        tables.scan(tmp_path / "log.csv", columns=["colour"])
+@pytest.mark.parametrize("sessions", [True, False])
+@pytest.mark.parametrize("format", ["huggingface", "nemo", "lhotse", "kaldi"])
+def test_what_is_exported_is_a_log_again(format: str, sessions: bool, tmp_path: Path) -> None:
+    log = pl.DataFrame(
+        {
+            "query_id": ["a-1", "ü 2", "c"],
+            "transcript": ["play jazz", "", "öff = on"],
+            "session_id": ["s-1", "s-1", "t/"],
+            "audio": ["/x/a.wav", "/x/b c.wav", "/x/c.wav"],
+            "duration": [1.5, 2.0, 0.25],
+            "sampling_rate": [16_000] * 3,
+            "weight": [0.5, 0.25, 1.0],
+        }
+    )
+    log = log if sessions else log.drop("session_id")
+    export(log, tmp_path / "out", format, check_audio=False)
+    accepted = queries.check(tmp_path / "out").accepted.collect()
+    columns = [name for name in log.columns if name != "sampling_rate"]
+    assert_frame_equal(accepted.select(columns).sort("audio"), log.select(columns))
+
+
+def test_a_kaldi_folder_of_others_keeps_its_names(tmp_path: Path) -> None:
+    for name, line in {"text": "s-1 play", "wav.scp": "s-1 sox x |", "utt2spk": "s-1 s"}.items():
+        (tmp_path / name).write_text(f"{line}\n")
+    assert tables.read(tmp_path).rows(named=True) == [
+        {"query_id": "s-1", "transcript": "play", "audio": "sox x |", "session_id": "s"}
+    ]
 
 
 _CELLS = st.text(

@@ -15,16 +15,16 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.schema import COLUMNS, HYPOTHESIS_COLUMNS, SOURCE_PREFIX, Column, kind_of, settled
+from weaklabel.schema import HYPOTHESES, QUERIES, SOURCE_PREFIX, Column, Contract, kind_of, settled
 from weaklabel.tables import naming, scan, write
 from weaklabel.tables.files import listed
 
@@ -94,25 +94,6 @@ def shown(values: Collection[object] | pl.Series) -> str:
     return first if len(values) <= SHOWN else f"{first}, …"
 
 
-class Example(NamedTuple):
-    """A row that a problem was found in.
-
-    Attributes:
-        row: its number in the table, from 1; a CSV's header is not counted.
-        query_id: its query, None where it has none.
-        value: the value of the column, as it was given.
-    """
-
-    row: int
-    query_id: Any
-    value: Any
-
-    def __str__(self) -> str:
-        value = repr(self.value)
-        value = value if len(value) <= 80 else f"{value[:79]}…"
-        return f"row {self.row} (query_id {self.query_id!r}): {value}"
-
-
 @dataclass(frozen=True)
 class Problem:
     """One way in which a table breaks its contract.
@@ -121,7 +102,8 @@ class Problem:
         column: the column; None where the table as a whole is meant.
         problem: what is wrong, in words.
         rows: how many rows are affected; 0 where no row is to blame.
-        examples: the first of them, at most five.
+        examples: the number (from 1; a CSV's header is not counted), the query_id and the value of
+            the first of them, at most five.
         remedy: what to do.
         by_row: the rows can be refused and the others kept; else the table is unusable.
     """
@@ -129,7 +111,7 @@ class Problem:
     column: str | None
     problem: str
     rows: int
-    examples: tuple[Example, ...]
+    examples: tuple[tuple[int, Any, Any], ...]
     remedy: str
     by_row: bool
 
@@ -137,7 +119,9 @@ class Problem:
         subject = "the table" if self.column is None else f"column {self.column!r}"
         counted = f" in {self.rows} row{'s' if self.rows > 1 else ''}" if self.rows else ""
         lines = [f"{subject} {self.problem}{counted}; {self.remedy}"]
-        lines += [f"    {example}" for example in self.examples]
+        for row, query_id, value in self.examples:
+            text = repr(value) if len(repr(value)) <= 80 else f"{repr(value)[:79]}…"
+            lines.append(f"    row {row} (query_id {query_id!r}): {text}")
         if self.rows > len(self.examples) > 0:
             lines.append(f"    … and {self.rows - len(self.examples)} more")
         return "\n".join(lines)
@@ -182,52 +166,46 @@ class Checked:
 
 
 def validate(
-    queries: Any,
+    table: Any,
     *,
     requires: Iterable[str] = (),
     rename: Mapping[str, str] | None = None,
     timezone: str | None = None,
+    contract: Contract = QUERIES,
 ) -> Checked:
-    """Compare a query log with its contract (`schema.COLUMNS`).
+    """Compare a query log, or another table, with its contract.
 
     Args:
-        queries: a path, or any frame narwhals knows. A lazy one of another engine than Polars is
+        table: a path, or any frame narwhals knows. A lazy one of another engine than Polars is
             collected.
         requires: further columns that must be there, as labeling functions name them.
         rename: other names for columns, {"old": "new"}, given before anything else is done.
         timezone: the zone of a `timestamp` without an offset, such as "Europe/Berlin".
+        contract: what the table must be.
 
     `query_id` and `transcript` are always there and never null (a transcript may be empty), and no
     two rows share a `query_id`: of duplicates all are refused, since none is the right one. Nulls
     and NaN of the other columns are no problem. Values are read as what their column holds: texts
-    as numbers, ISO 8601 and numbers of seconds, ms, µs or ns since 1970 (told by their size) as
-    times, categories as texts. A row with a value that cannot be read is refused; where a column
-    has no value that can, the table is unusable.
+    as numbers, ISO 8601 and numbers of seconds, ms, µs or ns since 1970 (by their size) as times,
+    categories as texts. A row with a value that cannot be read is refused; where a column has no
+    value that can, the table is unusable.
 
     Raises:
-        FileNotFoundError, WeakLabelError: the files cannot be read (see `tables.scan`), a column to
-            be renamed is not there, or its new name is taken.
-        TypeError: `queries` is no frame.
+        FileNotFoundError, WeakLabelError: the files cannot be read (see `tables.scan`), there is no
+            such time zone, a column to be renamed is not there, or its new name is taken.
+        TypeError: `table` is no frame.
     """
-    frame = _lazy(queries, rename)
-    with _reading(queries):
-        return _validated(frame, COLUMNS, ("query_id",), tuple(requires), timezone, bool(rename))
-
-
-def validate_hypotheses(hypotheses: Any) -> Checked:
-    """Compare a table of hypotheses with its contract (`schema.HYPOTHESIS_COLUMNS`).
-
-    Args:
-        hypotheses: a path, or any frame narwhals knows. No two of its rows share both `query_id`
-            and `source`.
-
-    Raises:
-        FileNotFoundError, WeakLabelError: the files cannot be read; see `tables.scan`.
-        TypeError: `hypotheses` is no frame.
-    """
-    frame = _lazy(hypotheses)
-    with _reading(hypotheses):
-        return _validated(frame, HYPOTHESIS_COLUMNS, ("query_id", "source"))
+    if timezone is not None:
+        try:
+            ZoneInfo(timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise WeakLabelError(
+                f'no time zone {timezone!r}: give a name such as "UTC" or "Europe/Berlin"'
+            ) from error
+    frame = _lazy(table, rename)
+    with _reading(table):
+        checked = _compared(frame, contract, tuple(requires), timezone)
+    return replace(checked, unchanged=False) if rename else checked
 
 
 def check(
@@ -302,7 +280,7 @@ def join_hypotheses(
             the other, or a column of the name is there already.
         TypeError: no frame is given.
     """
-    checked = validate_hypotheses(hypotheses)
+    checked = validate(hypotheses, contract=HYPOTHESES)
     if not checked.ok:
         raise WeakLabelError(f"hypotheses: {checked}")
     log, table = _lazy(queries, rename), checked.accepted
@@ -364,38 +342,16 @@ class _Rule:
     reading: bool = False
 
 
-def _validated(
-    frame: pl.LazyFrame,
-    columns: Sequence[Column],
-    key: tuple[str, ...],
-    requires: tuple[str, ...] = (),
-    timezone: str | None = None,
-    renamed: bool = False,
+def _compared(
+    frame: pl.LazyFrame, contract: Contract, requires: tuple[str, ...], timezone: str | None
 ) -> Checked:
-    """Part a table in the rows that keep its contract and those that do not.
-
-    Args:
-        frame: the table.
-        columns: what is known of its columns.
-        key: the columns that no two rows share; of duplicates all are refused.
-        requires: further columns that must be there.
-        timezone: of times without one.
-        renamed: whether the frame is not what its files hold any more.
-    """
-    if timezone is not None:
-        try:
-            ZoneInfo(timezone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise WeakLabelError(
-                f'no time zone {timezone!r}: give a name such as "UTC" or "Europe/Berlin"'
-            ) from error
     schema = frame.collect_schema()
-    known = {column.name: column for column in columns if column.name in schema}
+    known = {column.name: column for column in contract.columns if column.name in schema}
     for name in schema:
         further = name in requires or name.startswith(SOURCE_PREFIX)
         if name not in known and further and kind_of(name) == "text":
             known[name] = Column(name, "text", "a further transcript")
-    problems = list(_missing(schema, columns, requires))
+    problems = list(_missing(schema, contract, requires))
     values: dict[str, pl.Expr] = {}
     for name, column in known.items():
         value = column.values(schema[name], timezone)
@@ -404,8 +360,8 @@ def _validated(
         else:
             values[name] = value
     rules = [rule for name in values for rule in _rules(known[name], schema[name], values[name])]
-    if all(name in values for name in key):
-        rules += _unique(frame, {name: values[name] for name in key})
+    if all(name in values for name in contract.key):
+        rules += _unique(frame, {name: values[name] for name in contract.key})
     floats = [
         name
         for name in values
@@ -449,27 +405,22 @@ def _validated(
         rows=count["rows"],
         refusals=count["refused"],
         problems=(*problems, *by_row),
-        unchanged=not (renamed or changed or by_row),
+        unchanged=not (changed or by_row),
     )
 
 
-def _missing(
-    schema: pl.Schema, columns: Sequence[Column], requires: tuple[str, ...]
-) -> Iterator[Problem]:
-    always = {column.name for column in columns if column.required}
-    meanings = {column.name: column.meaning for column in columns}
-    for name in dict.fromkeys([*sorted(always, key=list(meanings).index), *requires]):
+def _missing(schema: pl.Schema, contract: Contract, requires: Iterable[str]) -> Iterator[Problem]:
+    always = [column.name for column in contract.columns if column.required]
+    meanings = {column.name: column.meaning for column in contract.columns}
+    plain = {"".join(filter(str.isalnum, name.lower())): name for name in schema}
+    for name in dict.fromkeys([*always, *requires]):
         if name in schema:
             continue
         meaning = f" ({meanings[name]})" if name in meanings else ""
         why = "every table has it" if name in always else "a labeling function reads it"
-        near = difflib.get_close_matches(name, schema, n=1)
-        near = near or [other for other in schema if _plain(other) == _plain(name)]
-        if near:
-            remedy = (
-                f"is it {near[0]!r}? --rename {near[0]}={name},"
-                f' rename={{"{near[0]}": "{name}"}} in Python'
-            )
+        if near := difflib.get_close_matches(name.replace("_", ""), plain, n=1):
+            old = plain[near[0]]
+            remedy = f'is it {old!r}? --rename {old}={name}, rename={{"{old}": "{name}"}} in Python'
         else:
             remedy = f"the columns are {listed(list(schema))}; add or rename one"
         yield Problem(name, f"is missing{meaning}: {why}", 0, (), remedy, False)
@@ -570,7 +521,9 @@ def _unique(frame: pl.LazyFrame, key: dict[str, pl.Expr]) -> list[_Rule]:
     ]
 
 
-def _examples(frame: pl.LazyFrame, column: str, broken: pl.Expr) -> tuple[Example, ...]:
+def _examples(
+    frame: pl.LazyFrame, column: str, broken: pl.Expr
+) -> tuple[tuple[int, Any, Any], ...]:
     named = pl.col("query_id") if "query_id" in frame.collect_schema() else pl.lit(None)
     numbered = frame.select(
         pl.int_range(1, pl.len() + 1).alias("row"),
@@ -578,12 +531,7 @@ def _examples(frame: pl.LazyFrame, column: str, broken: pl.Expr) -> tuple[Exampl
         pl.col(column).alias("value"),
         broken.alias("broken"),
     )
-    rows = numbered.filter("broken").head(SHOWN).drop("broken").collect()
-    return tuple(Example(*row) for row in rows.iter_rows())
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.lower() if letter.isalnum())
+    return tuple(numbered.filter("broken").head(SHOWN).drop("broken").collect().rows())
 
 
 def _lazy(table: Any, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:

@@ -125,8 +125,20 @@ class Column:
         return "write text"
 
 
-#: The query log: one row a query. Further columns are kept as they are.
-COLUMNS: Final = (
+@dataclass(frozen=True)
+class Contract:
+    """What is known of a table; further columns are kept as they are.
+
+    Attributes:
+        columns: the columns that are known.
+        key: the names of those that no two rows share.
+    """
+
+    columns: tuple[Column, ...]
+    key: tuple[str, ...]
+
+
+_QUERIES: Final = (
     Column("query_id", "id", "names the query; no two rows share it", required=True),
     Column("transcript", "text", "what the third-party ASR understood", required=True),
     Column("session_id", "id", "the session, or the household's sitting, the query belongs to"),
@@ -138,18 +150,23 @@ COLUMNS: Final = (
     Column("dwell", "seconds", "how long the user stayed with what came"),
 )
 
-#: Several hypotheses a query: one row for each of its sources.
-HYPOTHESIS_COLUMNS: Final = (
+_HYPOTHESES: Final = (
     Column("query_id", "id", "the query, as in the query log", required=True),
     Column("source", "text", "the ASR or the person that wrote it", required=True),
     Column("text", "text", "the hypothesis", required=True),
     Column("confidence", "share", "the source's own, between 0 and 1"),
 )
 
+#: The query log: one row a query.
+QUERIES: Final = Contract(_QUERIES, ("query_id",))
+
+#: Several hypotheses a query: one row for each of its sources.
+HYPOTHESES: Final = Contract(_HYPOTHESES, ("query_id", "source"))
+
 #: A column of the query log that holds the transcript of one more source starts with this.
 SOURCE_PREFIX: Final = "transcript:"
 
-_KINDS_BY_NAME: Final = {column.name: column.kind for column in (*HYPOTHESIS_COLUMNS, *COLUMNS)}
+_KINDS_BY_NAME: Final = {column.name: column.kind for column in (*_HYPOTHESES, *_QUERIES)}
 
 
 def kind_of(name: str) -> Kind | None:

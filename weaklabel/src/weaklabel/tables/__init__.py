@@ -7,7 +7,7 @@ file that cannot be read as a whole is an error that names it.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -26,7 +26,6 @@ from weaklabel.tables.files import (
     decoded_lines,
     find,
     first_line,
-    listed,
     same_columns,
 )
 from weaklabel.tables.text import diagnose_fields, diagnose_lines, scan_csv, scan_lines
@@ -87,7 +86,7 @@ def _compatible(one: Any, other: Any) -> bool:
 _ISO: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
 
 
-def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
+def scan(path: Source) -> pl.LazyFrame:
     """A table in files as a lazy frame, rows in the order of the files' names and lines.
 
     Args:
@@ -97,7 +96,6 @@ def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
             .tsv, .jsonl, .ndjson, .json; text also with .gz, .zst, .bz2 or .xz behind it. What
             `weaklabel export` writes is read as well: the folders of Kaldi, Lhotse and Hugging
             Face, and NeMo's manifests.
-        columns: take these alone, in this order.
 
     Parquet keeps its types. CSV and JSON are read through once to settle theirs. In a CSV, of
     fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are integers only
@@ -113,24 +111,20 @@ def scan(path: Source, *, columns: Sequence[str] | None = None) -> pl.LazyFrame:
         WeakLabelError: the suffix is unknown, a folder mixes formats, a file is empty, cut short or
             broken, or files do not have the same columns.
     """
-    folder = Path(path)
-    if (folder / "text").is_file() and (folder / "wav.scp").is_file():
-        frame = _kaldi(folder)
-    else:
-        lhotse = folder / "supervisions.jsonl.gz"
-        files = find(lhotse if lhotse.is_file() else path)
-        scanners = {"Parquet": scan_parquet, "CSV": scan_csv, "JSON lines": scan_lines}
-        with _named(files):
-            frame = _exported(scanners[files.format](files), folder)
-    if columns is not None:
-        held = frame.collect_schema().names()
-        if missing := [name for name in columns if name not in held]:
-            raise WeakLabelError(f"no column {listed(missing)} in {path}: it has {listed(held)}")
-        frame = frame.select(columns)
-    return frame
+    files = find(path)
+    with _named(files):
+        match files.format:
+            case "Parquet":
+                return _exported(scan_parquet(files), files)
+            case "CSV":
+                return _exported(scan_csv(files), files)
+            case "JSON lines":
+                return _exported(scan_lines(files), files)
+            case "Kaldi":
+                return _kaldi(Path(files.given))
 
 
-def _exported(frame: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
+def _exported(frame: pl.LazyFrame, files: Files) -> pl.LazyFrame:
     """A manifest of NeMo's or of Lhotse's in the words of a query log; other frames as they are."""
     schema = frame.collect_schema()
     if "audio_filepath" in schema:
@@ -140,7 +134,8 @@ def _exported(frame: pl.LazyFrame, folder: Path) -> pl.LazyFrame:
         custom = schema.get("custom")
         if isinstance(custom, pl.Struct) and "weight" in (field.name for field in custom.fields):
             frame = frame.with_columns(pl.col("custom").struct.field("weight"))
-        if (recordings := folder / "recordings.jsonl.gz").is_file():
+        recordings = Path(files.given, "recordings.jsonl.gz")
+        if files.local and recordings.is_file():
             source = pl.col("sources").list.first().struct.field("source")
             audio = scan_lines(find(recordings)).select(recording_id="id", audio=source)
             frame = frame.join(audio, on="recording_id", how="left", maintain_order="left")
@@ -182,14 +177,14 @@ def _kaldi(folder: Path) -> pl.LazyFrame:
     return frame.with_columns(pl.col(numbers).cast(pl.Float64))
 
 
-def read(path: Source, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+def read(path: Source) -> pl.DataFrame:
     """`scan`, collected.
 
     Raises:
         FileNotFoundError, WeakLabelError: see `scan`.
     """
     with naming(path):
-        return scan(path, columns=columns).collect()
+        return scan(path).collect()
 
 
 def write(
@@ -260,13 +255,9 @@ def naming(path: Source) -> Iterator[None]:
 
 
 def _holds(kind: Format, dtype: pl.DataType) -> bool:
-    match kind:
-        case "Parquet":
-            return dtype != pl.Object
-        case "CSV":
-            return not dtype.is_nested() and dtype not in (pl.Binary, pl.Object, pl.Duration)
-        case "JSON lines":
-            return dtype not in (pl.Binary, pl.Object)
+    if kind == "CSV":
+        return not dtype.is_nested() and dtype not in (pl.Binary, pl.Object, pl.Duration)
+    return dtype != pl.Object and (kind == "Parquet" or dtype != pl.Binary)
 
 
 def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:

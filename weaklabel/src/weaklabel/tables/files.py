@@ -22,7 +22,7 @@ import polars as pl
 
 from weaklabel.errors import WeakLabelError
 
-Format: TypeAlias = Literal["Parquet", "CSV", "JSON lines"]
+Format: TypeAlias = Literal["Parquet", "CSV", "JSON lines", "Kaldi"]
 Source: TypeAlias = str | os.PathLike[str]
 
 FORMATS: Final[dict[str, Format]] = {
@@ -83,8 +83,13 @@ def find(path: Source) -> Files:
         if url[1].lower() not in _OPENED:
             raise WeakLabelError(f"{given}: {url[1]}:// cannot be opened, copy it to a file")
         return Files(given, (given,), _format_of(given.partition("?")[0]), local=False)
-    if os.path.isdir(given):
-        inside = [file.relative_to(given) for file in sorted(Path(given).rglob("*"))]
+    folder = Path(given)
+    if (folder / "wav.scp").is_file() and (folder / "text").is_file():
+        return Files(given, (str(folder / "text"),), "Kaldi")
+    if (folder / "supervisions.jsonl.gz").is_file():  # Lhotse's, beside recordings of other columns
+        return Files(given, (str(folder / "supervisions.jsonl.gz"),), "JSON lines")
+    if folder.is_dir():
+        inside = [file.relative_to(given) for file in sorted(folder.rglob("*"))]
         found = [
             file
             for file in inside

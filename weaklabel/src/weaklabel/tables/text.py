@@ -28,7 +28,7 @@ from weaklabel.tables.files import (
 )
 
 # What most logs write is read faster by its places.
-_UTC_PATTERN: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|\+00:00)$"
+_UTC: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|\+00:00)$"
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,18})$"
 _NUMBER: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?$"
 # "007" and 16 digits and more are names: a float would not keep them. "0.5" is a number.
@@ -64,7 +64,7 @@ def scan_csv(files: Files) -> pl.LazyFrame:
         short = short or text_lines(source).select(few).collect(engine="streaming").item()
     frame = pl.concat(parts)
     blank = pl.all_horizontal(pl.all().is_null())
-    frame = typed(frame, {name: _kinds(name) for name in first}, blank)
+    frame = _typed(frame, {name: _readings(name) for name in first}, blank)
     if short:
         diagnose_fields(files, strict=False)
     return frame
@@ -150,108 +150,69 @@ def _long_fields() -> Iterator[None]:
         csv.field_size_limit(before)
 
 
-def typed(
-    raw: pl.LazyFrame, kinds: Mapping[str, Sequence[str]], blank: pl.Expr | None = None
+def _typed(
+    raw: pl.LazyFrame, readings: Mapping[str, Sequence[pl.Expr]], blank: pl.Expr | None = None
 ) -> pl.LazyFrame:
     """Texts as what all of a column's values are.
 
     Args:
         raw: the table.
-        kinds: of every column of texts, what its values may be, the most special first.
+        readings: see `_readings`, of every column of texts.
         blank: true for rows that are none; they are left out, and counted in a warning.
     """
-    sample = raw.head(1000).collect()
-    # What the first rows rule out needs no look at the others.
-    left = {
-        name: [kind for kind in each if sample.select(is_kind(kind, name).all()).item()]
-        for name, each in kinds.items()
-    }
-    found = (
-        raw.select(
-            (pl.lit(False) if blank is None else blank).sum().alias("blank"),
-            *(pl.col(name).count().alias(f"values of {name}") for name in left),
-            *_checks(left),
-        )
-        .collect(engine="streaming")
-        .row(0, named=True)
-    )
-    # As a rule the first kind that the first rows are is that of all, and this is the one pass.
-    while again := {
-        name: each[1:] for name, each in left.items() if each and not found[f"{name} {each[0]}"]
-    }:
-        left |= again
-        if checks := _checks(again):
-            found |= raw.select(checks).collect(engine="streaming").row(0, named=True)
+    left = {name: list(each) for name, each in readings.items()}
+    found: dict[str, Any] = {}
+    facts = [] if blank is None else [blank.sum().alias("blank")]
+    facts += [pl.col(name).count().alias(f"values of {name}") for name in left]
+    # What the first rows rule out needs no look at the others. As a rule what they leave is what
+    # all rows are, and there is one pass.
+    for rows, wanted in ((raw.head(1000).collect().lazy(), []), (raw, facts)):
+        again = [name for name in left if left[name]]
+        while wanted or again:
+            reads = [
+                (pl.col(name).is_null() | left[name][0].is_not_null()).all().alias(f"is {name}")
+                for name in again
+            ]
+            found |= rows.select(*wanted, *reads).collect(engine="streaming").row(0, named=True)
+            wrong = [name for name in again if not found[f"is {name}"]]
+            left |= {name: left[name][1:] for name in wrong}
+            again, wanted = [name for name in wrong if left[name]], []
     if blank is not None and found["blank"]:
         _logger.warning("%d blank lines of a CSV are no rows", found["blank"])
         raw = raw.filter(~blank)
     # A column without a value stays text, unless times or numbers are known to be meant.
     return raw.with_columns(
-        _as(each[0], name)
+        each[0].alias(name)
         for name, each in left.items()
         if each and (found[f"values of {name}"] or kind_of(name) in _BY_ROW)
     )
 
 
-def _checks(kinds: Mapping[str, Sequence[str]]) -> list[pl.Expr]:
-    return [
-        is_kind(each[0], name).all().alias(f"{name} {each[0]}")
-        for name, each in kinds.items()
-        if each
-    ]
-
-
-def _kinds(name: str) -> tuple[str, ...]:
+def _readings(name: str) -> tuple[pl.Expr, ...]:
+    """What a column of texts may hold, the most special first; null for a text that is none."""
+    text = pl.col(name)
+    integer = pl.when(text.str.contains(_INTEGER)).then(text.cast(pl.Int64, strict=False))
+    named = text.str.contains(_NAME)
+    number = pl.when(text.str.contains(_NUMBER) & ~named).then(text.cast(pl.Float64, strict=False))
+    # 2026-01-01T12:00:00.123456Z: the fraction's digits are places 20 to 25, or none.
+    seconds = text.str.slice(0, 19).str.to_datetime(
+        "%Y-%m-%dT%H:%M:%S", time_unit="us", strict=False, cache=False
+    )
+    fraction = text.str.slice(20, 6).cast(pl.Int64, strict=False).fill_null(0)
+    utc = (seconds + pl.duration(microseconds=fraction)).dt.replace_time_zone("UTC")
+    times = (pl.when(text.str.contains(_UTC)).then(utc), time_from_text(text))
     match kind_of(name):
         case "id":
-            return ("integer",)
+            return (integer,)
         case "text":
             return ()
         case "time":
-            return ("utc", "time", "integer", "number")
-        case "share" | "seconds":
-            return ("known number",)
+            return (*times, integer, number)
+        case "share" | "seconds":  # NaN and infinity as well, for the validation to name
+            return (number_from_text(text),)
         case None:
-            return ("integer", "number", "boolean", "utc", "time")
-
-
-def is_kind(kind: str, name: str) -> pl.Expr:
-    """Whether a text is one of a kind; true for null."""
-    text = pl.col(name)
-    match kind:
-        case "integer":
-            holds = text.str.contains(_INTEGER)
-        case "number":
-            holds = text.str.contains(_NUMBER) & ~text.str.contains(_NAME)
-        case "boolean":
-            holds = text.is_in(["true", "false"])
-        case "utc":
-            holds = text.str.contains(_UTC_PATTERN)
-        case _:
-            holds = pl.lit(True)
-    return text.is_null() | (holds & _as(kind, name).is_not_null())
-
-
-def _as(kind: str, name: str) -> pl.Expr:
-    text = pl.col(name)
-    match kind:
-        case "integer":
-            return text.cast(pl.Int64, strict=False)
-        case "number":
-            return text.cast(pl.Float64, strict=False)
-        case "known number":  # NaN and infinity as well, for the validation to name
-            return number_from_text(text)
-        case "boolean":
-            return text == "true"
-        case "utc":
-            # 2026-01-01T12:00:00.123456Z: the fraction's digits are places 20 to 25, or none.
-            seconds = text.str.slice(0, 19).str.to_datetime(
-                "%Y-%m-%dT%H:%M:%S", time_unit="us", strict=False, cache=False
-            )
-            fraction = text.str.slice(20, 6).cast(pl.Int64, strict=False).fill_null(0)
-            return (seconds + pl.duration(microseconds=fraction)).dt.replace_time_zone("UTC")
-        case _:
-            return time_from_text(text)
+            boolean = pl.when(text.is_in(["true", "false"])).then(text == "true")
+            return (integer, number, boolean, *times)
 
 
 def scan_lines(files: Files) -> pl.LazyFrame:
@@ -280,8 +241,8 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     )
     if any(wrong.collect(engine="streaming").row(0)):
         diagnose_lines(files)
-    texts = {
-        name: _kinds(name) if kind_of(name) else ("utc", "time")
+    texts = {  # of columns that nothing is known of, a text in JSON may be a time and no number
+        name: _readings(name)[0 if kind_of(name) else -2 :]
         for name, kind in schema.items()
         if kind == pl.String and kind_of(name) not in ("id", "text")
     }
@@ -290,7 +251,7 @@ def scan_lines(files: Files) -> pl.LazyFrame:
         for name, kind in schema.items()
         if kind.is_integer() and kind_of(name) in ("share", "seconds")
     ]
-    frame = typed(frame, texts) if texts else frame
+    frame = _typed(frame, texts) if texts else frame
     return settled(frame.with_columns(pl.col(name).cast(pl.Float64) for name in numbers))
 
 

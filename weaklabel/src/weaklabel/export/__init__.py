@@ -18,13 +18,21 @@ import polars as pl
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
-from weaklabel.plugins import Exporter, load_registry
-from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown
+from weaklabel.plugins import Exporter, known_name, load_registry
+from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown, validate
+from weaklabel.schema import Column, Contract
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]
 
-_ALWAYS = ("query_id", "transcript", "weight")
+_ROWS = Contract(
+    (
+        Column("query_id", "id", "names the query; no two rows share it", required=True),
+        Column("transcript", "text", "what to train on", required=True),
+        Column("weight", "share", "P(the transcript is right)", required=True),
+    ),
+    ("query_id",),
+)
 _HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int64}
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 
@@ -155,13 +163,15 @@ def export(
         FileNotFoundError: the folder it lies in does not exist.
         ImportError: `read_audio` without soundfile.
     """
-    exporter = format if isinstance(format, Exporter) else _named(format)
-    frame = _checked(_polars(rows))
+    if isinstance(format, Exporter):
+        exporter = format
+    else:
+        known = load_registry().exporters
+        exporter = known[known_name("format", format, known)]
+    frame = _checked(rows)
     kept = frame if threshold is None else _above(frame, threshold)
-    if not kept.height:
-        raise WeakLabelError("there are no rows to export")
     needed = [column for column in exporter.required if not (read_audio and column in _HEADER)]
-    require_columns(kept, [*_ALWAYS, *needed], f"rows for {exporter.name}")
+    require_columns(kept, needed, f"rows for {exporter.name}")
     if read_audio:
         require_columns(kept, ("audio",), "rows whose audio is to be read")
     if "audio" in kept.columns:
@@ -206,13 +216,6 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
-def _named(name: str) -> Exporter:
-    known = load_registry().exporters
-    if name not in known:
-        raise WeakLabelError(f"no format {name!r}: choose one of {', '.join(known)}")
-    return known[name]
-
-
 def _polars(frame: Any) -> pl.DataFrame:
     rows: pl.DataFrame = nw.from_native(frame).lazy().collect("polars").to_native()
     return rows
@@ -229,29 +232,19 @@ def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched:
     return len(alone)
 
 
-def _checked(rows: pl.DataFrame) -> pl.DataFrame:
+def _checked(rows: Any) -> pl.DataFrame:
     """The rows with a Float64 weight, their ids, transcripts and weights fit to be exported."""
-    require_columns(rows, _ALWAYS, "rows")
-    require_ids(rows, "rows")
-    for column, fits, wanted in (
-        ("transcript", rows["transcript"].dtype in (pl.String, pl.Null), "strings"),
-        ("weight", rows["weight"].dtype.is_numeric(), "numbers"),
-    ):
-        if not fits:
-            raise WeakLabelError(f"{column} must be {wanted}, got {rows[column].dtype}")
-        refuse_rows(rows, pl.col(column).is_null(), "rows", f"have no {column}")
-    rows = rows.with_columns(pl.col("weight").cast(pl.Float64))
-    # NaN is greater than 1 to Polars, and so outside.
-    outside = ~pl.col("weight").is_between(0, 1)
-    refuse_rows(rows, outside, "rows", "have a weight outside [0, 1]")
-    return rows
+    checked = validate(rows, contract=_ROWS)
+    if not checked.ok:
+        raise WeakLabelError(f"rows to export: {checked}")
+    return checked.accepted.collect().with_columns(pl.col("weight").cast(pl.Float64))
 
 
 def _above(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
     if not 0 <= threshold <= 1:
         raise WeakLabelError(f"the threshold must lie within [0, 1], got {threshold}")
     kept = rows.filter(pl.col("weight") >= threshold)
-    if rows.height and not kept.height:
+    if not kept.height:
         greatest = rows.select(pl.col("weight").max()).item()
         raise WeakLabelError(f"no weight reaches {threshold}: the greatest is {greatest:.4f}")
     return kept

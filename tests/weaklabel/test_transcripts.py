@@ -18,7 +18,7 @@ from polars.testing import assert_frame_equal
 from sklearn.metrics import roc_auc_score
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.queries import read, write
+from weaklabel.tables import read, write
 from weaklabel.transcripts import Method, combine, combine_files
 
 METHODS: tuple[Method, ...] = ("rover", "medoid")

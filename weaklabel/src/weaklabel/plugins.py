@@ -296,8 +296,13 @@ def load_registry(
     loader = Loader()
     found = _installed()
     words = {plugin: {plugin.name, plugin.distribution, str(plugin)} for plugin, _ in found}
+    known = set().union(*words.values())
     for name in [*(allowed or ()), *blocked]:
-        known_name("installed plugin", name, set().union(*words.values()))
+        if name not in known:
+            raise WeakLabelError(
+                f"no plugin {name!r} is installed{did_you_mean(name, sorted(known))}: there are"
+                f" {', '.join(map(str, words)) or 'none'}"
+            )
     for plugin, entry_point in found:
         wanted = allowed is None or not words[plugin].isdisjoint(allowed)
         if wanted and words[plugin].isdisjoint(blocked):

@@ -21,7 +21,7 @@ from importlib import import_module
 import typer
 
 from weaklabel.cli import shared
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import terminated
 
 
@@ -52,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminated(), warnings.catch_warnings(), _logged():
             warnings.showwarning = lambda message, *_, **__: _warn(str(message))
+            warnings.simplefilter("always", WeakLabelWarning)  # whatever PYTHONWARNINGS says
             return shared.app(words, prog_name="weaklabel", standalone_mode=False) or 0
     except KeyboardInterrupt:  # the code by which a shell knows it
         return 130

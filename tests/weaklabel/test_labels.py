@@ -7,12 +7,14 @@ import numpy as np
 import polars as pl
 import pytest
 
-from weaklabel import MajorityVote, Patterns, WeakLabelError, apply
-from weaklabel.functions import asr_confidence, dwell, rapid_repetition
+from weaklabel import LabelModel, MajorityVote, Patterns, WeakLabelError, apply
+from weaklabel.errors import WeakLabelWarning
+from weaklabel.functions import asr_confidence, dwell, rapid_repetition, rarity
 from weaklabel.labels import count_files, gold_of_files, label_files
-from weaklabel.models import load_model
+from weaklabel.models import load_model, weights
 from weaklabel.runs import apply_files, read_metadata
 from weaklabel.testing import synthetic_query_log
+from weaklabel.votes import MISSING
 
 FUNCTIONS = [asr_confidence, dwell, rapid_repetition]
 
@@ -52,18 +54,26 @@ def test_a_file_a_folder_and_a_glob_of_votes_have_the_patterns_of_the_frame(log,
 
 
 def test_patterns_carry_families_and_identities_through_files(folder):
-    for path in ("votes.parquet", "patterns.parquet"):
-        patterns = count_files([path])
-        families = dict(zip(patterns.functions, patterns.families, strict=True))
-        assert families == {
-            "asr_confidence": None,
-            "dwell": "behaviour",
-            "rapid_repetition": "behaviour",
-        }
-    (about,) = (
-        entry for entry in read_metadata("votes.parquet")["functions"] if entry["name"] == "dwell"
-    )
-    assert dwell.source_hash in about["identity"]
+    for path in ("votes.parquet", "parts", "patterns.parquet"):
+        patterns = count_files([path]).ordered([function.name for function in FUNCTIONS])
+        assert patterns.families == tuple(function.family for function in FUNCTIONS)
+        assert patterns.identities == tuple(function.identity() for function in FUNCTIONS)
+        assert patterns.log_rows == (None, None, None)
+
+
+def test_the_rows_that_log_wide_functions_looked_at_are_carried_and_compared(log, folder):
+    for path, rows in (("day-large.parquet", 120), ("day-small.parquet", 40)):
+        log.head(rows).write_parquet("queries.parquet")
+        apply_files([rarity], "queries.parquet", path, progress=False)
+    assert count_files(["day-large.parquet"]).log_rows == (120,)
+    with pytest.warns(WeakLabelWarning, match="40 to 120 rows.*--reference"):
+        assert count_files(["day-large.parquet", "day-small.parquet"]).rows == 160
+    with pytest.warns(WeakLabelWarning, match="40 to 120 rows"):
+        assert count_files(["day-*.parquet"]).rows == 160
+    model = LabelModel(prior=0.7).fit(count_files(["day-large.parquet"]))
+    assert label_files("day-large.parquet", model, "labels.parquet").rows == 120
+    with pytest.warns(WeakLabelWarning, match="'rarity'.*120 rows.*40 now.*--reference"):
+        label_files("day-small.parquet", model, "labels.parquet")
 
 
 def test_votes_and_patterns_are_added_up(log, folder):
@@ -95,11 +105,13 @@ def test_labels_are_the_votes_with_weight_and_label(folder, model, out):
     votes = pl.read_parquet("votes.parquet")
     # CSV has no empty text: it is told from null by its quotation marks.
     assert labels.select(votes.columns).with_columns(pl.col("^lf:.*$").cast(pl.Int8)).equals(votes)
-    expected = model.weights(votes.select(f"lf:{name}" for name in model.functions).to_numpy())
+    cast = votes.select(pl.col(f"lf:{name}").fill_null(MISSING) for name in model.functions)
+    expected = weights(model, cast.to_numpy())
     np.testing.assert_allclose(labels["weight"], expected, rtol=1e-12)
     assert labels["label"].to_list() == [1 if weight >= 0.6 else -1 for weight in expected]
     assert (summary.rows, summary.accepted) == (120, int((expected >= 0.6).sum()))
     assert summary.mean_weight == pytest.approx(expected.mean())
+    assert summary.without_input == (cast.to_numpy() == MISSING).all(axis=1).sum()
 
 
 def test_labels_of_a_folder_are_those_of_the_file(folder, model):
@@ -123,6 +135,55 @@ def test_labels_say_by_which_functions_model_and_threshold(folder, model):
     assert load_model("model.json").functions == model.functions
 
 
+def test_queries_without_any_vote_are_counted_apart(log, folder, model):
+    votes = pl.read_parquet("votes.parquet")
+    gone = pl.when(pl.int_range(pl.len()) < 7).then(None).otherwise(pl.col("^lf:.*$"))
+    before = label_files("votes.parquet", model, "labels.parquet").without_input
+    assert before == votes.filter(pl.all_horizontal(pl.col("^lf:.*$").is_null())).height
+    votes.with_columns(gone.name.keep()).write_parquet("gone.parquet")
+    rest = votes.tail(-7).filter(pl.all_horizontal(pl.col("^lf:.*$").is_null())).height
+    assert label_files("gone.parquet", model, "labels.parquet").without_input == rest + 7
+
+
+class Strict:
+    """A plugin's model that knows of no missing votes."""
+
+    functions = tuple(function.name for function in FUNCTIONS)
+
+    def label(self, frame, threshold=0.5):
+        votes = [pl.col(f"lf:{name}") for name in self.functions]
+        assert not frame.select(votes).null_count().collect().sum_horizontal().item()
+        return frame.with_columns(weight=pl.lit(0.5), label=pl.lit(1, pl.Int8))
+
+
+def test_a_model_that_knows_no_missing_votes_sees_abstains_and_the_labels_keep_them(folder):
+    label_files("votes.parquet", Strict(), "labels.parquet")
+    votes = pl.read_parquet("votes.parquet")
+    assert sum(votes.null_count().row(0))
+    assert pl.read_parquet("labels.parquet").drop("weight", "label").equals(votes)
+
+
+@pytest.mark.parametrize("given", ["votes.parquet", "parts", "vote?.parquet"])
+def test_votes_of_changed_functions_are_refused_by_name(folder, given):
+    changed = [asr_confidence.with_parameters(high=0.5), dwell, rapid_repetition]
+    apply_files(changed, "queries.parquet", "changed.parquet", progress=False)
+    model = MajorityVote().fit(count_files(["changed.parquet"]))
+    with pytest.raises(WeakLabelError, match=r"asr_confidence \(high 0.5 → 0.9\).*--allow-changed"):
+        label_files(given, model, "labels.parquet")
+    with pytest.warns(WeakLabelWarning, match=r"asr_confidence \(high 0.5 → 0.9\)"):
+        assert label_files(given, model, "labels.parquet", allow_changed=True).rows == 120
+
+
+def test_each_file_of_a_glob_is_compared_with_the_model(folder):
+    changed = [asr_confidence.with_parameters(high=0.5), dwell, rapid_repetition]
+    model = MajorityVote().fit(count_files(["votes.parquet"]))
+    apply_files(changed, "queries.parquet", "votes2.parquet", progress=False)
+    with pytest.raises(WeakLabelError, match=r"asr_confidence \(high 0.9 → 0.5\)"):
+        label_files("votes*.parquet", model, "labels.parquet")
+    with pytest.raises(WeakLabelError, match=r"two functions 'asr_confidence': high 0.9 → 0.5"):
+        count_files(["votes*.parquet"])
+
+
 @pytest.mark.parametrize("out", ["labels.parquet", "labels.csv", "labels.jsonl"])
 def test_no_votes_have_no_labels(folder, model, out):
     pl.read_parquet("votes.parquet").clear().write_parquet("none.parquet")
@@ -131,7 +192,7 @@ def test_no_votes_have_no_labels(folder, model, out):
     assert math.isnan(summary.mean_weight)
 
 
-def test_what_cannot_be_labelled_is_told_and_leaves_nothing(folder, model):
+def test_what_cannot_be_labeled_is_refused_and_leaves_nothing(folder, model):
     label_files("votes.parquet", model, "labels.parquet")
     before = sorted(folder.iterdir())
     for path, message in {
@@ -162,19 +223,17 @@ def test_gold_is_judged_by_the_log_or_by_the_votes_own_transcripts(log, folder):
     checked = gold((right, text.upper() + "!"), (wrong, "something else"))
     for queries in ("queries.parquet", None):
         found = gold_of_files(["votes.parquet"], queries, checked)
-        assert (found.right.rows, found.wrong.rows) == (1, 1)
-    loose = gold_of_files(["parts"], "queries.parquet", checked, threshold=9)
-    assert (loose.right.rows, loose.wrong.rows) == (2, 0)
-    plain = gold_of_files(["parts"], "queries.parquet", checked, normalizer="none")
-    assert (plain.right.rows, plain.wrong.rows) == (0, 2)
+        assert found.right().tolist() == [True, False]
+        assert (found.patterns().right.rows, found.patterns().wrong.rows) == (1, 1)
+    assert gold_of_files(["parts"], "queries.parquet", checked).right(9).all()
+    assert not gold_of_files(["parts"], "queries.parquet", checked, "none").right().any()
 
 
-def test_gold_that_does_not_fit_is_told(log, folder):
+def test_gold_that_does_not_fit_is_refused(log, folder):
     known = log.drop_nulls("transcript")["query_id"][0]
     for votes, queries, checked, message in (
-        ("votes.parquet", "queries.parquet", [(known, "a"), (999, "b")], r"1 of 2 .* \[999\]"),
-        ("votes.parquet", "queries.parquet", [("q1", "a")], "Int64 in the query log and String"),
-        ("votes.parquet", None, [("q1", "a")], "Int64 in the query log and String"),
+        ("votes.parquet", "queries.parquet", [("q1", "a")], "none of the 1 gold queries"),
+        ("votes.parquet", None, [("q1", "a")], "none of the 1 gold queries"),
         ("parts", None, [(known, "a")], "--queries"),
         ("patterns.parquet", "queries.parquet", [(known, "a")], "holds patterns"),
     ):

@@ -526,7 +526,8 @@ def running(folder: Path, engine: str, out: str) -> Iterator[subprocess.Popen[st
     (folder / "slow.py").write_text(textwrap.dedent(SLOW))
     with child(folder / "slow.py", folder, engine, 0.002, "new", out) as process:
         until = time.monotonic() + 120
-        while not list(folder.rglob("lock")):
+        begun = "_weaklabel.json" if out == "votes" else "lock"
+        while not list(folder.rglob(begun)):
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until
             time.sleep(0.01)

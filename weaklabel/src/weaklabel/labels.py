@@ -147,7 +147,7 @@ def label_files(
         _check_functions(model, about, allow_changed)
     counts = _Counts(model.functions)
     with tables.naming(votes):
-        labeled = model.label(tables.scan(votes), threshold)
+        labeled = _labeled(tables.scan(votes), model, threshold)
         if calibration is not None:
             weight = calibration.expression(nw.col("weight")).alias("weight")
             sign = pl.when(pl.col("weight") >= threshold).then(1).otherwise(-1).cast(pl.Int8)
@@ -165,6 +165,18 @@ def label_files(
         counted = labeled.map_batches(counts, schema=labeled.collect_schema(), streamable=True)
         tables.write(counted, out, metadata=metadata)
     return counts.labels()
+
+
+def _labeled(votes: pl.LazyFrame, model: FittedModel, threshold: float) -> pl.LazyFrame:
+    """Votes with weight and label; a model that knows no missing votes gets abstains for them."""
+    if getattr(model, "handles_missing", False):
+        return model.label(votes, threshold)
+    columns = [PREFIX + name for name in model.functions]
+    aside = {column: f" {column}" for column in columns}  # no column of votes begins with a blank
+    filled = votes.with_columns(pl.col(column).alias(name) for column, name in aside.items())
+    labeled = model.label(filled.with_columns(pl.col(columns).fill_null(0)), threshold)
+    restored = labeled.with_columns(pl.col(name).alias(column) for column, name in aside.items())
+    return restored.drop(aside.values())
 
 
 def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed: bool) -> None:

@@ -70,7 +70,8 @@ def test_the_rows_that_log_wide_functions_looked_at_are_carried_and_compared(log
         assert count_files(["day-large.parquet", "day-small.parquet"]).rows == 160
     with pytest.warns(WeakLabelWarning, match="40 to 120 rows"):
         assert count_files(["day-*.parquet"]).rows == 160
-    model = LabelModel(prior=0.7).fit(count_files(["day-large.parquet"]))
+    with pytest.warns(WeakLabelWarning, match="fewer than 3"):
+        model = LabelModel(prior=0.7).fit(count_files(["day-large.parquet"]))
     assert label_files("day-large.parquet", model, "labels.parquet").rows == 120
     with pytest.warns(WeakLabelWarning, match="'rarity'.*120 rows.*40 now.*--reference"):
         label_files("day-small.parquet", model, "labels.parquet")

@@ -87,9 +87,11 @@ class Column:
                 return value if found.is_float() or found.is_integer() else None
             case "time":
                 if found == pl.String:
-                    return time_from_text(value, timezone)
+                    whole, number = value.cast(pl.Int64, strict=False), number_from_text(value)
+                    numbers = (_time_from_number(whole), _time_from_number(number, exact=False))
+                    return pl.coalesce(time_from_text(value, timezone), *numbers)
                 if found in _INTEGERS or found == pl.Float64:
-                    return _time_from_number(value, found)
+                    return _time_from_number(value, exact=found.is_integer())
                 if not isinstance(found, pl.Datetime):
                     return None
                 if found.time_zone is None:
@@ -221,12 +223,13 @@ def _in_zone(clock: pl.Expr, timezone: str) -> pl.Expr:
     return local.dt.convert_time_zone("UTC")
 
 
-def _time_from_number(value: pl.Expr, found: pl.DataType) -> pl.Expr:
+def _time_from_number(value: pl.Expr, *, exact: bool = True) -> pl.Expr:
+    """Numbers as times; `exact` says that they are integers."""
     read = []
     for per_second in (1, 10**3, 10**6, 10**9):
         first, last = (seconds * per_second for seconds in _EPOCH_SECONDS)
         within = pl.when(value.is_between(first, last)).then(value)
-        if found.is_float():
+        if not exact:
             microseconds = (within * (10**6 / per_second)).round().cast(pl.Int64)
         elif per_second > 10**6:
             microseconds = within.cast(pl.Int64) // (per_second // 10**6)

@@ -257,7 +257,7 @@ def scan_lines(files: Files) -> pl.LazyFrame:
 
 def _objects(file: str, local: bool) -> tuple[Any, str]:
     """What Polars is to scan, and what an object of it is: a line, or one of an array's objects."""
-    head = next(byte_lines(file), b"") if local else b""
+    head = next((line for line in byte_lines(file) if line.strip()), b"") if local else b""
     if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         try:
             rows = json.loads("".join(decoded_lines(file)))

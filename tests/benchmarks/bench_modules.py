@@ -3,6 +3,7 @@
     python tests/benchmarks/bench_modules.py                     a call of an enabled model
     python tests/benchmarks/bench_modules.py --show              also its modules, in order
     python tests/benchmarks/bench_modules.py --house weaklabel   size and imports of any package
+    python tests/benchmarks/bench_modules.py --row               from a query log to training data
 
 The way of a call is that of a warm `model(x)`: the modules of hf_cudagraph_asr whose code runs, and
 how often execution changes from one of them to another, returns counted. Code of others in between
@@ -11,26 +12,39 @@ how often execution changes from one of them to another, returns counted. Code o
 Of the house: files and lines (`*.py`, every line), modules on the longest chain of imports, and
 cycles of imports. Imports inside functions count, those under `if TYPE_CHECKING` do not, and
 neither do names that a package imports at first use by `__getattr__`.
+
+The way of a row is that through `weaklabel apply`, `fit`, `label` and `export`: the modules of
+weaklabel whose functions run, those of the command line and of the discovery of plugins counted
+apart, for they see no row. Beside it, how often a command opens each table that it reads.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import os
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from pkgutil import walk_packages
 from types import FrameType
 from typing import Any
+from unittest import mock
 
 # Of a call on the export backend, at most: a call on the eager one also goes through the exact
 # forward, where the other replays what was traced of it.
 MODULES, CHANGES = 8, 20
 # Of hf_cudagraph_asr, at most.
 FILES, LINES = 30, 6000
+# Of weaklabel, from `apply` to `export`, at most.
+ROW_MODULES = 25
 
 
 # --- the way of a call
@@ -121,6 +135,101 @@ def ways() -> dict[str, Way]:
                 found[backend + name] = way_of(lambda kwargs=kwargs: model(values, **kwargs), root)
             assert pool.stats().hits == pool.stats().calls, pool.stats().misses
     return found
+
+
+# --- the way of a row
+
+
+@dataclass(frozen=True)
+class RowWay:
+    """The modules that a row of a query log goes through, from votes to training data.
+
+    Attributes:
+        modules: of each command, the modules whose functions run.
+        opened: of each command, how often it opens each table, by the file's name.
+    """
+
+    modules: dict[str, set[str]]
+    opened: dict[str, Counter[str]]
+
+    def of_row(self) -> set[str]:
+        """The modules of all commands, without those that see no row."""
+        every: set[str] = set().union(*self.modules.values())
+        return {name for name in every if name.split(".")[0] not in ("", "cli", "plugins")}
+
+
+def row_way() -> RowWay:
+    """The way of the rows of a small log through four commands, in a folder of their own."""
+    import polars as pl
+
+    import weaklabel
+    from weaklabel import cli, tables
+    from weaklabel.testing import synthetic_query_log
+
+    root = Path(weaklabel.__file__).parent
+    for module in walk_packages([str(root)], "weaklabel."):  # an import is no call
+        import_module(module.name)
+    modules: dict[str, set[str]] = {}
+    opened: dict[str, Counter[str]] = {}
+    scan = tables.scan
+
+    def counted(path: Any, *args: Any, **kwargs: Any) -> Any:
+        opened[command][Path(path).name] += 1
+        return scan(path, *args, **kwargs)
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        path = Path(frame.f_code.co_filename)
+        registers = frame.f_code.co_name.startswith("weaklabel_")  # a hook, called of every plugin
+        if event == "call" and not registers and path.is_relative_to(root):
+            modules[command].add(_name(path, root))
+
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+        for module in list(sys.modules.values()):
+            if getattr(module, "scan", None) is scan:  # where it was imported by its name
+                stack.enter_context(mock.patch.object(module, "scan", counted))
+        os.chdir(folder)
+        synthetic_query_log(500, seed=1).drop_nulls("transcript").with_columns(
+            audio=pl.lit("a.wav"), duration=pl.lit(1.5)
+        ).write_parquet("log.parquet")
+        for line in (
+            "apply log.parquet --out votes.parquet --no-progress",
+            "fit votes.parquet --out model.json",
+            "label votes.parquet --model model.json --out labels.parquet",
+            "export labels.parquet --queries log.parquet --out data --format nemo --no-check-audio",
+        ):
+            command = line.split()[0]
+            modules[command], opened[command] = set(), Counter()
+            sys.setprofile(profile)
+            try:
+                code = cli.main(line.split())
+            finally:
+                sys.setprofile(None)
+            assert code == 0, line
+        os.chdir(before)
+    return RowWay(modules, opened)
+
+
+def print_row(show: bool) -> bool:
+    """Print the way of a row; whether it is as short as it is to be."""
+    way = row_way()
+    for command, modules in way.modules.items():
+        opened = ", ".join(f"{name} {n}×" for name, n in sorted(way.opened[command].items()))
+        print(f"{command}: {len(modules)} modules, opens {opened}")
+        if show:
+            print(f"  {', '.join(sorted(modules))}")
+    row = way.of_row()
+    every: set[str] = set().union(*way.modules.values())
+    once = all(n == 1 for tables in way.opened.values() for n in tables.values())
+    met = len(row) <= ROW_MODULES and once
+    print(
+        f"a row goes through {len(row)} modules, at most {ROW_MODULES}, and {len(every)} with the"
+        f" command line and plugins; each table opened once a command: {once}"
+        f" ({'met' if met else 'MISSED'})"
+    )
+    if show:
+        print(f"  {', '.join(sorted(row))}")
+    return met
 
 
 # --- the house
@@ -244,6 +353,7 @@ def main() -> int:
     )
     parser.add_argument("--show", action="store_true", help="print the modules in order")
     parser.add_argument("--house", nargs="+", metavar="PACKAGE", default=[])
+    parser.add_argument("--row", action="store_true", help="the way of a row through weaklabel")
     arguments = parser.parse_args()
     for package in arguments.house:
         found = house(package)
@@ -254,6 +364,8 @@ def main() -> int:
         )
         if arguments.show:
             print(f"  chain: {' → '.join(found.chain)}\n  cycles: {cycles or 'none'}")
+    if arguments.row:
+        return int(not print_row(arguments.show))
     if arguments.house:
         return 0
     missed = False

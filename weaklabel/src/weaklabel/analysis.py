@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from weaklabel import models
-from weaklabel.dependence import Comparison, Dependence, accepts, dependences, expected_accuracy
+from weaklabel.dependence import Comparison, Dependence, MissingRate, accepts, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
     Checked,
@@ -82,9 +82,8 @@ class FunctionSummary:
         conflicts: share on which another function votes the opposite, of the same.
         learned_accept: P(right | it accepts) by the model; None if it never accepts.
         learned_reject: P(wrong | it rejects), likewise.
-        right_if_missing: P(right | its input is missing), estimated from the other functions; None
-            if its input never is, or the model does not say.
-        missing_tells: whether that differs from all queries' share by more than chance.
+        missing_rate: how many of these are right, by the other functions; None if its input never
+            is missing, or the model does not say.
         gold_accept: share right of the gold queries it accepts, with a 95% Wilson interval; None
             without gold, or if it accepts none of it.
         gold_reject: share wrong of those it rejects, likewise.
@@ -106,8 +105,7 @@ class FunctionSummary:
     conflicts: float
     learned_accept: float | None
     learned_reject: float | None
-    right_if_missing: float | None
-    missing_tells: bool
+    missing_rate: MissingRate | None
     gold_accept: Proportion | None
     gold_reject: Proportion | None
     gold_missing: Proportion | None
@@ -165,7 +163,7 @@ class Verdict:
     """
 
     text: str
-    by: str
+    by: Literal["gold", "model"]
     right: float
     accepting_everything: float
     majority_vote: float
@@ -348,13 +346,11 @@ def _verdict(
             f" vote: {majority:.1%} ({gold.queries:,} gold queries)"
         )
     else:
+        looked_at = patterns.present.any(axis=1)
+        rows = patterns.counts * (looked_at if looked_at.any() else 1)
         right, always, majority = (
-            expected_accuracy(patterns.counts.astype(np.float64), weights, accepted)
-            for accepted in (
-                weights >= threshold,
-                np.ones(len(weights), np.bool_),
-                accepts(patterns),
-            )
+            float(rows @ np.where(accepted, weights, 1 - weights) / rows.sum())
+            for accepted in (weights >= threshold, np.ones_like(looked_at), accepts(patterns))
         )
         text = (
             f"The model expects {right:.1%} of its labels to be right; accepting everything:"
@@ -386,7 +382,7 @@ def _function(
     patterns: Patterns,
     weights: Floats,
     dependence: Dependence | None,
-    missing: Any,
+    missing_rate: MissingRate | None,
     gold: tuple[Checked, Any] | None,
     errors: RowErrors | None,
 ) -> FunctionSummary:
@@ -425,8 +421,7 @@ def _function(
         conflicts=part(opposed, both),
         learned_accept=mean(accepted, weights),
         learned_reject=mean(rejected, 1 - weights),
-        right_if_missing=None if missing is None else missing.right,
-        missing_tells=missing is not None and bool(missing.significant),
+        missing_rate=missing_rate,
         gold_accept=on_gold(1, True),
         gold_reject=on_gold(-1, False),
         gold_missing=on_gold(MISSING, True),

@@ -586,12 +586,12 @@ def weaklabel_normalizers(register):
     def loud(text):
         print("and its rule")
         return text.lower()
-    register(weaklabel.text.Normalizer("loud", "in lower case", loud))
+    register(weaklabel.Normalizer("loud", "in lower case", loud))
 """
 
 
 def test_what_a_plugin_prints_is_not_in_a_commands_json(folder, capsys):
-    (folder / "chatty.py").write_text("import weaklabel.text\n" + CHATTY)
+    (folder / "chatty.py").write_text(CHATTY)
     run("plugins", "--json", "--functions", "chatty.py")
     captured = capsys.readouterr()
     assert json.loads(captured.out)["plugins"][-1]["name"] == "chatty"

@@ -417,8 +417,7 @@ def test_the_packages_own_models_and_exporters_are_not_replaced(install):
         "acme",
         """
         import weaklabel
-        from weaklabel import Exporter, Kind
-        from weaklabel.text import Normalizer
+        from weaklabel import Exporter, Kind, Normalizer
         @weaklabel.hookimpl
         def weaklabel_label_models(register):
             register(Kind("majority", object, object))
@@ -460,7 +459,7 @@ def test_what_is_not_of_a_hooks_kind_is_refused(install):
     assert [fault.message.rpartition(" is not ")[2] for fault in load_registry().faults] == [
         "a weaklabel.Kind",
         "a weaklabel.Exporter",
-        "a weaklabel.text.Normalizer",
+        "a weaklabel.Normalizer",
     ]
 
 

@@ -4,11 +4,13 @@
     def rapid_repetition(within=timedelta(seconds=10)):
         return reject_if(next_in_session("timestamp") - nw.col("timestamp") < within)
 
-    votes = apply(load_labeling_functions(columns=queries.columns), queries)
-    labels = LabelModel().fit(votes).label(votes)   # + weight = P(the transcript is right)
+    functions = load_labeling_functions(columns=queries.columns)
+    votes = apply(functions, queries)
+    model = LabelModel().fit(votes, functions=functions)
+    labels = model.label(votes)  # + weight = P(the transcript is right)
 
 The idea is the weak supervision of SpeechNet (Tang et al., arXiv 2211.11740): what users did next
-says whether a recognised query was understood, and no human labels anything.
+says whether a recognized query was understood, and no human labels anything.
 """
 
 from importlib import import_module
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
     from weaklabel.plugins import load_registry as load_registry
     from weaklabel.runs import apply as apply
+    from weaklabel.text import Normalizer as Normalizer
     from weaklabel.transcripts import combine as combine
     from weaklabel.votes import ABSTAIN as ABSTAIN
     from weaklabel.votes import ACCEPT as ACCEPT
@@ -53,42 +56,24 @@ if TYPE_CHECKING:
     __version__: str
 
 # Imported at first use: a plugin needs the decorator, not the label model.
-_HOME = {
-    "ABSTAIN": "votes",
-    "ACCEPT": "votes",
-    "Exporter": "plugins",
-    "Gold": "gold",
-    "Identity": "labeling",
-    "Kind": "plugins",
-    "LabelModel": "label_model",
-    "LabelingFunction": "labeling",
-    "LogisticRegression": "baselines",
-    "MISSING": "votes",
-    "MajorityVote": "baselines",
-    "Patterns": "patterns",
-    "REJECT": "votes",
-    "Registry": "plugins",
-    "WeakLabelError": "errors",
-    "WeakLabelWarning": "errors",
-    "accept_if": "votes",
-    "apply": "runs",
-    "combine": "transcripts",
-    "gold_patterns": "gold",
-    "hookimpl": "plugins",
-    "join_gold": "gold",
-    "labeling_function": "labeling",
-    "load_labeling_functions": "plugins",
-    "load_model": "models",
-    "load_registry": "plugins",
-    "next_in_session": "votes",
-    "normalized": "votes",
-    "occurrences": "votes",
-    "position_in_session": "votes",
-    "previous_in_session": "votes",
-    "reject_if": "votes",
-    "session_length": "votes",
-    "vote": "votes",
+_MODULES = {
+    "baselines": "LogisticRegression MajorityVote",
+    "errors": "WeakLabelError WeakLabelWarning",
+    "gold": "Gold gold_patterns join_gold",
+    "label_model": "LabelModel",
+    "labeling": "Identity LabelingFunction labeling_function",
+    "models": "load_model",
+    "patterns": "Patterns",
+    "plugins": "Exporter Kind Registry hookimpl load_labeling_functions load_registry",
+    "runs": "apply",
+    "text": "Normalizer",
+    "transcripts": "combine",
+    "votes": (
+        "ABSTAIN ACCEPT MISSING REJECT accept_if next_in_session normalized occurrences"
+        " position_in_session previous_in_session reject_if session_length vote"
+    ),
 }
+_HOME = {name: module for module, names in _MODULES.items() for name in names.split()}
 __all__ = [*_HOME]
 
 

@@ -67,7 +67,7 @@ def weaklabel_exporters(register: Callable[[Exporter], None]) -> None:
 
 @hookspec
 def weaklabel_normalizers(register: Callable[[Normalizer], None]) -> None:
-    """Call `register` with each `weaklabel.text.Normalizer`, by its `name`."""
+    """Call `register` with each `weaklabel.Normalizer`, by its `name`."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ HOOKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
     # By what it has, not by its class: the module of that class registers its own through here.
     "weaklabel_normalizers": (
         lambda item: callable(item) and isinstance(getattr(item, "name", None), str),
-        "a weaklabel.text.Normalizer",
+        "a weaklabel.Normalizer",
     ),
 }
 

@@ -13,25 +13,30 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weaklabel.analysis import Analysis, analyse
+from weaklabel.analysis import Analysis, analyze
 from weaklabel.baselines import FittedLogistic, FittedMajority
 from weaklabel.dependence import dependences
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import share
 from weaklabel.label_model import LabelModel
+from weaklabel.labeling import Identity
 from weaklabel.models import FittedModel
 from weaklabel.patterns import Patterns
-from weaklabel.text import normalizer
+from weaklabel.text import find_normalizer
+from weaklabel.votes import MISSING
 
 NAMES = ("a", "b", "c")
 # Its weights: 1 / (1 + exp(-x)) with x the sum of the votes' evidence.
-MODEL = FittedLogistic(NAMES, 0.5, (-2.0, -0.3, 0.4), (1.0, 2.0, -0.5))
-ROWS = st.lists(st.tuples(*[st.sampled_from([-1, 0, 1])] * 3), min_size=1, max_size=30)
+MODEL = FittedLogistic(NAMES, 0.5, (-2.0, -0.3, 0.4), (1.0, 2.0, -0.5), (0.2, 0.0, -0.3))
+ROWS = st.lists(st.tuples(*[st.sampled_from([-1, 0, 1, MISSING])] * 3), min_size=1, max_size=30)
 WORDS = st.lists(st.sampled_from(["turn", "it", "on", "Off!"]), max_size=3).map(" ".join)
 
 
 def table(rows: list[tuple[int, ...]], names: tuple[str, ...] = NAMES) -> pl.DataFrame:
-    columns = {f"lf:{name}": [row[i] for row in rows] for i, name in enumerate(names)}
+    columns = {
+        f"lf:{name}": [None if row[i] == MISSING else row[i] for row in rows]
+        for i, name in enumerate(names)
+    }
     schema = dict.fromkeys(columns, pl.Int8)
     return pl.DataFrame({"query_id": range(len(rows)), **columns}, schema_overrides=schema)
 
@@ -52,34 +57,39 @@ def weight(row: tuple[int, ...], model: FittedModel = MODEL) -> float:
 
 @given(ROWS)
 def test_functions_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]]) -> None:
-    found = analyse(table(rows), MODEL)
+    found = analyze(table(rows), MODEL)
     total = len(rows)
     assert (found.rows, found.patterns) == (total, len(set(rows)))
-    assert found.silent == sum(not any(row) for row in rows)
+    looked = [[v for v in row if v != MISSING] for row in rows]
+    assert found.silent == sum(bool(own) and not any(own) for own in looked)
+    assert found.no_input == sum(not own for own in looked)
     for index, function in enumerate(found.functions):
-        others = [[v for i, v in enumerate(row) if i != index] for row in rows]
         own = [row[index] for row in rows]
-        pairs = list(zip(own, others, strict=True))
-        accepts, rejects = own.count(1), own.count(-1)
+        others = [[v for i, v in enumerate(row) if i != index and v != MISSING] for row in rows]
+        both = [(v, o) for v, o in zip(own, others, strict=True) if v != MISSING and o]
+        numbers = [function.rejects, function.abstains, function.accepts, function.missing]
         assert function.name == NAMES[index]
-        assert (function.accepts, function.rejects) == (accepts, rejects)
-        assert function.coverage == pytest.approx((accepts + rejects) / total)
-        assert function.overlaps == pytest.approx(sum(v != 0 and any(o) for v, o in pairs) / total)
-        assert function.conflicts == pytest.approx(
-            sum(v != 0 and -v in o for v, o in pairs) / total
+        assert numbers == [own.count(vote) for vote in (-1, 0, 1, MISSING)]
+        cast = function.accepts + function.rejects
+        assert function.coverage == pytest.approx(cast / max(total - function.missing, 1))
+        assert function.overlaps == pytest.approx(
+            sum(v != 0 and any(o) for v, o in both) / max(len(both), 1)
         )
-        assert function.polarity == tuple(vote for vote in (-1, 1) if vote in own)
+        assert function.conflicts == pytest.approx(
+            sum(v != 0 and -v in o for v, o in both) / max(len(both), 1)
+        )
         for vote, learned in ((1, function.learned_accept), (-1, function.learned_reject)):
             sure = [
                 weight(row) if vote == 1 else 1 - weight(row) for row in rows if row[index] == vote
             ]
             assert (learned is None) == (not sure)
             if learned is not None:
-                assert learned.point == pytest.approx(sum(sure) / len(sure))
-                assert learned.low <= learned.point <= learned.high
+                assert learned == pytest.approx(sum(sure) / len(sure))
         for other in range(3):
-            both = [(row[index], row[other]) for row in rows if row[index] and row[other]]
-            expected = sum(x == y for x, y in both) / len(both) if both else None
+            votes = [(row[index], row[other]) for row in rows]
+            cast_by_both = [pair for pair in votes if set(pair) <= {-1, 1}]
+            same = sum(x == y for x, y in cast_by_both)
+            expected = same / len(cast_by_both) if cast_by_both else None
             assert found.agreement[index][other] == (
                 expected if expected is None else pytest.approx(expected)
             )
@@ -87,7 +97,7 @@ def test_functions_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]]) -> N
 
 @given(ROWS, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
 def test_weights_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]], threshold: float) -> None:
-    found = analyse(table(rows), MODEL, threshold=threshold)
+    found = analyze(table(rows), MODEL, threshold=threshold)
     weights = [weight(row) for row in rows]
     assert found.accepted == sum(w >= threshold for w in weights)
     assert found.mean_weight == pytest.approx(sum(weights) / len(rows))
@@ -100,24 +110,24 @@ def test_weights_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]], thresh
         (p.rows for p in found.frequent), reverse=True
     )
     for votes, pattern in frequent.items():
-        assert pattern.rows == rows.count(votes)
-        assert pattern.weight == pytest.approx(weight(votes))
+        row = tuple(MISSING if vote is None else vote for vote in votes)
+        assert pattern.rows == rows.count(row)
+        assert pattern.weight == pytest.approx(weight(row))
 
 
 def test_a_table_by_hand() -> None:
     rows = [(1, 1, 0)] * 6 + [(1, -1, 0)] * 2 + [(0, -1, 0)] + [(0, 0, 0)]
-    patterns = Patterns.count(table(rows), {"a": "session", "b": "session"}, {"a": "us:a@1"})
-    found = analyse(patterns, FittedMajority(NAMES, 0.5))
+    identity = Identity("a", "us", "1", "0123456789ab", {"long": 2})
+    patterns = Patterns.count(table(rows), {"a": "session", "b": "session"}, {"a": identity})
+    found = analyze(patterns, FittedMajority(NAMES, 0.5))
     a, b, c = found.functions
-    assert (a.coverage, a.overlaps, a.conflicts, a.polarity) == (0.8, 0.8, 0.2, (1,))
-    assert (b.coverage, b.overlaps, b.conflicts, b.polarity) == (0.9, 0.8, 0.2, (-1, 1))
-    assert (c.coverage, c.overlaps, c.conflicts, c.polarity) == (0, 0, 0, ())
-    assert (a.family, a.identity, c.family, c.identity) == ("session", "us:a@1", None, None)
+    assert (a.coverage, a.overlaps, a.conflicts) == (0.8, 0.8, 0.2)
+    assert (b.coverage, b.overlaps, b.conflicts) == (0.9, 0.8, 0.2)
+    assert (c.coverage, c.overlaps, c.conflicts) == (0, 0, 0)
+    assert (a.family, a.identity, c.family, c.identity) == ("session", identity, None, None)
     # Majority weights: (accepts + ½) / (votes + 1)
-    assert a.learned_accept is not None
-    assert a.learned_accept.point == pytest.approx((6 * 2.5 / 3 + 2 * 1.5 / 3) / 8)
-    assert b.learned_reject is not None
-    assert b.learned_reject.point == pytest.approx((2 * 0.5 + 0.75) / 3)
+    assert a.learned_accept == pytest.approx((6 * 2.5 / 3 + 2 * 1.5 / 3) / 8)
+    assert b.learned_reject == pytest.approx((2 * 0.5 + 0.75) / 3)
     assert (a.learned_reject, c.learned_accept, c.learned_reject) == (None, None, None)
     assert found.agreement[0] == (1.0, 0.75, None)
     assert found.agreement[2] == (None, None, None)
@@ -132,7 +142,7 @@ def test_a_table_by_hand() -> None:
 @settings(max_examples=20)
 def test_dependence_is_the_label_models_own_statistic(rows: list[tuple[int, ...]]) -> None:
     patterns = Patterns.count(table(rows))
-    found = analyse(patterns, MODEL)
+    found = analyze(patterns, MODEL)
     pairs = dependences(patterns, MODEL.weights(patterns.votes))
     assert sorted(found.dependences, key=str) == sorted(pairs, key=str)
     assert [p.strength for p in found.dependences] == sorted(
@@ -151,7 +161,7 @@ def test_a_copy_is_found_to_depend_on_its_original() -> None:
     votes = np.where(rng.random((2000, 4)) < 0.75, np.where(right, 1, -1)[:, None], 0)
     votes[:, 3] = np.where(rng.random(2000) < 0.95, votes[:, 1], 0)
     patterns = Patterns.of(["a", "b", "c", "copy"], votes)
-    found = analyse(patterns, FittedMajority(("a", "b", "c", "copy"), 0.8))
+    found = analyze(patterns, FittedMajority(("a", "b", "c", "copy"), 0.8))
     strongest = found.dependences[0]
     assert (strongest.first, strongest.second, strongest.significant) == ("b", "copy", True)
     assert found.functions[3].dependence == strongest
@@ -159,7 +169,7 @@ def test_a_copy_is_found_to_depend_on_its_original() -> None:
 
 
 def test_one_function_alone_depends_on_none() -> None:
-    found = analyse(table([(1,), (0,)], ("a",)), FittedMajority(("a",), 0.5))
+    found = analyze(table([(1,), (0,)], ("a",)), FittedMajority(("a",), 0.5))
     assert found.functions[0].dependence is None
     assert found.dependences == ()
 
@@ -168,7 +178,7 @@ def test_nobody_votes_and_nothing_warns() -> None:
     rows = [(0, 0, 0)] * 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = analyse(
+        found = analyze(
             table(rows), MODEL, gold=transcripts(["on"] * 5), queries=transcripts(["on"] * 5)
         )
     assert found.silent == found.rows == 5
@@ -184,14 +194,14 @@ def test_the_order_of_rows_and_columns_changes_nothing(
 ) -> None:
     frame = table(rows)
     other = frame.select("query_id", *(f"lf:{NAMES[i]}" for i in order)).reverse()
-    assert analyse(other, MODEL) == analyse(frame, MODEL)
+    assert analyze(other, MODEL) == analyze(frame, MODEL)
 
 
 def test_shards_that_are_merged_say_the_same_as_all_rows() -> None:
     rng = np.random.default_rng(3)
     frame = table([tuple(row) for row in rng.integers(-1, 2, (500, 3)).tolist()])
     shards = Patterns.merge([Patterns.count(frame[:200]), Patterns.count(frame[200:])])
-    assert analyse(shards, MODEL) == analyse(frame, MODEL)
+    assert analyze(shards, MODEL) == analyze(frame, MODEL)
 
 
 def test_a_fitted_label_model_is_summed_up() -> None:
@@ -201,17 +211,16 @@ def test_a_fitted_label_model_is_summed_up() -> None:
     votes = np.where(rng.random((3000, 4)) < 0.6, vote, 0)
     patterns = Patterns.of("abcd", votes, families={"a": "ab", "b": "ab"})
     model = LabelModel().fit(patterns)
-    found = analyse(patterns, model)
+    found = analyze(patterns, model)
     assert found.model.kind == "label-model"
     assert found.model.prior == model.prior
     assert found.model.log_likelihood == model.log_likelihoods[-1]
     assert found.model.steps == len(model.log_likelihoods)
     assert found.model.families == (("a", "b"),)
-    assert found.model.warnings == tuple(model.warnings)
+    assert found.warnings == tuple(model.warnings)
     for index, function in enumerate(found.functions):
-        assert function.learned_accept is not None
         truth = right[votes[:, index] == 1].mean()
-        assert function.learned_accept.point == pytest.approx(truth, abs=0.03)
+        assert function.learned_accept == pytest.approx(truth, abs=0.03)
 
 
 # With gold
@@ -231,7 +240,7 @@ def test_gold_is_scored_as_query_by_query(
     log: tuple[list[tuple[int, ...]], list[str], dict[int, str]], wer_threshold: float, rule: str
 ) -> None:
     rows, heard, truth = log
-    found = analyse(
+    found = analyze(
         table(rows),
         MODEL,
         gold=transcripts(list(truth.values()), list(truth)),
@@ -242,10 +251,10 @@ def test_gold_is_scored_as_query_by_query(
     )
     gold = found.gold
     assert gold is not None
-    same = normalizer(rule)
+    same = find_normalizer(rule)
     pairs = {i: (same(text), same(heard[i])) for i, text in truth.items()}
     right = {i: jiwer.wer(said, written) <= wer_threshold for i, (said, written) in pairs.items()}
-    assert (gold.queries, gold.missing, gold.right) == (len(truth), 0, sum(right.values()))
+    assert (gold.queries, gold.left_out, gold.right) == (len(truth), 0, sum(right.values()))
     assert gold.normalizer == rule
 
     def check(group: Any, ids: list[int]) -> None:
@@ -265,7 +274,18 @@ def test_gold_is_scored_as_query_by_query(
     check(gold.everything, list(truth))
     check(gold.accepted, accepted)
     check(gold.rejected, [i for i in truth if i not in accepted])
-    assert gold.label_accuracy == share(sum((i in accepted) == right[i] for i in truth), len(truth))
+    labeled = [(i in accepted) == right[i] for i in truth]
+    assert gold.label_accuracy == share(sum(labeled), len(truth))
+    votes = {i: [v for v in rows[i] if v != MISSING] for i in truth}
+    for baseline, its in zip(
+        gold.baselines,
+        (list(right.values()), [(sum(votes[i]) >= 0) == right[i] for i in truth]),
+        strict=True,
+    ):
+        gains = np.array(labeled, float) - its
+        assert baseline.right == pytest.approx(sum(its) / len(its))
+        assert baseline.gain == pytest.approx(gains.mean())
+        assert baseline.error == pytest.approx(gains.std() / len(gains) ** 0.5)
     # Deciles: the middle of all queries of one weight, among all queries of the log.
     everything = sorted(round(weight(row), 12) for row in rows)
     tenths = {}
@@ -279,11 +299,127 @@ def test_gold_is_scored_as_query_by_query(
     for index, function in enumerate(found.functions):
         accepts = [i for i in truth if rows[i][index] == 1]
         rejects = [i for i in truth if rows[i][index] == -1]
+        without = [i for i in truth if rows[i][index] == MISSING]
+        assert function.gold_missing == share(sum(right[i] for i in without), len(without))
         assert function.gold_accept == share(sum(right[i] for i in accepts), len(accepts))
         assert function.gold_reject == share(sum(not right[i] for i in rejects), len(rejects))
     wrongly = {example.query_id for example in gold.wrongly_accepted}
     assert wrongly <= {str(i) for i in accepted if not right[i]}
     assert len(wrongly) == min(10, sum(not right[i] for i in accepted))
+
+
+def checked_votes(rejecting: float, rows: int = 400) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Votes of a function that rejects so many of the right ones, and gold: 80% are right."""
+    rng = np.random.default_rng(1)
+    right = rng.random(rows) < 0.8
+    reject = np.where(right, rng.random(rows) < rejecting, rng.random(rows) < 0.9)
+    votes = table([(1, -1 if bad else 1, 0) for bad in reject])
+    votes = votes.with_columns(transcript=pl.lit("on"))
+    return votes, transcripts(np.where(right, "on", "off").tolist())
+
+
+def test_gold_says_when_the_labels_are_no_better_than_none() -> None:
+    model = FittedLogistic(NAMES, 0.0, (0.0, -1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+    votes, gold = checked_votes(0.3)
+    found = analyze(votes, model, gold=gold)
+    assert found.gold is not None
+    verdict = found.verdict
+    assert (verdict.by, verdict.better) == ("gold", False)
+    assert verdict.right == found.gold.label_accuracy.point
+    assert verdict.accepting_everything == found.gold.right / 400 > verdict.right
+    assert verdict.majority_vote == verdict.accepting_everything  # ties are accepts
+    assert verdict.text.startswith(f"{verdict.right:.1%} of the labels are right; accepting every")
+    assert len(found.warnings) == 2
+    assert "no better than accepting everything: on 400 gold queries" in found.warnings[0]
+    assert f"is for {verdict.accepting_everything:.1%}" in found.warnings[0]
+    assert "no better than a majority vote" in found.warnings[1]
+
+
+def test_labels_that_gain_are_not_warned_of() -> None:
+    model = FittedLogistic(NAMES, 0.0, (0.0, -1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+    votes, gold = checked_votes(0.02)
+    found = analyze(votes, model, gold=gold)
+    assert found.verdict.better
+    assert found.warnings == ()
+    assert found.gold is not None
+    assert all(baseline.gain > 2 * baseline.error for baseline in found.gold.baselines)
+    # As good as accepting everything is no better, and a tie with it is warned of.
+    everything = FittedLogistic(NAMES, 5.0, (0.0, -1.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 0.0))
+    warned = analyze(votes, everything, gold=gold).warnings
+    assert "no better than accepting everything" in warned[0]
+
+
+def test_without_gold_the_verdict_is_the_models_own_expectation() -> None:
+    rows = [(1, 1, 0)] * 6 + [(-1, -1, 0)] * 3 + [(MISSING,) * 3] * 5
+    found = analyze(table(rows), MODEL)
+    yes, no = weight(rows[0]), weight(rows[6])
+    verdict = found.verdict
+    assert verdict.by == "model"
+    assert "its own account: no gold was given" in verdict.text
+    # Queries without any input stay out of it.
+    assert verdict.right == pytest.approx((6 * yes + 3 * (1 - no)) / 9)
+    assert verdict.accepting_everything == pytest.approx((6 * yes + 3 * no) / 9)
+    assert verdict.majority_vote == pytest.approx(verdict.right)
+
+
+def test_what_a_missing_input_says_is_shown_by_function() -> None:
+    rng = np.random.default_rng(8)
+    right = rng.random(20_000) < 0.8
+    votes = np.where(rng.random((20_000, 4)) < 0.85, np.where(right, 1, -1)[:, None], 0)
+    votes[rng.random(20_000) < np.where(right, 0.1, 0.4), 0] = MISSING
+    patterns = Patterns.of("abcd", votes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeakLabelWarning)
+        fitted = LabelModel().fit(patterns)
+    first, *others = analyze(patterns, fitted).functions
+    assert first.missing == (votes[:, 0] == MISSING).sum()
+    assert first.missing_rate is not None
+    assert first.missing_rate.right == pytest.approx(right[votes[:, 0] == MISSING].mean(), abs=0.03)
+    assert first.missing_rate.informative
+    assert all(function.missing_rate is None for function in others)
+
+
+def test_a_model_that_knows_of_no_missing_inputs_gets_abstains() -> None:
+    class Plain:
+        functions = NAMES
+
+        def weights(self, votes: Any) -> Any:
+            assert set(np.unique(votes)) <= {-1, 0, 1}
+            return 0.5 + votes.sum(axis=1) / 10
+
+    votes, gold = checked_votes(0.1)
+    votes = votes.with_columns(pl.lit(None, pl.Int8).alias("lf:c"))
+    found = analyze(votes, Plain(), gold=gold)  # type: ignore[arg-type]
+    assert found.functions[2].missing == 400
+    assert found.functions[2].gold_missing == share(found.gold.right if found.gold else 0, 400)
+
+
+def test_votes_of_another_function_than_the_models_are_refused() -> None:
+    before = Identity("a", "us", "1", "0123456789ab", {"long": 2})
+    after = Identity("a", "us", "1", "0123456789ab", {"long": 3})
+    rows = table([(1, 1, 0), (0, -1, 0)])
+    fitted = FittedMajority(NAMES, 0.5, (before, None, None))
+    patterns = Patterns.count(rows, identities={"a": after})
+    with pytest.raises(WeakLabelError, match=r"a \(long 2 → 3\)"):
+        analyze(patterns, fitted)
+    with pytest.warns(WeakLabelWarning, match=r"a \(long 2 → 3\)"):
+        found = analyze(patterns, fitted, allow_changed=True)
+    assert found.functions[0].identity == after
+
+
+def test_rows_on_which_a_function_raised_are_kept_by_function() -> None:
+    entry = {
+        "name": "b",
+        "total": 12,
+        "first": [["q7", "ValueError: no number"]],
+        "traceback": "Traceback …",
+    }
+    none = {"name": "c", "total": 0, "first": [], "traceback": None}
+    found = analyze(table([(1, 1, 0)]), MODEL, errors=[entry, none])
+    assert [function.errors is None for function in found.functions] == [True, False, True]
+    assert found.functions[1].errors is not None
+    assert found.functions[1].errors.total == 12
+    assert found.functions[1].errors.first == (("q7", "ValueError: no number"),)
 
 
 def small_log() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -295,7 +431,7 @@ def small_log() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
 
 def test_gold_by_hand() -> None:
     votes, heard, gold = small_log()
-    found = analyse(votes, MODEL, gold=gold, queries=heard).gold
+    found = analyze(votes, MODEL, gold=gold, queries=heard).gold
     assert found is not None
     # "play you two" has 2 errors in the 2 words of "play u2"; "lights of" 1 in 2.
     assert found.accepted.corpus_wer is not None
@@ -321,26 +457,26 @@ def test_gold_by_hand() -> None:
 def test_the_votes_own_transcripts_serve_without_a_log() -> None:
     votes, heard, gold = small_log()
     joined = votes.join(heard, on="query_id")
-    assert analyse(joined, MODEL, gold=gold) == analyse(votes, MODEL, gold=gold, queries=heard)
+    assert analyze(joined, MODEL, gold=gold) == analyze(votes, MODEL, gold=gold, queries=heard)
 
 
 @pytest.mark.parametrize("frame", ["lazy", "duckdb", "pandas", "text ids"])
 def test_every_frame_and_either_type_of_id_gives_the_same(frame: str) -> None:
     votes, heard, gold = small_log()
-    expected = analyse(votes, MODEL, gold=gold, queries=heard)
+    expected = analyze(votes, MODEL, gold=gold, queries=heard)
     if frame == "lazy":
-        found = analyse(votes.lazy(), MODEL, gold=gold.lazy(), queries=heard.lazy())
+        found = analyze(votes.lazy(), MODEL, gold=gold.lazy(), queries=heard.lazy())
     elif frame == "duckdb":
-        found = analyse(
+        found = analyze(
             duckdb.sql("select * from votes"),
             MODEL,
             gold=gold,
             queries=duckdb.sql("select * from heard"),
         )
     elif frame == "pandas":
-        found = analyse(votes.to_pandas(), MODEL, gold=gold.to_pandas(), queries=heard.to_pandas())
+        found = analyze(votes.to_pandas(), MODEL, gold=gold.to_pandas(), queries=heard.to_pandas())
     else:
-        found = analyse(
+        found = analyze(
             votes,
             MODEL,
             gold=gold.cast({"query_id": pl.String}),
@@ -352,20 +488,21 @@ def test_every_frame_and_either_type_of_id_gives_the_same(frame: str) -> None:
 def test_patterns_give_families_where_the_table_gives_the_rows() -> None:
     votes, heard, gold = small_log()
     patterns = Patterns.count(votes, {"a": "x"})
-    found = analyse((votes, patterns), MODEL, gold=gold, queries=heard)
+    found = analyze((votes, patterns), MODEL, gold=gold, queries=heard)
     assert found.functions[0].family == "x"
-    assert found.gold == analyse(votes, MODEL, gold=gold, queries=heard).gold
+    assert found.gold == analyze(votes, MODEL, gold=gold, queries=heard).gold
 
 
 def test_gold_of_other_days_is_left_out_and_counted() -> None:
     votes, heard, gold = small_log()
     more = pl.concat([gold, transcripts(["hello"], [77])])
-    found = analyse(votes, MODEL, gold=more, queries=heard)
-    expected = analyse(votes, MODEL, gold=gold, queries=heard)
+    with pytest.warns(WeakLabelWarning, match="1 of 5 gold queries are not in .*: 77"):
+        found = analyze(votes, MODEL, gold=more, queries=heard)
+    expected = analyze(votes, MODEL, gold=gold, queries=heard)
     assert found.gold is not None
     assert expected.gold is not None
-    assert (found.gold.missing, expected.gold.missing) == (1, 0)
-    assert asdict(found.gold) | {"missing": 0} == asdict(expected.gold)
+    assert (found.gold.left_out, expected.gold.left_out) == (1, 0)
+    assert asdict(found.gold) | {"left_out": 0} == asdict(expected.gold)
 
 
 @pytest.mark.parametrize("text", ["right", "wrong"])
@@ -373,7 +510,7 @@ def test_a_single_class_has_no_auc_and_the_other_group_no_wer(text: str) -> None
     votes = table([(1, 1, 0)] * 3)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        found = analyse(
+        found = analyze(
             votes, MODEL, gold=transcripts([text] * 3), queries=transcripts(["right"] * 3)
         ).gold
     assert found is not None
@@ -394,14 +531,14 @@ def test_the_bootstrap_is_the_seeds() -> None:
     heard = transcripts([" ".join(rng.choice(["a", "b"], 5)) for _ in rows])
     gold = transcripts(["a b a b a"] * 200)
     same, again, other = (
-        analyse(table(rows), MODEL, gold=gold, queries=heard, seed=seed).gold for seed in (0, 0, 1)
+        analyze(table(rows), MODEL, gold=gold, queries=heard, seed=seed).gold for seed in (0, 0, 1)
     )
     assert same == again != other
 
 
 def test_everything_is_plain_data_that_json_can_hold() -> None:
     votes, heard, gold = small_log()
-    found = analyse(votes, MODEL, gold=gold, queries=heard, provenance=[("votes", "v.parquet")])
+    found = analyze(votes, MODEL, gold=gold, queries=heard, provenance=[("votes", "v.parquet")])
     assert isinstance(found, Analysis)
     assert json.loads(json.dumps(asdict(found), allow_nan=False))["provenance"] == [
         ["votes", "v.parquet"]
@@ -415,7 +552,7 @@ def test_everything_is_plain_data_that_json_can_hold() -> None:
         ({"votes": table([])}, "no rows of votes"),
         ({"votes": table([(1, 1)], ("a", "b"))}, r"the votes lack: \['c'\]"),
         ({"threshold": 1.5}, r"threshold must lie in \[0, 1\], got 1.5"),
-        ({"queries": None}, "give the log, too"),
+        ({"queries": None}, "give the query log, too"),
         ({"gold": transcripts(["x"], [99])}, "none of the 1 gold queries"),
         ({"gold": transcripts(["x", "y"], [1, 1])}, "gold: query_id must be unique, 1 are not: 1"),
         (
@@ -432,12 +569,12 @@ def test_everything_is_plain_data_that_json_can_hold() -> None:
             "must be strings, got Int64",
         ),
         ({"queries": pl.DataFrame({"text": ["x"]})}, "queries must have the column query_id"),
-        ({"normalizer": "best"}, "no normaliser 'best'"),
+        ({"normalizer": "best"}, "no normalizer 'best'"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
-def test_what_cannot_be_analysed_is_named(options: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_analyzed_is_named(options: dict[str, Any], message: str) -> None:
     votes, heard, gold = small_log()
     given = {"votes": votes, "gold": gold, "queries": heard} | options
     with pytest.raises(WeakLabelError, match=message):
-        analyse(given.pop("votes"), MODEL, **given)
+        analyze(given.pop("votes"), MODEL, **given)

@@ -8,11 +8,11 @@ import numpy as np
 import polars as pl
 import pytest
 
-from weaklabel.errors import WeakLabelError
-from weaklabel.gold import Gold, correctness, gold_patterns
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
+from weaklabel.gold import Gold, gold_patterns, join_gold
 from weaklabel.label_model import LabelModel
-from weaklabel.models import WeakLabelWarning
 from weaklabel.patterns import Patterns
+from weaklabel.votes import MISSING
 
 LOG = pl.DataFrame(
     {"query_id": ["a", "b", "c", "d"], "transcript": ["Play jazz!", "stop", "", "turn it up"]}
@@ -36,21 +36,60 @@ def checked(table: pl.DataFrame, right: pl.Series, rows: int, seed: int = 0) -> 
     return table.select("query_id", correct=right).sample(rows, seed=seed)
 
 
-def test_a_transcript_is_right_up_to_a_word_error_rate_and_by_a_normaliser() -> None:
-    assert correctness(LOG, GOLD).rows() == [("d", False), ("a", True), ("c", True)]
-    assert correctness(LOG, GOLD, threshold=0.34)["correct"].to_list() == [True, True, True]
-    assert correctness(LOG, GOLD, normalizer="none")["correct"].to_list() == [False, False, True]
-    assert correctness(LOG.lazy(), GOLD.to_arrow()).rows() == correctness(LOG, GOLD).rows()
+VOTES = LOG.select("query_id", pl.Series("lf:one", [1, -1, None, 0], pl.Int8))
+
+
+def right(log: object, gold: object, max_wer: float = 0.0, **options: object) -> list[bool]:
+    joined = join_gold(VOTES, gold, log, **options)  # type: ignore[arg-type]
+    assert joined.ids == ("d", "a", "c")
+    return joined.right(max_wer).tolist()
+
+
+def test_a_transcript_is_right_up_to_a_word_error_rate_and_by_a_normalizer() -> None:
+    known = GOLD[:3]
+    assert right(LOG, known) == [False, True, True]
+    assert right(LOG, known, 0.34) == [True, True, True]
+    assert right(LOG, known, normalizer="none") == [False, False, True]
+    assert right(LOG.lazy(), known.to_arrow()) == right(LOG, known)
+
+
+def test_gold_is_joined_with_votes_and_transcripts_and_missing_inputs_stay_missing() -> None:
+    found = join_gold(VOTES, GOLD[:3], LOG)
+    assert (found.functions, found.votes.tolist()) == (("one",), [[0], [1], [MISSING]])
+    assert found.correct == ("turn it off", "play jazz", "")
+    assert found.transcripts == ("turn it up", "Play jazz!", "")
+    assert (found.errors.tolist(), found.words.tolist()) == ([1, 0, 0], [3, 2, 0])
+    assert found.left_out == 0
 
 
 def test_gold_that_is_ambiguous_or_incomplete_is_refused() -> None:
-    with pytest.raises(WeakLabelError, match=r"gold has queries more than once.*'d'"):
-        correctness(LOG, pl.concat([GOLD, GOLD[:1]]))
-    with pytest.raises(WeakLabelError, match=r"gold lacks the columns \['transcript'\]"):
-        correctness(LOG, GOLD.select("query_id"))
-    unheard = LOG.with_columns(transcript=pl.lit(None, pl.String))
-    with pytest.raises(WeakLabelError, match="missing"):
-        correctness(unheard, GOLD)
+    with pytest.raises(WeakLabelError, match="gold: query_id must be unique, 1 are not: 'd'"):
+        join_gold(VOTES, pl.concat([GOLD, GOLD[:1]]), LOG)
+    with pytest.raises(WeakLabelError, match="gold must have the columns query_id, transcript"):
+        join_gold(VOTES, GOLD.select("query_id"), LOG)
+    with pytest.raises(WeakLabelError, match="votes: query_id must be unique, 1 are not: 'a'"):
+        join_gold(pl.concat([VOTES, VOTES[:1]]), GOLD[:3], LOG)
+    unknown = LOG.with_columns(transcript=pl.lit(None, pl.String))
+    with pytest.raises(WeakLabelError, match="queries: 3 of 3 rows have no transcript"):
+        join_gold(VOTES, GOLD[:3], unknown)
+    with pytest.raises(WeakLabelError, match="give the query log, too"):
+        join_gold(VOTES, GOLD)
+
+
+def test_gold_that_votes_or_log_do_not_have_is_left_out_and_counted_by_fit_and_report() -> None:
+    message = "1 of 4 gold queries are not in queries and votes and are left out: 'z'"
+    with pytest.warns(WeakLabelWarning, match=message):
+        assert join_gold(VOTES, GOLD, LOG).left_out == 1
+    with pytest.warns(WeakLabelWarning, match=message):
+        gold = gold_patterns(VOTES, GOLD, LOG)
+    assert (gold.rows, gold.right.rows) == (3, 2)
+    with pytest.warns(WeakLabelWarning, match="2 of 4 gold queries"):
+        join_gold(VOTES[:3], GOLD, LOG)
+    others = GOLD.with_columns(pl.col("query_id") + "x")
+    with pytest.raises(WeakLabelError, match=r"none of the 4 gold queries is in .* 'dx'"):
+        gold_patterns(VOTES, others, LOG)
+    with pytest.raises(WeakLabelError, match="gold has no rows"):
+        gold_patterns(VOTES, GOLD[:0], LOG)
 
 
 def test_gold_patterns_are_the_votes_of_checked_queries() -> None:
@@ -64,12 +103,23 @@ def test_gold_patterns_are_the_votes_of_checked_queries() -> None:
     assert gold.right == Patterns.count(table.filter(pl.col("query_id").is_in(ids.implode())))
 
 
-def test_checked_queries_that_nobody_voted_on_are_named() -> None:
+def test_judged_queries_without_votes_are_left_out_and_a_judgement_is_true_or_false() -> None:
     table, right = made(1)
-    with pytest.raises(WeakLabelError, match=r"1 queries of gold are not among the votes.*4999"):
-        gold_patterns(table[:-1], table[-1:].select("query_id", correct=right[-1:]))
+    judged = table.select("query_id", correct=right)
+    with pytest.warns(WeakLabelWarning, match="1 of 2 gold queries .* left out: 4999"):
+        assert gold_patterns(table[:-1], judged[-2:]).rows == 1
+    with pytest.raises(WeakLabelError, match="none of the 1 gold queries is in votes"):
+        gold_patterns(table[:-1], judged[-1:])
     with pytest.raises(WeakLabelError, match="true or false"):
         gold_patterns(table, table.select("query_id", correct=1))
+
+
+def test_gold_without_missing_inputs_has_abstains() -> None:
+    votes = VOTES.with_columns(correct=True)
+    gold = gold_patterns(votes, votes.select("query_id", "correct"))
+    assert MISSING in gold.right.votes
+    assert gold.without_missing().right.votes.tolist() == [[-1], [0], [1]]
+    assert gold.without_missing().right.counts.tolist() == [1, 2, 1]
 
 
 def test_checked_queries_are_not_counted_twice() -> None:

@@ -1,18 +1,22 @@
-"""Shares, ranking, calibration, deciles: against plain loops, scikit-learn and SciPy."""
+"""Shares, ranking, calibration, deciles, thresholds: against plain loops and other libraries."""
 
+import duckdb
+import narwhals.stable.v2 as nw
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
     Deciles,
     auc,
-    brier,
+    calibration,
     calibration_error,
     reliability,
     share,
-    wilson,
+    threshold_for_wer,
 )
 
 # Few values, so that there are ties, and both ends.
@@ -25,19 +29,18 @@ def arrays(scored: list[tuple[float, bool]]) -> tuple[np.ndarray, np.ndarray]:
     return weights, np.array([right for _, right in scored], dtype=np.bool_)
 
 
-@given(st.integers(1, 500), st.integers(0, 500), st.sampled_from([0.8, 0.95, 0.99]))
-def test_the_wilson_interval_is_scipys(trials: int, part: int, level: float) -> None:
+@given(st.integers(1, 500), st.integers(0, 500))
+def test_the_interval_of_a_share_is_scipys_wilson(trials: int, part: int) -> None:
     stats = pytest.importorskip("scipy.stats")
     part = min(part, trials)
-    expected = stats.binomtest(part, trials).proportion_ci(level, method="wilson")
-    found = wilson(part / trials, trials, level)
+    expected = stats.binomtest(part, trials).proportion_ci(0.95, method="wilson")
+    found = share(part, trials)
+    assert found is not None
     assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-12)
     assert 0 <= found.low <= found.point <= found.high <= 1
 
 
-def test_no_trials_leave_the_whole_interval_and_nothing_has_no_share() -> None:
-    found = wilson(0.3, 0)
-    assert (found.low, found.high) == pytest.approx((0, 1))
+def test_nothing_has_no_share() -> None:
     assert share(0, 0) is None
 
 
@@ -54,18 +57,6 @@ def test_the_auc_is_the_share_of_pairs_in_order_ties_half(scored: list[tuple[flo
     # scikit-learn takes weights that differ in the last place for equal.
     levels = np.unique(weights, return_inverse=True)[1]
     assert found == pytest.approx(metrics.roc_auc_score(right, levels))
-
-
-@given(SCORED)
-def test_the_brier_score_is_scikit_learns(scored: list[tuple[float, bool]]) -> None:
-    weights, right = arrays(scored)
-    if not scored:
-        assert brier(weights, right) is None
-        return
-    metrics = pytest.importorskip("sklearn.metrics")
-    assert brier(weights, right) == pytest.approx(
-        metrics.brier_score_loss(right, weights, labels=[False, True])
-    )
 
 
 @given(SCORED)
@@ -134,3 +125,118 @@ def test_one_weight_alone_is_in_the_middle() -> None:
     assert found.rows.tolist() == [0, 0, 0, 0, 0, 7, 0, 0, 0, 0]
     assert found.range(5) == (0.8, 0.8)
     assert found.range(4) is None
+
+
+# Thresholds and calibration
+
+
+def log(rows: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Weights that promise too much, which queries are right, errors and words."""
+    rng = np.random.default_rng(seed)
+    odds = rng.normal(1.5, 1.5, rows)
+    right = rng.random(rows) < 1 / (1 + np.exp(-odds))
+    words = rng.integers(1, 8, rows)
+    errors = np.where(right, 0, rng.integers(1, 4, rows))
+    return 1 / (1 + np.exp(-(2.5 * odds + 1))), right, errors, words
+
+
+@given(
+    st.lists(st.tuples(WEIGHTS, st.integers(0, 3), st.integers(1, 6)), min_size=30, max_size=60),
+    st.sampled_from([0.02, 0.1, 0.5]),
+)
+def test_the_threshold_is_the_lowest_of_all_that_keep_the_target(
+    rows: list[tuple[float, int, int]], target: float
+) -> None:
+    weights, errors, words = (np.array(column) for column in zip(*rows, strict=True))
+    possible = [
+        weight
+        for weight in set(weights.tolist())
+        if (own := weights >= weight).sum() >= 30 and errors[own].sum() <= target * words[own].sum()
+    ]
+    if not possible:
+        with pytest.raises(WeakLabelError, match=f"no threshold reaches a corpus WER of {target}"):
+            threshold_for_wer(weights, errors, words, target, resamples=5)
+        return
+    found = threshold_for_wer(weights, errors, words, target, resamples=5)
+    own = weights >= min(possible)
+    assert found.weight == min(possible)
+    assert (found.accepted, found.queries) == (own.sum(), len(rows))
+    assert found.wer.point == pytest.approx(errors[own].sum() / words[own].sum())
+    assert found.wer.point <= target
+    assert found.bound >= found.wer.high
+
+
+def test_a_threshold_says_how_sure_it_is() -> None:
+    weights, _, errors, words = log(3000)
+    found = threshold_for_wer(weights, errors, words, 0.05)
+    assert found.bound == found.wer.high > 0.05
+    assert f"at most {found.bound:.1%}, which is above it" in str(found)
+    # A third of the gold, all of it right, does not say that the others are.
+    errors[weights >= 0.9] = 0
+    few = np.concatenate([np.flatnonzero(weights >= 0.9)[:40], np.flatnonzero(weights < 0.5)])
+    found = threshold_for_wer(weights[few], errors[few], words[few], 0.001)
+    assert (found.wer.point, found.wer.high) == (0, 0)
+    assert 0.01 < found.bound < 0.1
+
+
+def test_what_gold_cannot_say_is_refused() -> None:
+    weights, right, errors, words = log(200)
+    with pytest.raises(WeakLabelError, match="a threshold needs at least 30 gold queries, got 20"):
+        threshold_for_wer(weights[:20], errors[:20], words[:20], 0.05)
+    with pytest.raises(WeakLabelError, match="above 0, got 0"):
+        threshold_for_wer(weights, errors, words, 0)
+    with pytest.raises(WeakLabelError, match="a calibration needs at least 30"):
+        calibration(weights[:20], right[:20])
+    with pytest.raises(WeakLabelError, match="all 200 are right"):
+        calibration(weights, np.ones(200, np.bool_))
+    with pytest.raises(WeakLabelError, match="the more often gold queries are wrong"):
+        calibration(1 - weights, right)
+
+
+def test_a_calibration_undoes_what_the_weights_promise_too_much() -> None:
+    weights, right, _, _ = log(20_000)
+    found = calibration(weights, right)
+    # They are the logistic of 2.5 l + 1, where that of l is true.
+    assert (found.slope, found.intercept) == pytest.approx((1 / 2.5, -1 / 2.5), abs=0.03)
+    assert found.log_loss < found.log_loss_before
+    fresh, truth, _, _ = log(20_000, seed=1)
+    before, after = (reliability(values, truth) for values in (fresh, found(fresh)))
+    errors = [calibration_error(bins) or 0 for bins in (before, after)]
+    assert errors[1] < 0.02 < 0.05 < errors[0]
+
+
+def test_a_calibration_is_scikit_learns_and_never_changes_an_order() -> None:
+    linear = pytest.importorskip("sklearn.linear_model")
+    weights, right, _, _ = log(5000)
+    found = calibration(weights, right)
+    odds = np.log(weights / (1 - weights))[:, None]
+    expected = linear.LogisticRegression(C=1e6, tol=1e-10).fit(odds, right)
+    # Platt's targets differ a little from 0 and 1.
+    assert found.slope == pytest.approx(expected.coef_[0, 0], abs=0.005)
+    assert found.intercept == pytest.approx(expected.intercept_[0], abs=0.005)
+    ends = np.array([0.0, 1e-15, 0.2, 0.5, 0.9, 1.0])
+    assert (np.diff(found(ends)) >= 0).all()
+    assert (np.diff(found(ends)[1:5]) > 0).all()
+
+
+@pytest.mark.parametrize("values", [[0.8], [0.0, 1.0], [1e-15, 0.5]])
+def test_a_calibration_of_few_weights_or_of_certain_ones_is_finite(values: list[float]) -> None:
+    weights = np.array(values * 60)
+    right = np.arange(len(weights)) % len(values) == len(values) - 1
+    right[:5] = ~right[:5]
+    found = calibration(weights, right)
+    assert np.isfinite([found.slope, found.intercept, found.log_loss]).all()
+    for value in set(values):
+        own = weights == value
+        assert found(np.array([value]))[0] == pytest.approx(right[own].mean(), abs=0.03)
+
+
+def test_a_calibration_is_the_same_expression_on_every_engine() -> None:
+    weights, right, _, _ = log(1000)
+    found = calibration(weights, right)
+    weighted = pl.DataFrame({"weight": [0.0, *weights, 1.0]})
+    for frame in (weighted, weighted.lazy(), duckdb.sql("select * from weighted")):
+        made = nw.from_native(frame).select(w=found.expression(nw.col("weight")))
+        eager = made.collect() if isinstance(made, nw.LazyFrame) else made
+        expected = found(weighted["weight"].to_numpy())
+        assert eager["w"].to_numpy() == pytest.approx(expected, abs=1e-12)

@@ -296,6 +296,8 @@ def analyze(
     pairs = sorted(
         dependences(patterns, weights) if own is None else own, key=lambda pair: -pair.strength
     )
+    # A plugin's model may call something else so.
+    rates = [r for r in getattr(fitted, "missing", ()) if isinstance(r, MissingRate)]
     silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
     no_input = ~patterns.present.any(axis=1)
     return Analysis(
@@ -318,7 +320,7 @@ def analyze(
                 patterns,
                 weights,
                 next((pair for pair in pairs if name in (pair.first, pair.second)), None),
-                next((rate for rate in getattr(fitted, "missing", ()) if rate.name == name), None),
+                next((rate for rate in rates if rate.name == name), None),
                 None if checked is None else (checked, checked.right(wer_threshold)),
                 RowErrors.by_name(errors).get(name),
             )

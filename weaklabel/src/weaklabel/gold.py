@@ -606,16 +606,23 @@ def calibration(weights: Floats, correct: Truth) -> Calibration:
     rights, wrongs = int(correct.sum()), int((~correct).sum())
     target = np.where(correct, (rights + 1) / (rights + 2), 1 / (wrongs + 2))
     # Where weights do not differ, gold says nothing of the slope: it stays near 1.
-    pull = np.diag([0.0, 1e-3])
-    start = np.array([0.0, 1.0])
-    found = start.copy()
+    start, pull = np.array([0.0, 1.0]), np.diag([1e-9, 1e-3])
+
+    def loss(at: Floats) -> float:
+        score = design @ at
+        away = at - start
+        return float((np.logaddexp(0, score) - target * score).sum() + away @ pull @ away / 2)
+
+    found = start
     for _ in range(_STEPS):
         now = logistic(design @ found)
         gradient = design.T @ (target - now) - pull @ (found - start)
-        information = design.T @ (design * (now * (1 - now))[:, None]) + pull
-        step = np.linalg.solve(information + 1e-9 * np.eye(2), gradient)
-        found += step * min(1.0, 2.0 / max(float(np.abs(step).max()), 1e-300))
-        if np.abs(step).max() < 1e-10:
+        step = np.linalg.solve(design.T @ (design * (now * (1 - now))[:, None]) + pull, gradient)
+        # The loss is convex: far from its minimum a whole step may pass over it, a part will not.
+        while np.abs(step).max() > _EDGE and loss(found + step) > loss(found):
+            step = step / 2
+        found = found + step
+        if np.abs(step).max() <= _EDGE:
             break
     intercept, slope = map(float, found)
     if slope <= 0:

@@ -52,15 +52,17 @@ def test_the_plugins_functions_are_listed_with_their_origin(environment, tmp_pat
     listing = json.loads(run(environment / "weaklabel", "plugins", "--json", cwd=tmp_path))
     assert listing["faults"] == []
     plugins = {(p["distribution"], p["name"], p["version"]) for p in listing["plugins"]}
-    assert plugins == {("weaklabel", "builtin", "0.1.0"), ("weaklabel-tv", "tv", "0.1.0")}
+    assert {("weaklabel", "builtin", "0.1.0"), ("weaklabel-tv", "tv", "0.1.0")} <= plugins
     functions = {function["name"]: function for function in listing["labeling_functions"]}
     assert {"speaking_rate", "channel_tuned", "unfinished", "dwell"} <= functions.keys()
     rate = functions["speaking_rate"]
-    assert re.fullmatch(r"weaklabel-tv:speaking_rate@0\.1\.0#[0-9a-f]{12}", rate["identity"])
+    assert (rate["distribution"], rate["version"]) == ("weaklabel-tv", "0.1.0")
+    assert re.fullmatch(r"[0-9a-f]{12}", rate["source"])
     assert rate["requires"] == ["transcript", "duration"]
-    assert rate["parameters"] == {"slowest": 0.5, "fastest": 6.0}
+    assert rate["parameters"] == {"slowest": 0.8, "fastest": 6.0}
     assert functions["unfinished"]["rowwise"]
-    assert "tsv" in {exporter["name"] for exporter in listing["exporters"]}
+    for kind, name in (("exporters", "tsv"), ("label_models", "veto"), ("normalizers", "tv")):
+        assert name in {item["name"] for item in listing[kind]}
 
 
 def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_path):
@@ -68,8 +70,8 @@ def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_pat
         {
             "query_id": ["a", "b", "c"],
             "transcript": ["channel nine", "turn on the", "play the next one now"],
-            "duration": [1.0, 1.5, 0.2],
-            "action": ["play", "none", "back"],
+            "duration": [1.0, None, 0.2],
+            "action": ["play", "none", None],
         }
     ).write_parquet(tmp_path / "queries.parquet")
     command = environment / "weaklabel"
@@ -77,13 +79,13 @@ def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_pat
     chosen = [word for name in names for word in ("--lf", name)]
     run(command, "apply", "queries.parquet", "--out", "votes.parquet", *chosen, cwd=tmp_path)
     votes = pl.read_parquet(tmp_path / "votes.parquet").sort("query_id")
-    assert votes["lf:speaking_rate"].to_list() == [0, 0, -1]
+    assert votes["lf:speaking_rate"].to_list() == [0, None, -1]
     assert votes["lf:channel_tuned"].to_list() == [1, 0, 0]
     assert votes["lf:unfinished"].to_list() == [0, -1, 0]
     metadata = json.loads(pl.read_parquet_metadata(tmp_path / "votes.parquet")["weaklabel"])
-    identities = {function["name"]: function["identity"] for function in metadata["functions"]}
-    assert identities["unfinished"].startswith("weaklabel-tv:unfinished@0.1.0#")
-    run(command, "fit", "votes.parquet", "--model", "majority", "--out", "m.json", cwd=tmp_path)
+    versions = {f["name"]: (f["distribution"], f["version"]) for f in metadata["functions"]}
+    assert versions["unfinished"] == ("weaklabel-tv", "0.1.0")
+    run(command, "fit", "votes.parquet", "--model", "veto", "--out", "m.json", cwd=tmp_path)
     run(
         *(command, "label", "votes.parquet", "--model", "m.json", "--out", "labels.parquet"),
         cwd=tmp_path,
@@ -94,10 +96,10 @@ def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_pat
         cwd=tmp_path,
     )
     lines = (tmp_path / "tsv" / "transcripts.tsv").read_text().splitlines()
-    assert sorted(line.split("\t")[1] for line in lines) == [
-        "channel nine",
-        "play the next one now",
-        "turn on the",
+    assert sorted(lines) == [
+        "0.5000\tturn on the",
+        "0.6667\tplay the next one now",
+        "1.0000\tchannel nine",
     ]
 
 

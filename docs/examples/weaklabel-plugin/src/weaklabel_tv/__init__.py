@@ -15,10 +15,19 @@ import numpy as np
 import polars as pl
 
 import weaklabel
-from weaklabel import MISSING, Exporter, Kind, LabelingFunction, labeling_function, reject_if, vote
-from weaklabel.labeling import Identity
+from weaklabel import (
+    MISSING,
+    Exporter,
+    Identity,
+    Kind,
+    LabelingFunction,
+    Normalizer,
+    labeling_function,
+    reject_if,
+    vote,
+)
 from weaklabel.models import Fitted, as_patterns, identities_of
-from weaklabel.text import Normalizer, find_normalizer
+from weaklabel.text import find_normalizer
 from weaklabel.votes import PREFIX
 
 UNFINISHED = re.compile(r"\b(the|a|an|to|of|and|channel)$")

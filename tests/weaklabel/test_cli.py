@@ -23,7 +23,9 @@ SEEN = ["asr_confidence", "dwell", "follow_up_action", "rapid_repetition"]
 def folder(tmp_path, monkeypatch):
     """A folder with a query log, and the current one."""
     log = synthetic_query_log(300, seed=5).with_columns(
-        pl.col("transcript").fill_null(""), pl.col("audio").fill_null("silence.flac")
+        pl.col("transcript").fill_null(""),
+        audio=pl.lit("silence.flac"),
+        duration=pl.lit(1.5),
     )
     log.write_parquet(tmp_path / "queries.parquet")
     gold = log.filter(pl.col("query_id") < 60).select("query_id", "transcript")

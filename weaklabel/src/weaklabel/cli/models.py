@@ -7,7 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, Option
 
 from weaklabel.cli import shared
 from weaklabel.cli.shared import app, chosen, console, counted, keep_apart, say
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 Shards = Annotated[
     list[str],
-    typer.Argument(help="Votes, or patterns that `weaklabel patterns` wrote: they are added up."),
+    Argument(help="Votes, or patterns that `weaklabel patterns` wrote: they are added up."),
 ]
 
 
 @app.command()
 def patterns(
     votes: Shards,
-    out: Annotated[Path, typer.Option(help="The counts, a .parquet file; replaced if it exists.")],
+    out: Annotated[Path, Option(help="The counts, a .parquet file; replaced if it exists.")],
 ) -> None:
     """Count the vote patterns: all that a model needs, without a transcript or a query."""
     from weaklabel.labels import count_files
@@ -42,29 +42,29 @@ def patterns(
 @app.command()
 def fit(
     votes: Shards,
-    out: Annotated[Path, typer.Option(help="The model, a JSON file; replaced if it exists.")],
+    out: Annotated[Path, Option(help="The model, a JSON file; replaced if it exists.")],
     model: Annotated[
-        str, typer.Option(help="The label model: label-model, majority, logistic, or a plugin's.")
+        str, Option(help="The label model: label-model, majority, logistic, or a plugin's.")
     ] = "label-model",
     families: Annotated[
         Literal["declared", "auto", "ignore"] | None,
-        typer.Option(help="Share evidence within declared families, or also (auto) where found."),
+        Option(help="Share evidence within declared families, or also (auto) where found."),
     ] = None,
     abstain: Annotated[
         Literal["symbol", "ignore"] | None,
-        typer.Option(help="Treat an abstain as evidence (symbol) or ignore it."),
+        Option(help="Treat an abstain as evidence (symbol) or ignore it."),
     ] = None,
     missing: Annotated[
         Literal["ignore", "evidence"] | None,
-        typer.Option(help="Ignore which inputs are missing, or treat it as evidence."),
+        Option(help="Ignore which inputs are missing, or treat it as evidence."),
     ] = None,
     prior: Annotated[
         float | None,
-        typer.Option(metavar="0<P<1", help="Give P(right) over all queries, where it is known."),
+        Option(metavar="0<P<1", help="Give P(right) over all queries, where it is known."),
     ] = None,
     option: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Set a model's own option, as JSON; repeatable."),
+        Option(metavar="NAME=VALUE", help="Set a model's own option, as JSON; repeatable."),
     ] = None,
     gold: shared.Gold = None,
     queries: shared.Queries = None,
@@ -119,17 +119,17 @@ def _options(assignments: list[str] | None) -> dict[str, Any]:
 def label(
     votes: shared.VotesArgument,
     model: shared.ModelFile,
-    out: Annotated[Path, typer.Option(help="Labels: .parquet, .csv or .jsonl.")],
+    out: Annotated[Path, Option(help="Labels: .parquet, .csv or .jsonl.")],
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Label 1 from this weight on, else -1. [default: 0.5]"),
+        Option(min=0, max=1, help="Label 1 from this weight on, else -1; default: 0.5."),
     ] = None,
     target_wer: Annotated[
         str | None,
-        typer.Option(metavar="5%", help="Find the threshold that keeps gold to this corpus WER."),
+        Option(metavar="5%", help="Find the threshold that keeps gold to this corpus WER."),
     ] = None,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Calibrate the weights on gold.")
+        bool, Option("--calibrate", help="Calibrate the weights on gold.")
     ] = False,
     gold: shared.Gold = None,
     queries: shared.Queries = None,
@@ -207,15 +207,15 @@ def report(
     model: shared.ModelFile,
     gold: shared.Gold = None,
     queries: shared.Queries = None,
-    html: Annotated[Path | None, typer.Option(help="Write a page with plots.")] = None,
-    json_: Annotated[Path | None, typer.Option("--json", help="Write all numbers.")] = None,
+    html: Annotated[Path | None, Option(help="Write a page with plots.")] = None,
+    json_: Annotated[Path | None, Option("--json", help="Write all numbers.")] = None,
     max_wer: shared.MaxWer = 0.0,
     normalizer: shared.Normalizer = "basic",
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Accept a transcript from this weight on.")
+        float, Option(min=0, max=1, help="Accept a transcript from this weight on.")
     ] = 0.5,
     examples: Annotated[
-        int, typer.Option(min=0, help="Show so many transcripts; 0 keeps all text out of the page.")
+        int, Option(min=0, help="Show so many transcripts; 0 keeps all text out of the page.")
     ] = 10,
     allow_changed: shared.AllowChanged = False,
     functions: shared.Functions = None,

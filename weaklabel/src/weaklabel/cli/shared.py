@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
+from typer import Argument, Option
 
 from weaklabel.errors import WeakLabelError
 
@@ -44,8 +45,7 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _main(
     version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+        bool, Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
 ) -> None:
     pass
@@ -54,48 +54,40 @@ def _main(
 console = Console()
 errors = Console(stderr=True)
 
-VotesArgument: TypeAlias = Annotated[str, typer.Argument(help="Votes: a file, folder or glob.")]
-ModelFile: TypeAlias = Annotated[
-    Path, typer.Option(help="The model file that `weaklabel fit` wrote.")
-]
+VotesArgument: TypeAlias = Annotated[str, Argument(help="Votes: a file, folder or glob.")]
+ModelFile: TypeAlias = Annotated[Path, Option(help="The model file that `weaklabel fit` wrote.")]
 Gold: TypeAlias = Annotated[
-    str | None,
-    typer.Option(help="Correct transcripts of some queries: columns query_id, transcript."),
+    str | None, Option(help="Correct transcripts of some queries: columns query_id, transcript.")
 ]
 Queries: TypeAlias = Annotated[
-    str | None, typer.Option(help="The query log, for the transcripts of the queries.")
+    str | None, Option(help="The query log, for the transcripts of the queries.")
 ]
 MaxWer: TypeAlias = Annotated[
-    float,
-    typer.Option(min=0, help="Count a transcript as right up to this WER against gold."),
+    float, Option(min=0, help="Count a transcript as right up to this WER against gold.")
 ]
 Normalizer: TypeAlias = Annotated[
-    str,
-    typer.Option(
-        help="Compare words by this rule: basic, none, english, characters, or a plugin's."
-    ),
+    str, Option(help="Compare words by this rule: basic, none, english, characters, or a plugin's.")
 ]
 AllowChanged: TypeAlias = Annotated[
     bool,
-    typer.Option(
+    Option(
         "--allow-changed",
         help="Go on with a warning where functions have another source or other parameters.",
     ),
 ]
-Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
+Json: TypeAlias = Annotated[bool, Option("--json", help="Print JSON instead of tables.")]
 Functions: TypeAlias = Annotated[
-    Path | None,
-    typer.Option(help="Load labeling functions and hooks of a Python file, too."),
+    Path | None, Option(help="Load labeling functions and hooks of a Python file, too.")
 ]
 Plugins: TypeAlias = Annotated[
     list[str] | None,
-    typer.Option("-p", metavar="no:NAME", help="Leave out a plugin or distribution; repeatable."),
+    Option("-p", metavar="no:NAME", help="Leave out a plugin or distribution; repeatable."),
 ]
 Strict: TypeAlias = Annotated[
     bool | None,
-    typer.Option("--strict", help="Treat a faulty plugin as an error, as WEAKLABEL_STRICT=1 does."),
+    Option("--strict", help="Treat a faulty plugin as an error, as WEAKLABEL_STRICT=1 does."),
 ]
-Progress: TypeAlias = Annotated[bool, typer.Option(help="Show progress bars.")]
+Progress: TypeAlias = Annotated[bool, Option(help="Show progress bars.")]
 
 
 def registry(
@@ -167,13 +159,15 @@ def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
         given: the texts.
 
     Raises:
-        WeakLabelError: one has no "=" with something before and after it.
+        WeakLabelError: one has no "=" with something before and after it, or a name comes twice.
     """
     found = {}
     for text in given or ():
         name, _, value = (part.strip() for part in text.partition("="))
         if not (name and value):
             raise WeakLabelError(f"{flag} {text}: write {form}")
+        if name in found:
+            raise WeakLabelError(f"{flag} {text}: {name!r} is given twice")
         found[name] = value
     return found
 

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+from typer import Argument, Option
 
 from weaklabel.cli import shared
 from weaklabel.cli.shared import app, chosen, console, counted, keep_apart, say
@@ -18,23 +18,23 @@ from weaklabel.errors import WeakLabelError
 @app.command()
 def combine(
     hypotheses: Annotated[
-        str, typer.Argument(help="query_id, source, text[, confidence]: a file, folder or glob.")
+        str, Argument(help="query_id, source, text[, confidence]: a file, folder or glob.")
     ],
-    out: Annotated[Path, typer.Option(help="Transcripts: .parquet, .csv or .jsonl.")],
+    out: Annotated[Path, Option(help="Transcripts: .parquet, .csv or .jsonl.")],
     sources: Annotated[
-        Path | None, typer.Option(help="Write what was learned about the sources.")
+        Path | None, Option(help="Write what was learned about the sources.")
     ] = None,
     method: Annotated[
         Literal["rover", "medoid"],
-        typer.Option(help="Combine word by word (rover), or pick one hypothesis (medoid)."),
+        Option(help="Combine word by word (rover), or pick one hypothesis (medoid)."),
     ] = "rover",
     normalizer: shared.Normalizer = "none",
     rounds: Annotated[
-        int, typer.Option(min=0, help="How often sources are weighed anew; 0: all alike.")
+        int, Option(min=0, help="How often sources are weighed anew; 0: all alike.")
     ] = 3,
     family: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             metavar="NAME=SOURCE,…",
             help="Let sources that share a recognizer, or copy one, share one vote; repeatable.",
         ),
@@ -94,36 +94,36 @@ def _families(given: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def export(
-    out: Annotated[Path, typer.Option(help="A folder that does not exist yet.")],
+    out: Annotated[Path, Option(help="A folder that does not exist yet.")],
     labels: Annotated[
         str | None,
-        typer.Argument(help="Labels: query_id, weight. Without them, --transcripts' weights."),
+        Argument(help="Labels: query_id, weight. Without them, --transcripts' weights."),
     ] = None,
     queries: Annotated[
-        str | None, typer.Option(help="The query log, with transcript, audio and duration.")
+        str | None, Option(help="The query log, with transcript, audio and duration.")
     ] = None,
     format: Annotated[
-        str, typer.Option(help="The format: huggingface, nemo, lhotse, kaldi, or a plugin's.")
+        str, Option(help="The format: huggingface, nemo, lhotse, kaldi, or a plugin's.")
     ] = "huggingface",
     threshold: Annotated[
         float | None,
-        typer.Option(min=0, max=1, help="Keep this weight and more, if a trainer ignores weights."),
+        Option(min=0, max=1, help="Keep this weight and more, if a trainer ignores weights."),
     ] = None,
     transcripts: Annotated[
-        str | None, typer.Option(help="Take the transcripts that `weaklabel combine` wrote.")
+        str | None, Option(help="Take the transcripts that `weaklabel combine` wrote.")
     ] = None,
     unmatched: Annotated[
         Literal["error", "drop"],
-        typer.Option(help="Refuse, or drop, queries that are not in every table."),
+        Option(help="Refuse, or drop, queries that are not in every table."),
     ] = "error",
     audio_root: Annotated[
-        Path | None, typer.Option(help="The folder that relative audio paths start from.")
+        Path | None, Option(help="The folder that relative audio paths start from.")
     ] = None,
     check_audio: Annotated[
-        bool, typer.Option(help="Refuse audio paths that are not files of this machine.")
+        bool, Option(help="Refuse audio paths that are not files of this machine.")
     ] = True,
     read_audio: Annotated[
-        bool, typer.Option("--read-audio", help="Read durations from the audio files' headers.")
+        bool, Option("--read-audio", help="Read durations from the audio files' headers.")
     ] = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
@@ -159,22 +159,22 @@ def export(
 
 @app.command()
 def wer(
-    references: Annotated[str, typer.Argument(help="What was said: lines of text, or a table.")],
-    hypotheses: Annotated[str, typer.Argument(help="What was written.")],
+    references: Annotated[str, Argument(help="What was said: lines of text, or a table.")],
+    hypotheses: Annotated[str, Argument(help="What was written.")],
     normalizer: shared.Normalizer = "basic",
     kaldi: Annotated[
         bool | None,
-        typer.Option(help="Take the first word of a line for its id. Default: where all are ids."),
+        Option(help="Take the first word of a line for its id. Default: where all are ids."),
     ] = None,
     missing: Annotated[
         Literal["error", "empty"],
-        typer.Option(help="Refuse references without a hypothesis, or take it for empty."),
+        Option(help="Refuse references without a hypothesis, or take it for empty."),
     ] = "error",
     extra: Annotated[
         Literal["error", "ignore"],
-        typer.Option(help="Refuse hypotheses without a reference, or ignore them."),
+        Option(help="Refuse hypotheses without a reference, or ignore them."),
     ] = "error",
-    worst: Annotated[int, typer.Option(min=0, help="Show so many alignments, worst first.")] = 5,
+    worst: Annotated[int, Option(min=0, help="Show so many alignments, worst first.")] = 5,
     as_json: shared.Json = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,

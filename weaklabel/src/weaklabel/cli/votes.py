@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
 from rich.table import Table
+from typer import Argument, Option
 
 from weaklabel.cli import shared
 from weaklabel.cli.shared import app, console, counted, keep_apart, print_json, say
@@ -26,26 +26,24 @@ logger = logging.getLogger(__name__)
 
 WORDS = {1: "accept", -1: "reject", 0: "abstain", None: "missing"}
 
-Log = Annotated[str, typer.Argument(help="The query log: a file, a folder or a glob.")]
+Log = Annotated[str, Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
     str | None,
-    typer.Option(help="Other ASRs' transcripts: query_id, source, text; a column for each source."),
+    Option(help="Other ASRs' transcripts: query_id, source, text; a column for each source."),
 ]
 Source = Annotated[
-    str | None,
-    typer.Option(help="Of the hypotheses, take this source alone, as second_transcript."),
+    str | None, Option(help="Of the hypotheses, take this source alone, as second_transcript.")
 ]
 Reject = Annotated[
-    Path | None,
-    typer.Option(help="Write the rows that are refused here, and go on with the others."),
+    Path | None, Option(help="Write the rows that are refused here, and go on with the others.")
 ]
 Rename = Annotated[
     list[str] | None,
-    typer.Option(metavar="OLD=NEW", help="Read a column under another name; repeatable."),
+    Option(metavar="OLD=NEW", help="Read a column under another name; repeatable."),
 ]
 Timezone = Annotated[
     str | None,
-    typer.Option(help="Take times without a zone as this one's, such as UTC or Europe/Berlin."),
+    Option(help="Take times without a zone as this one's, such as UTC or Europe/Berlin."),
 ]
 
 
@@ -99,38 +97,28 @@ def plugins(
 
 
 def _listing(loaded: Registry) -> dict[str, Any]:
+    functions = [
+        {
+            **asdict(loaded.identity(function)),
+            "description": function.description,
+            "requires": function.columns,
+            "family": function.family,
+            "rowwise": function.rowwise,
+            "scope": function.scope,
+            "optional": function.optional,
+        }
+        for function in loaded.labeling_functions.values()
+    ]
+    described = {
+        kind: [{"name": item.name, "description": item.description} for item in items.values()]
+        for kind, items in (("exporters", loaded.exporters), ("normalizers", loaded.normalizers))
+    }
     return {
         "plugins": [asdict(plugin) for plugin in loaded.plugins],
-        "labeling_functions": [
-            {
-                **asdict(loaded.identity(function)),
-                "description": function.description,
-                "requires": function.columns,
-                "family": function.family,
-                "rowwise": function.rowwise,
-                "scope": function.scope,
-                "optional": function.optional,
-            }
-            for function in loaded.labeling_functions.values()
-        ],
+        "labeling_functions": functions,
         "label_models": [{"name": name} for name in loaded.label_models],
-        "exporters": [
-            {"name": exporter.name, "description": exporter.description}
-            for exporter in loaded.exporters.values()
-        ],
-        "normalizers": [
-            {"name": normalizer.name, "description": normalizer.description}
-            for normalizer in loaded.normalizers.values()
-        ],
-        "faults": [
-            {
-                **asdict(fault.plugin),
-                "stage": fault.stage,
-                "message": fault.message,
-                "details": fault.details,
-            }
-            for fault in loaded.faults
-        ],
+        **described,
+        "faults": [asdict(fault) for fault in loaded.faults],
     }
 
 
@@ -138,7 +126,7 @@ def _listing(loaded: Registry) -> dict[str, Any]:
 def check(
     queries: Log,
     requires: Annotated[
-        list[str] | None, typer.Option(help="Require a further column; repeatable.")
+        list[str] | None, Option(help="Require a further column; repeatable.")
     ] = None,
     hypotheses: Hypotheses = None,
     source: Source = None,
@@ -146,7 +134,7 @@ def check(
     timezone: Timezone = None,
     reject: Reject = None,
     out: Annotated[
-        Path | None, typer.Option(help="Write the accepted rows: .parquet, .csv or .jsonl.")
+        Path | None, Option(help="Write the accepted rows: .parquet, .csv or .jsonl.")
     ] = None,
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
@@ -163,22 +151,17 @@ def check(
 @app.command()
 def apply(
     queries: Log,
-    out: Annotated[
-        Path, typer.Option(help="Votes: a .parquet file, or a folder to hold partitions.")
-    ],
+    out: Annotated[Path, Option(help="Votes: a .parquet file, or a folder to hold partitions.")],
     lf: Annotated[
         list[str] | None,
-        typer.Option(help="Apply this function; repeatable. Default: all whose columns are there."),
+        Option(help="Apply this function; repeatable. Default: all whose columns are there."),
     ] = None,
     set_: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."
-        ),
+        Option("--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."),
     ] = None,
     config: Annotated[
-        Path | None,
-        typer.Option(help="Set parameters by TOML: [functions.NAME] PARAMETER = VALUE."),
+        Path | None, Option(help="Set parameters by the tables of a TOML file, functions.NAME.")
     ] = None,
     functions: shared.Functions = None,
     hypotheses: Hypotheses = None,
@@ -186,35 +169,35 @@ def apply(
     rename: Rename = None,
     timezone: Timezone = None,
     keep: Annotated[
-        list[str] | None, typer.Option(help="Carry a column over to the votes; repeatable.")
+        list[str] | None, Option(help="Carry a column over to the votes; repeatable.")
     ] = None,
     reject: Reject = None,
     validate: Annotated[
-        bool, typer.Option("--check/--no-check", help="Check the log first, as `check` does.")
+        bool, Option("--check/--no-check", help="Check the log first, as `check` does.")
     ] = True,
     reference: Annotated[
-        str | None, typer.Option(help="Let functions of scope log look at this larger log, too.")
+        str | None, Option(help="Let functions of scope log look at this larger log, too.")
     ] = None,
     on_error: Annotated[
         Literal["missing", "fail"],
-        typer.Option(help="Leave out the vote where a row-wise function raises, or stop."),
+        Option(help="Leave a vote missing where a row-wise function raises, or stop."),
     ] = "missing",
     engine: Annotated[
         Literal["auto", "polars", "duckdb", "spark"],
-        typer.Option(help="Compute the votes with this engine."),
+        Option(help="Compute the votes with this engine."),
     ] = "auto",
-    master: Annotated[
-        str | None, typer.Option(help="Run Spark on the cluster of this URL.")
-    ] = None,
+    master: Annotated[str | None, Option(help="Run Spark on the cluster of this URL.")] = None,
     partitions: Annotated[
-        int | None, typer.Option(min=1, help="Write a folder of so many parts.")
+        int | None, Option(min=1, help="Write a folder of so many parts.")
     ] = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Do what a folder lacks, and functions that changed, anew."),
+        Option(
+            "--resume", help="Go on with a folder: do what it lacks, and changed functions anew."
+        ),
     ] = False,
     memory_limit: Annotated[
-        str | None, typer.Option(help="Give DuckDB, or Spark's driver, so much memory, as 2GB.")
+        str | None, Option(help="Give DuckDB, or Spark's driver, so much memory, as 2GB.")
     ] = None,
     plugin: shared.Plugins = None,
     strict: shared.Strict = None,
@@ -345,12 +328,12 @@ def show(
     votes: shared.VotesArgument,
     where: Annotated[
         str,
-        typer.Option(
+        Option(
             metavar="NAME=VOTE,…",
             help="Show queries on which functions voted so: 1, 0, -1, or null without input.",
         ),
     ],
-    limit: Annotated[int, typer.Option(min=1, help="Show so many queries at most.")] = 10,
+    limit: Annotated[int, Option(min=1, help="Show so many queries at most.")] = 10,
     queries: shared.Queries = None,
     as_json: shared.Json = False,
 ) -> None:
@@ -406,6 +389,7 @@ def _selected(
     table = scan(votes)
     columns = table.collect_schema().names()
     names = [name.removeprefix(PREFIX) for name in columns if name.startswith(PREFIX)]
+    known_name(f"column in {votes}", "query_id", columns)
     for name in where:
         known_name(f"labeling function in {votes}", name, names)
     found = table.filter(pl.col(PREFIX + name).eq_missing(vote) for name, vote in where.items())

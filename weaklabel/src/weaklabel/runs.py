@@ -25,7 +25,7 @@ from weaklabel.engines import polars as polars_engine
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.files import workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
-from weaklabel.patterns import METADATA, identity_of
+from weaklabel.patterns import METADATA
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog
 from weaklabel.tables import files
 
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from weaklabel.engines.spark import SparkLog
 
     Log: TypeAlias = PolarsLog | DuckLog | SparkLog
-
-__all__ = ["Summary", "Tally", "apply", "apply_files", "read_metadata"]
 
 Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
 Source: TypeAlias = str | os.PathLike[str]
@@ -107,9 +105,8 @@ class QueryLog:
     @property
     def state(self) -> list[list[Any]]:
         """Of every file its path, size and time of change in ns; without the latter for URLs."""
-        found = [(file, Path(file)) for file in self.files]
-        stats = [(file, path.stat() if path.exists() else None) for file, path in found]
-        return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in stats]
+        found = [(f, os.stat(f) if os.path.exists(f) else None) for f in self.files]
+        return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in found]
 
     def parquet(self, made: Path) -> tuple[str, ...]:
         """Parquet files with the log: its own, or one that is made.
@@ -170,21 +167,16 @@ class Manifest:
         with written_beside(folder / NAME) as beside:
             beside.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
 
-    @property
-    def parts(self) -> list[Part]:
-        """All parts."""
-        return [Part(index, self.partitions) for index in range(self.partitions)]
-
     def lacking(self, folder: Path) -> dict[Part, frozenset[str]]:
         """Of every part the functions whose votes are not in the folder, or not by this source."""
-        wanted = {entry["name"]: Identity.from_dict(entry) for entry in self.functions}
+        wanted = [Identity.from_dict(entry) for entry in self.functions]
         found = {}
-        for part in self.parts:
-            there = _identities(folder / part.file) if (folder / part.file).is_file() else {}
+        for part in (Part(index, self.partitions) for index in range(self.partitions)):
+            file = folder / part.file
+            entries = _metadata(file).get("functions", ()) if file.is_file() else ()
+            there = {entry["name"]: Identity.from_dict(entry) for entry in entries}
             found[part] = frozenset(
-                name
-                for name, identity in wanted.items()
-                if name not in there or identity.changes(there[name])
+                one.name for one in wanted if one.name not in there or one.changes(there[one.name])
             )
         return found
 
@@ -242,10 +234,15 @@ def read_metadata(path: Source) -> dict[str, Any]:
         FileNotFoundError: there is nothing.
         WeakLabelError: a file cannot be read or is of another format, or a run has not ended.
     """
-    each = list(read_each(path).values())
-    about = dict(each[0]) if each else {}
+    return in_common(read_each(path).values())
+
+
+def in_common(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The metadata of the first of several files, with the errors of all."""
+    files_of_votes = list(each)
+    about = dict(files_of_votes[0]) if files_of_votes else {}
     errors: dict[str, RowErrors] = {}
-    for entry in each:
+    for entry in files_of_votes:
         _merge(errors, _errors(entry))
     if errors:
         about["errors"] = [asdict(entry) for entry in errors.values()]
@@ -290,11 +287,6 @@ def _metadata(file: str | Path) -> dict[str, Any]:
             f" weaklabel, and this one reads {FORMAT}: apply the functions again"
         )
     return about
-
-
-def _identities(file: Path) -> dict[str, Identity]:
-    known = {entry["name"]: identity_of(entry) for entry in _metadata(file).get("functions", ())}
-    return {name: identity for name, identity in known.items() if identity is not None}
 
 
 def _errors(about: Mapping[str, Any]) -> list[RowErrors]:
@@ -476,17 +468,17 @@ def apply_files(
             }
             run = _Run(opened, plan, manifest, about, scratch, place if single else target, single)
             run.do(progress)
-            tallies, errors = run.result()
+    errors = tuple(run.errors.values())
     for error in errors:
         _logger.warning(
             "labeling function %r raised on %d rows, whose votes are missing: %s; the votes'"
             " metadata and the report have the traceback",
             *(error.name, error.total, error),
         )
-    first = tallies[0]
+    first = run.tallies[0]
     return Summary(
         rows=first.accept + first.abstain + first.reject + first.missing,
-        functions=tallies,
+        functions=run.tallies,
         seconds=time.perf_counter() - began,
         rowwise_seconds=None if chosen == "spark" and plan.rowwise else run.rows.seconds,
         engine=chosen,
@@ -562,26 +554,27 @@ class _Run:
         target: Path,
         single: bool,
     ) -> None:
-        self.log, self.about, self.scratch = log, about, scratch
-        self.target, self.single = target, single
+        self.log, self.about, self.scratch, self.single = log, about, scratch, single
         self.entries = {entry["name"]: entry for entry in manifest.functions}
         named = {function.name: function for function in plan.functions}
         self.plan = replace(plan, functions=tuple(named[name] for name in self.entries))
-        if single:
-            self.lacking, there = {Part(0, 1): frozenset(self.entries)}, []
-        else:
-            self.lacking = manifest.lacking(target)
-            there = [some for part, some in self.lacking.items() if self._file(part).is_file()]
+        every = {Part(0, 1): frozenset(self.entries)}
+        self.lacking = every if single else manifest.lacking(target)
+        self.files = {part: target if single else target / part.file for part in self.lacking}
+        there = [some for part, some in self.lacking.items() if self.files[part].is_file()]
         self.resumed = sum(not names for names in there)
         self.redone = tuple(name for name in self.entries if any(name in some for some in there))
         self.rows = RowLog()
-        self._done: dict[Part, tuple[list[Tally], list[RowErrors]]] = {}
+        self.errors: dict[str, RowErrors] = {}
+        self._votes = {name: [0, 0, 0, 0] for name in self.entries}
 
-    def _file(self, part: Part) -> Path:
-        return self.target if self.single else self.target / part.file
+    @property
+    def tallies(self) -> tuple[Tally, ...]:
+        """Counts of votes in all parts."""
+        return tuple(Tally(f.name, f.rowwise, *self._votes[f.name]) for f in self.plan.functions)
 
     def do(self, progress: bool) -> None:
-        """Compute what is lacking.
+        """Compute what is lacking, and count all votes, each once.
 
         Raises:
             WeakLabelError: a function cannot be computed, cast what is no vote, or raised where
@@ -589,11 +582,15 @@ class _Run:
         """
         every = frozenset(self.entries)
         groups: dict[frozenset[str], list[Part]] = {}
-        for part, names in self.lacking.items():
-            if names and names != every and not _unique(self._file(part)):
-                names = every  # votes could not be put beside those that are there
+        for part, lacking in self.lacking.items():
+            file = self.files[part]
+            # Votes can be put beside those that are there by the id of their query.
+            names = lacking if lacking in (every, frozenset()) or _unique(file) else every
             if names:
                 groups.setdefault(names, []).append(part)
+            if names != every:
+                self._count(file, [f for f in self.plan.functions if f.name not in names])
+                _merge(self.errors, (e for e in _errors(_metadata(file)) if e.name not in names))
         rowwise = bool(self.plan.rowwise) and self.log.name != "spark"
         with tqdm(
             total=None if rowwise else sum(map(len, groups.values())),
@@ -609,32 +606,33 @@ class _Run:
                 keep = self.plan.keep if names == every else ()
                 # In a folder the votes of the other functions are kept before a run is stopped.
                 later = self.log.name != "spark" and not self.single
-                on_error: OnError = "missing" if later else self.plan.on_error
-                plan = Plan(functions, keep, on_error)
+                plan = Plan(functions, keep, "missing" if later else self.plan.on_error)
                 metadata = self._metadata([self.entries[f.name] for f in functions])
                 with self.log.faults():
                     for part, made in self.log.parts(plan, parts, metadata, self.rows):
-                        self._finish(part, made, plan, None if names == every else self._file(part))
+                        self._finish(part, made, plan, None if names == every else self.files[part])
                         if not rowwise:
                             bar.update(1)
 
-    def result(self) -> tuple[tuple[Tally, ...], tuple[RowErrors, ...]]:
-        """Tallies and errors of all parts; those that were there are read for it."""
-        total = {function.name: [0, 0, 0, 0] for function in self.plan.functions}
-        errors: dict[str, RowErrors] = {}
-        for part in self.lacking:
-            file = self._file(part)
-            if part in self._done:
-                tallies, raised = self._done[part]
-            else:
-                tallies, raised = _counted(file, self.plan)[0], _errors(_metadata(file))
-            _merge(errors, raised)
-            for tally in tallies:
-                counts = (tally.accept, tally.abstain, tally.reject, tally.missing)
-                total[tally.name] = [a + b for a, b in zip(total[tally.name], counts, strict=True)]
-        functions = self.plan.functions
-        tallies = [Tally(f.name, f.rowwise, *total[f.name]) for f in functions]
-        return tuple(tallies), tuple(errors.values())
+    def _count(self, file: Path, functions: Sequence[LabelingFunction]) -> list[str]:
+        """Add up the votes in a file; returns the functions whose columns hold what is no vote."""
+        wanted = [pl.len().alias("rows")]
+        for f in functions:
+            vote = pl.col(f.column)
+            wanted += [(vote == cast).sum().alias(f"{cast} {f.name}") for cast in (1, -1, WRONG)]
+            wanted.append(vote.null_count().alias(f"null {f.name}"))
+        seen = pl.scan_parquet(file, glob=False).select(wanted).collect(engine="streaming")
+        counts = seen.row(0, named=True)
+        bad = []
+        for name in (f.name for f in functions):
+            accept, reject, wrong, missing = (counts[f"{k} {name}"] for k in (1, -1, WRONG, "null"))
+            abstain = counts["rows"] - accept - reject - wrong - missing
+            before = self._votes[name]
+            self._votes[name] = [
+                a + b for a, b in zip(before, (accept, abstain, reject, missing), strict=True)
+            ]
+            bad += [name] if wrong else []
+        return bad
 
     def _metadata(
         self, entries: Iterable[Mapping[str, Any]], errors: Iterable[Mapping[str, Any]] = ()
@@ -658,18 +656,15 @@ class _Run:
         """
         raised, self.rows.raised = self.rows.raised, {}
         wrong, self.rows.wrong = self.rows.wrong, {}
-        tallies, no_votes = _counted(made, plan)
+        no_votes = self._count(made, plan.functions)
         stopped = raised if self.plan.on_error == "fail" else {}
         bad = {*no_votes, *wrong, *stopped}
         good = [function.name for function in plan.functions if function.name not in bad]
+        _merge(self.errors, raised.values())
         if not bad or (good and not self.single):
             if raised or bad or old is not None:
                 made = self._merged(part, made, plan, good, raised, old)
-            elif not self.single:
-                self._done[part] = (tallies, [])
-            made.replace(self._file(part))
-        if self.single:
-            self._done[part] = (tallies, list(raised.values()))
+            made.replace(self.files[part])
         if bad:
             self._refuse(plan, no_votes, wrong, stopped)
 
@@ -733,24 +728,6 @@ def _unique(file: Path) -> bool:
         (pl.col(QUERY).n_unique() == pl.len()) & (pl.col(QUERY).null_count() == 0)
     )
     return bool(ids.collect(engine="streaming").item())
-
-
-def _counted(file: Path, plan: Plan) -> tuple[list[Tally], list[str]]:
-    """Counts of votes in a file, and the functions whose columns hold what is no vote."""
-    wanted = [pl.len().alias("rows")]
-    for index, function in enumerate(plan.functions):
-        vote = pl.col(function.column)
-        wanted += [(vote == v).sum().alias(f"{v} {index}") for v in (1, -1, WRONG)]
-        wanted.append(vote.null_count().alias(f"null {index}"))
-    seen = pl.scan_parquet(file, glob=False).select(wanted).collect(engine="streaming")
-    counts = seen.row(0, named=True)
-    tallies = []
-    for index, function in enumerate(plan.functions):
-        accept, reject, wrong, missing = (counts[f"{v} {index}"] for v in (1, -1, WRONG, "null"))
-        abstain = counts["rows"] - accept - reject - wrong - missing
-        tallies.append(Tally(function.name, function.rowwise, accept, abstain, reject, missing))
-    bad = [f.name for i, f in enumerate(plan.functions) if counts[f"{WRONG} {i}"]]
-    return tallies, bad
 
 
 def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[str, str]:

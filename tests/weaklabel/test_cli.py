@@ -467,6 +467,12 @@ MISTAKES = {
         ["show", "v1.parquet", "--where", "aa=1"],
         "no labeling function in v1.parquet 'aa' (did you mean 'a'?)",
     ),
+    "no model without plugins": (
+        ["fit", "v1.parquet", "--out", "m.json", "-p", "no:weaklabel"],
+        "no label model 'label-model': there are none: do WEAKLABEL_PLUGINS",
+    ),
+    "no id to show": (["show", "nameless.parquet", "--where", "a=1"], "no column"),
+    "a function asked for twice": (["show", "v1.parquet", "--where", "a=1,a=0"], "'a' is given"),
     "no vote to show": (["show", "v1.parquet", "--where", "a=2"], "a vote is 1 (accept)"),
     "nothing to show": (["show", "v1.parquet", "--where", "a"], "write NAME=VOTE,NAME=VOTE"),
     "patterns to show": (["show", "p.parquet", "--where", "a=1"], "holds patterns"),
@@ -527,6 +533,7 @@ def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
     for name, text in files.items():
         (folder / name).write_text(text)
     pl.DataFrame({"query_id": [1, 2], "lf:a": [1, -1]}).write_parquet("v1.parquet")
+    pl.DataFrame({"lf:a": [1, -1]}).write_parquet("nameless.parquet")
     Patterns.of(["a"], [[1]]).save("p.parquet")
     before = sorted(folder.iterdir())
     assert main(arguments) == 2
@@ -631,12 +638,13 @@ def test_queries_are_shown_by_how_functions_voted(folder, capsys):
 
 def test_shown_transcripts_are_those_that_votes_carry_and_are_no_markup(folder, capsys):
     pl.DataFrame(
-        {"query_id": ["a", "b"], "transcript": ["[red]play[/red]", "[/]"], "lf:f": [1, 1]},
+        {"query_id": ["a", "b"], "transcript": ["[red]play[/red]", "[/]\x1b[2J"], "lf:f": [1, 1]},
         schema_overrides={"lf:f": pl.Int8},
     ).write_parquet("votes.parquet")
     run("show", "votes.parquet", "--where", "f=1")
     out = capsys.readouterr().out
     assert "[red]play[/red]" in out
+    assert "\x1b[2J" not in out
     assert "2 of 2 queries" in out
 
 

@@ -238,9 +238,8 @@ def known_name(what: str, name: str, known: Iterable[str]) -> str:
     """
     names = list(known)
     if name not in names:
-        raise WeakLabelError(
-            f"no {what} {name!r}{did_you_mean(name, names)}: there are {', '.join(names) or 'none'}"
-        )
+        there = ", ".join(names) or f"none: do {ALLOWED}, -p or a fault keep them out?"
+        raise WeakLabelError(f"no {what} {name!r}{did_you_mean(name, names)}: there are {there}")
     return name
 
 

@@ -244,7 +244,7 @@ def apply(
             f"the log has {', '.join(columns)}, and each labeling function requires something else:"
             " see `weaklabel plugins`"
             if loaded.labeling_functions
-            else "there is no labeling function: WEAKLABEL_PLUGINS, -p and what is said above keep"
+            else "there is no labeling function: WEAKLABEL_PLUGINS, -p or a fault named above keeps"
             " all plugins out, see `weaklabel plugins`"
         )
     summary = apply_files(
@@ -340,6 +340,8 @@ def show(
     """Show queries by how functions voted on them, with all votes and transcripts."""
     from rich.text import Text
 
+    from weaklabel.wer import printable
+
     total, rows = _selected(votes, _where(where), queries, limit)
     if as_json:
         print_json(json.dumps({"queries": total, "shown": rows}, default=str))
@@ -351,8 +353,8 @@ def show(
             cast.setdefault(WORDS[vote], []).append(name)
         lines = [f"{word}: {', '.join(cast[word])}" for word in WORDS.values() if word in cast]
         table.add_row(
-            Text(str(row["query_id"])),
-            Text("" if row["transcript"] is None else row["transcript"]),
+            Text(printable(str(row["query_id"]))),
+            Text(printable(row["transcript"] or "")),
             Text("\n".join(lines)),
         )
     console.print(table)

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from weaklabel.em import Coded, Floats, Integers, Solution
+from weaklabel.em import Climb, Coded, Floats, Integers, Solution
 from weaklabel.models import logistic
 from weaklabel.patterns import Patterns
 
@@ -23,7 +23,16 @@ DEPENDENT: Final = 0.1  # strength of dependence that is worth a warning
 NAMED: Final = 3  # dependent pairs that a warning names
 RIVAL: Final = 0.03  # of the labels: two explanations that differ in fewer are one
 LEAST_FACTORS: Final = 3
-SILENT: Final = 0.3  # of the queries: so many without a vote are worth a warning
+# What a parameter of a second class has to be worth, in nats: functions that know nothing reach 1.3
+# (120 logs each of three to eight, of 1,000 to 20,000 queries). Beyond ENOUGH rows the price grows
+# with them, as the likelihood does: dependence that is borne out, but weak, is no class.
+CHANCE: Final = 1.5
+ENOUGH: Final = 20_000
+SILENT: Final = 0.6  # of the queries: so many without a vote are worth a warning
+PRIORS: Final = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.94, 0.97)
+LIKELY: Final = 3.0  # nats: a 98.6% interval of one parameter, by the likelihood ratio
+WORSE: Final = 0.03  # of accuracy, than accepting everything
+PROFILED: Final = 6  # factors; more of them leave the prior no freedom
 INFORMATIVE: Final = 0.02  # of P(right): by so much a missing input must change it
 SURE: Final = 3.5  # standard errors of such a change
 
@@ -216,18 +225,60 @@ class GoldComparison:
 
 
 @dataclass(frozen=True)
+class Alternative:
+    """Another share of right transcripts that the votes allow for about as well.
+
+    Attributes:
+        prior: P(right) over all queries.
+        accuracy: of the model's labels, if it were so.
+        always_accept: of accepting every transcript, if it were so.
+    """
+
+    prior: float
+    accuracy: float
+    always_accept: float
+
+
+def alternative(coded: Coded, solution: Solution, smoothing: float) -> Alternative | None:
+    """Of all shares of right transcripts that are about as likely, the worst for the labels.
+
+    Few functions tell little of how many transcripts are right, and what a model takes for wrong
+    may as well be right. Each of `PRIORS` is held while everything else is fitted anew, from where
+    the model is; those that cost at most `LIKELY` nats of the likelihood are about as likely.
+
+    Returns:
+        The one under which accepting everything gains most over the labels; None where there are
+        more than `PROFILED` factors.
+    """
+    if not 1 < (coded.sizes > 1).sum() <= PROFILED:
+        return None
+    accepted = solution.posterior >= 0.5
+    rows = coded.counts / coded.counts.sum()
+    found = []
+    for prior in PRIORS:
+        climb = Climb(smoothing, prior, prior, tolerance=1e-7, steps=300)
+        other = climb.run(coded, solution.posterior, solution.parameters.logs)
+        if other.likelihood >= solution.likelihood - LIKELY:
+            accuracy = float(rows @ np.where(accepted, other.posterior, 1 - other.posterior))
+            found.append(Alternative(prior, accuracy, float(rows @ other.posterior)))
+    return max(found, key=lambda one: one.always_accept - one.accuracy, default=None)
+
+
+@dataclass(frozen=True)
 class Comparison:
     """A label model beside what needs no model; all of it without the queries that have no input.
 
     Attributes:
         classes: by how much two classes explain the votes better than one, log-likelihood in nats
-            less the price of their parameters; not above 0, functions agree by chance only.
+            less `CHANCE` a parameter; not above 0, functions agree by chance only.
         factors: how many factors there are that do not always vote alike.
         accuracy: of the labels, as the model itself expects it; it holds if the model does.
         always_accept: of accepting every transcript, expected by the model.
         majority: of a majority vote where a tie is an accept, expected by the model.
         rival: share of the queries that another explanation of the votes, which is about as likely,
             would label differently.
+        alternative: another share of right transcripts that is about as likely, the worst one for
+            the labels; None where it was not looked for.
         no_input: queries on which no function has input; they keep the prior.
         silent: share of the others on which every function with input keeps silent.
         gold: the comparison on checked queries, where there are enough.
@@ -239,6 +290,7 @@ class Comparison:
     always_accept: float
     majority: float
     rival: float
+    alternative: Alternative | None
     no_input: int
     silent: float
     gold: GoldComparison | None
@@ -246,8 +298,12 @@ class Comparison:
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> Comparison:
         """Of what `dataclasses.asdict` made."""
-        gold = content["gold"]
-        return cls(**{**content, "gold": None if gold is None else GoldComparison(**gold)})
+        gold, other = content["gold"], content["alternative"]
+        made = {
+            "gold": None if gold is None else GoldComparison(**gold),
+            "alternative": None if other is None else Alternative(**other),
+        }
+        return cls(**{**content, **made})
 
 
 def compare(
@@ -255,8 +311,8 @@ def compare(
     coded: Coded,
     solution: Solution,
     *,
-    classes: float,
     rival: float,
+    other: Alternative | None,
     held_out: tuple[Sequence[tuple[Integers, Floats]], Floats] | None,
 ) -> Comparison:
     """Compare a model with what needs none.
@@ -265,8 +321,8 @@ def compare(
         patterns: P of them.
         coded: the same, as the model sees them.
         solution: the model.
-        classes: see `Comparison`.
         rival: see `Comparison`.
+        other: see `Comparison.alternative`.
         held_out: folds, each of how many of each pattern are checked, int64, (2, P), wrong first,
             and P(right) of a model that has not seen them, float64, (P,); then P(right) of the
             model without gold. None where too few are checked.
@@ -279,13 +335,16 @@ def compare(
     def expected(accepted: npt.NDArray[np.bool_]) -> float:
         return float(rows @ np.where(accepted, right, 1 - right) / max(rows.sum(), 1e-300))
 
+    single = float(coded.counts @ coded.add_up(coded.pooled(1e-9))[0])
+    price = CHANCE * max(1.0, float(coded.counts.sum()) / ENOUGH)
     return Comparison(
-        classes,
+        solution.likelihood - single - price * float((coded.sizes - 1).sum() + 1),
         int((coded.sizes > 1).sum()),
         expected(posterior >= 0.5),
         expected(np.ones(len(rows), dtype=bool)),
         expected(accepts(patterns)),
         rival,
+        other,
         int(patterns.counts[~patterns.present.any(axis=1)].sum()),
         float(rows @ silent / max(rows.sum(), 1e-300)),
         None if held_out is None else _on_gold(patterns, *held_out),
@@ -371,6 +430,14 @@ def reasons(
             f"by the model's own account its labels are right for {comparison.accuracy:.1%} of the"
             f" queries, and accepting every transcript would be for {comparison.always_accept:.1%}:"
             " the labels are no better, though the weights may still rank"
+        )
+    other = comparison.alternative
+    if other is not None and other.always_accept > other.accuracy + WORSE:
+        yield (
+            f"the votes allow for {other.prior:.0%} of the transcripts being right about as well;"
+            f" the labels would then be right for {other.accuracy:.1%}, and accepting every"
+            f" transcript for {other.always_accept:.1%}: give the share that is right if it is"
+            " known (prior), add functions, or give gold"
         )
     if solution.orientation <= 0 and gold is None:
         yield (

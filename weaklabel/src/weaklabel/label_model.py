@@ -37,6 +37,7 @@ from weaklabel.dependence import (
     Comparison,
     Dependence,
     MissingRate,
+    alternative,
     compare,
     dependences,
     missing_rates,
@@ -179,12 +180,13 @@ class LabelModel:
         right = (patterns.counts - checked) * solution.posterior + known[1]
         right = right / patterns.counts
         folds = self._held_out(patterns, factors, known) if known.sum() >= ENOUGH_GOLD else None
+        other = alternative(coded, solution, self.smoothing) if self.prior is None else None
         comparison = compare(
             patterns,
             coded,
             solution,
-            classes=chosen.score - chosen.single,
             rival=search.rival(chosen) if self.families == "auto" else 0.0,
+            other=other,
             held_out=folds,
         )
         found = tuple(reasons(comparison, solution, apart, rates, self.missing == "evidence"))

@@ -169,7 +169,7 @@ def test_a_plugin_is_listed_with_how_many_functions_it_has(folder, capsys, monke
     assert [
         cell.strip()
         for cell in next(line for line in out.splitlines() if "acme" in line).split("│")[1:-1]
-    ] == ["acme", "0.3", "main", "1 labeling function"]
+    ] == ["acme", "0.3", "main (1 labeling function, 1 exporter)"]
     assert "exporters: huggingface, nemo, lhotse, kaldi, lines" in out
     sys.modules.pop("acme_lfs")
 

@@ -7,7 +7,6 @@ and a mistyped flag are answered at once.
 from __future__ import annotations
 
 import fnmatch
-import os
 import sys
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
@@ -172,7 +171,7 @@ def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
     return found
 
 
-def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+def keep_apart(outputs: Iterable[Path | None], inputs: Sequence[str | Path | None]) -> None:
     """Refuse to replace what is read: a log is not made a second time.
 
     Args:
@@ -182,22 +181,19 @@ def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | Non
     Raises:
         WeakLabelError: an output is an input or lies in one, or two outputs are one.
     """
-    given = [os.fspath(path) for path in inputs if path is not None]
-    seen: list[Path] = []
-    for out in outputs:
-        if out is None:
-            continue
-        target = out.resolve()
-        for path in given:
+    targets = [path.resolve() for path in outputs if path is not None]
+    for target in targets:
+        for path in inputs:
+            if path is None:
+                continue
             source = Path(path).resolve()
             inside = source == target or (source.is_dir() and source in target.parents)
             if inside or fnmatch.fnmatch(str(target), str(source)):
                 raise WeakLabelError(
-                    f"{out} would replace, or be read as a part of, {path}: write it elsewhere"
+                    f"{target} would replace, or be read as a part of, {path}: write it elsewhere"
                 )
-        if target in seen:
-            raise WeakLabelError(f"{out} is to be written twice: give two names")
-        seen.append(target)
+        if targets.count(target) > 1:
+            raise WeakLabelError(f"{target} is to be written twice: give two names")
 
 
 def counted(number: int, noun: str) -> str:

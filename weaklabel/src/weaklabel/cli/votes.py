@@ -18,7 +18,7 @@ from weaklabel.cli.shared import app, console, counted, keep_apart, print_json, 
 from weaklabel.errors import WeakLabelError
 
 if TYPE_CHECKING:
-    from weaklabel.plugins import Registry
+    from weaklabel.plugins import Plugin, Registry
     from weaklabel.queries import Checked
     from weaklabel.runs import Summary
 
@@ -55,45 +55,43 @@ def plugins(
     strict: shared.Strict = None,
 ) -> None:
     """List plugins, labeling functions, label models, exporters, and what is wrong with them."""
-    from weaklabel.labeling import as_json as plain
-
     loaded = shared.registry(plugin, functions, strict)
+    listing = _listing(loaded)
     if as_json:
-        print_json(json.dumps(_listing(loaded)))
+        print_json(json.dumps(listing))
         return
-    table = Table("from", "version", "plugins", "registers", title="Plugins", title_justify="left")
+    table = Table("from", "version", "plugins", title="Plugins", title_justify="left")
     for name, version in dict.fromkeys((p.distribution, p.version) for p in loaded.plugins):
-        own = [plugin for plugin in loaded.plugins if plugin.distribution == name]
-        hooks = [hook for (hook, _), origin in loaded.origins.items() if origin in own]
-        found = [
-            counted(
-                hooks.count(hook), hook.removeprefix("weaklabel_").rstrip("s").replace("_", " ")
-            )
-            for hook in dict.fromkeys(hooks)
+        own = [
+            f"{p.name} ({_registered(loaded, p)})" for p in loaded.plugins if p.distribution == name
         ]
-        table.add_row(name, version, ", ".join(p.name for p in own), "\n".join(found))
+        table.add_row(name, version, "\n".join(own))
     console.print(table)
     table = Table(title="Labeling functions", title_justify="left")
-    table.add_column(
-        "function", overflow="fold", min_width=max(map(len, loaded.labeling_functions), default=0)
-    )
+    longest = max(map(len, loaded.labeling_functions), default=0)
+    table.add_column("function", overflow="fold", min_width=longest)
     table.add_column("what it does", overflow="fold", ratio=1)
-    for function in loaded.labeling_functions.values():
+    for function in listing["labeling_functions"]:
         kind = [
-            f"family {function.family}" if function.family else "no family",
-            f"scope {function.scope}",
-            *(["row-wise"] if function.rowwise else []),
-            *(["on request"] if function.optional else []),
+            function["name"],
+            f"family {function['family']}" if function["family"] else "no family",
+            f"scope {function['scope']}",
+            *(["row-wise"] if function["rowwise"] else []),
+            *(["on request"] if function["optional"] else []),
         ]
-        about = [function.description, f"requires {', '.join(function.columns)}"]
-        for name, value in function.parameters.items():
-            shown = ", ".join(value) if isinstance(value, tuple) else plain(value)
-            about.append(f"{name} = {shown}")
-        table.add_row("\n".join([function.name, *kind]), "\n".join(about), end_section=True)
+        about = [function["description"], f"requires {', '.join(function['requires'])}"]
+        for name, value in function["parameters"].items():
+            about.append(f"{name} = {', '.join(value) if isinstance(value, list) else value}")
+        table.add_row("\n".join(kind), "\n".join(about), end_section=True)
     console.print(table)
-    say(f"label models: {', '.join(loaded.label_models)}")
-    say(f"exporters: {', '.join(loaded.exporters)}")
-    say(f"normalizers: {', '.join(loaded.normalizers)}")
+    for hook in ("label_models", "exporters", "normalizers"):
+        say(f"{hook.replace('_', ' ')}: {', '.join(item['name'] for item in listing[hook])}")
+
+
+def _registered(loaded: Registry, plugin: Plugin) -> str:
+    hooks = [hook for (hook, _), origin in loaded.origins.items() if origin == plugin]
+    nouns = {h: h.removeprefix("weaklabel_").rstrip("s").replace("_", " ") for h in hooks}
+    return ", ".join(counted(hooks.count(hook), noun) for hook, noun in nouns.items()) or "nothing"
 
 
 def _listing(loaded: Registry) -> dict[str, Any]:

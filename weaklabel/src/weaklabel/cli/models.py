@@ -207,8 +207,10 @@ def report(
     model: shared.ModelFile,
     gold: shared.Gold = None,
     queries: shared.Queries = None,
-    html: Annotated[Path | None, Option(help="Write a page with plots.")] = None,
-    json_: Annotated[Path | None, Option("--json", help="Write all numbers.")] = None,
+    html: Annotated[Path | None, Option(help="Write an HTML page with plots.")] = None,
+    json_: Annotated[
+        Path | None, Option("--json", help="Write all numbers to a JSON file.")
+    ] = None,
     max_wer: shared.MaxWer = 0.0,
     normalizer: shared.Normalizer = "basic",
     threshold: Annotated[

@@ -65,7 +65,10 @@ MaxWer: TypeAlias = Annotated[
     float, Option(min=0, help="Count a transcript as right up to this WER against gold.")
 ]
 Normalizer: TypeAlias = Annotated[
-    str, Option(help="Compare words by this rule: basic, none, english, characters, or a plugin's.")
+    str,
+    Option(
+        help="Normalize transcripts by this rule: basic, none, english, characters, or a plugin's."
+    ),
 ]
 AllowChanged: TypeAlias = Annotated[
     bool,

@@ -18,7 +18,7 @@ from weaklabel.errors import WeakLabelError
 @app.command()
 def combine(
     hypotheses: Annotated[
-        str, Argument(help="query_id, source, text[, confidence]: a file, folder or glob.")
+        str, Argument(help="Hypotheses: query_id, source, text and, if known, confidence.")
     ],
     out: Annotated[Path, Option(help="Transcripts: .parquet, .csv or .jsonl.")],
     sources: Annotated[
@@ -30,7 +30,7 @@ def combine(
     ] = "rover",
     normalizer: shared.Normalizer = "none",
     rounds: Annotated[
-        int, Option(min=0, help="How often sources are weighed anew; 0: all alike.")
+        int, Option(min=0, help="Weigh the sources anew so many times; 0: all alike.")
     ] = 3,
     family: Annotated[
         list[str] | None,
@@ -94,7 +94,7 @@ def _families(given: list[str] | None) -> dict[str, str]:
 
 @app.command()
 def export(
-    out: Annotated[Path, Option(help="A folder that does not exist yet.")],
+    out: Annotated[Path, Option(help="Write the files in this folder, a new one.")],
     labels: Annotated[
         str | None,
         Argument(help="Labels: query_id, weight. Without them, --transcripts' weights."),
@@ -159,8 +159,10 @@ def export(
 
 @app.command()
 def wer(
-    references: Annotated[str, Argument(help="What was said: lines of text, or a table.")],
-    hypotheses: Annotated[str, Argument(help="What was written.")],
+    references: Annotated[
+        str, Argument(help="The reference transcripts: lines of text, or a table.")
+    ],
+    hypotheses: Annotated[str, Argument(help="The hypotheses, in the same form.")],
     normalizer: shared.Normalizer = "basic",
     kaldi: Annotated[
         bool | None,

@@ -29,10 +29,10 @@ WORDS = {1: "accept", -1: "reject", 0: "abstain", None: "missing"}
 Log = Annotated[str, Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
     str | None,
-    Option(help="Other ASRs' transcripts: query_id, source, text; a column for each source."),
+    Option(help="Add other ASRs' transcripts, a column each: a table query_id, source, text."),
 ]
 Source = Annotated[
-    str | None, Option(help="Of the hypotheses, take this source alone, as second_transcript.")
+    str | None, Option(help="Take one source of the hypotheses alone, as second_transcript.")
 ]
 Reject = Annotated[
     Path | None, Option(help="Write the rows that are refused here, and go on with the others.")
@@ -159,7 +159,7 @@ def apply(
         Option("--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."),
     ] = None,
     config: Annotated[
-        Path | None, Option(help="Set parameters by the tables of a TOML file, functions.NAME.")
+        Path | None, Option(help="Set parameters by a TOML file of tables functions.NAME.")
     ] = None,
     functions: shared.Functions = None,
     hypotheses: Hypotheses = None,

@@ -232,16 +232,22 @@ def test_a_second_recognizer_comes_as_a_table(folder):
     assert set(pl.read_parquet("votes.parquet")["lf:second_asr_agreement"]) == {1}
 
 
-def test_a_folder_of_parts_is_resumed(folder):
+def test_a_folder_of_parts_is_resumed(folder, capsys):
     apply("--partitions", 3, out="votes")
     parts = sorted((folder / "votes").glob("*.parquet"))
     assert len(parts) == 3
     before = pl.read_parquet(parts[1])
     parts[1].unlink()
+    capsys.readouterr()
+    assert main(["fit", "votes", "--out", "model.json"]) == 2
+    assert "--resume" in capsys.readouterr().err
     apply("--partitions", 3, "--resume", out="votes")
+    assert "2 of 3 parts were there already\n" in capsys.readouterr().out
     after = pl.read_parquet(parts[1])
     assert before.sort("query_id").equals(after.sort("query_id"))
     run("fit", "votes", "--out", "model.json", "--model", "majority")
+    apply("--resume", "--set", "dwell.long=1", out="votes")
+    assert "computed in parts that were there: dwell\n" in capsys.readouterr().out
 
 
 def test_check_writes_what_it_accepts(folder, capsys):

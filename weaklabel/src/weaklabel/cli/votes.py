@@ -313,12 +313,12 @@ def _print_summary(summary: Summary) -> None:
         name = tally.name + (" (row-wise)" if tally.rowwise else "")
         table.add_row(name, *(f"{count:,}" for count in counts), f"{tally.coverage:.1%}")
     console.print(table)
-    resumed = f", {summary.resumed} of {summary.partitions} parts as they were"
-    redone = f", {', '.join(summary.redone)} anew in the others"
-    say(
-        f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
-        f" ({summary.reason}){resumed if summary.resumed else ''}{redone if summary.redone else ''}"
-    )
+    done = f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
+    say(f"{done} ({summary.reason})")
+    if summary.resumed:
+        say(f"{summary.resumed} of {counted(summary.partitions, 'part')} were there already")
+    if summary.redone:
+        say(f"computed in parts that were there: {', '.join(summary.redone)}")
 
 
 @app.command()

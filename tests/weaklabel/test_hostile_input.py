@@ -194,6 +194,8 @@ def test_a_partitioned_folder_keeps_the_columns_in_its_path(tmp_path: Path) -> N
         (HEAD + "1,a\n2,b\n3", "line 4 has 1 fields and the header 2: it was cut short"),
         (HEAD + '1,"a\nb"\n2,b,c\n', "line 4 has 3 fields and the header 2"),
         (HEAD + '1,a\n2,"open\n3,c\n', "line 3: "),
+        ('query_id,transcript,extra\n1,"a, b"\n', "line 2 has 2 fields and the header 3"),
+        ('query_id,transcript,extra\n1,"a, b\nc, d, e"\n', "line 2 has 2 fields and the header 3"),
         ("1,play jazz\n2,stop\n", "has no header: its first line is .'1', 'play jazz'"),
         ("query_id:transcript\n1:stop\n", "has no header"),
         (HEAD + '1,5" tv\n2,stop\n', "line 2: a quote stands in a text that has none around it"),

@@ -373,7 +373,11 @@ def _compared(
         pl.len().alias("rows"),
         refused.sum().alias("refused"),
         *(rule.broken.sum().alias(f"rule {index}") for index, rule in enumerate(rules)),
-        *(value.count().alias(f"read {name}") for name, value in values.items()),
+        *(
+            values[rule.column].count().alias(f"read {rule.column}")
+            for rule in rules
+            if rule.reading
+        ),
         *(values[name].is_nan().any().alias(f"nan {name}") for name in floats),
     )
     count = counts.collect(engine="streaming").row(0, named=True)

@@ -23,10 +23,10 @@ from weaklabel.tables.files import (
     Files,
     Format,
     Source,
-    decoded_lines,
     find,
     first_line,
     same_columns,
+    text_lines,
 )
 from weaklabel.tables.text import diagnose_fields, diagnose_lines, scan_csv, scan_lines
 
@@ -39,11 +39,11 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
     """
     if not files.local:
         return settled(pl.scan_parquet(files.given))
-    schemas = {}
+    scans, schemas = {}, {}
     for file in files.paths:
+        scans[file] = pl.scan_parquet(Path(file), glob=False, hive_partitioning=files.hive)
         try:
-            # Not read_parquet_schema, which takes brackets in a file's name for a glob.
-            schemas[file] = pl.scan_parquet(Path(file), glob=False).collect_schema()
+            schemas[file] = scans[file].collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
             raise WeakLabelError(
                 f"{file} is no Parquet file, or was cut short: {first_line(error)}; write it again"
@@ -57,19 +57,11 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
                     f"column {name!r} is {wanted[name]} in {first} and {dtype} in {file}:"
                     " convert one of them"
                 )
-    hive = files.hive
-    if all(list(schema.items()) == list(wanted.items()) for schema in schemas.values()):
+    if len({tuple(schema.items()) for schema in schemas.values()}) == 1:
         paths = [Path(file) for file in files.paths]
-        frame = pl.scan_parquet(paths, glob=False, hive_partitioning=hive)
-    else:
-        parts = [
-            pl.scan_parquet(Path(file), glob=False, hive_partitioning=hive) for file in files.paths
-        ]
-        frame = pl.concat(
-            [part.select(parts[0].collect_schema().names()) for part in parts],
-            how="vertical_relaxed",
-        )
-    return settled(frame)
+        return settled(pl.scan_parquet(paths, glob=False, hive_partitioning=files.hive))
+    parts = [part.select(list(wanted)) for part in scans.values()]
+    return settled(pl.concat(parts, how="vertical_relaxed"))
 
 
 def _compatible(one: Any, other: Any) -> bool:
@@ -124,6 +116,15 @@ def scan(path: Source) -> pl.LazyFrame:
                 return _kaldi(Path(files.given))
 
 
+_KALDI: Final = {
+    "transcript": "text",
+    "audio": "wav.scp",
+    "duration": "utt2dur",
+    "weight": "utt2weight",
+    "session_id": "utt2spk",
+}
+
+
 def _exported(frame: pl.LazyFrame, files: Files) -> pl.LazyFrame:
     """A manifest of NeMo's or of Lhotse's in the words of a query log; other frames as they are."""
     schema = frame.collect_schema()
@@ -146,35 +147,28 @@ def _exported(frame: pl.LazyFrame, files: Files) -> pl.LazyFrame:
 
 def _kaldi(folder: Path) -> pl.LazyFrame:
     """A Kaldi data folder; names that `weaklabel export` made are taken apart again."""
-    tables = {
-        name: [line.rstrip("\r\n").partition(" ") for line in decoded_lines(str(folder / file))]
-        for name, file in {
-            "transcript": "text",
-            "audio": "wav.scp",
-            "duration": "utt2dur",
-            "weight": "utt2weight",
-            "session_id": "utt2spk",
-        }.items()
+    halves = pl.col("line").str.splitn(" ", 2)
+    tables = [
+        text_lines(folder / file).select(
+            halves.struct[0].alias("query_id"), halves.struct[1].fill_null("").alias(column)
+        )
+        for column, file in _KALDI.items()
         if (folder / file).is_file()
-    }
-    ids = [name for name, _, _ in tables["transcript"]]
-    columns: dict[str, list[Any]] = {"query_id": ids}
-    for column, rows in tables.items():
-        values = {name: value for name, _, value in rows}
-        columns[column] = [values.get(name) for name in ids]
-    columns["transcript"] = [text for _, _, text in tables["transcript"]]
-    if "weight" in columns and "session_id" in columns:  # a speaker, a hyphen and the query
-        pairs = list(zip(ids, columns["session_id"], strict=True))
-        plain = [name.removeprefix(f"{speaker}-") for name, speaker in pairs]
-        # Bytes beyond some of ASCII are written =XX.
-        columns["query_id"] = [unquote(name.replace("=", "%")) for name in plain]
-        columns["session_id"] = [
-            None if speaker in (None, name) else unquote(speaker.replace("=", "%"))
-            for name, speaker in pairs
-        ]
-    frame = pl.LazyFrame(columns, schema=dict.fromkeys(columns, pl.String))
-    numbers = [name for name in ("duration", "weight") if name in columns]
-    return frame.with_columns(pl.col(numbers).cast(pl.Float64))
+    ]
+    frame = tables[0]
+    for table in tables[1:]:
+        frame = frame.join(table, on="query_id", how="left", maintain_order="left")
+    held = frame.collect_schema()
+    if {"weight", "session_id"} <= set(held):  # named speaker-query; other bytes are written =XX
+        name, speaker = pl.col("query_id"), pl.col("session_id")
+        frame = frame.with_columns(
+            name.str.strip_prefix(speaker + "-"), pl.when(speaker != name).then(speaker)
+        ).with_columns(
+            pl.col("query_id", "session_id").map_elements(
+                lambda text: unquote(text.replace("=", "%")), return_dtype=pl.String
+            )
+        )
+    return frame.cast({name: pl.Float64 for name in ("duration", "weight") if name in held})
 
 
 def read(path: Source) -> pl.DataFrame:

@@ -57,16 +57,17 @@ def scan_csv(files: Files) -> pl.LazyFrame:
         same_columns(files.paths[0], first, file, header)
         part = pl.scan_csv(source, infer_schema=False, glob=False, separator=separator)
         parts.append(part.select(first))
-        # Polars fills a row with too few separators up with nulls. A line with too few may as well
-        # be a part of a text with line breaks.
-        few = pl.col("line").str.count_matches(separator, literal=True) < len(first) - 1
-        few = (few & (pl.col("line").str.len_bytes() > 0)).any()
-        short = short or text_lines(source).select(few).collect(engine="streaming").item()
+        # Polars fills a row with too few fields up with nulls. A line with too few separators
+        # outside of quotes may be one, and a line with an odd quote a part of one.
+        bare = pl.col("line").str.replace_all('"[^"]*"', "")
+        few = bare.str.count_matches(separator, literal=True) < len(first) - 1
+        suspect = (pl.col("line") != "") & (few | bare.str.contains('"', literal=True))
+        short = short or text_lines(source).select(suspect.any()).collect(engine="streaming").item()
     frame = pl.concat(parts)
     blank = pl.all_horizontal(pl.all().is_null())
     frame = _typed(frame, {name: _readings(name) for name in first}, blank)
     if short:
-        diagnose_fields(files, strict=False)
+        diagnose_fields(files)
     return frame
 
 
@@ -93,12 +94,8 @@ def _header(file: str, source: Any) -> tuple[str, list[str]]:
     return separator, header
 
 
-def diagnose_fields(files: Files, *, strict: bool = True) -> None:
-    """Name the first row of a CSV whose fields are not as many as the header's, or an open quote.
-
-    Args:
-        files: the files.
-        strict: whether quotes are looked at; Polars has read files that it could read.
+def diagnose_fields(files: Files) -> None:
+    """Name the first row of a CSV whose fields are not as many as the header's, or an odd quote.
 
     Raises:
         WeakLabelError: there is such a row.
@@ -107,37 +104,36 @@ def diagnose_fields(files: Files, *, strict: bool = True) -> None:
         for _ in decoded_lines(file):  # bytes that are no text come first
             pass
         separator, header = _header(file, polars_source(file))
-        held: list[str] = []
-
-        def lines(file: str, held: list[str]) -> Iterator[str]:
-            for line in decoded_lines(file):
-                held.append(line)
-                yield line
-
-        begins = 1
+        begins, held = 1, [0]
         with _long_fields():
-            rows = csv.reader(lines(file, held), delimiter=separator, strict=strict)
+            rows = csv.reader(_counted(file, held), delimiter=separator, strict=True)
             try:
                 for row in rows:
-                    if strict and sum(line.count('"') for line in held) % 2:
+                    if held[0] % 2:
                         raise csv.Error("a quote stands in a text that has none around it")
                     if row and len(row) != len(header):
+                        remedy = "it was cut short, or separators of empty fields are missing"
+                        if len(row) > len(header):
+                            remedy = (
+                                f'put a text with {separator!r} in quotes, "as{separator} here"'
+                            )
                         raise WeakLabelError(
                             f"{file}, line {begins} has {len(row)} fields and the header"
-                            f" {len(header)}: "
-                            + (
-                                f'put a text with {separator!r} in quotes, "like{separator} this"'
-                                if len(row) > len(header)
-                                else "it was cut short, or separators of empty fields are missing"
-                            )
+                            f" {len(header)}: {remedy}"
                         )
-                    begins = rows.line_num + 1
-                    held.clear()
+                    begins, held[0] = rows.line_num + 1, 0
             except csv.Error as error:
                 raise WeakLabelError(
                     f"{file}, line {begins}: {error}; a text with a quote is written in quotes, and"
                     ' the quote twice, "say ""hello"""'
                 ) from error
+
+
+def _counted(file: str, quotes: list[int]) -> Iterator[str]:
+    """The lines of a file; `quotes` counts the quotes in them."""
+    for line in decoded_lines(file):
+        quotes[0] += line.count('"')
+        yield line
 
 
 @contextmanager

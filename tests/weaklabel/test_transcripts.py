@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 from sklearn.metrics import roc_auc_score
 
-from weaklabel.errors import WeakLabelError
+from weaklabel import WeakLabelError, WeakLabelWarning, combine
 from weaklabel.tables import read, write
-from weaklabel.transcripts import Method, combine, combine_files
+from weaklabel.transcripts import Method, combine_files
 
 METHODS: tuple[Method, ...] = ("rover", "medoid")
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+TESTS = Path(__file__).resolve().parents[1]
+BENCHMARKS, DOCS = TESTS / "benchmarks", TESTS.parent / "docs"
 
 
 def table(queries: Sequence[Sequence[str]], **columns: Any) -> pl.DataFrame:
@@ -271,6 +272,91 @@ def test_error_rates_come_near_the_planted_ones() -> None:
     assert estimated == pytest.approx(rates, abs=0.02)
 
 
+# Copies
+
+
+def _copied(
+    noise: float = 0.0, *, right: float = 0.6, copies: int = 3, others: int = 2
+) -> tuple[pl.DataFrame, list[str]]:
+    """Copies of one source, `right` of whose words are, and independent ones, right in 90 %."""
+    rng = random.Random(0)
+    lexicon = [f"w{i}" for i in range(300)]
+    rows, spoken = [], []
+    for query in range(500):
+        said = [rng.choice(lexicon) for _ in range(8)]
+        spoken.append(" ".join(said))
+        wrong = [word if rng.random() < right else rng.choice(lexicon) for word in said]
+        for names, text, kept in (("copy", wrong, 1 - noise), ("own", said, 0.9)):
+            for number in range(copies if names == "copy" else others):
+                heard = [word if rng.random() < kept else rng.choice(lexicon) for word in text]
+                rows.append((query, f"{names}{number}", " ".join(heard)))
+    return pl.DataFrame(rows, ["query_id", "source", "text"], orient="row"), spoken
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.05])
+@pytest.mark.parametrize("copies", [2, 3, 5])
+def test_copies_are_noticed_although_they_win_the_vote(noise: float, copies: int) -> None:
+    frame, _ = _copied(noise, copies=copies)
+    names = tuple(f"copy{number}" for number in range(copies))
+    with pytest.warns(WeakLabelWarning, match=f"same errors: {', '.join(names)}. If they are"):
+        assert combine(frame).copies == (names,)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("rounds", [0, 3])
+def test_copies_of_one_family_share_one_vote(method: Method, rounds: int) -> None:
+    frame, spoken = _copied(0.05)
+    families = {f"copy{number}": "engine" for number in range(3)}
+
+    def rate(given: pl.DataFrame, **options: Any) -> float:
+        done = combine(given, method=method, rounds=rounds, **options)
+        assert done.copies == ()
+        return _wer(spoken, done.transcripts["transcript"].to_list())
+
+    once = rate(frame.filter(~pl.col("source").is_in(["copy1", "copy2"])))
+    assert rate(frame, families=families) == pytest.approx(once, abs=0.006)
+    with pytest.warns(WeakLabelWarning):
+        assert _wer(spoken, combine(frame).transcripts["transcript"].to_list()) > 5 * once
+
+
+def test_exact_copies_of_a_family_change_nothing_but_the_sources() -> None:
+    frame, _ = _copied(copies=1)
+    twice = pl.concat([frame, frame.filter(source="copy0").with_columns(source=pl.lit("copy1"))])
+    done = combine(twice, families={"copy0": "engine", "copy1": "engine"})
+    expected = combine(frame)
+    assert_frame_equal(done.transcripts, expected.transcripts, rel_tol=0.05)
+    weights = dict(done.sources.select("source", "weight").iter_rows())
+    assert weights["copy0"] == weights["copy1"]
+    one = dict(expected.sources.select("source", "weight").iter_rows())["copy0"]
+    assert weights["copy0"] == pytest.approx(one / 2, rel=0.05)
+
+
+def test_two_of_three_sources_are_copies_where_they_never_differ() -> None:
+    frame, _ = _copied(copies=2, others=1)
+    with pytest.warns(WeakLabelWarning, match="same errors: copy0, copy1. If"):
+        combine(frame)
+
+
+@pytest.mark.parametrize(
+    "rates", [[0.4] * 5, [0.02, 0.02, 0.4, 0.4, 0.4], [0.3, 0.3, 0.05, 0.05], [0.6] * 4, [0.1] * 3]
+)
+@pytest.mark.filterwarnings("error")
+def test_independent_sources_are_no_copies(rates: list[float]) -> None:
+    """All err at the same words, and in one of two ways."""
+    frame, _ = _planted(rates, 500, lambda query: range(len(rates)), seed=9)
+    assert combine(frame).copies == ()
+
+
+@pytest.mark.filterwarnings("error")
+def test_the_recognizers_of_the_shipped_log_are_no_copies() -> None:
+    assert combine(DOCS / "examples/households/hypotheses.parquet").copies == ()
+
+
+def test_a_family_of_unknown_sources_is_refused() -> None:
+    with pytest.raises(WeakLabelError, match="no hypothesis is of source 's7'; there are 's0', 's"):
+        combine(table([["a", "b"]]), families={"s0": "x", "s7": "x"})
+
+
 # Confidences
 
 
@@ -328,7 +414,7 @@ def test_a_source_that_gave_nothing_is_left_out_and_counted(
         (lambda frame: frame.with_columns(query_id=None), "query_id"),
         (lambda frame: frame.with_columns(source=pl.lit("s0")), r"row 1 \(query_id 0\)"),
         (lambda frame: frame.with_columns(confidence=1.5), "column 'confidence'"),
-        (lambda frame: frame.with_columns(confidence=float("nan")), "'confidence'.*NaN"),
+        (lambda frame: frame.with_columns(confidence=float("inf")), "'confidence'.*within"),
         (lambda frame: frame.head(0), "has no rows"),
     ],
 )
@@ -365,6 +451,25 @@ def test_files_in_and_out_hold_the_same(tmp_path: Path, suffix: str) -> None:
     assert_frame_equal(read(out), expected.transcripts, check_exact=False)
     assert_frame_equal(read(sources), expected.sources, check_exact=False)
     assert sorted(tmp_path.iterdir()) == sorted([given_, out, sources])
+
+
+def test_each_source_may_have_its_own_file(tmp_path: Path) -> None:
+    texts = {"a": "u1 turn on\nu2 stop\n", "b": "u2 stop\nu1 turn off\n", "c": "u1 turn on\n"}
+    paths = {name: tmp_path / name for name in texts}
+    for name, path in paths.items():
+        path.write_text(texts[name])
+    expected = ["turn on", "stop"]
+    done = combine(paths)
+    assert dict(done.transcripts.select("query_id", "transcript").iter_rows()) == dict(
+        zip(["u1", "u2"], expected, strict=True)
+    )
+    assert done.sources["source"].to_list() == ["a", "b", "c"]
+    for name, path in paths.items():
+        ids = sorted(line.split(maxsplit=1) for line in texts[name].splitlines())
+        paths[name] = path.with_suffix(".csv")
+        write(pl.DataFrame(ids, ["query_id", "transcript"], orient="row"), paths[name])
+    done = combine_files(paths, tmp_path / "out.csv")
+    assert done.transcripts["transcript"].to_list() == expected
 
 
 def test_a_missing_output_folder_is_found_out_before_the_work(tmp_path: Path) -> None:
@@ -440,3 +545,9 @@ def test_crowdspeech_is_transcribed_at_the_corpus_word_error_rate_measured(
     spoken = [references[query] for query in done["query_id"]]
     assert len(spoken) == len(references)
     assert _wer(spoken, done["transcript"].to_list()) <= bar
+
+
+@pytest.mark.filterwarnings("error")
+def test_people_of_crowdspeech_are_no_copies(crowdspeech: Any) -> None:
+    for name in crowdspeech.SETS:
+        assert combine(crowdspeech.load(name)[0]).copies == ()

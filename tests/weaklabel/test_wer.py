@@ -11,15 +11,15 @@ import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.cells import cell_len
 from rich.console import Console
 
 from weaklabel.errors import WeakLabelError
+from weaklabel.text import Normalizer
 from weaklabel.wer import (
     Comparison,
     compare,
     compare_files,
-    corpus_wer,
-    mean_utterance_wer,
     print_comparison,
     utterance_errors,
     wer_interval,
@@ -44,7 +44,7 @@ def corpora(draw: st.DrawFn) -> tuple[list[str], list[str]]:
 @given(corpora())
 def test_corpus_wer_is_jiwers(corpus: tuple[list[str], list[str]]) -> None:
     references, hypotheses = corpus
-    assert corpus_wer(references, hypotheses) == pytest.approx(
+    assert compare(references, hypotheses).corpus_wer.point == pytest.approx(
         jiwer.process_words(references, hypotheses, split, split).wer
     )
 
@@ -52,13 +52,14 @@ def test_corpus_wer_is_jiwers(corpus: tuple[list[str], list[str]]) -> None:
 @given(corpora())
 def test_mean_utterance_wer_is_the_mean_of_jiwers(corpus: tuple[list[str], list[str]]) -> None:
     single = [jiwer.process_words(a, b, split, split).wer for a, b in zip(*corpus, strict=True)]
-    assert mean_utterance_wer(*corpus) == pytest.approx(sum(single) / len(single))
+    assert compare(*corpus).mean_utterance_wer == pytest.approx(sum(single) / len(single))
 
 
 def test_the_two_rates_differ_where_lengths_do() -> None:
     references, hypotheses = ["one two three four", "five"], ["one two three", "six"]
-    assert corpus_wer(references, hypotheses) == 2 / 5
-    assert mean_utterance_wer(references, hypotheses) == (1 / 4 + 1) / 2
+    found = compare(references, hypotheses)
+    assert found.corpus_wer.point == 2 / 5
+    assert found.mean_utterance_wer == (1 / 4 + 1) / 2
 
 
 @pytest.mark.parametrize(
@@ -67,13 +68,17 @@ def test_the_two_rates_differ_where_lengths_do() -> None:
 def test_empty_transcripts_are_counted_as_jiwer_does(
     reference: str, hypothesis: str, rate: float
 ) -> None:
-    assert corpus_wer([reference], [hypothesis]) == rate
-    assert mean_utterance_wer([reference], [hypothesis]) == rate
+    found = compare([reference], [hypothesis])
+    assert found.corpus_wer.point == found.mean_utterance_wer == rate
 
 
-def test_errors_are_those_of_the_normalised_words() -> None:
-    assert corpus_wer(["Don’t stop!"], ["don't stop"]) == 0
-    assert corpus_wer(["Don’t stop!"], ["don't stop"], "none") == 1
+def test_errors_are_those_of_the_normalized_words() -> None:
+    for rule, errors in (("basic", 0), ("none", 2), (Normalizer("x", "all alike", len_of), 0)):
+        assert utterance_errors(["Don’t stop!"], ["don't stop"], rule)[0].tolist() == [errors]
+
+
+def len_of(text: str) -> str:
+    return str(len(text.rstrip("!")))
 
 
 def bootstrap(errors: list[int], words: list[int], resamples: int, seed: int) -> list[float]:
@@ -165,7 +170,7 @@ def test_a_missing_transcript_is_refused_by_its_number() -> None:
     with pytest.raises(
         WeakLabelError, match="hypothesis of utterance 1 must be a string, got None"
     ):
-        corpus_wer(["a", "b"], ["a", None])
+        compare(["a", "b"], ["a", None])  # type: ignore[list-item]
 
 
 def test_comparison_equals_jiwer_on_everything_both_count() -> None:
@@ -190,10 +195,9 @@ def test_comparison_equals_jiwer_on_everything_both_count() -> None:
 @given(corpora())
 def test_comparison_equals_the_plain_rates(corpus: tuple[list[str], list[str]]) -> None:
     references, hypotheses = corpus
-    found = compare(references, hypotheses, resamples=5)
+    found = compare(references, hypotheses)
     errors, words = utterance_errors(references, hypotheses)
-    assert found.corpus_wer == wer_interval(errors, words, resamples=5)
-    assert found.mean_utterance_wer == mean_utterance_wer(references, hypotheses)
+    assert found.corpus_wer == wer_interval(errors, words)
     assert found.corpus_cer == jiwer.process_characters(references, hypotheses).cer
     assert found.substitutions + found.deletions + found.insertions == errors.sum()
     assert found.hits + found.substitutions + found.deletions == found.words == words.sum()
@@ -202,19 +206,19 @@ def test_comparison_equals_the_plain_rates(corpus: tuple[list[str], list[str]]) 
 
 
 def test_alignment_by_hand() -> None:
-    (alignment,) = compare(["turn on the tv"], ["turn the tv off"], ids=["q7"]).worst
-    assert (alignment.id, alignment.errors, alignment.words) == ("q7", 2, 4)
-    assert [(pair.operation, pair.reference, pair.hypothesis) for pair in alignment.pairs] == [
-        ("hit", "turn", "turn"),
-        ("deletion", "on", ""),
-        ("hit", "the", "the"),
-        ("hit", "tv", "tv"),
-        ("insertion", "", "off"),
+    found = compare(["turn on the tv"], ["turn the tv off"], ids=["q7"])
+    (worst,) = found.worst
+    assert (worst.id, worst.errors, worst.words) == ("q7", 2, 4)
+    assert show(found).splitlines()[-4:] == [
+        "utterance q7: errors 2, words 4",
+        "REF: turn on the tv ***",
+        "HYP: turn ** the tv off",
+        "           D          I",
     ]
 
 
 def test_confusions_are_counted_over_the_corpus() -> None:
-    found = compare(["tv on", "tv off", "mute"], ["tea on", "tea off", ""], confusions=1)
+    found = compare(["tv on", "tv off", "mute"], ["tea on", "tea off", ""], worst=1)
     assert [(c.reference, c.hypothesis, c.count) for c in found.confusions] == [("tv", "tea", 2)]
 
 
@@ -223,11 +227,8 @@ def test_comparison_goes_through_json() -> None:
     read = json.loads(json.dumps(found.to_dict()))
     assert read["normalizer"] == "basic"
     assert read["corpus_wer"]["point"] == pytest.approx(1 / 3)
-    assert read["worst"][0]["pairs"][1] == {
-        "operation": "deletion",
-        "reference": "it",
-        "hypothesis": "",
-    }
+    assert read["confusions"] == [{"reference": "it", "hypothesis": "", "count": 1}]
+    assert read["worst"][0]["hypothesis"] == "turn on"
 
 
 def test_nothing_to_compare_is_refused() -> None:
@@ -247,7 +248,7 @@ def test_every_printed_rate_says_which_it_is() -> None:
     assert re.search(r"corpus WER\W+40\.00%", shown)
     assert re.search(r"mean utterance WER\W+62\.50%", shown)
     assert re.search(r"corpus CER\W", shown)
-    assert "normaliser 'basic'" in shown
+    assert "normalizer 'basic'" in shown
 
 
 def test_columns_of_wide_words_stay_aligned() -> None:
@@ -256,9 +257,15 @@ def test_columns_of_wide_words_stay_aligned() -> None:
     start = next(i for i, line in enumerate(lines) if line.startswith("REF:"))
     assert lines[start : start + 3] == [
         "REF: 日本 放送 を 見る",
-        "HYP: 日本 を   聞 見る",
-        "          S    S",
+        "HYP: 日本   を 聞 見る",
+        "             S  S",
     ]
+
+
+def test_columns_of_marks_without_a_width_stay_aligned() -> None:
+    lines = show(compare(["e\u0323\u0301 ok ภาษา"], ["x ok ภา"], "none")).splitlines()
+    reference, hypothesis, operations = (cell_len(line) for line in lines[-3:])
+    assert reference == hypothesis == operations
 
 
 def test_alignments_wrap_at_words() -> None:
@@ -321,12 +328,55 @@ def test_lines_are_compared_in_order(tmp_path: Path) -> None:
     assert found.worst[0].id == 3
 
 
-def test_kaldi_texts_are_joined_on_their_ids(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kaldi", [True, None])
+def test_kaldi_texts_are_joined_on_their_ids(
+    tmp_path: Path, kaldi: bool | None, caplog: pytest.LogCaptureFixture
+) -> None:
     references, hypotheses = tmp_path / "text", tmp_path / "hyp"
     references.write_text("u1 turn it on\nu2\n")
     hypotheses.write_text("u2 hm\nu1 turn it on\n")
-    found = compare_files(references, hypotheses, kaldi=True)
+    found = compare_files(references, hypotheses, kaldi=kaldi)
     assert (found.hits, found.insertions) == (3, 1)
+    assert ("taken for ids, not words" in caplog.text) == (kaldi is None)
+
+
+@pytest.mark.parametrize(
+    ("said", "written", "words", "warning"),
+    [
+        # Ids that nobody speaks, in one order or with some missing.
+        ("utt-a go\nutt-b stop\n", "utt-a go\nutt-b stop\n", 2, "taken for ids"),
+        ("1 go\n2 stop now\n", "2 stop now\n1 go\n", 3, "taken for ids"),
+        # Ids like words: another order gives them away.
+        ("ann go\nbob stop\n", "bob stop\nann go\n", 2, "taken for ids"),
+        # In the same order they may be words, which is what the lines hold unless said otherwise.
+        ("ann go\nbob stop\n", "ann go\nbob stop\n", 4, "taken for words (kaldi=True"),
+        # One word of a line, words that repeat, and words that differ are nothing to doubt.
+        ("turn on\n", "turn off\n", 2, ""),
+        ("go on\ngo up\n", "go on\ngo up\n", 4, ""),
+        ("go on\nstop\n", "no on\nstop\n", 3, ""),
+    ],
+)
+def test_ids_at_the_head_of_lines_are_no_words_or_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    said: str,
+    written: str,
+    words: int,
+    warning: str,
+) -> None:
+    references, hypotheses = tmp_path / "ref.txt", tmp_path / "hyp.txt"
+    references.write_text(said)
+    hypotheses.write_text(written)
+    assert compare_files(references, hypotheses).words == words
+    assert warning in caplog.text if warning else not caplog.text
+    assert compare_files(references, references, "none", kaldi=False).words == len(said.split())
+
+
+def test_a_text_with_ids_meets_a_table_of_them(tmp_path: Path) -> None:
+    table = write(tmp_path, "ref.csv", [("ann", "go on"), ("bob", "")])
+    text = tmp_path / "hyp.txt"
+    text.write_text("ann go\nbob\n")
+    assert compare_files(table, text).deletions == 1
 
 
 def test_missing_hypotheses_are_an_error_or_all_deleted(tmp_path: Path) -> None:

@@ -169,12 +169,13 @@ LEAST_RATE: Final = 0.01
 # No family outweighs all others of its query: where those agree, they are right more often.
 MOST_OF_OTHERS: Final = 0.8
 
-# Copies make most of their errors alike. Independent sources did so in 8 % of their errors at most
-# (CrowdSpeech), and in 22 % where all err at the same words in one of two ways.
-MOST_ALIKE: Final = 0.4
-UNDECIDED: Final = 0.1  # between the shares of two pairs, of which one are the copies
-FEWEST_SEEN: Final = 30  # words of two sources, for their share to count
-FEWEST_IDENTICAL: Final = 100  # contested slots, for sources alike in all of them
+# Copies have half of their errors alike and more. Independent sources had 8 % so at most
+# (CrowdSpeech), and 40 % where all err at the same words, each time in one of two ways.
+MOST_ALIKE: Final = 0.45
+SOUND: Final = 0.55  # judges that both differ from the judged are alike this often, or are wrong
+UNDECIDED: Final = 0.1  # the judges have this much more alike, and either pair may be the copies
+FEWEST_SLOTS: Final = 100  # contested ones, for two sources to be compared
+FEWEST_QUERIES: Final = 30  # with contested slots
 MOST_COMPARED: Final = 10  # sources, those with the most utterances
 
 # Sums in different orders differ by less; what is equal but for that is a tie.
@@ -325,7 +326,8 @@ def vote(slots: Slots, voters: Voters, trust: Floats, *, rounds: int) -> Ballot:
         weights = _capped(weights, voters)
     scores = _scores(slots, weights)
     # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
-    rate = min(0.5, 1 / float(np.mean(1 / np.maximum(rates[source], LEAST_RATE))))
+    votes = 1 / np.maximum(rates[source], LEAST_RATE)
+    rate = min(0.5, 1 / float(np.average(votes, weights=voters.share)))
     unsaid = 1 + np.log(rate / (1 - rate))
     totals = np.full(len(slots.first), unsaid)
     np.logaddexp.at(totals, slots.slot, scores)
@@ -345,9 +347,10 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     Two sources are judged by any two others where those agree with each other: of the words in
     which one of the two differs from these, how many do both have alike? Independent sources seldom
     make the same mistake, whatever their rates and however hard a word is; copies do, and hide it
-    from the vote that they win. Where the two others look as bad if judged in turn, either pair may
-    be the copies, and both are named. Sources that are alike in every contested slot are copies
-    without a judge.
+    from the vote that they win. The judges are judged in turn: the pair is cleared if these look
+    more like copies, if they differ from each other as well where they differ from the pair, or if
+    the sources that are tied to neither side with the pair. Where both pairs look alike, both are
+    named. Sources alike in every contested slot are copies without a judge.
     """
     counts = np.bincount(voters.source)
     compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
@@ -358,30 +361,47 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     words[slots.slot[slots.candidate], at] = slots.candidate
     families = np.zeros(len(counts), dtype=np.int64)
     families[voters.source] = voters.family
-    pairs = [
-        (a, b)
-        for a, b in combinations(range(len(compared)), 2)
-        if families[compared[a]] != families[compared[b]]
-    ]
-    alike: dict[tuple[int, int, int, int], float] = {}
+    alike: dict[tuple[int, int, int, int], float] = {}  # of the words that one has or both
+    agreeing: dict[tuple[int, int, int, int], float] = {}  # of the words that both have
+    found: set[tuple[int, int]] = set()
+    pairs = []
+    for a, b in combinations(range(len(compared)), 2):
+        both = (words[:, [a, b]] >= 0).all(axis=1)
+        if families[compared[a]] == families[compared[b]] or (
+            len(np.unique(slots.query[both])) < FEWEST_QUERIES
+        ):
+            continue
+        pairs.append((a, b))
+        if np.count_nonzero(both) >= FEWEST_SLOTS and (words[both, a] == words[both, b]).all():
+            found.add((a, b))
     for c, d in pairs:
         agreed = words[(words[:, c] == words[:, d]) & (words[:, c] >= 0)]
         differs = (agreed != agreed[:, [c]]) & (agreed >= 0)
         for a, b in pairs:
-            if {a, b} & {c, d}:
-                continue
             either = (differs[:, a] | differs[:, b]) & (agreed[:, [a, b]] >= 0).all(axis=1)
-            if (seen := np.count_nonzero(either)) >= FEWEST_SEEN:
-                same = differs[:, a] & (agreed[:, a] == agreed[:, b])
-                alike[a, b, c, d] = np.count_nonzero(same) / seen
-    found = {
-        (a, b)
+            if not {a, b} & {c, d} and np.count_nonzero(either) >= FEWEST_SLOTS:
+                same = np.count_nonzero(differs[:, a] & (agreed[:, a] == agreed[:, b]))
+                alike[a, b, c, d] = same / np.count_nonzero(either)
+                agreeing[a, b, c, d] = same / max(1, np.count_nonzero(differs[:, [a, b]].all(1)))
+    suspects = [
+        (a, b, c, d)
         for (a, b, c, d), share in alike.items()
-        if share >= MOST_ALIKE and share >= alike.get((c, d, a, b), 0.0) - UNDECIDED
-    }
-    for a, b in pairs:
-        both = words[(words[:, [a, b]] >= 0).all(axis=1)]
-        if len(both) >= FEWEST_IDENTICAL and (both[:, a] == both[:, b]).all():
+        if share >= MOST_ALIKE
+        and alike.get((c, d, a, b), 0.0) <= share + UNDECIDED
+        and agreeing.get((c, d, a, b), 0.0) >= SOUND
+    ]
+    tied = {frozenset(suspect[:2]) for suspect in suspects}
+    for a, b, c, d in suspects:
+        split = words[(words[:, a] == words[:, b]) & (words[:, c] == words[:, d])]
+        split = split[(split[:, a] >= 0) & (split[:, c] >= 0) & (split[:, a] != split[:, c])]
+        free = [
+            other
+            for other in range(len(compared))
+            if other not in (a, b, c, d)
+            and not any(frozenset((other, one)) in tied for one in (a, b, c, d))
+        ]
+        sided, against = (np.count_nonzero(split[:, free] == split[:, [one]]) for one in (a, c))
+        if sided <= against:
             found.add((a, b))
     groups: list[set[int]] = []
     for pair in sorted(found):
@@ -468,18 +488,18 @@ def _rates(slots: Slots, voters: Voters, weights: Floats) -> Floats:
         second = np.maximum.reduceat(others, slots.first)
         at = slots.slot[slots.candidate]
         rival = np.where(slots.candidate == winner[at], second[at], scores[winner[at]])
-        own = weights[slots.hypothesis]
+        own: Floats = weights[slots.hypothesis]
         if len(voters.share) > voters.bloc.max() + 1:  # what all of the family give the candidate
             pairs = slots.candidate * (voters.bloc.max() + 1) + voters.bloc[slots.hypothesis]
             ally = np.unique(pairs, return_inverse=True)[1]
-            own = np.bincount(ally, own)[ally]
+            own = np.bincount(ally, own)[ally].astype(np.float64)
         lead = scores[slots.candidate] - OWN * own - rival
         lost = (1 - np.sign(np.round(lead, _DIGITS))) / 2  # 1, or ½ for a tie
         wrong += np.bincount(slots.hypothesis, lost, len(source))
     # A family alone with a query is not judged by it.
     judged = (np.diff(slots.offsets) * (_blocs(voters) > 1))[query]
     # One error in ten words, until the data say more.
-    everybody = (wrong.sum() + 1) / (judged.sum() + 10)
+    everybody = (voters.share @ wrong + 1) / (voters.share @ judged + 10)
     prior = _prior_words(wrong, judged, source)
     lost_words = np.bincount(source, wrong, sources) + prior * everybody
     rates: Floats = lost_words / (np.bincount(source, judged, sources) + prior)

@@ -105,7 +105,9 @@ def _english_rule() -> Callable[[str], str]:
     """Whisper's normalizer, but that numbers are spelled out where it writes digits."""
     try:
         import inflect
-        from whisper_normalizer.english import EnglishTextNormalizer
+        from whisper_normalizer.english import (  # type: ignore[import-untyped]
+            EnglishTextNormalizer,
+        )
     except ImportError as error:
         raise ImportError(
             f"the normalizer 'english' needs {error.name}: pip install 'weaklabel[english]'"

@@ -26,6 +26,7 @@ from weaklabel.queries import shown, validate
 from weaklabel.schema import HYPOTHESES
 from weaklabel.tables import read, write
 from weaklabel.text import Normalizer, find_normalizer
+from weaklabel.wer import FilePath, read_transcripts
 
 Method: TypeAlias = Literal["rover", "medoid"]
 
@@ -80,9 +81,11 @@ def combine(
 
     Args:
         hypotheses: any frame narwhals knows, with `query_id`, `source`, `text` and optionally
-            `confidence`; or a path to one. A null text means that the source gave nothing; an empty
-            one, that it heard nothing. A confidence scales the vote relative to the mean of its
-            source's; without one (null) a vote counts as it is.
+            `confidence`; or a path to one; or a path for each source, by its name, to its
+            `query_id` and `transcript` (tables, folders and texts, see `weaklabel.wer`). A null
+            text means that the source gave nothing; an empty one, that it heard nothing. A
+            confidence scales the vote relative to the mean of its source's; without one (null) a
+            vote counts as it is.
         method: `"rover"`, word by word; `"medoid"`, always one of the hypotheses as a whole.
         normalizer: a rule, or the name of a built-in one (see `weaklabel.text`), by which
             transcripts are spelled.
@@ -167,7 +170,7 @@ def combine(
 
 
 def combine_files(
-    path: str | os.PathLike[str],
+    path: FilePath | Mapping[str, FilePath],
     out: str | os.PathLike[str],
     *,
     sources: str | os.PathLike[str] | None = None,
@@ -177,10 +180,10 @@ def combine_files(
     families: Mapping[str, str] | None = None,
     progress: bool | None = None,
 ) -> Combined:
-    """`combine` from a file, a folder or a glob to a file.
+    """`combine` from files to a file.
 
     Args:
-        path: of the hypotheses: Parquet, CSV or JSON lines.
+        path: of the hypotheses: a file, a folder or a glob; or one for each source, by its name.
         out: for the transcripts; the suffix names the format.
         sources: for what was learned about the sources.
         method, normalizer, rounds, families, progress: see `combine`.
@@ -210,7 +213,12 @@ def combine_files(
 
 def _table(hypotheses: Any) -> pl.DataFrame:
     """The hypotheses in Polars, checked; texts may still be null."""
-    if isinstance(hypotheses, str | os.PathLike):
+    if isinstance(hypotheses, Mapping) and hypotheses:
+        parts = zip(hypotheses, read_transcripts(*hypotheses.values()), strict=True)
+        table = pl.concat(
+            part.select("query_id", text="transcript", source=pl.lit(name)) for name, part in parts
+        )
+    elif isinstance(hypotheses, str | os.PathLike):
         table = read(hypotheses)
     else:
         frame = nw.from_native(hypotheses)
@@ -225,7 +233,7 @@ def _table(hypotheses: Any) -> pl.DataFrame:
     found = validate(seen, contract=HYPOTHESES)
     if not found.ok:
         raise WeakLabelError(f"hypotheses: {found}")
-    return table
+    return found.accepted.collect().with_columns(table["text"])
 
 
 def _trust(table: pl.DataFrame) -> rover.Floats:

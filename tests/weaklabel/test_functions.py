@@ -17,7 +17,7 @@ def said(text, at, **more):
 
 def test_session_position_accepts_the_last_query_of_each_session():
     rows = [{"session_id": "s"}, {"session_id": "s"}, {"session_id": "t"}, {"session_id": None}]
-    assert_votes(functions.session_position, list(zip(rows, [0, 1, 1, 0], strict=True)))
+    assert_votes(functions.session_position, list(zip(rows, [0, 1, 1, None], strict=True)))
     last_two = functions.session_position.with_parameters(last=2)
     assert_votes(last_two, list(zip([{}, {}, {}], [0, 1, 1], strict=True)))
     none = functions.session_position.with_parameters(last=0)
@@ -30,7 +30,7 @@ def test_session_position_breaks_ties_by_query_id_and_leaves_out_who_has_no_time
         [
             ({"query_id": 7, "timestamp": 5}, 1),
             ({"query_id": 3, "timestamp": 5}, 0),
-            ({"query_id": 9, "timestamp": None}, 0),
+            ({"query_id": 9, "timestamp": None}, None),
         ],
     )
 
@@ -38,9 +38,10 @@ def test_session_position_breaks_ties_by_query_id_and_leaves_out_who_has_no_time
 @pytest.mark.parametrize(
     ("confidence", "vote"),
     [
-        *[(0.9, 1), (0.8999, 0), (1.0, 1), (0.5, 0), (0.4999, -1), (0.0, -1), (None, 0)],
-        # No confidence at all: nothing is said of what breaks the log's contract.
-        *[(NAN, 0), (1.5, 0), (95.0, 0), (INF, 0)],
+        *[(0.9, 1), (0.8999, 0), (1.0, 1), (0.5, 0), (0.4999, -1), (0.0, -1)],
+        *[(None, None), (NAN, None)],
+        # No confidence: nothing is said of what breaks the log's contract.
+        *[(1.5, 0), (95.0, 0), (INF, 0)],
     ],
 )
 def test_asr_confidence_accepts_from_high_on_and_rejects_below_low(confidence, vote):
@@ -64,8 +65,8 @@ def test_rapid_repetition_rejects_what_is_followed_within_seconds():
             ({"timestamp": 19.999}, -1),  # at the same time
             ({"timestamp": 19.999}, 0),
             ({"timestamp": 21, "session_id": "t"}, 0),
-            ({"timestamp": 22, "session_id": None}, 0),
-            ({"timestamp": 23, "session_id": None}, 0),
+            ({"timestamp": 22, "session_id": None}, None),
+            ({"timestamp": 23, "session_id": None}, None),
         ],
     )
     longer = functions.rapid_repetition.with_parameters(within="2min")
@@ -76,7 +77,7 @@ def test_rapid_repetition_rejects_what_is_followed_within_seconds():
 
 @pytest.mark.parametrize(
     ("seconds", "vote"),
-    [(60.0, 1), (59.9, 0), (5.0, 0), (4.9, -1), (0.0, -1), (1e9, 1), (None, 0), (NAN, 0)],
+    [(60.0, 1), (59.9, 0), (5.0, 0), (4.9, -1), (0.0, -1), (1e9, 1), (None, None), (NAN, None)],
 )
 def test_dwell_accepts_who_stayed_and_rejects_who_left_at_once(seconds, vote):
     assert_votes(functions.dwell, [({"dwell": seconds}, vote)])
@@ -90,7 +91,7 @@ def test_dwell_takes_its_thresholds():
 
 def test_follow_up_action_goes_by_what_the_user_did_next():
     cases = [("play", 1), ("select", 1), ("back", -1), ("cancel", -1)]
-    cases += [("none", 0), ("PLAY", 0), ("", 0), (None, 0)]
+    cases += [("none", 0), ("PLAY", 0), ("", 0), (None, None)]
     assert_votes(functions.follow_up_action, [({"action": what}, vote) for what, vote in cases])
 
 
@@ -116,19 +117,20 @@ def test_follow_up_action_takes_its_words():
         ("...", "play", 0),
         ("", "", 0),
         ("play", "?", 0),
-        (None, "play", 0),
+        (None, "play", None),
         ("play", None, 0),
         ("电影", "电影", -1),
         ("don’t stop", "don't stop", -1),
     ],
 )
 def test_rephrasing_rejects_what_is_repeated_extended_or_cut_short(this, following, vote):
+    silent = [None if text is None else 0 for text in (this, following)]
     rows = [said(this, 0), said(following, 59)]
-    assert_votes(functions.rephrasing, list(zip(rows, [vote, 0], strict=True)))
+    assert_votes(functions.rephrasing, list(zip(rows, [vote, silent[1]], strict=True)))
     late = [said(this, 0), said(following, 60)]
-    assert_votes(functions.rephrasing, list(zip(late, [0, 0], strict=True)))
+    assert_votes(functions.rephrasing, list(zip(late, silent, strict=True)))
     others = [said(this, 0), said(following, 1, session_id="t")]
-    assert_votes(functions.rephrasing, list(zip(others, [0, 0], strict=True)))
+    assert_votes(functions.rephrasing, list(zip(others, silent, strict=True)))
 
 
 def test_rephrasing_takes_its_time():
@@ -146,16 +148,17 @@ def test_rephrasing_takes_its_time():
         ("the blue harbour", "the hew arbor", 0),
         ("", "", 0),
         ("!", "?", 0),
-        (None, "jazz", 0),
+        (None, "jazz", None),
         ("jazz", None, 0),
     ],
 )
 def test_rephrasing_edit_distance_rejects_what_is_said_nearly_again(this, following, vote):
     function = functions.rephrasing_edit_distance
+    silent = [None if text is None else 0 for text in (this, following)]
     rows = [said(this, 0), said(following, 59)]
-    assert_votes(function, list(zip(rows, [vote, 0], strict=True)))
+    assert_votes(function, list(zip(rows, [vote, silent[1]], strict=True)))
     late = [said(this, 0), said(following, 60)]
-    assert_votes(function, list(zip(late, [0, 0], strict=True)))
+    assert_votes(function, list(zip(late, silent, strict=True)))
 
 
 def test_rephrasing_edit_distance_takes_its_parameters_and_needs_times():
@@ -166,7 +169,11 @@ def test_rephrasing_edit_distance_takes_its_parameters_and_needs_times():
     )
     assert_votes(
         functions.rephrasing_edit_distance,
-        [(said("jazz", None), 0), (said("jazz", 3), 0), (said("jazz", 4, session_id=None), 0)],
+        [
+            (said("jazz", None), None),
+            (said("jazz", 3), 0),
+            (said("jazz", 4, session_id=None), None),
+        ],
     )
 
 
@@ -189,9 +196,9 @@ AGREEMENT = [
     ("play", "", -1),
     ("", "", 1),
     ("...", "", 1),
-    (None, "play", 0),
-    ("play", None, 0),
-    (None, None, 0),
+    (None, "play", None),
+    ("play", None, None),
+    (None, None, None),
 ]
 
 
@@ -200,7 +207,7 @@ def test_second_asr_agreement_goes_by_equal_words(first, second, vote):
     row = {"transcript": first, "second_transcript": second}
     assert_votes(functions.second_asr_agreement, [(row, vote)])
     lenient = functions.second_asr_agreement.with_parameters(reject=False)
-    assert_votes(lenient, [(row, max(vote, 0))])
+    assert_votes(lenient, [(row, vote if vote is None else max(vote, 0))])
 
 
 @pytest.mark.parametrize("name", ["second_asr_agreement", "second_asr_wer"])
@@ -230,8 +237,8 @@ def test_the_second_asrs_column_may_be_one_that_every_log_has(column):
         ("play", "play it", -1),  # over the longer one
         ("play it", "", -1),
         ("", "", 1),
-        (None, "play", 0),
-        ("play", None, 0),
+        (None, "play", None),
+        ("play", None, None),
     ],
 )
 def test_second_asr_wer_goes_by_the_share_of_words_that_differ(first, second, vote):

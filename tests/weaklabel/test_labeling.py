@@ -1,9 +1,10 @@
 """What a declaration must hold, and parameters typed by their defaults."""
 
+import json
 import os
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError
+from dataclasses import FrozenInstanceError, asdict
 from datetime import timedelta
 from functools import partial, wraps
 
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from weaklabel import ABSTAIN, WeakLabelError, accept_if, labeling_function, vote
 from weaklabel.functions import rapid_repetition, second_asr_agreement
+from weaklabel.labeling import Identity
 
 
 @labeling_function(requires=["confidence", "{other}"], family="asr")
@@ -190,19 +192,25 @@ def test_a_function_that_raises_or_returns_no_expression_is_named():
         returns.expression()
 
 
-def test_a_rowwise_function_votes_on_rows_and_names_the_query_it_fails_on():
+def test_a_rowwise_function_has_no_expression():
     @labeling_function(rowwise=True, requires=["transcript"])
     def long(row, letters: int = 3):
         return 1 if len(row["transcript"]) > letters else ABSTAIN
 
-    assert long.vote({"transcript": "abcd"}) == 1
-    assert long.with_parameters(letters=9).vote({"transcript": "abcd"}) == 0
-    with pytest.raises(WeakLabelError, match=r"'long' raised TypeError.* on query_id 7"):
-        long.vote({"query_id": 7, "transcript": None})
+    assert long({"transcript": "abcd"}) == 1
     with pytest.raises(TypeError, match="row-wise"):
         long.expression()
-    with pytest.raises(TypeError, match="not row-wise"):
-        sure.vote({})
+
+
+def test_columns_whose_null_is_data_are_not_needed():
+    @labeling_function(requires=["confidence", "{other}", "dwell"], nullable=["{other}"])
+    def some(other: str = "action"):
+        return accept_if(nw.col(other).is_null())
+
+    assert some.inputs_needed == ("confidence", "dwell")
+    assert some.with_parameters(other="dwell").inputs_needed == ("confidence",)
+    with pytest.raises(TypeError, match=r"nullable= names \['x'\], which requires= does not"):
+        labeling_function(requires=["y"], nullable=["x"])(some.function)
 
 
 def test_the_source_hash_changes_with_the_source_and_not_with_the_name():
@@ -245,8 +253,22 @@ def test_the_source_hash_holds_the_decorators_and_sees_through_wrappers():
         return accept_if(nw.col("x") == 2)
 
     assert one.source_hash != two.source_hash
-    assert sure.with_parameters(words=["b"]).source_hash != sure.source_hash
-    assert sure.with_parameters(words=["a", "b"]).source_hash == sure.source_hash
+
+
+def test_an_identity_says_what_makes_it_another_function():
+    known = sure.identity("acme-functions", "1.0")
+    assert Identity.from_dict({**asdict(known), "family": "asr"}) == known
+    assert json.loads(json.dumps(asdict(known)))["parameters"]["within"] == "1s"
+    assert sure.with_parameters(words=["a", "b"]).identity().changes(known) == []
+    other = sure.with_parameters(words=["b"], within="2min").identity("acme-functions", "2.0")
+    assert other.source == known.source
+    assert other.changes(known) == ["within '1s' → '120s'", "words ['a', 'b'] → ['b']"]
+
+    @labeling_function(name="sure")
+    def another():
+        return accept_if(nw.col("confidence") > 0)
+
+    assert another.identity().changes(known)[0].startswith(f"source {known.source} → ")
 
 
 def test_the_source_hash_of_a_function_without_a_source_is_the_same_in_every_process():

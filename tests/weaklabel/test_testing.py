@@ -105,7 +105,7 @@ def test_a_log_of_ones_own_can_be_given():
 
 
 def test_expected_votes_are_compared_row_by_row():
-    assert_votes(functions.dwell, [({"dwell": 100.0}, 1), ({"dwell": 1.0}, -1), ({}, 0)])
+    assert_votes(functions.dwell, [({"dwell": 100.0}, 1), ({"dwell": 1.0}, -1), ({}, None)])
     with pytest.raises(AssertionError, match=r"dwell votes 1 on .*100.*, expected -1"):
         assert_votes(functions.dwell, [({"dwell": 100.0}, -1)])
 

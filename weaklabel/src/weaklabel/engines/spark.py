@@ -24,6 +24,10 @@ MASTER = "local[2]"
 _MISSING = 'this needs PySpark (and Java 17 or newer): pip install "weaklabel[spark]"'
 _PART = "weaklabel_part"
 
+# A log of so many bytes is done before code that is compiled well has paid for the compiling.
+_SMALL = 64 * 2**20
+_BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
+
 
 def votes(log: Any, plan: Plan, reference: Any = None, noted: Any = None) -> Any:
     """The table of votes of a PySpark frame, lazily.
@@ -74,12 +78,16 @@ def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[An
     noted.add([(rows.rows, rows.seconds, list(rows.raised.values()))])
 
 
-def started(master: str | None = None, memory_limit: str | None = None) -> Any:
+def started(
+    master: str | None = None, memory_limit: str | None = None, *, brief: bool = False
+) -> Any:
     """A Spark session, for `SparkLog` or for frames.
 
     Args:
         master: of the cluster; by default two threads of this machine.
         memory_limit: of the driver, such as "4g".
+        brief: its work on this machine is over in seconds: Java's optimizing compiler, which would
+            take most of them, stays off. The machines of a cluster have a Java of their own.
 
     Raises:
         ImportError: PySpark is not installed.
@@ -94,6 +102,8 @@ def started(master: str | None = None, memory_limit: str | None = None) -> Any:
         .config("spark.ui.enabled", "false")
         .config("spark.ui.showConsoleProgress", "false")
     )
+    if brief:
+        builder = builder.config("spark.driver.extraJavaOptions", _BRIEF)
     if memory_limit is not None:
         builder = builder.config("spark.driver.memory", memory_limit)
     with _this_python(master or MASTER):
@@ -144,7 +154,9 @@ class SparkLog(QueryLog):
             active = SparkSession.getActiveSession()
             self._owned = active is None
             if active is None:
-                self._session = started(master, memory_limit)
+                size = sum(Path(file).stat().st_size for file in files if Path(file).is_file())
+                brief = master is not None or size < _SMALL
+                self._session = started(master, memory_limit, brief=brief)
             else:
                 # Settings of its own, on the same cluster.
                 self._session = active.newSession()

@@ -149,7 +149,7 @@ def test_a_corrupt_page_is_an_error_that_names_the_file(saved: Saved) -> None:
             reading(path)
 
 
-def test_parquet_files_of_other_columns_or_types_are_told_apart(saved: Saved) -> None:
+def test_parquet_files_of_other_columns_or_types_are_named(saved: Saved) -> None:
     def parquet(frame: pl.DataFrame) -> bytes:
         buffer = io.BytesIO()
         frame.write_parquet(buffer)

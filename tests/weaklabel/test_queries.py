@@ -261,12 +261,25 @@ def test_columns_are_renamed_before_anything_else() -> None:
     checked = queries.check(log, rename={"q": "query_id", "when": "timestamp"})
     assert_frame_equal(checked.accepted.collect(), SOUND)
     assert not checked.unchanged
-    with pytest.raises(WeakLabelError, match="cannot rename 'x': the columns are 'q'"):
+    with pytest.raises(WeakLabelError, match=r"cannot rename .'x'.: the columns are .'q'"):
         queries.check(log, rename={"x": "query_id"})
-    with pytest.raises(WeakLabelError, match="two columns 'transcript'"):
+    with pytest.raises(WeakLabelError, match=r"two columns .'transcript'"):
         queries.check(log, rename={"q": "transcript"})
     with pytest.raises(WeakLabelError, match="--rename QueryID=query_id"):
         queries.check(log.rename({"q": "QueryID"}))
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
+def test_what_a_renamed_column_is_its_new_name_says(suffix: str, tmp_path: Path) -> None:
+    names = {"utt": "query_id", "said": "transcript", "conf": "confidence"}
+    log = pl.DataFrame({"utt": ["1", "2"], "said": ["7", "true"], "conf": ["n/a", "0.5"]})
+    tables.write(log, tmp_path / f"log.{suffix}")
+    checked = queries.check(
+        tmp_path / f"log.{suffix}", rename=names, reject=tmp_path / "refused.csv"
+    )
+    assert checked.accepted.drop("query_id").collect().rows() == [("true", 0.5)]
+    with pytest.raises(WeakLabelError, match=r"cannot rename .'other'.: the columns are"):
+        queries.check(tmp_path / f"log.{suffix}", rename={"other": "query_id", **names})
 
 
 def test_categories_are_texts(tmp_path: Path) -> None:

@@ -24,7 +24,16 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.schema import HYPOTHESES, QUERIES, SOURCE_PREFIX, Column, Contract, kind_of, settled
+from weaklabel.schema import (
+    HYPOTHESES,
+    QUERIES,
+    SOURCE_PREFIX,
+    Column,
+    Contract,
+    kind_of,
+    renamed,
+    settled,
+)
 from weaklabel.tables import naming, scan, write
 from weaklabel.tables.files import listed
 
@@ -540,23 +549,15 @@ def _examples(
 
 def _lazy(table: Any, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:
     if isinstance(table, str | os.PathLike):
-        lazy = scan(table)
-    elif isinstance(table, pl.DataFrame | pl.LazyFrame):
-        lazy = settled(table.lazy())
+        return scan(table, rename=rename)
+    if isinstance(table, pl.DataFrame | pl.LazyFrame):
+        lazy = table.lazy()
     else:
         frame = nw.from_native(table)
         if isinstance(frame, nw.LazyFrame):
             frame = frame.collect(backend="polars")
-        lazy = settled(_to_polars(frame).lazy())
-    if not rename:
-        return lazy
-    names = lazy.collect_schema().names()
-    if missing := [old for old in rename if old not in names]:
-        raise WeakLabelError(f"cannot rename {listed(missing)}: the columns are {listed(names)}")
-    after = [rename.get(name, name) for name in names]
-    if twice := sorted({name for name in after if after.count(name) > 1}):
-        raise WeakLabelError(f"renamed, there would be two columns {listed(twice)}")
-    return settled(lazy.rename(dict(rename)))
+        lazy = _to_polars(frame).lazy()
+    return settled(renamed(lazy, rename))
 
 
 def _to_polars(frame: nw.DataFrame[Any]) -> pl.DataFrame:

@@ -6,10 +6,13 @@ messages, and by the documentation.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias
 
 import polars as pl
+
+from weaklabel.errors import WeakLabelError
 
 Kind: TypeAlias = Literal["id", "text", "time", "share", "seconds"]
 
@@ -186,6 +189,27 @@ def settled(frame: pl.LazyFrame) -> pl.LazyFrame:
         if dtype == pl.Null and (kind := kind_of(name)) is not None
     }
     return frame.cast(nulls) if nulls else frame
+
+
+def renamed(frame: pl.LazyFrame, names: Mapping[str, str] | None) -> pl.LazyFrame:
+    """Give columns other names.
+
+    Args:
+        frame: the table.
+        names: {"old": "new"}; None for none.
+
+    Raises:
+        WeakLabelError: a column is not there, or two would have one name.
+    """
+    if not names:
+        return frame
+    held = frame.collect_schema().names()
+    if missing := [old for old in names if old not in held]:
+        raise WeakLabelError(f"cannot rename {missing}: the columns are {held}")
+    after = [names.get(name, name) for name in held]
+    if twice := sorted({name for name in after if after.count(name) > 1}):
+        raise WeakLabelError(f"cannot rename: there would be two columns {twice}")
+    return frame.rename(dict(names))
 
 
 def number_from_text(text: pl.Expr) -> pl.Expr:

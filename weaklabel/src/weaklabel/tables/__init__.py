@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -17,7 +18,7 @@ import polars as pl
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
-from weaklabel.schema import settled
+from weaklabel.schema import renamed, settled
 from weaklabel.tables.files import (
     FORMATS,
     Files,
@@ -38,7 +39,7 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
         WeakLabelError: a footer cannot be read, or files differ in columns or types.
     """
     if not files.local:
-        return settled(pl.scan_parquet(files.given))
+        return pl.scan_parquet(files.given)
     scans, schemas = {}, {}
     for file in files.paths:
         scans[file] = pl.scan_parquet(Path(file), glob=False, hive_partitioning=files.hive)
@@ -59,9 +60,9 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
                 )
     if len({tuple(schema.items()) for schema in schemas.values()}) == 1:
         paths = [Path(file) for file in files.paths]
-        return settled(pl.scan_parquet(paths, glob=False, hive_partitioning=files.hive))
+        return pl.scan_parquet(paths, glob=False, hive_partitioning=files.hive)
     parts = [part.select(list(wanted)) for part in scans.values()]
-    return settled(pl.concat(parts, how="vertical_relaxed"))
+    return pl.concat(parts, how="vertical_relaxed")
 
 
 def _compatible(one: Any, other: Any) -> bool:
@@ -78,7 +79,7 @@ def _compatible(one: Any, other: Any) -> bool:
 _ISO: Final = "%Y-%m-%dT%H:%M:%S%.f%:z"
 
 
-def scan(path: Source) -> pl.LazyFrame:
+def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:
     """A table in files as a lazy frame, rows in the order of the files' names and lines.
 
     Args:
@@ -88,6 +89,7 @@ def scan(path: Source) -> pl.LazyFrame:
             .tsv, .jsonl, .ndjson, .json; text also with .gz, .zst, .bz2 or .xz behind it. What
             `weaklabel export` writes is read as well: the folders of Kaldi, Lhotse and Hugging
             Face, and NeMo's manifests.
+        rename: other names for columns, {"old": "new"}; what a column is, its new name says.
 
     Parquet keeps its types. CSV and JSON are read through once to settle theirs. In a CSV, of
     fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are integers only
@@ -101,19 +103,19 @@ def scan(path: Source) -> pl.LazyFrame:
     Raises:
         FileNotFoundError: there is nothing at that path, or no table in the folder.
         WeakLabelError: the suffix is unknown, a folder mixes formats, a file is empty, cut short or
-            broken, or files do not have the same columns.
+            broken, files do not have the same columns, or a column to be renamed is not there.
     """
-    files = find(path)
+    files = replace(find(path), rename=rename or {})
     with _named(files):
         match files.format:
             case "Parquet":
-                return _exported(scan_parquet(files), files)
+                return settled(renamed(scan_parquet(files), rename))
             case "CSV":
-                return _exported(scan_csv(files), files)
+                return scan_csv(files)
             case "JSON lines":
                 return _exported(scan_lines(files), files)
             case "Kaldi":
-                return _kaldi(Path(files.given))
+                return renamed(_kaldi(Path(files.given)), rename)
 
 
 _KALDI: Final = {

@@ -11,8 +11,8 @@ import lzma
 import os
 import re
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 from urllib.parse import urlsplit
@@ -60,6 +60,7 @@ class Files:
         format: of all of them.
         local: they are no URLs.
         hive: the path holds columns: date=2026-01-01/part-0.parquet.
+        rename: other names for their columns, {"old": "new"}.
     """
 
     given: str
@@ -67,6 +68,11 @@ class Files:
     format: Format
     local: bool = True
     hive: bool = False
+    rename: Mapping[str, str] = field(default_factory=dict)
+
+    def name(self, name: str) -> str:
+        """The name of a column from here on."""
+        return self.rename.get(name, name)
 
 
 def find(path: Source) -> Files:

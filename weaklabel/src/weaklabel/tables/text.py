@@ -16,7 +16,7 @@ from typing import Any, Final
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.schema import kind_of, number_from_text, settled, time_from_text
+from weaklabel.schema import kind_of, number_from_text, renamed, settled, time_from_text
 from weaklabel.tables.files import (
     Files,
     byte_lines,
@@ -52,7 +52,7 @@ def scan_csv(files: Files) -> pl.LazyFrame:
     parts, short = [], False
     for file in files.paths:
         source = polars_source(file)
-        separator, header = _header(file, source)
+        separator, header = _header(file, source, files)
         first = first or header
         same_columns(files.paths[0], first, file, header)
         part = pl.scan_csv(source, infer_schema=False, glob=False, separator=separator)
@@ -63,22 +63,22 @@ def scan_csv(files: Files) -> pl.LazyFrame:
         few = bare.str.count_matches(separator, literal=True) < len(first) - 1
         suspect = (pl.col("line") != "") & (few | bare.str.contains('"', literal=True))
         short = short or text_lines(source).select(suspect.any()).collect(engine="streaming").item()
-    frame = pl.concat(parts)
+    frame = renamed(pl.concat(parts), files.rename)
     blank = pl.all_horizontal(pl.all().is_null())
-    frame = _typed(frame, {name: _readings(name) for name in first}, blank)
+    frame = _typed(frame, {name: _readings(name) for name in map(files.name, first)}, blank)
     if short:
         diagnose_fields(files)
     return frame
 
 
-def _header(file: str, source: Any) -> tuple[str, list[str]]:
+def _header(file: str, source: Any, files: Files) -> tuple[str, list[str]]:
     """The separator and the names of a CSV's first line."""
     line = text_lines(source).head(1).collect()["line"].to_list()
     first = [(line[0] or "").removeprefix("\ufeff") if line else ""]
     try:
         for separator in ",;\t|":
             header = next(csv.reader(first, delimiter=separator, strict=True), [])
-            if len(header) > 1 and any(kind_of(name) for name in header):
+            if len(header) > 1 and any(kind_of(files.name(name)) for name in header):
                 break
         else:
             separator, header = ",", next(csv.reader(first, strict=True), [])
@@ -86,10 +86,10 @@ def _header(file: str, source: Any) -> tuple[str, list[str]]:
         raise WeakLabelError(f"{file} has no header that can be read: {error}") from error
     if twice := sorted({name for name in header if header.count(name) > 1}):
         raise WeakLabelError(f"{file} has several columns {listed(twice)}: rename them")
-    if not any(kind_of(name) for name in header):
+    if not any(kind_of(files.name(name)) for name in header):
         raise WeakLabelError(
             f"{file} has no header: its first line is {header!r}; write the columns' names into"
-            " the first line (query_id,transcript,...)"
+            " the first line (query_id,transcript,...), or rename columns: --rename NAME=query_id"
         )
     return separator, header
 
@@ -103,7 +103,7 @@ def diagnose_fields(files: Files) -> None:
     for file in files.paths:
         for _ in decoded_lines(file):  # bytes that are no text come first
             pass
-        separator, header = _header(file, polars_source(file))
+        separator, header = _header(file, polars_source(file), files)
         begins, held = 1, [0]
         with _long_fields():
             rows = csv.reader(_counted(file, held), delimiter=separator, strict=True)
@@ -226,10 +226,13 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     # Polars would take brackets in a file's name for a glob.
     escaped = [glob.escape(str(s)) if isinstance(s, Path) else s for s in sources]
     frame = pl.scan_ndjson(escaped, infer_schema_length=None)
-    schema = frame.collect_schema()
     # Polars turns a column of texts and numbers into texts, and half of a character into NUL.
     line = pl.col("line")
-    patterns = [r"^\s*[^{\s]", *filter(None, (_odd(name, kind) for name, kind in schema.items()))]
+    patterns = [r"^\s*[^{\s]"]
+    for name, kind in frame.collect_schema().items():
+        by_row = kind == pl.String and kind_of(files.name(name)) in _BY_ROW
+        if kind != pl.Null and not by_row:
+            patterns.append(_odd(name, kind))
     halves = line.filter(line.str.contains(_SURROGATE)).str.replace_all(_PAIR, "")
     wrong = pl.concat([text_lines(source) for source in sources]).select(
         halves.str.contains(_SURROGATE).any().alias("half"),
@@ -237,6 +240,8 @@ def scan_lines(files: Files) -> pl.LazyFrame:
     )
     if any(wrong.collect(engine="streaming").row(0)):
         diagnose_lines(files)
+    frame = renamed(frame, files.rename)
+    schema = frame.collect_schema()
     texts = {  # of columns that nothing is known of, a text in JSON may be a time and no number
         name: _readings(name)[0 if kind_of(name) else -2 :]
         for name, kind in schema.items()
@@ -255,8 +260,9 @@ def _objects(file: str, local: bool) -> tuple[Any, str]:
     """What Polars is to scan, and what an object of it is: a line, or one of an array's objects."""
     head = next((line for line in byte_lines(file) if line.strip()), b"") if local else b""
     if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
+        text = "".join(decoded_lines(file))
         try:
-            rows = json.loads("".join(decoded_lines(file)))
+            rows = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise WeakLabelError(
                 f"{file} is no JSON: {error}; write one object a line, or an array of objects"
@@ -269,11 +275,9 @@ def _objects(file: str, local: bool) -> tuple[Any, str]:
     return polars_source(file), "line"
 
 
-def _odd(name: str, dtype: pl.DataType) -> str | None:
+def _odd(name: str, dtype: pl.DataType) -> str:
     """The pattern of a line in which a key's value is not what its column is, by first letters."""
     if dtype == pl.String:
-        if kind_of(name) in _BY_ROW:
-            return None
         starts = r'[^"n\s]'
     elif dtype == pl.Boolean:
         starts = r"[^tfn\s]"
@@ -281,8 +285,6 @@ def _odd(name: str, dtype: pl.DataType) -> str | None:
         starts = r"[^\[n\s]"
     elif isinstance(dtype, pl.Struct):
         starts = r"[^{n\s]"
-    elif dtype == pl.Null:
-        return None
     else:
         starts = r'["tf\[{]'
     # A quote within a text is escaped, so this finds keys alone.
@@ -310,7 +312,10 @@ def diagnose_lines(files: Files) -> None:
             for key, value in _object(where, line).items():
                 kind = _json_type(value)
                 before, there = seen.setdefault(key, (kind, where)) if kind else (None, "")
-                by_row = kind_of(key) in _BY_ROW and {kind, before} == {"text", "a number"}
+                by_row = kind_of(files.name(key)) in _BY_ROW and {kind, before} == {
+                    "text",
+                    "a number",
+                }
                 if kind != before and not by_row:
                     shown = json.dumps(value, ensure_ascii=False)
                     shown = shown if len(shown) <= 80 else shown[:79] + "…"

@@ -30,39 +30,12 @@ from weaklabel.gold import (
 from weaklabel.labeling import Identity
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
+from weaklabel.plan import RowErrors
 from weaklabel.text import Normalizer
 from weaklabel.votes import MISSING, PREFIX
 
 HISTOGRAM = 20  # bins of weights, of equal width
 FREQUENT = 20  # patterns listed
-
-
-@dataclass(frozen=True)
-class RowErrors:
-    """Rows on which a row-wise function raised; its vote is missing there.
-
-    Attributes:
-        total: how many rows.
-        first: query and message of the first ones.
-        traceback: of the first one.
-    """
-
-    total: int
-    first: tuple[tuple[str, str], ...]
-    traceback: str
-
-    @classmethod
-    def by_name(cls, entries: Iterable[Mapping[str, Any]]) -> dict[str, RowErrors]:
-        """Of the entries in the votes' metadata, by function name."""
-        return {
-            str(entry["name"]): cls(
-                int(entry["total"]),
-                tuple((str(query), str(message)) for query, message in entry.get("first", ())),
-                str(entry.get("traceback", "")),
-            )
-            for entry in entries
-            if entry["total"]
-        }
 
 
 @dataclass(frozen=True)
@@ -296,6 +269,10 @@ def analyze(
     pairs = sorted(
         dependences(patterns, weights) if own is None else own, key=lambda pair: -pair.strength
     )
+    raised = {
+        entry["name"]: RowErrors(**{**entry, "first": [(q, text) for q, text in entry["first"]]})
+        for entry in errors
+    }
     # A plugin's model may call something else so.
     rates = [r for r in getattr(fitted, "missing", ()) if isinstance(r, MissingRate)]
     silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
@@ -322,7 +299,7 @@ def analyze(
                 next((pair for pair in pairs if name in (pair.first, pair.second)), None),
                 next((rate for rate in rates if rate.name == name), None),
                 None if checked is None else (checked, checked.right(wer_threshold)),
-                RowErrors.by_name(errors).get(name),
+                raised.get(name),
             )
             for index, name in enumerate(patterns.functions)
         ),
@@ -370,8 +347,12 @@ def _verdict(
 
 def _gold_warnings(gold: GoldAnalysis | None) -> Iterator[str]:
     """What gold says against the model."""
-    for baseline in () if gold is None else gold.baselines:
-        if gold is not None and baseline.gain <= 0:
+    if gold is None:
+        return
+    for baseline in gold.baselines:
+        if baseline.gain == baseline.error == 0:
+            yield f"the labels are those of {baseline.name} on all {gold.queries:,} gold queries"
+        elif baseline.gain <= 0:
             yield (
                 f"the labels are no better than {baseline.name}: on {gold.queries:,} gold queries"
                 f" they are right for {gold.label_accuracy.point:.1%}, and {baseline.name} is for"

@@ -38,7 +38,7 @@ __all__ = ["print_report", "render", "report_files", "to_html", "to_json"]
 
 FORMAT = 2
 NARROW = 60  # cells, below which only what a function is worth is printed
-ROOMY = 100  # cells, from which on there is room for overlaps, conflicts and intervals
+ROOMY = 116  # cells, from which on there is room for overlaps, conflicts and intervals
 _LONGEST = 40  # cells of a name
 
 FilePath = str | os.PathLike[str]

@@ -1,8 +1,9 @@
-"""What `apply` promises beside the votes: kinds of frames, order, errors."""
+"""What `apply` promises: kinds of frames, order, missing votes, errors, a reference log."""
 
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from weaklabel import functions as built_in
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import LabelingFunction, labeling_function
 from weaklabel.runs import apply, apply_files
-from weaklabel.votes import accept_if
+from weaklabel.votes import MISSING, accept_if, occurrences, reject_if
 
 ENGINES = ["polars", "duckdb"]
 FUNCTIONS = [built_in.session_position, built_in.rarity, built_in.second_asr_agreement]
@@ -60,22 +61,26 @@ def row_voting(vote: Any, name: str = "strange") -> LabelingFunction:
     return function
 
 
-def votes_by(where: Any, functions: list[LabelingFunction], log: pl.DataFrame, folder: Path) -> Any:
+def votes_by(
+    where: Any, functions: list[LabelingFunction], log: pl.DataFrame, folder: Path, **options: Any
+) -> Any:
     match where:
         case "frame":
-            return apply(functions, log)
+            return apply(functions, log, **options)
         case "lazy":
-            return apply(functions, log.lazy()).collect()
+            return apply(functions, log.lazy(), **options).collect()
         case "pandas":
-            return apply(functions, log.to_pandas())
+            return apply(functions, log.to_pandas(), **options)
         case "relation":
             import duckdb
 
-            return apply(functions, duckdb.sql("FROM log"))
+            return apply(functions, duckdb.sql("FROM log"), **options)
         case engine:
             log.write_parquet(folder / "q.parquet")
             out = folder / "v.parquet"
-            return apply_files(functions, folder / "q.parquet", out, engine=engine, progress=False)
+            return apply_files(
+                functions, folder / "q.parquet", out, engine=engine, progress=False, **options
+            )
 
 
 # Frames
@@ -122,15 +127,43 @@ def test_frames_come_back_as_their_own_kind() -> None:
         assert relation.pl().drop("transcript").sort("query_id").equals(votes)
 
 
-def test_null_votes_are_abstains() -> None:
-    high = nw.when(nw.col("confidence") > 0.5).then(1)
-    votes = apply([voting(high), row_voting(None, "none")], plain_log(4))
-    assert votes.rows() == [
-        ("q000000", 0, 0),
-        ("q000001", 0, 0),
-        ("q000002", 0, 0),
-        ("q000003", 1, 0),
-    ]
+@pytest.mark.parametrize("where", ["frame", "lazy", "pandas", "relation", *ENGINES])
+def test_a_vote_is_null_where_a_function_has_no_input(where: Any, tmp_path: Path) -> None:
+    @labeling_function(requires=["confidence", "transcript"])
+    def high() -> nw.Expr:
+        return accept_if(nw.col("confidence") <= 1.0)
+
+    @labeling_function(requires=["confidence"], nullable=["confidence"])
+    def silent() -> nw.Expr:
+        return reject_if(nw.col("confidence").is_null())
+
+    @labeling_function(requires=["confidence", "transcript"], rowwise=True)
+    def called(row: Mapping[str, Any]) -> int | None:
+        assert row["confidence"] == row["confidence"]
+        return {"none": None, "missing": MISSING}.get(row["transcript"], 1)
+
+    @labeling_function(requires=["confidence"], nullable=["confidence"], rowwise=True)
+    def unsure(row: Mapping[str, Any]) -> int:
+        return -1 if row["confidence"] is None else 0
+
+    own = voting(nw.when(nw.col("confidence") > 0.5).then(1), "own")
+    log = pl.DataFrame(
+        {
+            "query_id": range(7),
+            "confidence": [0.2, 0.95, math.nan, None, 0.9, 0.9, 0.9],
+            "transcript": ["", "a", "a", "a", None, "none", "missing"],
+        },
+        schema_overrides={"transcript": pl.String},
+    )
+    found = votes_by(where, [high, silent, called, unsure, own], log, tmp_path)
+    if where in ENGINES:
+        found = pl.read_parquet(tmp_path / "v.parquet")
+    votes = (found.pl() if where == "relation" else pl.DataFrame(found)).sort("query_id")
+    assert votes["lf:high"].to_list() == [1, 1, None, None, None, 1, 1]
+    assert votes["lf:silent"].to_list() == [0, 0, -1, -1, 0, 0, 0]
+    assert votes["lf:called"].to_list() == [1, 1, None, None, None, 0, None]
+    assert votes["lf:unsure"].to_list() == [0, 0, -1, -1, 0, 0, 0]
+    assert votes["lf:own"].to_list() == [None, 1, None, None, 1, 1, 1]
 
 
 @pytest.mark.parametrize(
@@ -195,17 +228,79 @@ def test_in_a_lazy_frame_a_row_wise_vote_that_is_none_is_raised_when_it_is_colle
         lazy.collect()
 
 
+@labeling_function(rowwise=True, requires=["transcript"])
+def broken(row: Mapping[str, Any]) -> int:
+    """Know two transcripts only."""
+    return {"play 0": 1, "play 2": 1}[row["transcript"]]
+
+
+def test_a_row_wise_function_that_raises_misses_that_vote_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    import duckdb
+
+    log = plain_log(4)
+    wanted = [1, None, 1, None]
+    assert apply([broken, long_text], log)["lf:broken"].to_list() == wanted
+    assert "'broken' raised on 2 rows" in caplog.text
+    assert "KeyError('play 1') on query_id 'q000001', KeyError('play 3')" in caplog.text
+    lazy = apply([broken, long_text], log.lazy()).collect()
+    assert lazy["lf:broken"].to_list() == wanted
+    assert lazy["lf:long_text"].null_count() == 0
+    relation = apply([broken], duckdb.sql("FROM log")).pl().sort("query_id")
+    assert relation["lf:broken"].to_list() == wanted
+    assert caplog.text.count("Traceback") >= 2
+
+
 @pytest.mark.parametrize("where", ["frame", "relation", *ENGINES])
-def test_a_row_wise_function_that_raises_is_named_with_the_query(
+def test_where_a_row_is_to_stop_the_run_function_and_query_are_named(
     where: Any, tmp_path: Path
 ) -> None:
-    @labeling_function(rowwise=True, requires=["transcript"])
-    def broken(row: Mapping[str, Any]) -> int:
-        return {"play 0": 1, "play 2": 1}[row["transcript"]]
-
     message = r"'broken' raised KeyError\('play 1'\).*'q000001'"
     with pytest.raises(WeakLabelError, match=message):
-        votes_by(where, [broken], plain_log(3), tmp_path)
+        votes_by(where, [broken], plain_log(3), tmp_path, on_error="fail")
+
+
+@pytest.mark.parametrize("where", ["frame", "lazy", "relation"])
+def test_a_reference_is_counted_beside_the_log_each_query_once(where: str) -> None:
+    import duckdb
+
+    @labeling_function(
+        requires=["transcript"],
+        rowwise=True,
+        scope="log",
+        inputs={"times": occurrences("transcript")},
+    )
+    def often(row: Mapping[str, Any]) -> int:
+        return 1 if row["times"] > 3 else -1
+
+    whole = plain_log(40)
+    day = whole[3:10].sample(fraction=1, shuffle=True, seed=2)
+    functions = [often, built_in.session_position, built_in.asr_confidence, long_text]
+    wanted = apply(functions, day).with_columns(
+        day.select("query_id").join(
+            apply([often], whole), on="query_id", how="left", maintain_order="left"
+        )["lf:often"]
+    )
+    if where == "relation":
+        given, reference = duckdb.sql("FROM day"), duckdb.sql("FROM whole")
+        found = apply(functions, given, keep=["transcript"], reference=reference).pl()
+        wanted = wanted.sort("query_id")
+        found = found.sort("query_id")
+    else:
+        given = day if where == "frame" else day.lazy()
+        found = apply(functions, given, keep=["transcript"], reference=whole).lazy().collect()
+    assert found.columns[:2] == ["query_id", "transcript"]
+    assert found.drop("transcript").equals(wanted)
+    assert set(found["lf:often"]) == {-1, 1}
+
+
+def test_a_reference_with_other_columns_is_refused() -> None:
+    log = plain_log(4)
+    with pytest.raises(WeakLabelError, match="'rarity' requires 'transcript'"):
+        apply([built_in.rarity], log, reference=log.drop("transcript"))
+    with pytest.raises(WeakLabelError, match=r"'query_id' \(Int64 in the reference, String in the"):
+        apply([built_in.rarity], log, reference=log.with_columns(query_id=pl.int_range(pl.len())))
 
 
 def test_missing_columns_are_named_with_the_functions_that_want_them() -> None:

@@ -1,5 +1,7 @@
 """The helpers for plugin authors pass what keeps the contract and say what does not."""
 
+import sys
+
 import narwhals.stable.v2 as nw
 import polars as pl
 import pytest
@@ -34,6 +36,10 @@ def test_the_log_is_made_alike_by_one_seed():
     assert log["timestamp"].dtype == pl.Datetime("us", "UTC")
     assert log["timestamp"].drop_nulls().is_duplicated().any()
     assert all(log[column].null_count() for column in log.columns if column != "query_id")
+    floats = log.select(pl.col(pl.Float64))
+    assert all(column.is_nan().any() for column in floats)
+    assert all((column.fill_nan(None) % 1 == 0.5).any() for column in floats)
+    assert log["transcript"].str.contains("ß").any()
     assert synthetic_query_log(0).is_empty()
 
 
@@ -67,6 +73,18 @@ def far_sighted():
     return reject_if(occurrences("transcript") < 2)
 
 
+@declared(requires=["transcript"], rowwise=True)
+def brittle(row):
+    """Take it that something was said."""
+    return 1 if row["transcript"].split()[0] == "play" else 0
+
+
+@declared(requires=["dwell"])
+def rounding(at: float = 3.0):
+    """Round, which engines do in two ways."""
+    return accept_if(nw.col("dwell").round(0) == at)
+
+
 seen = set()
 
 
@@ -92,12 +110,26 @@ def unusual():
         (out_of_range, "out_of_range"),
         (far_sighted, "votes differently with fewer sessions"),
         (order_bound, "another order"),
+        (brittle, "'brittle' raised IndexError"),
         (unusual, r"requires \['speed'\], which the log lacks"),
     ],
 )
 def test_a_broken_contract_is_named(function, message):
     with pytest.raises((AssertionError, ValueError), match=message):
         check_labeling_function(function)
+
+
+def test_what_engines_compute_differently_is_named():
+    halves = pl.DataFrame({"query_id": [1, 2], "dwell": [2.5, 3.5]})
+    with pytest.raises(AssertionError, match="rounding votes differently with duckdb for polars"):
+        check_engines(rounding, halves)
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "spark"])
+def test_an_engine_that_is_not_installed_says_what_to_install(engine, monkeypatch):
+    monkeypatch.setitem(sys.modules, {"spark": "pyspark"}.get(engine, engine), None)
+    with pytest.raises(ImportError, match=rf'pip install "weaklabel\[{engine}\]"'):
+        check_engines(functions.dwell, engines=["polars", engine])
 
 
 def test_a_log_of_ones_own_can_be_given():

@@ -203,7 +203,11 @@ def _votes(
 ) -> dict[Any, int | None]:
     """The vote of each query."""
     # Frames for Polars, files for the others: each as it is mostly used.
-    seen = apply([function], log) if engine == "polars" else _by_file(function, log, engine)
+    seen = (
+        apply([function], log, on_error="fail")
+        if engine == "polars"
+        else _by_file(function, log, engine)
+    )
     return dict(seen.select(ORDER[-1], function.column).iter_rows())
 
 
@@ -216,7 +220,7 @@ def _by_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> p
     with TemporaryDirectory() as folder:
         queries, votes = Path(folder, "queries.parquet"), Path(folder, "votes.parquet")
         log.write_parquet(queries)
-        apply_files([function], queries, votes, engine=engine, progress=False)
+        apply_files([function], queries, votes, engine=engine, on_error="fail", progress=False)
         return pl.read_parquet(votes)
 
 

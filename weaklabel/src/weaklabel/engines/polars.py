@@ -31,7 +31,7 @@ def votes(
         WeakLabelError: columns are missing, or a function cannot be computed.
     """
     if reference is not None and plan.of_log() is not None:
-        log = own(votes(*log_wide(log, plan, reference), rows))
+        log = own(votes(*log_wide(log, plan, reference.lazy()), rows))
         plan = plan.with_log_votes()
     schema = log.collect_schema()
     plan.check_columns(schema.names())

@@ -270,6 +270,16 @@ def test_hypotheses_are_combined(folder, capsys):
     assert "2 transcripts" in capsys.readouterr().out
 
 
+def test_each_source_may_have_a_file_of_its_own(folder):
+    said = {"a": "play the news", "b": "play a news", "c": "lay the news"}
+    for name, text in said.items():
+        (folder / f"{name}.txt").write_text(f"utt-1 {text}\nutt-2 stop\n")
+    files = [f"{name}={name}.txt" for name in said]
+    run("combine", *files, "--out", "combined.csv", "--no-progress")
+    assert pl.read_csv("combined.csv")["transcript"].to_list() == ["play the news", "stop"]
+    assert main(["combine", "a.txt", "b=b.txt", "--out", "c.csv"]) == 2
+
+
 def test_transcripts_are_compared(folder, capsys):
     (folder / "ref.txt").write_text("Play the news.\nstop\n")
     (folder / "hyp.txt").write_text("play a news\nstop\n")

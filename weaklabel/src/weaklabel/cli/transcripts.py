@@ -6,7 +6,7 @@ import json
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
@@ -18,7 +18,8 @@ from weaklabel.errors import WeakLabelError
 @app.command()
 def combine(
     hypotheses: Annotated[
-        str, Argument(help="Hypotheses: query_id, source, text and, if known, confidence.")
+        list[str],
+        Argument(help="A table query_id, source, text[, confidence]; or SOURCE=FILE for each."),
     ],
     out: Annotated[Path, Option(help="Transcripts: .parquet, .csv or .jsonl.")],
     sources: Annotated[
@@ -49,9 +50,12 @@ def combine(
 
     from weaklabel.transcripts import combine_files
 
-    keep_apart([out, sources], [hypotheses])
+    given: Any = hypotheses[0]
+    if len(hypotheses) > 1:
+        given = shared.pairs("combine", "SOURCE=FILE for each of several files", hypotheses)
+    keep_apart([out, sources], [given] if isinstance(given, str) else [*given.values()])
     combined = combine_files(
-        hypotheses,
+        given,
         out,
         sources=sources,
         method=method,

@@ -8,7 +8,7 @@ import re
 import shutil
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
@@ -25,7 +25,7 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import labeling_function
 from weaklabel.runs import apply, apply_files, read_metadata
 from weaklabel.text import normalizer
-from weaklabel.votes import accept_if
+from weaklabel.votes import SESSION_COLUMNS, accept_if, next_in_session, vote
 
 FUNCTIONS = [
     built_in.session_position,
@@ -419,6 +419,110 @@ def test_parts_together_have_the_votes_of_the_whole(
         for part in parts
     ]
     assert sum(map(len, sessions)) == len(set.union(*sessions))
+
+
+@labeling_function(requires=["rating"])
+def at_most_one() -> nw.Expr:
+    return accept_if(nw.col("rating") <= 1.0)
+
+
+@labeling_function(requires=["rating"], nullable=["rating"])
+def above() -> nw.Expr:
+    return vote(accept=nw.col("rating") > 0.5, reject=nw.col("rating").is_null())
+
+
+@labeling_function(requires=["rating", *SESSION_COLUMNS], nullable=["rating"])
+def followed() -> nw.Expr:
+    return accept_if(next_in_session("rating") >= 0)
+
+
+@labeling_function(
+    requires=["rating", *SESSION_COLUMNS],
+    rowwise=True,
+    inputs={"after": next_in_session("rating"), "twice": nw.col("rating") * 2},
+)
+def both(row: Mapping[str, Any]) -> int:
+    assert row["twice"] == 2 * row["rating"]
+    return 0 if row["after"] is None else 1 if row["after"] >= 0 else -1
+
+
+@pytest.mark.parametrize(
+    "engine", ["polars", "duckdb", pytest.param("spark", marks=pytest.mark.slow)]
+)
+@pytest.mark.parametrize("dtype", [pl.Float64, pl.Float32])
+def test_nan_is_null_wherever_a_function_meets_it(
+    engine: Any, dtype: Any, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Polars writes statistics without NaN, and DuckDB takes comparisons for settled by them."""
+    if engine == "spark":
+        request.getfixturevalue("spark")
+    ratings = [0.25, 0.75, math.nan, -0.0, math.inf, -math.inf, math.nan, 2.0]
+    log = pl.DataFrame(
+        {
+            "query_id": range(8),
+            "session_id": ["s"] * 8,
+            "timestamp": [START + timedelta(seconds=second) for second in range(8)],
+            "rating": pl.Series(ratings, dtype=dtype),
+        },
+    )
+    functions = [at_most_one, above, followed, both]
+    frames = [apply(functions, log)] if engine == "polars" else []
+    for name in ("nan", "nan and null"):
+        log.write_parquet(tmp_path / "q.parquet")
+        out = tmp_path / f"{name}.parquet"
+        apply_files(
+            functions, tmp_path / "q.parquet", out, engine=engine, keep=["rating"], progress=False
+        )
+        frames.append(pl.read_parquet(out))
+        assert frames[-1].sort("query_id")["rating"].is_nan().sum() in (1, 2)  # kept as it came
+        log = log.with_columns(pl.when(pl.col("query_id") != 6).then("rating").alias("rating"))
+    for votes in frames:
+        rows = votes.sort("query_id").select(function.column for function in functions).rows()
+        assert rows == [
+            (1, 0, 1, 1),
+            (1, 1, 0, 0),
+            (None, -1, 1, None),
+            (1, 0, 1, 1),
+            (0, 1, 0, -1),
+            (1, 0, 0, 0),
+            (None, -1, 1, None),
+            (0, 1, 0, 0),
+        ]
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("more", [False, True])
+def test_parts_keep_each_row_of_a_log_whose_ids_are_not_unique(
+    engine: Any, more: bool, tmp_path: Path
+) -> None:
+    log = pl.DataFrame(
+        {
+            "query_id": ["a", "a", None, None, "b", "c", "c", "d"],
+            "session_id": ["s", "t", "s", "u", None, "v", "v", "w"],
+            "transcript": ["play", "stop", "play", "play", "stop", "next", "", None],
+        }
+    )
+    log.write_parquet(tmp_path / "q.parquet")
+    functions = [built_in.rarity, built_in.second_asr_agreement.with_parameters(other="session_id")]
+    reference = tmp_path / "q.parquet" if more else None
+    rows = []
+    for out, partitions in (("whole.parquet", None), ("parts", 2)):
+        apply_files(
+            functions,
+            tmp_path / "q.parquet",
+            tmp_path / out,
+            engine=engine,
+            partitions=partitions,
+            keep=["session_id", "transcript"],
+            reference=reference,
+            progress=False,
+        )
+        found = pl.read_parquet(
+            tmp_path / out if partitions is None else tmp_path / out / "*.parquet"
+        )
+        rows.append(sorted(found.rows(), key=repr))
+    assert len(rows[0]) == len(log)
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.parametrize("engine", [on_polars, on_duckdb])

@@ -209,13 +209,13 @@ def end_to_end(engine: Any, folder: Path) -> dict[str, Any]:
     }
 
 
-def fits(folder: Path, repeats: int = 25) -> dict[str, Any]:
+def fits(engine: str, folder: Path, repeats: int = 25) -> dict[str, Any]:
     """Seconds of `fit` on the counts of few and of all rows, in turns."""
     import polars as pl
 
     from weaklabel import LabelModel, Patterns
 
-    votes = pl.scan_parquet(next(folder.glob("votes-*.parquet")))
+    votes = pl.scan_parquet(folder / f"votes-{engine}.parquet")
     families = {function.name: function.family for function in functions()}
     counts = {
         "small": Patterns.count(votes.head(SMALL), families),
@@ -431,8 +431,10 @@ def main() -> None:
     folder: Path = options.folder
     if options.step:
         name, _, argument = options.step.partition(" ")
-        steps = {"fits": fits, "small": small_log, "snorkel": snorkel}
-        found = end_to_end(argument, folder) if name == "run" else steps[name](folder)
+        if argument:
+            found = {"run": end_to_end, "fits": fits}[name](argument, folder)
+        else:
+            found = {"small": small_log, "snorkel": snorkel}[name](folder)
         print(json.dumps(found))
         return
 
@@ -475,7 +477,7 @@ def main() -> None:
         results["beside"] += theirs
     if len({json.dumps(found["votes"]) for found in results["runs"]}) > 1:
         raise SystemExit("the engines do not agree on the votes")
-    results["fit"] = found = child(sys.executable, "fits", folder)
+    results["fit"] = found = child(sys.executable, f"fits {options.engines[0]}", folder)
     print(
         f"fit: {found['cpu_seconds']['small']:.3f} s for {found['rows']['small']:,} rows"
         f" ({found['patterns']['small']} patterns), {found['cpu_seconds']['all']:.3f} s for"

@@ -45,9 +45,6 @@ def plain_message(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-gist = plain_message
-
-
 @contextmanager
 def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[None]:
     """Failures of an engine become a WeakLabelError, those of a disk an OSError.

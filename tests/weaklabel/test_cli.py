@@ -454,7 +454,7 @@ MISTAKES = {
         ["export", "v1.parquet", "--queries", "queries.parquet", "--out", "e"],
         "weight",
     ),
-    "no normaliser": (["wer", "a.txt", "a.txt", "--normalizer", "mine"], "basic"),
+    "no normalizer": (["wer", "a.txt", "a.txt", "--normalizer", "mine"], "basic"),
     "unequal lines": (["wer", "a.txt", "b.txt"], "lines"),
     "no table of functions": (
         ["apply", "queries.parquet", "--out", "v.parquet", "--config", "value.toml"],
@@ -522,7 +522,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
+def test_a_mistake_is_named_and_leaves_nothing(folder, capsys, arguments, said):
     files = {
         "broken.toml": "x = ",
         "value.toml": "functions = 3\n",
@@ -561,7 +561,7 @@ def test_a_mistake_is_told_and_leaves_nothing(folder, capsys, arguments, said):
     assert sorted(folder.iterdir()) == before
 
 
-def test_a_faulty_plugin_is_told_once(folder, capsys, monkeypatch):
+def test_a_faulty_plugin_is_named_once(folder, capsys, monkeypatch):
     info = folder / "broken-0.1.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 0.1\n")
@@ -824,14 +824,14 @@ def test_what_is_read_is_never_replaced(folder, capsys, arguments):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
-def test_parameters_of_a_function_that_is_not_applied_are_told(folder, capsys):
+def test_parameters_of_a_function_that_is_not_applied_are_named(folder, capsys):
     apply("--set", "second_asr_agreement.other=nowhere", "--set", "dwell.long=5")
     captured = capsys.readouterr()
     assert "parameters are set for second_asr_agreement, not applied here" in captured.err
     assert "second_asr_agreement (transcript, nowhere)" in captured.out
 
 
-def test_the_version_is_told(capsys):
+def test_the_version_is_printed(capsys):
     run("--version")
     assert capsys.readouterr().out == f"weaklabel {weaklabel.__version__}\n"
 
@@ -884,3 +884,16 @@ def test_an_ended_run_leaves_nothing_and_no_traceback(folder, signal, code):
     assert done.returncode == code
     assert "Traceback" not in done.stderr
     assert sorted(folder.iterdir()) == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no signals as in POSIX")
+def test_a_command_ends_while_a_plugin_is_imported(folder):
+    """A plugin that hangs can be ended: it is not taken for one that raised."""
+    (folder / "hangs.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)\n")
+    command = "from weaklabel.cli import script; script()"
+    done = subprocess.run(
+        [sys.executable, "-c", command, "plugins", "--functions", "hangs.py"],
+        capture_output=True,
+        text=True,
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (143, "", "")

@@ -197,7 +197,7 @@ def test_the_identity_follows_source_and_parameters(install):
         "exit",
         "syntax",
         "raises",
-        "misspelt",
+        "misspelled",
         "signature",
         "wrapper",
         "unmarked",
@@ -365,7 +365,7 @@ def test_a_file_is_run_as_it_is_now_and_leaves_nothing_behind(install, tmp_path)
     assert not any("json" in name or "file" in name for name in set(sys.modules) - modules)
 
 
-def test_plugins_of_one_name_are_told_apart_by_their_distributions(install):
+def test_plugins_of_one_name_differ_by_their_distributions(install):
     install("acme", GOOD.format(name="one"), entry_point="tv")
     install("other", GOOD.format(name="two"), entry_point="tv")
     names = [str(plugin) for plugin in load_registry(blocked=["weaklabel"]).plugins]

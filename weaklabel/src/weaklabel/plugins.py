@@ -12,6 +12,7 @@ import hashlib
 import logging
 import os
 import runpy
+import signal
 import sys
 import threading
 import traceback
@@ -148,7 +149,7 @@ class Fault:
 
     Args:
         plugin: whose.
-        stage: "import" (nothing of it is used), "hooks" (a misspelt or unusable hook), the
+        stage: "import" (nothing of it is used), "hooks" (a misspelled or unusable hook), the
             "registration" (it raised: nothing of that hook is used), or a "name" that was taken
             or an object that cannot be registered (that one is not used).
         message: one line.
@@ -358,7 +359,9 @@ class Loader:
         try:
             yield
         # A plugin may raise anything, even SystemExit; it is reported.
-        except (Exception, SystemExit) as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+                raise  # not the plugin's: somebody ends this process, see files.terminated
             details = "".join(traceback.format_exception(error))
             self.fault(plugin, stage, f"{type(error).__name__}: {error}", details)
         finally:

@@ -135,7 +135,7 @@ def test_a_table_by_hand() -> None:
     assert found.accepted == 9  # a weight of exactly the threshold is accepted
     assert found.gold is None
     assert found.model.kind == "majority"
-    assert (found.model.log_likelihood, found.model.families) == (None, ())
+    assert found.model.families == ()
 
 
 @given(ROWS)
@@ -214,8 +214,6 @@ def test_a_fitted_label_model_is_summed_up() -> None:
     found = analyze(patterns, model)
     assert found.model.kind == "label-model"
     assert found.model.prior == model.prior
-    assert found.model.log_likelihood == model.log_likelihoods[-1]
-    assert found.model.steps == len(model.log_likelihoods)
     assert found.model.families == (("a", "b"),)
     assert found.warnings == tuple(model.warnings)
     for index, function in enumerate(found.functions):

@@ -108,16 +108,12 @@ class ModelSummary:
     Attributes:
         kind: the kind of model, such as "label-model".
         prior: P(right) over all queries.
-        log_likelihood: (penalized) log-likelihood at the end of the fit.
-        steps: of the fit.
         families: functions that share their evidence.
         comparison: what it expects of itself, of accepting everything and of a majority vote.
     """
 
     kind: str
     prior: float | None
-    log_likelihood: float | None
-    steps: int | None
     families: tuple[tuple[str, ...], ...]
     comparison: Comparison | None
 
@@ -447,12 +443,9 @@ def _frequent(patterns: Patterns, weights: Floats) -> tuple[PatternSummary, ...]
 
 def _model(fitted: FittedModel) -> ModelSummary:
     """What a model offers beyond the protocol, which asks for none of it."""
-    likelihoods = getattr(fitted, "log_likelihoods", ())
     return ModelSummary(
         kind=getattr(fitted, "kind", type(fitted).__name__),
         prior=getattr(fitted, "prior", None),
-        log_likelihood=likelihoods[-1] if likelihoods else None,
-        steps=len(likelihoods) or None,
         families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
         comparison=getattr(fitted, "comparison", None),
     )

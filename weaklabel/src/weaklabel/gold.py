@@ -278,11 +278,7 @@ def _rows(frame: Any, ids: pl.Series, columns: tuple[str, ...], name: str) -> pl
     schema = table.collect_schema()
     if "query_id" not in schema:
         raise WeakLabelError(f"{name} must have the column query_id; it has {list(schema)}")
-    own = nw.col("query_id")
-    if schema["query_id"].is_integer() and ids.dtype.is_integer():
-        wanted = own.is_in(ids.to_list())
-    else:
-        wanted = own.cast(nw.String).is_in(ids.cast(pl.String).to_list())
+    wanted = nw.col("query_id").cast(nw.String).is_in(ids.cast(pl.String).to_list())
     return _table(table.filter(wanted), columns, name)
 
 

@@ -349,13 +349,15 @@ def _functions(analysis: Analysis, width: int) -> Table:
 
 
 def _missing(function: FunctionSummary, rows: int) -> Text:
-    """The share without input; below it how many of these are right, by the model."""
+    """The share without input; below it how many of these are right, and of the others."""
     if not function.missing:
         return Text("–", style="dim")
     text = Text(f"{function.missing / rows:.1%}")
     rate = function.missing_rate
     if rate is not None and rate.right is not None:
         text.append(f"\nright {rate.right:.1%}", style="yellow" if rate.informative else "dim")
+        if rate.right_elsewhere is not None:
+            text.append(f"\nelse {rate.right_elsewhere:.1%}", style="dim")
     return text
 
 

@@ -661,12 +661,18 @@ class _Run:
         bad = {*no_votes, *wrong, *stopped}
         good = [function.name for function in plan.functions if function.name not in bad]
         _merge(self.errors, raised.values())
-        if not bad or (good and not self.single):
-            if raised or bad or old is not None:
-                made = self._merged(part, made, plan, good, raised, old)
-            made.replace(self.files[part])
-        if bad:
+        if bad and (self.single or not good):
             self._refuse(plan, no_votes, wrong, stopped)
+        if raised or bad or old is not None:
+            made = self._merged(part, made, plan, good, raised, old)
+        made.replace(self.files[part])
+        try:
+            self._refuse(plan, no_votes, wrong, stopped)
+        except WeakLabelError as error:
+            raise WeakLabelError(
+                f"{error}. The votes of the other functions are kept: mend this one, then go on"
+                " with resume (--resume)"
+            ) from error
 
     def _merged(
         self,
@@ -708,18 +714,11 @@ class _Run:
         wrong: dict[str, RowErrors],
         stopped: Mapping[str, RowErrors],
     ) -> None:
-        try:
-            for error in stopped.values():
-                raise WeakLabelError(f"labeling function {error.name!r} raised {error}")
-            RowLog(wrong=wrong).check()
-            self.log.complain(plan, no_votes)
-        except WeakLabelError as error:
-            if self.single:
-                raise
-            raise WeakLabelError(
-                f"{error}. The votes of the other functions are kept: mend this one, then go on"
-                " with resume (--resume)"
-            ) from error
+        """Name the queries of what stops the run, if anything does."""
+        for error in stopped.values():
+            raise WeakLabelError(f"labeling function {error.name!r} raised {error}")
+        RowLog(wrong=wrong).check()
+        self.log.complain(plan, no_votes)
 
 
 def _unique(file: Path) -> bool:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from typing import Any, Final
 
 from weaklabel.errors import WeakLabelError
@@ -105,9 +107,10 @@ def _english_rule() -> Callable[[str], str]:
     """Whisper's normalizer, but that numbers are spelled out where it writes digits."""
     try:
         import inflect
-        from whisper_normalizer.english import (  # type: ignore[import-untyped]
-            EnglishTextNormalizer,
-        )
+
+        with warnings.catch_warnings():  # its docstrings' escapes are invalid
+            warnings.simplefilter("ignore")
+            english = import_module("whisper_normalizer.english")
     except ImportError as error:
         raise ImportError(
             f"the normalizer 'english' needs {error.name}: pip install 'weaklabel[english]'"
@@ -133,9 +136,9 @@ def _english_rule() -> Callable[[str], str]:
         unit = "" if not sign else _UNITS[sign] if whole == 1 else f"{_UNITS[sign]}s"
         return f" {words} {unit} {'percent' if percent else ''} "
 
-    rule = EnglishTextNormalizer()
+    rule: Any = english.EnglishTextNormalizer()
     rule.standardize_numbers = lambda text: _NUMBER.sub(spoken, text)
-    return rule  # type: ignore[no-any-return]
+    return lambda text: str(rule(text))
 
 
 BASIC: Final = Normalizer(

@@ -35,7 +35,7 @@ FUNCTIONS = [
     built_in.follow_up_action,
     built_in.rephrasing,
     built_in.rephrasing_edit_distance,
-    built_in.rarity.with_parameters(common=8),
+    built_in.rarity.with_parameters(common=0.01, enough=20),
     built_in.second_asr_agreement,
     built_in.second_asr_wer,
 ]
@@ -158,14 +158,17 @@ def reference(log: pl.DataFrame) -> dict[Any, list[int | None]]:
     counts = Counter(row["transcript"] for row in rows)
     return {
         row["query_id"]: votes_on(
-            row, following.get(row["query_id"]), row["query_id"] in last, counts[row["transcript"]]
+            row,
+            following.get(row["query_id"]),
+            row["query_id"] in last,
+            (counts[row["transcript"]], len(rows)),
         )
         for row in rows
     }
 
 
 def votes_on(
-    row: dict[str, Any], following: dict[str, Any] | None, last: bool, count: int
+    row: dict[str, Any], following: dict[str, Any] | None, last: bool, times: tuple[int, int]
 ) -> list[int | None]:
     """The votes on a row: None without a function's input, by the loop's own rules."""
     text, other = row["transcript"], row["second_transcript"]
@@ -183,6 +186,8 @@ def votes_on(
         this, that = normalizer("basic")(text), normalizer("basic")(after)
         if this and that:
             edited = 1 - distance(this, that) / max(len(this), len(that)) >= 0.75
+    count, rows = times
+    common = count > 1 and count >= 0.01 * rows
     both = text is not None and other is not None
     rate = 0.0
     if both:
@@ -199,7 +204,7 @@ def votes_on(
         else int(row["action"] in ("play", "select")) - int(row["action"] in ("back", "cancel")),
         -int(rephrased) if placed and text is not None else None,
         -int(edited) if placed and text is not None else None,
-        None if text is None else int(count >= 8) - int(count <= 1),
+        None if text is None or not (common or rows >= 20) else int(common) - int(count <= 1),
         (1 if simplified(text) == simplified(other) else -1) if both else None,
         int(rate <= 0) - int(rate >= 0.5) if both else None,
     ]
@@ -586,7 +591,7 @@ def test_single_precision_and_other_time_zones_vote_the_same(engine: Any, tmp_pa
         }
     )
     log.write_parquet(tmp_path / "q.parquet")
-    functions = [built_in.asr_confidence, at_night, built_in.rarity.with_parameters(common=2)]
+    functions = [built_in.asr_confidence, at_night, built_in.rarity.with_parameters(enough=1)]
     apply_files(
         functions,
         tmp_path / "q.parquet",

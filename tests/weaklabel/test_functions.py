@@ -177,16 +177,28 @@ def test_rephrasing_edit_distance_takes_its_parameters_and_needs_times():
     )
 
 
+def said_by_many(*texts):
+    return [{"transcript": text, "session_id": str(n)} for n, text in enumerate(texts)]
+
+
 def test_rarity_counts_the_whole_log():
-    few = functions.rarity.with_parameters(rare=1, common=3)
-    texts = ["play", "play", "play", "stop", "stop", "once", None, None, None]
-    votes = [1, 1, 1, 0, 0, -1, 0, 0, 0]
-    rows = [{"transcript": text, "session_id": str(n)} for n, text in enumerate(texts)]
-    assert_votes(few, list(zip(rows, votes, strict=True)))
-    assert_votes(functions.rarity, [({"transcript": "play"}, 1)] * 20)
-    assert_votes(functions.rarity, [({"transcript": "play"}, 0)] * 19)
-    exact = [({"transcript": "Play"}, -1), ({"transcript": "play"}, -1)]
-    assert_votes(functions.rarity, exact)
+    texts = ["play", "play", "play", "stop", "stop", "once", None, None, None, "Play"]
+    third = functions.rarity.with_parameters(common=0.3, enough=10)
+    votes = [1, 1, 1, 0, 0, -1, None, None, None, -1]
+    assert_votes(third, list(zip(said_by_many(*texts), votes, strict=True)))
+    twice = functions.rarity.with_parameters(rare=2, common=0.2, enough=10)
+    votes = [1, 1, 1, -1, -1, -1, None, None, None, -1]
+    assert_votes(twice, list(zip(said_by_many(*texts), votes, strict=True)))
+
+
+def test_rarity_says_nothing_of_what_is_not_common_in_a_small_log():
+    texts = ["play", "play", "play", "stop", "stop", "once"]
+    small = functions.rarity.with_parameters(common=0.5, enough=7)
+    votes = [1, 1, 1, None, None, None]
+    assert_votes(small, list(zip(said_by_many(*texts), votes, strict=True)))
+    # One of one is every query, and yet no sign of being common.
+    assert_votes(functions.rarity, [({"transcript": "play"}, None)])
+    assert_votes(functions.rarity, [({"transcript": "play"}, 1)] * 2)
 
 
 AGREEMENT = [

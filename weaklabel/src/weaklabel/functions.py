@@ -29,6 +29,7 @@ from weaklabel.votes import (
     SESSION_COLUMNS,
     Vote,
     accept_if,
+    log_length,
     next_in_session,
     normalized,
     occurrences,
@@ -156,15 +157,21 @@ def rephrasing_edit_distance(
 
 
 @labeling_function(requires=["transcript"], scope="log")
-def rarity(rare: int = 1, common: int = 20) -> nw.Expr:
+def rarity(rare: int = 1, common: float = 0.001, enough: int = 2000) -> nw.Expr:
     """Accept transcripts that many queries share, reject those that hardly any other has.
+
+    In a small log, such as a day's, most of what is right occurs once: there a transcript that is
+    not common says nothing, and its vote is missing. Give such a log a larger one as a reference.
 
     Args:
         rare: reject up to this many occurrences in the log.
-        common: accept from this many on.
+        common: accept from this share of the log's queries on.
+        enough: fewer queries than this are a small log.
     """
-    count = occurrences("transcript")
-    return vote(accept=count >= common, reject=count <= rare)
+    count, queries = occurrences("transcript"), log_length()
+    shared = (count > rare) & (count >= queries * common)
+    cast = vote(accept=shared, reject=count <= rare)
+    return nw.when(shared | (queries >= enough)).then(cast)
 
 
 @labeling_function(requires=["transcript", "{other}"], family="second_asr")

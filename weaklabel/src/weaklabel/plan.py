@@ -25,7 +25,7 @@ import polars as pl
 
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.labeling import LabelingFunction
-from weaklabel.votes import ABSTAIN, ACCEPT, MISSING, PREFIX, REJECT, conditions
+from weaklabel.votes import ABSTAIN, ACCEPT, LOG_LENGTH, MISSING, PREFIX, REJECT, conditions
 
 #: What becomes of a row on which a row-wise function raises.
 OnError: TypeAlias = Literal["missing", "fail"]
@@ -380,6 +380,7 @@ class Plan:
                     nullable=(),
                     rowwise=False,
                     inputs={},
+                    scope="session",
                     parameters={},
                 )
                 if function.scope == "log"
@@ -426,7 +427,7 @@ class Plan:
             WeakLabelError: a function raises, cannot be computed here, or has votes of a type that
                 is no number.
         """
-        frame = self._without_nan(frame)
+        frame = self._readable(frame)
         votes: dict[str, nw.Expr] = {}
         made_of: list[tuple[LabelingFunction, str, Any]] = []
         known: dict[tuple[str, ...], str] = {}  # columns, and where it stands that none is null
@@ -513,7 +514,7 @@ class Plan:
         for function in self.functions:
             if function.name not in set(names):
                 continue
-            raw = self._without_nan(frame)
+            raw = self._readable(frame)
             if function.inputs_needed:
                 raw = raw.drop_nulls(list(function.inputs_needed))
             raw = raw.select(nw.col(QUERY), function.expression().alias(_VOTE.format(0)))
@@ -529,11 +530,16 @@ class Plan:
         if faults:
             raise WeakLabelError("; ".join(faults))
 
-    def _without_nan(self, frame: Any) -> Any:
-        """Null for NaN in the columns that functions read: engines do not agree on NaN."""
+    def _readable(self, frame: Any) -> Any:
+        """Null for NaN in the columns that functions read, for engines do not agree on NaN; and the
+        column of `log_length` for functions of scope "log".
+        """
         schema = frame.collect_schema()
         read = {column for function in self.functions for column in function.columns}
         floats = sorted(name for name in read if name in schema and schema[name].is_float())
+        if self.of_log() is not None:
+            # No window: Spark would gather the whole log on one machine.
+            frame = frame.join(frame.select(nw.len().alias(LOG_LENGTH)), how="cross")
         return frame.with_columns(nw.col(floats).fill_nan(None)) if floats else frame
 
     @property

@@ -34,6 +34,9 @@ PREFIX: Final = "lf:"
 SESSION: Final = "session_id"
 ORDER: Final = ("timestamp", "query_id")
 
+# The column of `log_length`, in the frames of functions of scope "log".
+LOG_LENGTH: Final = "__weaklabel_log_length"
+
 # Words that `normalized` leaves as they are.
 _PLAIN: Final = r"^[a-z0-9']+( [a-z0-9']+)*\z"
 
@@ -101,6 +104,14 @@ def occurrences(column: str) -> nw.Expr:
     A function that uses this looks beyond the session: declare it with `scope="log"`.
     """
     return nw.when(~nw.col(column).is_null()).then(nw.len().over(column))
+
+
+def log_length() -> nw.Expr:
+    """How many queries the log has, the same number in every row.
+
+    For functions of scope "log" alone, as `occurrences` is: their frame has it as a column.
+    """
+    return nw.col(LOG_LENGTH)
 
 
 def normalized(column: str | nw.Expr) -> nw.Expr:

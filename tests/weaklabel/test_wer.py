@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
-from weaklabel.errors import WeakLabelError
+from weaklabel import WeakLabelError, combine, load_registry
+from weaklabel.export import export
 from weaklabel.text import Normalizer
 from weaklabel.wer import (
     Comparison,
@@ -377,6 +378,37 @@ def test_a_text_with_ids_meets_a_table_of_them(tmp_path: Path) -> None:
     text = tmp_path / "hyp.txt"
     text.write_text("ann go\nbob\n")
     assert compare_files(table, text).deletions == 1
+
+
+@pytest.mark.parametrize(
+    ("exporter", "file"),
+    [
+        ("nemo", "manifest.json"),
+        ("kaldi", ""),
+        ("kaldi", "text"),
+        ("lhotse", ""),
+        ("huggingface", ""),
+    ],
+)
+def test_exports_are_read(tmp_path: Path, exporter: str, file: str) -> None:
+    rows = pl.DataFrame(
+        {
+            "query_id": ["q1", "q2", "q3"],
+            "transcript": ["turn it on", "mute", "off"],
+            "audio": ["/a/1.wav", "/a/2.wav", "/a/3.wav"],
+            "duration": [1.0, 2.0, 1.5],
+            "weight": [1.0, 0.5, 0.25],
+            "sampling_rate": [16_000] * 3,
+            "channels": [1] * 3,
+        }
+    )
+    truth = write(tmp_path, "ref.csv", [("q1", "turn on"), ("q2", "mute"), ("q3", "off")])
+    exporters = load_registry().exporters
+    export(rows, tmp_path / "data", exporters[exporter], check_audio=False)
+    found = compare_files(truth, tmp_path / "data" / file)
+    assert (found.utterances, found.hits, found.insertions) == (3, 4, 1)
+    paths = {"one": str(truth), "two": tmp_path / "data" / file}
+    assert combine(paths).transcripts["transcript"].to_list()[1:] == ["mute", "off"]
 
 
 def test_missing_hypotheses_are_an_error_or_all_deleted(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Calibration, Checked, join_gold
 from weaklabel.models import FittedModel, check_identities
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
-from weaklabel.runs import FORMAT, in_common, read_each, read_metadata
+from weaklabel.runs import FORMAT, read_each, read_metadata
 from weaklabel.text import Normalizer
 from weaklabel.votes import PREFIX
 
@@ -158,7 +158,7 @@ def label_files(
                 .with_columns(pl.when(pl.col("weight").is_not_null()).then(sign).alias("label"))
             )
         kind = getattr(model, "kind", type(model).__name__)
-        about = {"votes": FORMAT, **in_common(each.values()), "model": kind, "threshold": threshold}
+        about = {"votes": FORMAT, **read_metadata(votes), "model": kind, "threshold": threshold}
         about["calibration"] = None if calibration is None else asdict(calibration)
         metadata = {METADATA: json.dumps(about)} if Path(out).suffix == ".parquet" else None
         # Counted on the way to the file, so that neither votes nor labels are read once more.

@@ -187,37 +187,33 @@ class Manifest:
             WeakLabelError: saying what differs.
         """
         names = [entry["name"] for entry in now.functions]
-        gone = [entry["name"] for entry in self.functions if entry["name"] not in names]
         faults = [
-            *_changed_files("the query log", self.queries, now.queries),
-            *_changed_files("the reference log", self.reference, now.reference),
-            *(f"function {name!r} was applied then and is not now" for name in gone),
-            *(
-                f"{what}: {then} then, {here} now"
-                for what, then, here in (
-                    ("the columns kept", self.keep, now.keep),
-                    ("the number of partitions", self.partitions, now.partitions),
-                    ("the engine", self.engine, now.engine),
-                )
-                if then != here
-            ),
+            f"function {entry['name']!r} was applied then and is not now"
+            for entry in self.functions
+            if entry["name"] not in names
         ]
+        for field, words in {
+            "queries": "the query log's files (path, size, time of change)",
+            "reference": "the reference log's files (path, size, time of change)",
+            "keep": "the columns kept",
+            "partitions": "the number of partitions",
+            "engine": "the engine",
+        }.items():
+            before, after = getattr(self, field), getattr(now, field)
+            if before == after:
+                continue
+            if field in ("queries", "reference"):  # of thousands the first that differ
+                first = (
+                    next((file for file in some if file not in others), "nothing else")
+                    for some, others in ((before, after), (after, before))
+                )
+                before, after = first
+            faults.append(f"{words}: {before} then, {after} now")
         if faults:
             raise WeakLabelError(
                 f"{folder} cannot be resumed: {'; '.join(faults)}. Run as before, or write to"
                 " another folder"
             )
-
-
-def _changed_files(what: str, then: list[list[Any]], now: list[list[Any]]) -> list[str]:
-    """The first file that differs, in words; empty where none does."""
-    before, after = ({file: state for file, *state in states} for states in (then, now))
-    for file in sorted({*before, *after}):
-        if before.get(file) == after.get(file):
-            continue
-        change = "has changed" if file in before and file in after else "is new"
-        return [f"{what}: {file} {change if file in after else 'is not there any more'}"]
-    return []
 
 
 def read_metadata(path: Source) -> dict[str, Any]:
@@ -234,15 +230,10 @@ def read_metadata(path: Source) -> dict[str, Any]:
         FileNotFoundError: there is nothing.
         WeakLabelError: a file cannot be read or is of another format, or a run has not ended.
     """
-    return in_common(read_each(path).values())
-
-
-def in_common(each: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """The metadata of the first of several files, with the errors of all."""
-    files_of_votes = list(each)
-    about = dict(files_of_votes[0]) if files_of_votes else {}
+    each = list(read_each(path).values())
+    about = dict(each[0]) if each else {}
     errors: dict[str, RowErrors] = {}
-    for entry in files_of_votes:
+    for entry in each:
         _merge(errors, _errors(entry))
     if errors:
         about["errors"] = [asdict(entry) for entry in errors.values()]

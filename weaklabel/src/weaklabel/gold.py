@@ -451,8 +451,9 @@ class Threshold:
         weight: queries are accepted from this weight on.
         target: the corpus WER asked for.
         wer: corpus WER of the gold queries accepted so, and the 95% bootstrap interval of it.
-        bound: what their corpus WER does not exceed, with 97.5% confidence: the interval's upper
-            end, or, where none of them has an error, what as many more queries might have.
+        bound: what the corpus WER of all queries accepted so does not exceed, with 97.5%
+            confidence: the interval's upper end, or what Wilson's for the share of erring
+            transcripts makes of it, whichever is higher.
         accepted: gold queries that it accepts,
         queries: of so many.
     """
@@ -469,7 +470,7 @@ class Threshold:
         return (
             f"weight of {self.weight:.4g} or more: corpus WER {self.wer.point:.1%} of the"
             f" {self.accepted} of {self.queries} gold queries that it accepts (target"
-            f" {self.target:g}); with 97.5% confidence at most {self.bound:.1%}, {sure}"
+            f" {100 * self.target:g}%); with 97.5% confidence at most {self.bound:.1%}, {sure}"
         )
 
 
@@ -512,7 +513,7 @@ def threshold_for_wer(
     if not len(reached):
         best = possible[np.argmin(rates[possible])]
         raise WeakLabelError(
-            f"no threshold reaches a corpus WER of {target:g} on gold: the lowest is"
+            f"no threshold reaches a corpus WER of {100 * target:g}% on gold: the lowest is"
             f" {rates[best]:.1%}, at weight {levels[best]:.4g} with {best + 1} of {len(levels)}"
             " queries accepted; ask for a higher target, or give more gold"
         )
@@ -522,24 +523,21 @@ def threshold_for_wer(
         float(levels[reached[-1]]),
         target,
         found,
-        max(found.high, _unseen(accepted, errors, words)),
+        max(found.high, _at_most(accepted, errors, words)),
         len(accepted),
         len(levels),
     )
 
 
-def _unseen(accepted: Counts, errors: Counts, words: Counts) -> float:
-    """Corpus WER that queries without a seen error may have; 0 where there is a seen one.
+def _at_most(accepted: Counts, errors: Counts, words: Counts) -> float:
+    """Corpus WER of the accepted queries if as many err as Wilson's upper end allows for.
 
-    The bootstrap knows only the errors it was given. Wilson's upper end says how many of them may
-    err; each such transcript is taken to have as many errors as the erring ones of all gold.
+    The bootstrap knows only the errors it was given, and where these are few it promises too much.
+    An erring transcript is taken to have as many errors as those of all gold.
     """
-    if errors[accepted].any():
-        return 0.0
-    erring = errors[errors > 0]
-    most = share(0, len(accepted))
-    each = float(erring.mean()) if len(erring) else 1.0
-    return each * (most.high if most else 1.0) / max(float(words[accepted].mean()), 1.0)
+    erring = share(int((errors[accepted] > 0).sum()), len(accepted))
+    each = float(errors[errors > 0].mean()) if errors.any() else 1.0
+    return each * (erring.high if erring else 1.0) / max(float(words[accepted].mean()), 1.0)
 
 
 @dataclass(frozen=True)

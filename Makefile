@@ -52,7 +52,7 @@ endef
 demo: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/demo.py --out out/demo $(if $(CAPTION),--caption "$$CAPTION")
 	$(BIN)/weaklabel apply $(LOG)/queries.parquet --out out/demo/votes.parquet --no-progress
-	$(BIN)/weaklabel fit out/demo/votes.parquet --families auto --out out/demo/model.json
+	$(BIN)/weaklabel fit out/demo/votes.parquet --out out/demo/model.json
 	$(BIN)/weaklabel label out/demo/votes.parquet --model out/demo/model.json --out out/demo/labels.parquet
 	$(BIN)/weaklabel report out/demo/votes.parquet --model out/demo/model.json \
 	  --gold $(LOG)/gold.parquet --queries $(LOG)/queries.parquet --html out/demo/weaklabel.html

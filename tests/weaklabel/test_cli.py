@@ -433,7 +433,7 @@ MISTAKES = {
     "votes cut short": (["fit", "broken.parquet", "--out", "m.json"], "was cut short"),
     "a file in UTF-16": (["check", "wide.csv"], "iconv -f utf-16"),
     "an option the model lacks": (
-        ["fit", "v1.parquet", "--out", "m.json", "--model", "majority", "--families", "auto"],
+        ["fit", "v1.parquet", "--out", "m.json", "--model", "majority", "--families", "ignore"],
         "does not take these options",
     ),
     "gold without the log": (

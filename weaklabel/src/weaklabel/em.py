@@ -173,8 +173,8 @@ class Coded:
         open: float64, (P,): rows whose class is not known; none where nothing is shown, for these
             have nothing to say.
         known: float64, (2, P): rows known to be wrong, and to be right.
-        scores: float64, (P, at most G): the mean votes of factors that vote, standardized over the
-            rows with input, and 0 elsewhere.
+        means: float64, (P, at most G): the mean votes of factors that vote; 0 without input.
+        scores: float64, (P, at most G): the same, standardized over the rows with input.
     """
 
     shown: Integers
@@ -183,6 +183,7 @@ class Coded:
     parts: Floats | None
     open: Floats
     known: Floats
+    means: Floats
     scores: Floats
 
     @classmethod
@@ -215,12 +216,12 @@ class Coded:
             parts[row : row + widths[index], column : column + sizes[index]] = table.parts
             row, column = row + widths[index], column + int(sizes[index])
         same = parts.shape[0] == parts.shape[1] and bool((parts == np.eye(len(parts))).all())
-        none = np.zeros((len(patterns), 0))
         evident = (shown < sum(widths)).any(axis=1)
         evident |= not evident.any()
-        scores = [
-            table.score for table, factor in zip(tables, factors, strict=True) if factor.votes
-        ]
+        voting = [table for table, factor in zip(tables, factors, strict=True) if factor.votes]
+        means, scores = np.zeros((2, len(voting), len(patterns)))
+        for index, table in enumerate(voting):
+            means[index], scores[index] = table.mean, table.score
         return cls(
             shown,
             sizes,
@@ -228,7 +229,8 @@ class Coded:
             None if same else parts,
             np.where(evident, patterns.counts - known.sum(axis=0), 0.0),
             (weight * known).astype(np.float64),
-            np.stack(scores, axis=1) if scores else none,
+            means.T,
+            scores.T,
         )
 
     @property
@@ -301,6 +303,7 @@ class _Table:
     symbols: Integers
     shown: Integers
     parts: Floats
+    mean: Floats
     score: Floats
 
     @classmethod
@@ -323,18 +326,18 @@ class _Table:
             symbols,
             numbers[index],
             factor.parts(codes[evidence], symbols),
-            _score(votes, patterns.counts),
+            *_means(votes, patterns.counts),
         )
 
 
-def _score(votes: npt.NDArray[np.int8], counts: Integers) -> Floats:
-    """Mean votes of (P, m), standardized over the rows with input; 0 where there is none."""
+def _means(votes: npt.NDArray[np.int8], counts: Integers) -> tuple[Floats, Floats]:
+    """Mean votes of (P, m), and these standardized over the rows with input; 0 where none is."""
     present = votes != MISSING
     some = present.any(axis=1)
     mean = np.where(present, votes, 0).sum(axis=1) / np.maximum(present.sum(axis=1), 1)
     rows = np.where(some, counts, 0) / max(int(counts[some].sum()), 1)
-    mean = np.where(some, mean - rows @ mean, 0.0)
-    return np.asarray(mean / max(float(np.sqrt(rows @ mean**2)), 1e-12))
+    score = np.where(some, mean - rows @ mean, 0.0)
+    return mean, score / max(float(np.sqrt(rows @ score**2)), 1e-12)
 
 
 # The model
@@ -376,21 +379,36 @@ class Solution:
 
 
 @dataclass(frozen=True)
+class Rules:
+    """What EM is given besides the counts.
+
+    Attributes:
+        smoothing: pseudo-rows for every symbol.
+        prior: P(right) where it is given, else None and estimated.
+        belief: what is believed of P(right) beforehand, and as how many rows that counts. Votes of
+            functions that share something else than the truth may fit some other split better, and
+            this keeps a model from it.
+        tolerance: the gain a row, in nats, below which EM stops.
+    """
+
+    smoothing: float = 1.0
+    prior: float | None = None
+    belief: tuple[float, float] = (0.5, 0.0)
+    tolerance: float = 1e-10
+
+
+@dataclass(frozen=True)
 class Climb:
     """One way up the likelihood.
 
-    Args:
-        smoothing: pseudo-rows for every symbol.
-        shares: P(right) among the pseudo-rows.
-        prior: P(right) where it is given, else None and estimated.
-        tolerance: the gain a row, in nats, below which EM stops.
+    Attributes:
+        rules: what is given.
+        shares: P(right) among the pseudo-rows of symbols.
         steps: at most so many.
     """
 
-    smoothing: float
+    rules: Rules
     shares: float
-    prior: float | None
-    tolerance: float
     steps: int
 
     def maximize(self, coded: Coded, posterior: Floats, logs: Floats) -> Parameters:
@@ -401,15 +419,21 @@ class Climb:
             posterior: float64, (P,).
             logs: of the step before, by which what is seen in part is shared among symbols.
         """
-        pseudo = self.smoothing * np.array([1 - self.shares, self.shares])
+        pseudo = self.rules.smoothing * np.array([1 - self.shares, self.shares])
         rows = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
         counts = coded.tally(rows, logs) + pseudo[:, None]
-        if self.prior is not None:
-            prior = self.prior
+        if self.rules.prior is not None:
+            prior = self.rules.prior
         else:
-            wrong, right = rows.sum(axis=1) + pseudo
+            wrong, right = rows.sum(axis=1) + self._believed
             prior = float(right / (wrong + right))
         return Parameters(prior, np.log(coded.within(counts)))
+
+    @property
+    def _believed(self) -> Floats:
+        """Pseudo-rows of the classes wrong and right: one more than are believed in."""
+        share, rows = self.rules.belief
+        return np.array([1 - share, share]) * rows + [1 - self.shares, self.shares]
 
     def run(self, coded: Coded, posterior: Floats, logs: Floats | None = None) -> Solution:
         """EM from (P,) posteriors."""
@@ -417,7 +441,7 @@ class Climb:
         trace: list[float] = []
         converged = False
         if logs is None:
-            logs = np.repeat(coded.pooled(self.smoothing), 2, axis=0)
+            logs = np.repeat(coded.pooled(self.rules.smoothing), 2, axis=0)
         while True:
             parameters = self.maximize(coded, posterior, logs)
             logs = parameters.logs
@@ -426,7 +450,7 @@ class Climb:
             posterior = np.exp(joint[1] - evidence)
             likelihood = float(coded.open @ evidence + (coded.known * joint).sum())
             trace.append(likelihood + self.penalty(parameters))
-            converged = len(trace) > 1 and trace[-1] - trace[-2] <= self.tolerance * rows
+            converged = len(trace) > 1 and trace[-1] - trace[-2] <= self.rules.tolerance * rows
             if converged or len(trace) >= self.steps:
                 break
         return Solution(
@@ -440,15 +464,12 @@ class Climb:
 
     def penalty(self, parameters: Parameters) -> float:
         """The logarithm of the Dirichlet prior, up to a constant."""
-        prior = parameters.prior
-        logs = self.smoothing * (
-            (1 - self.shares) * parameters.logs[0].sum() + self.shares * parameters.logs[1].sum()
-        )
-        if self.prior is None:
-            logs += self.smoothing * (
-                (1 - self.shares) * np.log1p(-prior) + self.shares * np.log(prior)
-            )
-        return float(logs)
+        shares = np.array([1 - self.shares, self.shares])
+        penalty = float(self.rules.smoothing * shares @ parameters.logs.sum(axis=1))
+        if self.rules.prior is None:
+            prior = parameters.prior
+            penalty += float(self._believed @ np.log([1 - prior, prior]))
+        return penalty
 
 
 def log_joint(coded: Coded, parameters: Parameters) -> Floats:
@@ -496,38 +517,30 @@ def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
     return found
 
 
-def ends(coded: Coded, smoothing: float, prior: float | None, tolerance: float) -> list[Solution]:
-    """EM's ends after a short way from each start, with pseudo-rows shared evenly; the best first.
-
-    Ends where functions are better than chance on average go before all others; with rows of known
-    class the likelihood tells the classes apart.
-    """
-    short = Climb(smoothing, 0.5 if prior is None else prior, prior, tolerance, SHORT)
-    found = [short.run(coded, start) for start in starts(coded, prior)]
-    anchored = bool(coded.known.any())
-    return sorted(found, key=lambda end: (anchored or end.orientation > 0, end.trace[-1]))[::-1]
-
-
-def fit(
-    coded: Coded,
-    smoothing: float,
-    prior: float | None,
-    tolerance: float,
-    start: Solution | None = None,
-) -> Solution:
+def fit(coded: Coded, rules: Rules, start: Solution | None = None) -> Solution:
     """The best start's way to its end, with pseudo-rows shared as the classes are.
 
     Shared so, they pull a symbol that is rarely seen towards no evidence.
 
     Args:
         coded: the counts.
-        smoothing: see `Climb`.
-        prior: see `Climb`.
-        tolerance: see `Climb`.
+        rules: what is given.
         start: the end of another fit to the same patterns, to go on from.
     """
-    best = ends(coded, smoothing, prior, tolerance)[0] if start is None else start
+    best = best_start(coded, rules) if start is None else start
     # Never all of them in one class, whose other would then be impossible.
     shares = min(max(best.parameters.prior, 0.001), 0.999)
-    climb = Climb(smoothing, shares, prior, tolerance, LONG)
-    return climb.run(coded, best.posterior, best.parameters.logs if start is None else None)
+    logs = best.parameters.logs if start is None else None
+    return Climb(rules, shares, LONG).run(coded, best.posterior, logs)
+
+
+def best_start(coded: Coded, rules: Rules) -> Solution:
+    """The best of EM's ends after a short way from each start, with pseudo-rows shared evenly.
+
+    Ends where functions are better than chance on average go before all others; with rows of known
+    class the likelihood tells the classes apart.
+    """
+    climb = Climb(rules, 0.5 if rules.prior is None else rules.prior, SHORT)
+    found = [climb.run(coded, start) for start in starts(coded, rules.prior)]
+    anchored = bool(coded.known.any())
+    return max(found, key=lambda end: (anchored or end.orientation > 0, end.trace[-1]))

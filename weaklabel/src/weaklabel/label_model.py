@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, ClassVar, Final, Literal, get_args
 
@@ -37,7 +37,9 @@ from weaklabel.dependence import (
     Comparison,
     Dependence,
     MissingRate,
+    Partition,
     alternative,
+    best_cut,
     compare,
     dependences,
     missing_rates,
@@ -57,7 +59,6 @@ from weaklabel.models import (
 )
 from weaklabel.patterns import Patterns, check_votes
 from weaklabel.plugins import Kind, hookimpl
-from weaklabel.structure import Partition, Search
 from weaklabel.votes import MISSING, PREFIX
 
 FOLDS: Final = 5
@@ -67,10 +68,16 @@ ENOUGH_GOLD: Final = 20  # checked queries; with fewer a comparison says little
 # follow one branch and are faster so, frames in memory compute all 4ᵐ and are slower.
 NESTED: Final = 2
 
+#: The least share of either class that is believed in: a majority may accept everything.
+LEAST_SHARE: Final = 0.03
+
+#: Nats a row; a partition's score need not be known better.
+ROUGH: Final = 1e-6
+
 #: Rows of a pattern of missing inputs, below which it is no symbol of its own.
 COMMON: Final = 20
 
-Families = Literal["declared", "auto", "ignore"]
+Families = Literal["declared", "ignore"]
 Missing = Literal["ignore", "evidence"]
 
 
@@ -84,9 +91,13 @@ class LabelModel:
         missing: "ignore": a missing input says nothing. "evidence": which inputs are missing is one
             more piece of evidence, for logs in which right and wrong transcripts lose theirs at
             different rates.
-        families: "declared": functions that declare one family share their evidence. "auto": and so
-            do functions whose votes are found to depend on each other. "ignore": no families.
+        families: "declared": functions that declare one family share their evidence. "ignore": no
+            families.
         prior: P(right) over all queries; by default it is estimated.
+        belief: as how large a share of the rows counts what is believed of P(right) beforehand: the
+            share of transcripts that a majority vote accepts, or that is right in gold. It keeps
+            functions that share something else than the truth from being taken for the truth; it
+            counts for less the fewer functions reject (or accept), and 0 is none.
         smoothing: every symbol of a factor counts as seen so many times more, and these are shared
             by the classes as the queries are: what is rarely seen is little evidence.
         gold_weight: how many queries one checked query counts for.
@@ -99,6 +110,7 @@ class LabelModel:
     missing: Missing = "ignore"
     families: Families = "declared"
     prior: float | None = None
+    belief: float = 0.05
     smoothing: float = 1.0
     gold_weight: float = 1.0
     tolerance: float = 1e-10
@@ -109,12 +121,14 @@ class LabelModel:
                 raise WeakLabelError(
                     f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
-        for name in ("prior", "smoothing", "gold_weight", "tolerance"):
+        for name in ("prior", "belief", "smoothing", "gold_weight", "tolerance"):
             value = getattr(self, name)
             if not isinstance(value, int | float) and not (name == "prior" and value is None):
                 raise WeakLabelError(f"{name} must be a number, got {value!r}")
         if self.prior is not None and not 0 < self.prior < 1:
             raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        if not self.belief >= 0:
+            raise WeakLabelError(f"belief must be 0 or more, got {self.belief!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):
             if not getattr(self, name) > 0:
                 raise WeakLabelError(f"{name} must be above 0, got {getattr(self, name)!r}")
@@ -152,18 +166,14 @@ class LabelModel:
                 "no function has input on any query: there is nothing to fit a model to; check"
                 " which columns the functions require"
             )
-        search = Search(patterns, known, self.smoothing, self.prior, self.gold_weight)
         units, still = _units(patterns, self.families)
-        if self.families == "auto":
-            chosen = reference = search.best(units)
-        else:
-            chosen, reference = search.candidate(units), search.best_cut(units)
-        factors: Partition = (*chosen.factors, *still)
-        coded, solution = self._solve(patterns, factors, known)
+        factors: Partition = (*units, *still)
+        rules = self._rules(patterns, known, factors)
+        coded, solution = self._solve(patterns, factors, known, rules)
         rates: tuple[MissingRate, ...] = ()
         if not patterns.present.all():
             informed = (*factors, Inputs.of(patterns))
-            with_inputs = self._solve(patterns, informed, known, solution)
+            with_inputs = self._solve(patterns, informed, known, rules, solution)
             rates = missing_rates(patterns, coded, with_inputs[1])
             if self.missing == "evidence":
                 factors, (coded, solution) = informed, with_inputs
@@ -171,22 +181,20 @@ class LabelModel:
         ends = np.cumsum(coded.sizes)[:-1]
         own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
 
-        # Of the best partition found: given the classes of one that takes dependent functions for
-        # independent, just these look independent.
+        rough = replace(rules, tolerance=ROUGH)
+        reference = best_cut(patterns, units, known, rough, self.gold_weight)
         pairs = dependences(patterns, reference.posterior)
-        home = {name: factor for factor in (*chosen.factors, *still) for name in factor.functions}
+        home = {name: factor for factor in (*units, *still) for name in factor.functions}
         apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
         checked = known.sum(axis=0)
         right = (patterns.counts - checked) * solution.posterior + known[1]
         right = right / patterns.counts
         folds = self._held_out(patterns, factors, known) if known.sum() >= ENOUGH_GOLD else None
-        other = alternative(coded, solution, self.smoothing) if self.prior is None else None
         comparison = compare(
             patterns,
             coded,
             solution,
-            rival=search.rival(chosen) if self.families == "auto" else 0.0,
-            other=other,
+            other=alternative(coded, solution, rules),
             held_out=folds,
         )
         found = tuple(reasons(comparison, solution, apart, rates, self.missing == "evidence"))
@@ -241,10 +249,26 @@ class LabelModel:
         patterns: Patterns,
         factors: Partition,
         known: Integers,
+        rules: em.Rules,
         start: em.Solution | None = None,
     ) -> tuple[em.Coded, em.Solution]:
         coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
-        return coded, em.fit(coded, self.smoothing, self.prior, self.tolerance, start)
+        return coded, em.fit(coded, rules, start)
+
+    def _rules(self, patterns: Patterns, known: Integers, factors: Partition) -> em.Rules:
+        voting = [factor for factor in factors if factor.votes]
+        coded = em.Coded.of(patterns, voting, np.zeros_like(known), self.abstain)
+        rows = float(coded.open.sum())
+        # A vote among factors, for copies within a family must not count for more.
+        accepted = float(coded.open @ (coded.means.sum(axis=1) >= 0)) / rows
+        # Where functions only accept, or only reject, a majority says nothing.
+        accept, reject = (int((patterns.votes == vote).any(axis=0).sum()) for vote in (1, -1))
+        balance = 4 * accept * reject / max((accept + reject) ** 2, 1)
+        # A few checked queries tell more of it than all votes.
+        share = (accepted * ENOUGH_GOLD + known[1].sum()) / (ENOUGH_GOLD + known.sum())
+        share = min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)
+        belief = (share, self.belief * balance * rows)
+        return em.Rules(self.smoothing, self.prior, belief, self.tolerance)
 
     def _held_out(
         self, patterns: Patterns, factors: Partition, known: Integers
@@ -253,9 +277,10 @@ class LabelModel:
         voting = tuple(factor for factor in factors if factor.votes)
 
         def posterior(seen: Integers) -> Floats:
-            solution = self._solve(patterns, voting, seen)[1]
+            rules = self._rules(patterns, seen, factors)
+            solution = self._solve(patterns, voting, seen, rules)[1]
             if voting != factors:
-                solution = self._solve(patterns, factors, seen, solution)[1]
+                solution = self._solve(patterns, factors, seen, rules, solution)[1]
             return solution.posterior
 
         # Checked queries, dealt out one by one.

@@ -47,8 +47,8 @@ def fit(
         str, Option(help="The label model: label-model, majority, logistic, or a plugin's.")
     ] = "label-model",
     families: Annotated[
-        Literal["declared", "auto", "ignore"] | None,
-        Option(help="Share evidence within declared families, or also (auto) where found."),
+        Literal["declared", "ignore"] | None,
+        Option(help="Share evidence within declared families, or take every function alone."),
     ] = None,
     abstain: Annotated[
         Literal["symbol", "ignore"] | None,

@@ -311,11 +311,13 @@ def snorkel(folder: Path) -> dict[str, Any]:
 
     @labeling_function()
     def rarity(row: Any) -> int:
-        return accept if row.occurrences >= 20 else reject if row.occurrences <= 1 else abstain
+        if row.occurrences <= 1:
+            return reject
+        return accept if row.occurrences >= 0.001 * SMALL else abstain
 
     @labeling_function()
     def second_asr_agreement(row: Any) -> int:
-        if row.second_transcript is None:
+        if not isinstance(row.second_transcript, str):  # pandas: None or NaN
             return abstain
         return accept if plain(row.transcript) == plain(row.second_transcript) else reject
 

@@ -1,4 +1,4 @@
-"""Errors of this package, and those of engines raised again as what a caller can act on."""
+"""Errors of this package, and errors of engines as messages that a caller can act on."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[Non
 
     Args:
         engine: its name, for the message.
-        given: what it works on.
+        given: the table it works on.
         kinds: the exceptions that it raises.
 
     Raises:

@@ -25,7 +25,7 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
     """A path in the same folder to write to; it takes the name `path` once all went well.
 
     Args:
-        path: what the finished output is called.
+        path: of the finished output.
         folder: make a folder to write files in, instead of leaving a file to be written. Neither
             a file nor a folder that is not empty is replaced by it.
 
@@ -56,16 +56,16 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
 
 @contextmanager
 def workplace(place: Path, output: Path) -> Iterator[Path]:
-    """An empty folder for what is not finished, held by one process at a time and then removed.
+    """An empty folder for unfinished files, held by one process at a time and then removed.
 
-    A lock is held on a file in it, which ends with the process that holds it: what a killed process
-    left behind is removed by the next one. Windows, and file systems without locks, let two
-    processes in.
+    A lock on a file in it ends with the process that holds it, and the next process removes the
+    files that a killed one left behind. Windows, and file systems without locks, let two processes
+    in.
 
     Args:
-        place: the folder, whose parent exists; on the disk of the output, so that what is finished
-            only has to be renamed.
-        output: what is written, for the message.
+        place: the folder, whose parent exists; on the disk of the output, so that finished
+            files only have to be renamed.
+        output: the file or folder that is written, for the message.
 
     Raises:
         WeakLabelError: another process holds it.

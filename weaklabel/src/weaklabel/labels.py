@@ -28,7 +28,7 @@ FilePath = str | os.PathLike[str]
 
 @dataclass(frozen=True)
 class Labels:
-    """What `label_files` wrote.
+    """Counts of the labels that `label_files` wrote.
 
     Attributes:
         rows: how many queries.
@@ -182,7 +182,7 @@ def _labeled(votes: pl.LazyFrame, model: FittedModel, threshold: float) -> pl.La
 def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed: bool) -> None:
     """Compare the functions that voted with those that a model was fitted to.
 
-    A plugin's model that does not say what it was fitted to is taken as it is.
+    A plugin's model without identities is taken as it is.
     """
     entries = _entries(about)
     known, fitted_rows = (

@@ -1,4 +1,4 @@
-"""`apply` and `apply_files`: votes on a query log; `read_metadata`: what files of votes hold."""
+"""Votes on a query log: of frames (`apply`), of files (`apply_files`), and their metadata."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class QueryLog:
-    """A query log in files that is open, so that nobody has to open it once more.
+    """A query log in files, opened once for checking it and for applying functions.
 
     Attributes:
         given: the path as it was given.
@@ -85,7 +85,7 @@ class QueryLog:
 
         Args:
             path: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`.
-            frame: what was made of `tables.scan(path)`, if that was called already.
+            frame: the frame of `tables.scan(path)`, or made of it, if that was called already.
             altered: `frame` has other rows or further columns.
 
         Raises:
@@ -111,8 +111,8 @@ class QueryLog:
     def parquet(self, made: Path) -> tuple[str, ...]:
         """Parquet files with the log: its own, or one that is made.
 
-        What is not Parquet is read by Polars for every engine: their rules of what a CSV means
-        differ, for instance on an empty text in quotes.
+        Polars reads other formats for every engine: engines do not read a CSV alike, for instance
+        an empty text in quotes.
         """
         if self.direct:
             return self.files
@@ -121,12 +121,12 @@ class QueryLog:
         return (str(made),)
 
 
-# What votes say of themselves
+# Metadata of votes
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What the parts of a folder of votes have in common.
+    """The settings that all parts of a folder of votes share.
 
     Attributes:
         functions: of every function the entry in the parts' metadata, in the order of the columns.
@@ -184,7 +184,7 @@ class Manifest:
         """Refuse to go on with another log or other settings; functions may have changed.
 
         Raises:
-            WeakLabelError: saying what differs.
+            WeakLabelError: naming the differences.
         """
         names = [entry["name"] for entry in now.functions]
         faults = [
@@ -217,7 +217,7 @@ class Manifest:
 
 
 def read_metadata(path: Source) -> dict[str, Any]:
-    """What votes say of themselves; {} where they say nothing.
+    """The metadata of votes: functions, engine, version, log; {} for files without any.
 
     Args:
         path: a Parquet file, or a folder or glob of them.
@@ -325,7 +325,7 @@ class Tally:
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run of `apply_files` did.
+    """Counts, times and the engine of a run of `apply_files`.
 
     Attributes:
         rows: queries voted on, those of parts from an earlier run included.
@@ -378,7 +378,7 @@ def apply_files(
     one pass over the columns they need, since no part shows them the whole.
 
     Args:
-        functions: what to apply, each with a name of its own.
+        functions: the functions to apply, each with a name of its own.
         queries: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`; or a log that is
             open already. DuckDB and Spark read Parquet themselves; CSV and JSON lines are first
             turned into a Parquet file beside the output, so that every engine sees the same values.
@@ -390,10 +390,10 @@ def apply_files(
             memory (16 bytes for each of its files'), or where a memory limit is given.
         keep: columns of the log to keep beside the votes.
         on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
-            and tells how often in the files' metadata; "fail" stops the run. In a folder, the
+            and counts such rows in the files' metadata; "fail" stops the run. In a folder, the
             votes of the other functions stay, and `resume` goes on once the function is mended.
-        reference: a larger log, of which functions of scope "log" count the queries, too, so that
-            their votes on a day's log mean the same as on a month's.
+        reference: a larger log; functions of scope "log" look at its queries, too, so that their
+            votes on a day's log mean the same as on a month's.
         master: Spark's, such as `spark://host:7077`; by default two threads of this machine.
         partitions: how many parts a folder has; by default one for each 256 MiB of the log's files.
         resume: `out` is a folder that an earlier run left unfinished, or whose functions changed:
@@ -490,7 +490,7 @@ def _name_slow(plan: Plan) -> None:
 def _entries(
     plan: Plan, identities: Mapping[str, Identity], log_rows: int | None
 ) -> list[dict[str, Any]]:
-    """What the metadata of votes says of every function, as JSON holds it."""
+    """The entry of every function in the metadata of votes, as JSON holds it."""
     return [
         {
             **asdict(identities.get(function.name) or function.identity()),
@@ -530,7 +530,7 @@ class _Run:
         plan: of all functions.
         manifest: of all parts.
         about: the parts' metadata, but for functions and errors.
-        scratch: a folder for what is not finished, on the disk of the output.
+        scratch: a folder for unfinished files, on the disk of the output.
         target: the file of votes, or the folder of parts.
         single: it is a file.
     """
@@ -565,11 +565,11 @@ class _Run:
         return tuple(Tally(f.name, f.rowwise, *self._votes[f.name]) for f in self.plan.functions)
 
     def do(self, progress: bool) -> None:
-        """Compute what is lacking, and count all votes, each once.
+        """Compute the votes that are lacking, and count all votes, each once.
 
         Raises:
-            WeakLabelError: a function cannot be computed, cast what is no vote, or raised where
-                that is to stop the run.
+            WeakLabelError: a function cannot be computed, cast something that is no vote, or raised
+                where that is to stop the run.
         """
         every = frozenset(self.entries)
         groups: dict[frozenset[str], list[Part]] = {}
@@ -606,7 +606,7 @@ class _Run:
                             bar.update(1)
 
     def _count(self, file: Path, functions: Sequence[LabelingFunction]) -> list[str]:
-        """Add up the votes in a file; returns the functions whose columns hold what is no vote."""
+        """Add up the votes in a file; returns the functions with values that are no votes."""
         wanted = [pl.len().alias("rows")]
         for f in functions:
             vote = pl.col(f.column)
@@ -639,7 +639,7 @@ class _Run:
         Args:
             part: the part.
             made: its file, with the votes of the plan's functions.
-            plan: what was computed.
+            plan: its functions.
             old: a file with the votes of the other functions; None where there are no others.
 
         Raises:
@@ -705,7 +705,7 @@ class _Run:
         wrong: dict[str, RowErrors],
         stopped: Mapping[str, RowErrors],
     ) -> None:
-        """Name the queries of what stops the run, if anything does."""
+        """Raise the errors that stop the run, if there are any, with their queries."""
         for error in stopped.values():
             raise WeakLabelError(f"labeling function {error.name!r} raised {error}")
         RowLog(wrong=wrong).check()
@@ -806,15 +806,15 @@ def apply(
     """The votes of labeling functions on a query log that is a frame.
 
     Args:
-        functions: what to apply, each with a name of its own.
+        functions: the functions to apply, each with a name of its own.
         queries: a frame: Polars, eager or lazy; a DuckDB relation; a PySpark frame; pandas or
             pyarrow (through Polars). Other frames that narwhals knows work where no function is
             row-wise.
         keep: columns of the log to keep beside the votes.
         on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
             and logs a warning; "fail" stops.
-        reference: a larger log, a frame of the same kind, of which functions of scope "log" count
-            the queries, too, so that their votes on a day's log mean the same as on a month's.
+        reference: a larger log, a frame of the same kind; functions of scope "log" look at its
+            queries, too, so that their votes on a day's log mean the same as on a month's.
 
     Returns:
         A frame of the same kind: `query_id`, the kept columns, and an Int8 column `lf:<name>` for

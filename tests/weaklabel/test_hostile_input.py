@@ -201,6 +201,7 @@ def test_a_partitioned_folder_keeps_the_columns_in_its_path(tmp_path: Path) -> N
         (HEAD + '1,5" tv\n2,stop\n', "line 2: a quote stands in a text that has none around it"),
         (HEAD + '1,"a\nb"\n2,5" tv\n3,6" tv\n', "line 4: a quote stands in a text"),
         (HEAD + '1,"best" tv\n', "line 2: "),
+        (HEAD + '1,"say "hello""\n', "line 2: "),
         ("query_id,transcript,transcript\n1,a,b\n", "several columns 'transcript'"),
     ],
 )

@@ -435,7 +435,7 @@ def _missing(schema: pl.Schema, contract: Contract, requires: Iterable[str]) -> 
             old = plain[near[0]]
             remedy = f'is it {old!r}? --rename {old}={name}, rename={{"{old}": "{name}"}} in Python'
         else:
-            remedy = f"the columns are {listed(list(schema))}; add or rename one"
+            remedy = f"the columns are {listed(list(schema))}; add it, or --rename NAME={name}"
         yield Problem(name, f"is missing{meaning}: {why}", 0, (), remedy, False)
 
 
@@ -451,7 +451,7 @@ def _of_another_type(frame: pl.LazyFrame, column: Column) -> Problem:
         f"is {is_}, expected {column.wanted},",
         frame.select(held.sum()).collect(engine="streaming").item(),
         _examples(frame, column.name, held),
-        column.remedy(found),
+        column.fault(found)[1],
         False,
     )
 
@@ -473,15 +473,10 @@ def _rules(column: Column, found: pl.DataType, value: pl.Expr) -> Iterator[_Rule
             remedy = 'where nothing was understood, write an empty text, "" (in a CSV with quotes)'
         yield _Rule(name, given.is_null(), "is null", remedy, pl.lit(f"{name} is null"))
     if _converts(value, name):
-        said = column.unreadable(found)
-        yield _Rule(
-            name,
-            given.is_not_null() & value.is_null(),
-            said,
-            column.remedy(found),
-            pl.format(f"{name} {{}} {said}", given),
-            reading=True,
-        )
+        said, remedy = column.fault(found)
+        unread = given.is_not_null() & value.is_null()
+        reason = pl.format(f"{name} {{}} {said}", given)
+        yield _Rule(name, unread, said, remedy, reason, reading=True)
     if column.kind == "share":
         outside, said = (value < 0) | ((value > 1) & value.is_not_nan()), "is not within [0, 1]"
         remedy = "divide percentages by 100"

@@ -101,33 +101,26 @@ class Column:
                     return None if timezone is None else _in_zone(value, timezone)
                 return value
 
-    def unreadable(self, found: pl.DataType) -> str:
-        """The words for a value of another type that cannot be read."""
-        if self.kind != "time":
-            return "is no number"
+    def fault(self, found: pl.DataType) -> tuple[str, str]:
+        """What is wrong with a value of another type that cannot be read, and what to do."""
+        match self.kind:
+            case "id":
+                return "is no name", "write integers of at most 64 bits, or text"
+            case "text":
+                return "is no text", "write text"
+            case "share" | "seconds":
+                remedy = "write numbers with a decimal point, and nothing where it is not known"
+                return "is no number", remedy
+        if found == pl.Date:
+            return "is no time", "a day alone orders no queries: bring the time of day"
         if found.is_numeric():
-            return "is no time between 1980 and 2100 in seconds, ms, µs or ns since 1970"
-        return "is no time with an offset from UTC"
-
-    def remedy(self, found: pl.DataType) -> str:
-        """What to do about values of another type."""
-        if self.kind == "time":
-            if found == pl.Date:
-                return "a day alone orders no queries: bring the time of day"
-            if found.is_numeric():
-                return (
-                    "write 2026-01-01T00:00:00Z, or numbers since 1970 as integers or Float64"
-                    " (Float32 is too coarse)"
-                )
-            return (
-                "write the offset, 2026-01-01T00:00:00+02:00, or name the zone of the clock:"
-                ' --timezone Europe/Berlin, timezone="Europe/Berlin" in Python'
-            )
-        if self.kind in ("share", "seconds"):
-            return "write numbers with a decimal point, and nothing where it is not known"
-        if self.kind == "id":
-            return "write integers of at most 64 bits, or text"
-        return "write text"
+            remedy = "write integers or Float64 since 1970 (Float32 is too coarse)"
+            return "is no time between 1980 and 2100 in seconds, ms, µs or ns since 1970", remedy
+        remedy = (
+            "write the offset, 2026-01-01T00:00:00+02:00, or name the zone of the clock:"
+            ' --timezone Europe/Berlin, timezone="Europe/Berlin" in Python'
+        )
+        return "is no time with an offset from UTC", remedy
 
 
 @dataclass(frozen=True)

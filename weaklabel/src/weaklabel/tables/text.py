@@ -57,11 +57,16 @@ def scan_csv(files: Files) -> pl.LazyFrame:
         same_columns(files.paths[0], first, file, header)
         part = pl.scan_csv(source, infer_schema=False, glob=False, separator=separator)
         parts.append(part.select(first))
-        # Polars fills a row with too few fields up with nulls. A line with too few separators
-        # outside of quotes may be one, and a line with an odd quote a part of one.
-        bare = pl.col("line").str.replace_all('"[^"]*"', "")
+        # Polars fills a row with too few fields up with nulls, and drops quotes within quotes. A
+        # line with too few separators outside of quotes may be the one, and a line that is no row
+        # of its own with its quotes in place may be the other.
+        line, mark = pl.col("line"), re.escape(separator)
+        bare = line.str.replace_all('"[^"]*"', "")
         few = bare.str.count_matches(separator, literal=True) < len(first) - 1
-        suspect = (pl.col("line") != "") & (few | bare.str.contains('"', literal=True))
+        cell = f'("([^"]|"")*"|[^"{mark}]*)'
+        row = line.str.contains(f"^{cell}({mark}{cell})*\r?$")
+        odd = line.str.contains('"', literal=True) & ~row
+        suspect = (line != "") & (few | odd)
         short = short or text_lines(source).select(suspect.any()).collect(engine="streaming").item()
     frame = renamed(pl.concat(parts), files.rename)
     blank = pl.all_horizontal(pl.all().is_null())

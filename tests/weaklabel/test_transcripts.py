@@ -18,8 +18,9 @@ from polars.testing import assert_frame_equal
 from sklearn.metrics import roc_auc_score
 
 from weaklabel import WeakLabelError, WeakLabelWarning, combine
+from weaklabel.cli import main
 from weaklabel.tables import read, write
-from weaklabel.transcripts import Method, combine_files
+from weaklabel.transcripts import Method
 
 METHODS: tuple[Method, ...] = ("rover", "medoid")
 TESTS = Path(__file__).resolve().parents[1]
@@ -445,9 +446,8 @@ def test_files_in_and_out_hold_the_same(tmp_path: Path, suffix: str) -> None:
     frame, _ = _planted([0.1, 0.2, 0.3], 30, lambda query: range(3), seed=5)
     given_, out, sources = (tmp_path / f"{name}{suffix}" for name in ("in", "out", "sources"))
     write(frame, given_)
-    done = combine_files(given_, out, sources=sources)
+    assert main(["combine", str(given_), "--out", str(out), "--sources", str(sources)]) == 0
     expected = combine(frame)
-    assert_frame_equal(done.transcripts, expected.transcripts)
     assert_frame_equal(read(out), expected.transcripts, check_exact=False)
     assert_frame_equal(read(sources), expected.sources, check_exact=False)
     assert sorted(tmp_path.iterdir()) == sorted([given_, out, sources])
@@ -468,13 +468,14 @@ def test_each_source_may_have_its_own_file(tmp_path: Path) -> None:
         ids = sorted(line.split(maxsplit=1) for line in texts[name].splitlines())
         paths[name] = path.with_suffix(".csv")
         write(pl.DataFrame(ids, ["query_id", "transcript"], orient="row"), paths[name])
-    done = combine_files(paths, tmp_path / "out.csv")
-    assert done.transcripts["transcript"].to_list() == expected
+    assert combine(paths).transcripts["transcript"].to_list() == expected
 
 
-def test_a_missing_output_folder_is_found_out_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no folder .*absent"):
-        combine_files(tmp_path / "in.csv", tmp_path / "absent/out.csv")
+def test_a_missing_output_folder_is_found_out_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["combine", "no such file.csv", "--out", str(tmp_path / "absent/out.csv")]) == 2
+    assert "absent to write in: create it first" in " ".join(capsys.readouterr().err.split())
 
 
 def test_other_frames_are_taken_too() -> None:

@@ -348,9 +348,9 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     which one of the two differs from these, how many do both have alike? Independent sources seldom
     make the same mistake, whatever their rates and however hard a word is; copies do, and hide it
     from the vote that they win. The judges are judged in turn: the pair is cleared if these look
-    more like copies, if they differ from each other as well where they differ from the pair, or if
-    the sources that are tied to neither side with the pair. Where both pairs look alike, both are
-    named. Sources alike in every contested slot are copies without a judge.
+    more like copies, or differ from each other, too, where both differ from the pair. Where both
+    pairs look alike, both are named. Sources alike in every contested slot are copies without a
+    judge.
     """
     counts = np.bincount(voters.source)
     compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
@@ -383,26 +383,13 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
                 same = np.count_nonzero(differs[:, a] & (agreed[:, a] == agreed[:, b]))
                 alike[a, b, c, d] = same / np.count_nonzero(either)
                 agreeing[a, b, c, d] = same / (np.count_nonzero(differs[:, [a, b]].all(1)) or 1)
-    suspects = [
-        (a, b, c, d)
+    found |= {
+        (a, b)
         for (a, b, c, d), share in alike.items()
         if share >= MOST_ALIKE
         and alike.get((c, d, a, b), 0.0) <= share + UNDECIDED
         and agreeing.get((c, d, a, b), 0.0) >= SOUND
-    ]
-    tied = {frozenset(suspect[:2]) for suspect in suspects}
-    for a, b, c, d in suspects:
-        split = words[(words[:, a] == words[:, b]) & (words[:, c] == words[:, d])]
-        split = split[(split[:, a] >= 0) & (split[:, c] >= 0) & (split[:, a] != split[:, c])]
-        free = [
-            other
-            for other in range(len(compared))
-            if other not in (a, b, c, d)
-            and not any(frozenset((other, one)) in tied for one in (a, b, c, d))
-        ]
-        sided, against = (np.count_nonzero(split[:, free] == split[:, [one]]) for one in (a, c))
-        if sided <= against:
-            found.add((a, b))
+    }
     groups: list[set[int]] = []
     for pair in sorted(found):
         joined = [group for group in groups if group & set(pair)]

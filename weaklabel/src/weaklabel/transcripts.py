@@ -13,7 +13,6 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import narwhals.stable.v2 as nw
@@ -24,9 +23,9 @@ from weaklabel import rover
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.queries import shown, validate
 from weaklabel.schema import HYPOTHESES
-from weaklabel.tables import read, write
+from weaklabel.tables import read
 from weaklabel.text import Normalizer, find_normalizer
-from weaklabel.wer import FilePath, read_transcripts
+from weaklabel.wer import read_transcripts
 
 Method: TypeAlias = Literal["rover", "medoid"]
 
@@ -167,48 +166,6 @@ def combine(
         left_out=left_out,
         without=without,
     )
-
-
-def combine_files(
-    path: FilePath | Mapping[str, FilePath],
-    out: str | os.PathLike[str],
-    *,
-    sources: str | os.PathLike[str] | None = None,
-    method: Method = "rover",
-    normalizer: str | Normalizer = "none",
-    rounds: int = ROUNDS,
-    families: Mapping[str, str] | None = None,
-    progress: bool | None = None,
-) -> Combined:
-    """`combine` from files to a file.
-
-    Args:
-        path: of the hypotheses: a file, a folder or a glob; or one for each source, by its name.
-        out: for the transcripts; the suffix names the format.
-        sources: for what was learned about the sources.
-        method, normalizer, rounds, families, progress: see `combine`.
-
-    Raises:
-        WeakLabelError, FileNotFoundError, ImportError: see `combine`.
-        FileNotFoundError, IsADirectoryError, OSError: an output cannot be written; see
-            `weaklabel.queries.write`.
-    """
-    # Found out before the work, not after it.
-    for target in (out, sources):
-        if target is not None and not Path(target).absolute().parent.is_dir():
-            raise FileNotFoundError(f"no folder {Path(target).parent} to write in: create it first")
-    done = combine(
-        path,
-        method=method,
-        normalizer=normalizer,
-        rounds=rounds,
-        families=families,
-        progress=progress,
-    )
-    write(done.transcripts, out)
-    if sources is not None:
-        write(done.sources, sources)
-    return done
 
 
 def _table(hypotheses: Any) -> pl.DataFrame:

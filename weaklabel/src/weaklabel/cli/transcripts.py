@@ -48,16 +48,18 @@ def combine(
     """Make one transcript out of several, weighing the sources without labels."""
     from rich.table import Table
 
-    from weaklabel.transcripts import combine_files
+    from weaklabel import tables, transcripts
 
     given: Any = hypotheses[0]
     if len(hypotheses) > 1:
         given = shared.pairs("combine", "SOURCE=FILE for each of several files", hypotheses)
     keep_apart([out, sources], [given] if isinstance(given, str) else [*given.values()])
-    combined = combine_files(
+    outputs = [path for path in (out, sources) if path is not None]
+    for path in outputs:  # before the work, not after it
+        if not path.absolute().parent.is_dir():
+            raise FileNotFoundError(f"no folder {path.parent} to write in: create it first")
+    combined = transcripts.combine(
         given,
-        out,
-        sources=sources,
         method=method,
         normalizer=chosen(
             "normalizer", normalizer, shared.registry(plugin, functions, strict).normalizers
@@ -66,6 +68,8 @@ def combine(
         families=_families(family),
         progress=None if progress else False,
     )
+    for path, frame in zip(outputs, (combined.transcripts, combined.sources), strict=False):
+        tables.write(frame, path)
     best = combined.sources.sort("weight", descending=True).head(10)
     table = Table(*best.columns)
     for row in best.iter_rows():

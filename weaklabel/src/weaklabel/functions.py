@@ -21,7 +21,7 @@ from rapidfuzz.distance import Levenshtein
 
 from weaklabel.labeling import LabelingFunction, labeling_function
 from weaklabel.plugins import hookimpl
-from weaklabel.text import normalizer
+from weaklabel.text import find_normalizer
 from weaklabel.votes import (
     ABSTAIN,
     ACCEPT,
@@ -148,7 +148,7 @@ def rephrasing_edit_distance(
     this, that = row["transcript"], row["next_transcript"]
     if that is None or row["next_timestamp"] - row["timestamp"] >= within:
         return ABSTAIN
-    rule = normalizer("basic")
+    rule = find_normalizer("basic")
     this, that = rule(this), rule(that)
     if not this or not that:
         return ABSTAIN
@@ -207,7 +207,7 @@ def second_asr_wer(
         accept: up to this word error rate between the two.
         reject: from this one on. The rate is word edits over the longer one's words.
     """
-    rule = normalizer("basic")
+    rule = find_normalizer("basic")
     this, that = rule(row["transcript"]).split(), rule(row[other]).split()
     rate = Levenshtein.normalized_distance(this, that)
     if (rate <= accept) == (rate >= reject):  # neither, or both

@@ -193,6 +193,3 @@ def find_normalizer(normalizer: str | Normalizer) -> Normalizer:
     raise WeakLabelError(
         f"no normalizer {normalizer!r}: choose {known}, or give a Normalizer of your own"
     )
-
-
-normalizer = find_normalizer

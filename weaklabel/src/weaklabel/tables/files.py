@@ -94,18 +94,18 @@ def find(path: Source) -> Files:
         return Files(given, (str(folder / "text"),), "Kaldi")
     if (folder / "supervisions.jsonl.gz").is_file():  # Lhotse's, beside recordings of other columns
         return Files(given, (str(folder / "supervisions.jsonl.gz"),), "JSON lines")
+    hive = False
     if folder.is_dir():
-        inside = [file.relative_to(given) for file in sorted(folder.rglob("*"))]
-        found = [
-            file
-            for file in inside
-            if not any(part.startswith((".", "_")) for part in file.parts)
-            and os.path.isfile(os.path.join(given, file))
-        ]
-        tables = [os.path.join(given, file) for file in found if _suffixes(file.name)[0] in FORMATS]
+        found = {file.relative_to(folder): str(file) for file in sorted(folder.rglob("*"))}
+        found = {
+            inside: file
+            for inside, file in found.items()
+            if os.path.isfile(file) and not any(part[0] in "._" for part in inside.parts)
+        }
+        tables = [file for file in found.values() if _suffixes(file)[0] in FORMATS]
+        hive = any("=" in str(inside.parent) for inside in found)
         known = _BESIDE | set(FORMATS)
-        others = [str(file) for file in found if _suffixes(file.name)[0] not in known]
-        if others:
+        if others := [file for file in found.values() if _suffixes(file)[0] not in known]:
             _logger.warning("not read, for they are no tables: %s", listed(others))
         if not tables:
             raise FileNotFoundError(f"no table in the folder {given}: {_KNOWN}")
@@ -124,9 +124,6 @@ def find(path: Source) -> Files:
     for file in tables:
         if os.path.getsize(file) == 0:
             raise WeakLabelError(f"{file} is empty (0 bytes): write it again, or remove it")
-    hive = os.path.isdir(given) and any(
-        "=" in os.path.dirname(file)[len(given) :] for file in tables
-    )
     return Files(given, tuple(tables), next(iter(formats)), hive=hive)
 
 

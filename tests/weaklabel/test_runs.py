@@ -470,7 +470,8 @@ SLOW = """
 
     folder, engine, pause, resume = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
     # The pause is no parameter here: it would be another run.
-    time.sleep, pause_for = (lambda _: pause_for(pause)), time.sleep
+    begun = folder / "begun"
+    time.sleep, pause_for = (lambda _: begun.touch() or pause_for(pause)), time.sleep
     out = folder / sys.argv[5]
     with terminated():
         summary = apply_files(
@@ -529,13 +530,12 @@ def test_a_killed_run_leaves_whole_parts_only_and_can_be_resumed(
 
 @contextmanager
 def running(folder: Path, engine: str, out: str) -> Iterator[subprocess.Popen[str]]:
-    """A run in a process of its own, from when it holds its output; ended at the end."""
+    """A run in a process of its own, from when it is at work; ended at the end."""
     plain_log(2000).write_parquet(folder / "queries.parquet")
     (folder / "slow.py").write_text(textwrap.dedent(SLOW))
-    with child(folder / "slow.py", folder, engine, 0.002, "new", out) as process:
+    with child(folder / "slow.py", folder, engine, 0.1, "new", out) as process:
         until = time.monotonic() + 120
-        begun = "_weaklabel.json" if out == "votes" else "lock"
-        while not list(folder.rglob(begun)):
+        while not (folder / "begun").exists():
             assert process.poll() is None, process.communicate()
             assert time.monotonic() < until
             time.sleep(0.01)
@@ -566,7 +566,7 @@ def test_a_second_run_on_one_output_is_refused_while_the_first_lives(
 def test_a_terminated_run_leaves_no_temporary_files(engine: Any, out: str, tmp_path: Path) -> None:
     with running(tmp_path, engine, out) as process:
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=120)
+        process.communicate(timeout=60)  # the run itself would take 200 s
         assert process.returncode == 143
     assert not list(tmp_path.rglob(".*"))
     assert not (tmp_path / "votes.parquet").exists()

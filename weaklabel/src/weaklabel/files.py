@@ -19,6 +19,8 @@ if sys.platform != "win32":
 
 _LOCK: Final = "lock"
 
+_held: Final[set[Path]] = set()  # by this process
+
 
 @contextmanager
 def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
@@ -71,10 +73,12 @@ def workplace(place: Path, output: Path) -> Iterator[Path]:
         WeakLabelError: another process holds it.
     """
     lock = _locked(place, output)
+    _held.add(place)
     try:
         _clear(place)
         yield place
     finally:
+        _held.discard(place)
         _clear(place)
         if sys.platform == "win32":
             os.close(lock)  # Windows removes no open file
@@ -124,20 +128,42 @@ def _clear(place: Path) -> None:
 
 
 @contextmanager
-def terminated() -> Iterator[None]:
-    """Make SIGTERM end the block as `SystemExit(143)`, so that nothing unfinished is left behind.
+def terminated(grace: float = 2.0) -> Iterator[None]:
+    """Make SIGTERM end the block as `SystemExit(143)`, so that no unfinished file is left behind.
 
-    The engine's current call ends first. In other threads than the main one nothing is changed.
+    A signal reaches Python only between an engine's calls. One that takes longer is not waited for:
+    another thread removes the files and ends the process. Outside of the main thread nothing is
+    changed.
+
+    Args:
+        grace: for how many seconds the current call is waited for.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    reader, writer = os.pipe()  # written to by the signal itself, whatever the main thread does
+    os.set_blocking(writer, False)
+    ended = threading.Event()
 
     def stop(number: int, _: Any) -> None:
         raise SystemExit(128 + number)
 
+    def watch() -> None:
+        while (number := os.read(reader, 1)) not in (b"", bytes([signal.SIGTERM])):
+            pass
+        os.close(reader)
+        if number and not ended.wait(grace):
+            for place in list(_held):
+                shutil.rmtree(place, ignore_errors=True)
+            os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
     before = signal.signal(signal.SIGTERM, stop)
+    woken = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     finally:
+        ended.set()
+        signal.set_wakeup_fd(woken)
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
+        os.close(writer)  # ends the other thread

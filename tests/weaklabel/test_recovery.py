@@ -243,3 +243,42 @@ def test_functions_that_know_nothing_are_found_out(seed: int, wide: int) -> None
         model = LabelModel().fit(patterns)
 
     assert len(model.warnings) == 1
+
+
+def three_functions(seed: int) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int8]]:
+    """A log of three independent functions, each two-sided, accepting or rejecting only."""
+    rng = np.random.default_rng(seed)
+    rows = int(rng.choice([2_000, 5_000, 20_000]))
+    right = rng.random(rows) < rng.uniform(0.7, 0.95)
+    votes = []
+    for kind in rng.choice(["both", "both", "accept", "reject"], 3):
+        often = rng.uniform(0.15, 0.9)
+        if kind == "both":
+            true = rng.random(rows) < rng.uniform(0.62, 0.95)
+            cast = np.where(right == true, 1, -1) * (rng.random(rows) < often)
+        else:
+            rare = often * rng.uniform(0.05, 0.6)
+            likely = right if kind == "accept" else ~right
+            cast = (rng.random(rows) < np.where(likely, often, rare)) * (
+                1 if kind == "accept" else -1
+            )
+        votes.append(cast)
+    return right, np.stack(votes, axis=1).astype(np.int8)
+
+
+def test_three_functions_do_not_lead_far_below_accepting_everything_without_a_warning() -> None:
+    wins, warned, worse = 0, 0, 0
+    for seed in range(601, 751):
+        right, votes = three_functions(seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", WeakLabelWarning)
+            model = LabelModel().fit(Patterns.of("abc", votes))
+        gain = accuracy(right, model.weights(votes)) - float(right.mean())
+        if gain < -0.03:
+            worse += 1
+            assert model.warnings, f"seed {seed}: {gain:+.3f}"
+        if gain > 0.01:
+            wins += 1
+            warned += bool(model.warnings)
+    assert worse >= 3  # the logs are such that there is something to warn of
+    assert warned <= 0.2 * wins

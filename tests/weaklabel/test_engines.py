@@ -495,6 +495,34 @@ def test_nan_is_null_wherever_a_function_meets_it(
         ]
 
 
+@labeling_function(requires=["transcript"])
+def numeric() -> nw.Expr:
+    return accept_if(nw.col("transcript").cast(nw.Int64) > 0)
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+def test_an_expression_that_fails_on_a_row_costs_no_other_function_its_votes(
+    engine: Any, tmp_path: Path
+) -> None:
+    log = pl.DataFrame({"query_id": [1, 2, 3], "transcript": ["1", "2", "play"]})
+    log.write_parquet(tmp_path / "q.parquet")
+    functions = [numeric, built_in.rarity.with_parameters(enough=1)]
+
+    def run(out: str, functions: list[Any] = functions, **options: Any) -> Any:
+        given = (functions, tmp_path / "q.parquet", tmp_path / out)
+        return apply_files(*given, engine=engine, progress=False, **options)
+
+    summary = run("votes.parquet")
+    votes = pl.read_parquet(tmp_path / "votes.parquet").sort("query_id")
+    assert votes.rows() == [(1, None, -1), (2, None, -1), (3, None, -1)]
+    assert [(error.name, error.total) for error in summary.errors] == [("numeric", 3)]
+    assert "play" in str(summary.errors[0])
+    for options in ({"on_error": "fail"}, {"functions": [numeric]}):
+        with pytest.raises(WeakLabelError, match="'numeric' failed: .*play"):
+            run("other.parquet", **options)
+    assert not (tmp_path / "other.parquet").exists()
+
+
 @pytest.mark.parametrize("engine", ["polars", "duckdb"])
 @pytest.mark.parametrize("more", [False, True])
 def test_parts_keep_each_row_of_a_log_whose_ids_are_not_unique(

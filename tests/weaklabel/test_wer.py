@@ -350,7 +350,12 @@ def test_kaldi_texts_are_joined_on_their_ids(
         # Ids like words: another order gives them away.
         ("ann go\nbob stop\n", "bob stop\nann go\n", 2, "taken for ids"),
         # In the same order they may be words, which is what the lines hold unless said otherwise.
-        ("ann go\nbob stop\n", "ann go\nbob stop\n", 4, "taken for words (kaldi=True"),
+        (
+            "ann go\nbob stop\n",
+            "ann go\nbob stop\n",
+            4,
+            "taken for words; if they are ids, give --kaldi",
+        ),
         # One word of a line, words that repeat, and words that differ are nothing to doubt.
         ("turn on\n", "turn off\n", 2, ""),
         ("go on\ngo up\n", "go on\ngo up\n", 4, ""),

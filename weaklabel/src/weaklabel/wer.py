@@ -494,8 +494,10 @@ def _begin_with_ids(frames: Sequence[pl.DataFrame]) -> bool:
         ids = alike and not ordered
     if alike:
         _logger.warning(
-            "the first words of all lines are unique and shared, and taken for %s",
-            "ids, not words (kaldi=False: words)" if ids else "words (kaldi=True: ids)",
+            "the first words of all lines are unique and shared: they are taken for %s",
+            "ids, not words; if they are words, give --no-kaldi (kaldi=False)"
+            if ids
+            else "words; if they are ids, give --kaldi (kaldi=True)",
         )
     return ids
 

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
-from weaklabel.gold import Gold, gold_patterns, join_gold
+from weaklabel.gold import Gold, join_gold
 from weaklabel.label_model import LabelModel
 from weaklabel.patterns import Patterns
 from weaklabel.votes import MISSING
@@ -30,6 +30,15 @@ def made(seed: int, rows: int = 5_000) -> tuple[pl.DataFrame, pl.Series]:
     votes = np.where(rng.random((rows, 4)) < 0.75, truth, -truth).astype(np.int8)
     table = pl.DataFrame({f"lf:f{i}": votes[:, i] for i in range(4)})
     return table.with_row_index("query_id"), pl.Series(right)
+
+
+def gold_of(table: pl.DataFrame, judged: pl.DataFrame) -> Gold:
+    """Gold of queries that were judged to be right or wrong."""
+    heard = table.select("query_id", transcript=pl.lit("on"))
+    said = judged.select(
+        "query_id", transcript=pl.when("correct").then(pl.lit("on")).otherwise(pl.lit("off"))
+    )
+    return join_gold(table, said, heard).patterns()
 
 
 def checked(table: pl.DataFrame, right: pl.Series, rows: int, seed: int = 0) -> pl.DataFrame:
@@ -76,47 +85,34 @@ def test_gold_that_is_ambiguous_or_incomplete_is_refused() -> None:
         join_gold(VOTES, GOLD)
 
 
-def test_gold_that_votes_or_log_do_not_have_is_left_out_and_counted_by_fit_and_report() -> None:
-    message = "1 of 4 gold queries are not in queries and votes and are left out: 'z'"
+def test_gold_that_votes_or_log_do_not_have_is_left_out_and_counted() -> None:
+    message = "1 of 4 gold queries are not among the votes and the log, and are left out: 'z'"
     with pytest.warns(WeakLabelWarning, match=message):
-        assert join_gold(VOTES, GOLD, LOG).left_out == 1
-    with pytest.warns(WeakLabelWarning, match=message):
-        gold = gold_patterns(VOTES, GOLD, LOG)
-    assert (gold.rows, gold.right.rows) == (3, 2)
+        found = join_gold(VOTES, GOLD, LOG)
+    assert found.left_out == 1
+    assert (found.patterns().rows, found.patterns().right.rows) == (3, 2)
     with pytest.warns(WeakLabelWarning, match="2 of 4 gold queries"):
         join_gold(VOTES[:3], GOLD, LOG)
     others = GOLD.with_columns(pl.col("query_id") + "x")
-    with pytest.raises(WeakLabelError, match=r"none of the 4 gold queries is in .* 'dx'"):
-        gold_patterns(VOTES, others, LOG)
+    with pytest.raises(WeakLabelError, match=r"none of the 4 gold queries is among .* 'dx'"):
+        join_gold(VOTES, others, LOG)
     with pytest.raises(WeakLabelError, match="gold has no rows"):
-        gold_patterns(VOTES, GOLD[:0], LOG)
+        join_gold(VOTES, GOLD[:0], LOG)
 
 
-def test_gold_patterns_are_the_votes_of_checked_queries() -> None:
+def test_gold_is_the_votes_of_checked_queries() -> None:
     table, right = made(1)
     some = checked(table, right, 100)
 
-    gold = gold_patterns(table.lazy(), some)
+    gold = gold_of(table, some)
 
     assert (gold.rows, gold.right.rows) == (100, some["correct"].sum())
     ids = some.filter("correct")["query_id"]
     assert gold.right == Patterns.count(table.filter(pl.col("query_id").is_in(ids.implode())))
 
 
-def test_judged_queries_without_votes_are_left_out_and_a_judgement_is_true_or_false() -> None:
-    table, right = made(1)
-    judged = table.select("query_id", correct=right)
-    with pytest.warns(WeakLabelWarning, match="1 of 2 gold queries .* left out: 4999"):
-        assert gold_patterns(table[:-1], judged[-2:]).rows == 1
-    with pytest.raises(WeakLabelError, match="none of the 1 gold queries is in votes"):
-        gold_patterns(table[:-1], judged[-1:])
-    with pytest.raises(WeakLabelError, match="true or false"):
-        gold_patterns(table, table.select("query_id", correct=1))
-
-
 def test_gold_without_missing_inputs_has_abstains() -> None:
-    votes = VOTES.with_columns(correct=True)
-    gold = gold_patterns(votes, votes.select("query_id", "correct"))
+    gold = gold_of(VOTES, VOTES.select("query_id", correct=True))
     assert MISSING in gold.right.votes
     assert gold.without_missing().right.votes.tolist() == [[-1], [0], [1]]
     assert gold.without_missing().right.counts.tolist() == [1, 2, 1]
@@ -124,7 +120,7 @@ def test_gold_without_missing_inputs_has_abstains() -> None:
 
 def test_checked_queries_are_not_counted_twice() -> None:
     table, right = made(2)
-    gold = gold_patterns(table, checked(table, right, 200))
+    gold = gold_of(table, checked(table, right, 200))
     others = Patterns.count(
         table.filter(~pl.col("query_id").is_in(checked(table, right, 200)["query_id"].implode()))
     )
@@ -140,7 +136,7 @@ def test_checked_queries_are_not_counted_twice() -> None:
 
 def test_gold_said_to_be_among_the_rows_that_is_not_is_refused() -> None:
     table, right = made(2)
-    gold = gold_patterns(table, checked(table, right, 200))
+    gold = gold_of(table, checked(table, right, 200))
     with pytest.raises(WeakLabelError, match="counted=False"):
         LabelModel().fit(Patterns.count(table[:50]), gold=gold)
     other = Gold(Patterns.of(["x"], [[1]]), Patterns.of(["x"], [[-1]]))
@@ -152,7 +148,7 @@ def test_the_model_is_compared_on_checked_queries_it_has_not_seen() -> None:
     table, right = made(3)
     some = checked(table, right, 300)
 
-    model = LabelModel().fit(Patterns.count(table), gold=gold_patterns(table, some))
+    model = LabelModel().fit(Patterns.count(table), gold=gold_of(table, some))
 
     gold = model.comparison.gold
     assert gold is not None
@@ -169,7 +165,7 @@ def test_the_model_is_compared_on_checked_queries_it_has_not_seen() -> None:
 def test_gold_that_has_nothing_to_do_with_the_votes_is_found_out() -> None:
     table, right = made(4)
     mixed_up = checked(table, right.shuffle(seed=4), 400)
-    gold = gold_patterns(table, mixed_up)
+    gold = gold_of(table, mixed_up)
 
     with pytest.warns(WeakLabelWarning, match="on 400 checked queries") as caught:
         LabelModel().fit(Patterns.count(table), gold=gold)
@@ -182,7 +178,7 @@ def test_three_copies_of_a_bad_function_are_seen_through_with_gold_and_warned_of
     coin = np.random.default_rng(5).choice([-1, 1], len(table)).astype(np.int8)
     copies = {f"lf:coin{i}": coin for i in range(3)}
     votes = table.with_columns(**{name: pl.Series(x) for name, x in copies.items()})
-    gold = gold_patterns(votes, checked(table, right, 300))
+    gold = gold_of(votes, checked(table, right, 300))
 
     with pytest.warns(WeakLabelWarning) as caught:
         LabelModel().fit(Patterns.count(votes), gold=gold)

@@ -20,10 +20,11 @@ from hypothesis import strategies as st
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 from rich.console import Console
 
-from weaklabel.analysis import Analysis, analyze
+from weaklabel import analysis as analyses
+from weaklabel.analysis import Analysis
 from weaklabel.baselines import FittedMajority, MajorityVote
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
-from weaklabel.gold import FEW
+from weaklabel.gold import FEW, join_gold
 from weaklabel.label_model import LabelModel
 from weaklabel.labeling import Identity
 from weaklabel.patterns import METADATA, Patterns
@@ -64,6 +65,23 @@ def log(names: list[str], rows: int = 1200) -> tuple[pl.DataFrame, pl.DataFrame,
     queries = pl.DataFrame({"query_id": table["query_id"], "transcript": texts})
     gold = queries.with_columns(transcript=pl.lit("Play some music!"))[::4]
     return table, queries, gold
+
+
+def analyze(
+    votes: Any,
+    fitted: Any,
+    *,
+    gold: Any = None,
+    queries: Any = None,
+    normalizer: str = "basic",
+    **options: Any,
+) -> Analysis:
+    """The analysis of a table, or of a table and its patterns, with gold joined to the table."""
+    table, patterns = votes if isinstance(votes, tuple) else (votes, votes)
+    checked = None
+    if gold is not None:
+        checked = join_gold(table, gold, queries, functions=fitted.functions, normalizer=normalizer)
+    return analyses.analyze(patterns, fitted, gold=checked, **options)
 
 
 def analysis(names: list[str] | None = None, *, gold: bool = True, **options: Any) -> Analysis:
@@ -262,7 +280,7 @@ def test_saved_patterns_will_do_without_gold(tmp_path: Path) -> None:
     patterns = tmp_path / "patterns.parquet"
     Patterns.count(pl.read_parquet(given["votes"])).save(patterns)
     assert report_files(patterns, given["model"]).rows == 1200
-    with pytest.raises(WeakLabelError, match="patterns have no query_id"):
+    with pytest.raises(WeakLabelError, match="gold needs votes with their query_id"):
         report_files(patterns, given["model"], gold=given["gold"], queries=given["queries"])
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
-    Deciles,
     auc,
     calibration,
     calibration_error,
     reliability,
     share,
+    tenths,
     threshold_for_wer,
 )
 
@@ -93,38 +93,26 @@ def test_bins_by_hand() -> None:
 
 
 @given(st.lists(st.tuples(WEIGHTS, st.integers(1, 50)), min_size=1, max_size=20))
-def test_deciles_never_part_equal_weights_and_lose_no_row(pairs: list[tuple[float, int]]) -> None:
+def test_tenths_never_part_equal_weights(pairs: list[tuple[float, int]]) -> None:
     weights, counts = (np.array(column) for column in zip(*pairs, strict=True))
-    found = Deciles.of(weights, counts)
-    assert found.rows.sum() == counts.sum()
-    tenths = found.find(weights)
-    order = np.argsort(weights)
-    assert (np.diff(tenths[order]) >= 0).all()
-    for tenth in range(10):
-        assert counts[tenths == tenth].sum() == found.rows[tenth]
-        ends = found.range(tenth)
-        if ends is None:
-            assert not found.rows[tenth]
-        else:
-            own = weights[tenths == tenth].round(12)
-            assert ends == (own.min(), own.max())
+    found = tenths(weights, counts, weights)
+    assert (np.diff(found[np.argsort(weights)]) >= 0).all()
     # The middle of a weight's queries lies in its tenth: row by row.
     rows = np.sort(np.repeat(weights.round(12), counts))
-    for weight in np.unique(rows):
+    for weight, tenth in zip(weights.round(12), found, strict=True):
         middle = np.flatnonzero(rows == weight).mean() + 0.5
-        assert found.find(np.array([weight]))[0] == min(int(10 * middle / len(rows) + 1e-9), 9)
+        assert tenth == min(int(10 * middle / len(rows) + 1e-9), 9)
 
 
-def test_deciles_of_distinct_weights_are_of_equal_size() -> None:
+def test_tenths_of_distinct_weights_are_of_equal_size() -> None:
     weights = np.random.default_rng(0).permutation(1000) / 1000
-    assert Deciles.of(weights, np.ones(1000, np.int64)).rows.tolist() == [100] * 10
+    found = tenths(weights, np.ones(1000, np.int64), weights)
+    assert np.bincount(found).tolist() == [100] * 10
 
 
 def test_one_weight_alone_is_in_the_middle() -> None:
-    found = Deciles.of(np.array([0.8, 0.8 + 1e-15]), np.array([3, 4]))
-    assert found.rows.tolist() == [0, 0, 0, 0, 0, 7, 0, 0, 0, 0]
-    assert found.range(5) == (0.8, 0.8)
-    assert found.range(4) is None
+    weights = np.array([0.8, 0.8 + 1e-15])
+    assert tenths(weights, np.array([3, 4]), weights).tolist() == [5, 5]
 
 
 # Thresholds and calibration

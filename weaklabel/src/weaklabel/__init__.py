@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from weaklabel.errors import WeakLabelError as WeakLabelError
     from weaklabel.errors import WeakLabelWarning as WeakLabelWarning
     from weaklabel.gold import Gold as Gold
-    from weaklabel.gold import gold_patterns as gold_patterns
     from weaklabel.gold import join_gold as join_gold
     from weaklabel.label_model import LabelModel as LabelModel
     from weaklabel.labeling import Identity as Identity
@@ -59,7 +58,7 @@ if TYPE_CHECKING:
 _MODULES = {
     "baselines": "LogisticRegression MajorityVote",
     "errors": "WeakLabelError WeakLabelWarning",
-    "gold": "Gold gold_patterns join_gold",
+    "gold": "Gold join_gold",
     "label_model": "LabelModel",
     "labeling": "Identity LabelingFunction labeling_function",
     "models": "load_model",

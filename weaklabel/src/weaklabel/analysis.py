@@ -19,19 +19,17 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
     Checked,
     Counts,
-    Deciles,
     Floats,
     GoldAnalysis,
     Proportion,
     analyze_gold,
-    join_gold,
     share,
+    tenths,
 )
 from weaklabel.labeling import Identity
 from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
 from weaklabel.plan import RowErrors
-from weaklabel.text import Normalizer
 from weaklabel.votes import MISSING, PREFIX
 
 HISTOGRAM = 20  # bins of weights, of equal width
@@ -102,23 +100,6 @@ class PatternSummary:
 
 
 @dataclass(frozen=True)
-class ModelSummary:
-    """The fitted model; what its kind does not have is None or empty.
-
-    Attributes:
-        kind: the kind of model, such as "label-model".
-        prior: P(right) over all queries.
-        families: functions that share their evidence.
-        comparison: what it expects of itself, of accepting everything and of a majority vote.
-    """
-
-    kind: str
-    prior: float | None
-    families: tuple[tuple[str, ...], ...]
-    comparison: Comparison | None
-
-
-@dataclass(frozen=True)
 class Verdict:
     """How many labels are right, beside what needs no model.
 
@@ -160,7 +141,11 @@ class Analysis:
         dependences: every pair of functions, the strongest first: what they have in common once
             the model has said which transcripts are right.
         frequent: the most frequent patterns, the first ones first.
-        model: the model itself.
+        model: the kind of model, such as "label-model".
+        prior: P(right) over all queries, if the model has one.
+        families: functions that share their evidence in the model.
+        comparison: what the label model expects of itself, of accepting everything and of a
+            majority vote; None of other models.
         gold: what the checked queries say, or None without them.
         provenance: what the analysis was made of, as names and values.
     """
@@ -179,7 +164,10 @@ class Analysis:
     agreement: tuple[tuple[float | None, ...], ...]
     dependences: tuple[Dependence, ...]
     frequent: tuple[PatternSummary, ...]
-    model: ModelSummary
+    model: str
+    prior: float | None
+    families: tuple[tuple[str, ...], ...]
+    comparison: Comparison | None
     gold: GoldAnalysis | None
     provenance: tuple[tuple[str, str], ...]
 
@@ -188,13 +176,10 @@ def analyze(
     votes: Any,
     fitted: FittedModel,
     *,
-    gold: Any = None,
-    queries: Any = None,
+    gold: Checked | None = None,
     threshold: float = 0.5,
-    wer_threshold: float = 0.0,
-    normalizer: str | Normalizer = "basic",
+    max_wer: float = 0.0,
     resamples: int = 1000,
-    seed: int = 0,
     examples: int = 10,
     errors: Iterable[Mapping[str, Any]] = (),
     allow_changed: bool = False,
@@ -204,19 +189,12 @@ def analyze(
 
     Args:
         votes: a table of votes (any frame narwhals knows), or its `Patterns`; families and
-            identities are known to `Patterns` only. With gold a table with `query_id` is needed,
-            or a pair of both: `(table, patterns)`.
+            identities are known to `Patterns` only.
         fitted: a model of these functions.
-        gold: `query_id`, `transcript`: the correct transcripts of some queries. Those that the log
-            or the votes do not have are left out with a warning.
-        queries: `query_id`, `transcript`: the log's transcripts; by default those that the table
-            of votes carries.
+        gold: checked queries, as `join_gold` finds them in the votes, of the same functions.
         threshold: of the weight, from which on a query is accepted.
-        wer_threshold: a transcript is right when its word errors over the words of the correct one
-            are at most this.
-        normalizer: the rule by which words are the same, see `weaklabel.text`.
+        max_wer: a transcript is right up to so many word errors per word of the correct one.
         resamples: of the bootstrap.
-        seed: of the bootstrap.
         examples: how many wrongly accepted, and wrongly rejected, gold queries to keep.
         errors: rows on which functions raised, as the votes' metadata has them: `name`, `total`,
             `first`, `traceback`.
@@ -224,19 +202,11 @@ def analyze(
         provenance: what to say of where the votes and the model come from.
 
     Raises:
-        WeakLabelError: there are no rows, the model is of other functions, or gold cannot be
-            joined with the votes.
+        WeakLabelError: there are no rows, or the model or gold is of other functions.
     """
     if not 0 <= threshold <= 1:
         raise WeakLabelError(f"threshold must lie in [0, 1], got {threshold!r}")
-    table, patterns = votes if isinstance(votes, tuple) else (votes, as_patterns(votes))
-    if gold is not None and isinstance(table, Patterns):
-        raise WeakLabelError(
-            "patterns have no query_id that gold could be joined by: give the table of votes, or"
-            " (table, patterns)"
-        )
-    if not patterns.rows:
-        raise WeakLabelError("no rows of votes: there is nothing to analyze")
+    patterns = as_patterns(votes)
     check_functions(fitted.functions, [PREFIX + name for name in patterns.functions])
     patterns = patterns.ordered(fitted.functions)
     identities = getattr(fitted, "identities", ()) or (None,) * len(fitted.functions)
@@ -247,17 +217,21 @@ def analyze(
     )
     weights = models.weights(fitted, patterns.votes)
     counts = patterns.counts
-    checked = judged = None
+    judged = None
     if gold is not None:
-        checked = join_gold(table, gold, queries, functions=fitted.functions, normalizer=normalizer)
+        if gold.functions != fitted.functions:
+            raise WeakLabelError(
+                f"gold is of functions {list(gold.functions)}, and the model's are, in this order,"
+                f" {list(fitted.functions)}: give join_gold the model's (functions=)"
+            )
+        weighed = models.weights(fitted, gold.votes)
         judged = analyze_gold(
-            checked,
-            models.weights(fitted, checked.votes),
-            Deciles.of(weights, counts),
+            gold,
+            weighed,
+            tenths(weights, counts, weighed),
             threshold=threshold,
-            wer_threshold=wer_threshold,
+            max_wer=max_wer,
             resamples=resamples,
-            seed=seed,
             examples=examples,
         )
     # The label model has its own: given better classes than those of its weights.
@@ -294,7 +268,7 @@ def analyze(
                 weights,
                 next((pair for pair in pairs if name in (pair.first, pair.second)), None),
                 next((rate for rate in rates if rate.name == name), None),
-                None if checked is None else (checked, checked.right(wer_threshold)),
+                None if gold is None else (gold, gold.right(max_wer)),
                 raised.get(name),
             )
             for index, name in enumerate(patterns.functions)
@@ -302,7 +276,10 @@ def analyze(
         agreement=_agreement(patterns),
         dependences=tuple(pairs),
         frequent=_frequent(patterns, weights),
-        model=_model(fitted),
+        model=getattr(fitted, "kind", type(fitted).__name__),
+        prior=getattr(fitted, "prior", None),
+        families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
+        comparison=getattr(fitted, "comparison", None),
         gold=judged,
         provenance=tuple(provenance),
     )
@@ -438,14 +415,4 @@ def _frequent(patterns: Patterns, weights: Floats) -> tuple[PatternSummary, ...]
             float(weights[index]),
         )
         for index in order
-    )
-
-
-def _model(fitted: FittedModel) -> ModelSummary:
-    """What a model offers beyond the protocol, which asks for none of it."""
-    return ModelSummary(
-        kind=getattr(fitted, "kind", type(fitted).__name__),
-        prior=getattr(fitted, "prior", None),
-        families=tuple(tuple(family) for family in getattr(fitted, "families", ())),
-        comparison=getattr(fitted, "comparison", None),
     )

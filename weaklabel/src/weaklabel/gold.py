@@ -100,49 +100,6 @@ def _counts_in(everything: Patterns, part: Patterns) -> Counts:
     return np.array([table.get(votes.tobytes(), 0) for votes in everything.votes], dtype=np.int64)
 
 
-def gold_patterns(
-    votes: Any,
-    gold: Any,
-    queries: Any = None,
-    *,
-    max_wer: float = 0.0,
-    normalizer: str | Normalizer = "basic",
-    counted: bool = True,
-) -> Gold:
-    """The votes of checked queries, for a model to be fitted with.
-
-    Args:
-        votes: `query_id` and columns `lf:…`; any frame narwhals knows.
-        gold: `query_id` and either `transcript`, the correct transcripts, or `correct` (bool), for
-            transcripts that were judged and not written. Queries that the votes or the log do not
-            have are left out with a warning.
-        queries: see `join_gold`; not needed with `correct`.
-        max_wer: a transcript is right up to so many word errors per word of the correct one.
-        normalizer: by whose rule words are the same, see `weaklabel.text`.
-        counted: whether a model will be fitted to these same votes.
-
-    Raises:
-        WeakLabelError: as `join_gold`, or `correct` is neither true nor false somewhere.
-    """
-    if "correct" not in nw.from_native(gold).collect_schema().names():
-        joined = join_gold(votes, gold, queries, normalizer=normalizer)
-        return joined.patterns(max_wer, counted=counted)
-    judged = _table(nw.from_native(gold), ("query_id", "correct"), "gold")
-    if judged["correct"].dtype != pl.Boolean or judged["correct"].null_count():
-        raise WeakLabelError(
-            f"the column 'correct' must be true or false, got {judged['correct'].dtype} with"
-            f" {judged['correct'].null_count()} nulls"
-        )
-    schema = nw.from_native(votes).collect_schema().names()
-    columns = tuple(name for name in schema if name.startswith(PREFIX))
-    both, _ = _joined(judged, (votes, columns, "votes"))
-    return Gold(
-        Patterns.count(both.filter(pl.col("correct"))),
-        Patterns.count(both.filter(~pl.col("correct"))),
-        counted,
-    )
-
-
 @dataclass(frozen=True, eq=False)
 class Checked:
     """Gold queries with their votes and transcripts: one entry a query in every field.
@@ -215,71 +172,55 @@ def join_gold(
         )
     if functions is None:
         functions = tuple(n.removeprefix(PREFIX) for n in schema if n.startswith(PREFIX))
-    columns = tuple(PREFIX + name for name in functions)
     truth = _table(nw.from_native(gold), ("query_id", "transcript"), "gold")
-    joined, left_out = _joined(
-        truth,
-        (votes if queries is None else queries, ("transcript",), "queries"),
-        (votes, columns, "votes"),
-    )
-    correct = tuple(joined["transcript"].to_list())
-    transcripts = tuple(joined["transcript of queries"].to_list())
-    errors, words = utterance_errors(correct, transcripts, rule)
-    cast = joined.select(pl.col(columns).fill_null(MISSING).cast(pl.Int8)).to_numpy()
-    ids = tuple(joined["query_id"].to_list())
-    return Checked(ids, correct, transcripts, functions, cast, errors, words, left_out, rule)
-
-
-def _joined(
-    gold: pl.DataFrame, *tables: tuple[Any, tuple[str, ...], str]
-) -> tuple[pl.DataFrame, int]:
-    """Gold with columns of other tables, in gold's order, and how many queries were left out.
-
-    Args:
-        gold: in memory and checked, with `query_id`.
-        tables: any frame narwhals knows, the columns wanted of it, and its name. A column that gold
-            has, too, becomes "transcript of queries".
-
-    Only the rows that gold names come into memory.
-    """
-    key = pl.col("query_id").cast(pl.String)  # the tables may have them as numbers and as text
-    joined = gold.with_columns(key.alias("key"))
-    for frame, columns, name in tables:
-        rows = _rows(frame, gold["query_id"], ("query_id", *columns), name)
-        joined = joined.join(
-            rows.select(*columns, key.alias("key")),
-            on="key",
-            how="inner",
-            suffix=f" of {name}",
-            maintain_order="left",
-        )
-    names = " and ".join(name for *_, name in tables)
-    if gold.is_empty():
+    if truth.is_empty():
         raise WeakLabelError("gold has no rows")
+    ids = truth["query_id"].cast(pl.String)  # the tables may have them as numbers and as text
+    log = _rows(votes if queries is None else queries, ids, ("transcript",), "queries")
+    cast = _rows(votes, ids, tuple(PREFIX + name for name in functions), "votes")
+    # Only the rows that gold names are in memory.
+    joined = (
+        truth.with_columns(ids.alias("key"))
+        .join(log, on="key", how="inner", suffix=" of the log", maintain_order="left")
+        .join(cast, on="key", how="inner", maintain_order="left")
+    )
     if joined.is_empty():
         raise WeakLabelError(
-            f"none of the {len(gold)} gold queries is in {names}: gold has query_id"
-            f" {shown(gold['query_id'])}"
+            f"none of the {len(truth)} gold queries is among the votes and the log: gold has"
+            f" query_id {shown(truth['query_id'])}"
         )
-    absent = gold.filter(~pl.col("query_id").is_in(joined["query_id"].implode()))["query_id"]
+    absent = truth.filter(~ids.is_in(joined["key"].implode()))["query_id"]
     if len(absent):
         warnings.warn(
-            f"{len(absent)} of {len(gold)} gold queries are not in {names} and are left out:"
-            f" {shown(absent)}",
+            f"{len(absent)} of {len(truth)} gold queries are not among the votes and the log, and"
+            f" are left out: {shown(absent)}",
             WeakLabelWarning,
-            stacklevel=3,
+            stacklevel=2,
         )
-    return joined.drop("key"), len(absent)
+    correct, transcripts = joined["transcript"].to_list(), joined["transcript of the log"].to_list()
+    errors, words = utterance_errors(correct, transcripts, rule)
+    return Checked(
+        tuple(joined["query_id"].to_list()),
+        tuple(correct),
+        tuple(transcripts),
+        functions,
+        joined.select(pl.col(f"^{PREFIX}.*$").fill_null(MISSING).cast(pl.Int8)).to_numpy(),
+        errors,
+        words,
+        len(absent),
+        rule,
+    )
 
 
 def _rows(frame: Any, ids: pl.Series, columns: tuple[str, ...], name: str) -> pl.DataFrame:
-    """The rows of any frame that gold names."""
+    """The rows of any frame that gold names: `key` and the columns."""
     table = nw.from_native(frame)
-    schema = table.collect_schema()
+    schema = table.collect_schema().names()
     if "query_id" not in schema:
-        raise WeakLabelError(f"{name} must have the column query_id; it has {list(schema)}")
-    wanted = nw.col("query_id").cast(nw.String).is_in(ids.cast(pl.String).to_list())
-    return _table(table.filter(wanted), columns, name)
+        raise WeakLabelError(f"{name} must have the column query_id; it has {schema}")
+    wanted = nw.col("query_id").cast(nw.String).is_in(ids.to_list())
+    found = _table(table.filter(wanted), ("query_id", *columns), name)
+    return found.select(pl.col("query_id").cast(pl.String).alias("key"), *columns)
 
 
 def _table(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
@@ -399,45 +340,28 @@ def calibration_error(bins: tuple[Bin, ...]) -> float | None:
     return sum(gaps) / total
 
 
-@dataclass(frozen=True, eq=False)
-class Deciles:
+def tenths(weights: Floats, counts: Counts, of: Floats) -> Counts:
     """Tenths of all queries by weight, where queries of one weight are never parted.
 
     A weight belongs to the tenth in which the middle of its queries lies when all are sorted. Few
     patterns of votes mean few weights: tenths may be larger than others, or empty.
 
-    Attributes:
-        levels: distinct weights, ascending, (L,).
-        tenths: the tenth of each, 0 to 9, (L,).
-        rows: queries in each tenth, (10,).
+    Args:
+        weights: of all queries, (N,),
+        counts: and how many there are of each, (N,), at least one in all.
+        of: weights of some of them, (M,).
+
+    Returns:
+        The tenth, 0 to 9, of each of `of`, (M,).
     """
-
-    levels: Floats
-    tenths: Counts
-    rows: Counts
-
-    @classmethod
-    def of(cls, weights: Floats, counts: Counts) -> Deciles:
-        """Of the weights (N,) of which there are `counts` (N,), at least one in all."""
-        # Weights that differ by rounding are one.
-        levels, index = np.unique(weights.round(12), return_inverse=True)
-        rows = np.zeros(len(levels), np.int64)
-        np.add.at(rows, index, counts)
-        # Whole numbers, so that the middle of a level is exact: 10 (2 before + own) / (2 all)
-        tenths = np.minimum(5 * (2 * np.cumsum(rows) - rows) // rows.sum(), 9)
-        found = np.zeros(10, np.int64)
-        np.add.at(found, tenths, rows)
-        return cls(levels, tenths, found)
-
-    def find(self, weights: Floats) -> Counts:
-        """The tenth, 0 to 9, of each of (N,) weights, by the nearest weight there is below."""
-        index = np.searchsorted(self.levels, weights.round(12), side="right") - 1
-        return np.asarray(self.tenths[np.maximum(index, 0)])
-
-    def range(self, tenth: int) -> tuple[float, float] | None:
-        """The lowest and the highest weight of a tenth; None if it is empty."""
-        own: npt.NDArray[Any] = self.levels[self.tenths == tenth]
-        return (float(own[0]), float(own[-1])) if len(own) else None
+    # Weights that differ by rounding are one.
+    levels, index = np.unique(weights.round(12), return_inverse=True)
+    rows = np.zeros(len(levels), np.int64)
+    np.add.at(rows, index, counts)
+    # Whole numbers, so that the middle of a level is exact: 10 (2 before + own) / (2 all)
+    places = np.minimum(5 * (2 * np.cumsum(rows) - rows) // rows.sum(), 9)
+    nearest = np.searchsorted(levels, of.round(12), side="right") - 1
+    return np.asarray(places[np.maximum(nearest, 0)])
 
 
 # What is made of gold for labeling
@@ -481,7 +405,6 @@ def threshold_for_wer(
     target: float,
     *,
     resamples: int = 1000,
-    seed: int = 0,
 ) -> Threshold:
     """Find the lowest threshold at which the accepted gold queries' corpus WER is within a target.
 
@@ -494,7 +417,6 @@ def threshold_for_wer(
         words: their reference words, (N,).
         target: corpus WER, above 0; .05 is 5%.
         resamples: of the bootstrap.
-        seed: of the bootstrap.
 
     Raises:
         WeakLabelError: the target is not above 0, there are fewer than 30 gold queries, or no
@@ -518,7 +440,7 @@ def threshold_for_wer(
             " queries accepted; ask for a higher target, or give more gold"
         )
     accepted = order[: reached[-1] + 1]
-    found = wer_interval(errors[accepted], words[accepted], resamples=resamples, seed=seed)
+    found = wer_interval(errors[accepted], words[accepted], resamples=resamples)
     return Threshold(
         float(levels[reached[-1]]),
         target,
@@ -689,9 +611,7 @@ class GroupScore:
 
     Attributes:
         name: "all", "accepted", "rejected", or "decile 1" (the lowest weights) to "decile 10".
-        weights: the lowest and the highest weight of the log's queries in a decile (of the gold
-            queries in another group); None for an empty one.
-        rows: for a decile the queries of the log in it; None for other groups.
+        weights: the lowest and the highest weight of the gold queries in it; None for none.
         queries: gold queries in it.
         corpus_wer: word errors over reference words, with a 95% bootstrap interval; None without
             queries.
@@ -702,7 +622,6 @@ class GroupScore:
 
     name: str
     weights: tuple[float, float] | None
-    rows: int | None
     queries: int
     corpus_wer: Interval | None
     mean_utterance_wer: float | None
@@ -742,7 +661,7 @@ class GoldAnalysis:
         queries: gold queries with a transcript and votes; all figures are of these.
         left_out: gold queries that the log or the votes do not have.
         right: how many transcripts are right.
-        wer_threshold: right means word errors over reference words of at most this.
+        max_wer: right means word errors over reference words of at most this.
         normalizer: the rule by which words are the same,
         normalizer_description: in a sentence.
         resamples: of the bootstrap.
@@ -755,7 +674,7 @@ class GoldAnalysis:
         everything: all gold queries.
         accepted: those whose weight reaches the threshold.
         rejected: the others.
-        deciles: ten tenths of the log by weight, the lowest first, see `Deciles`.
+        deciles: ten tenths of the log by weight, the lowest first, see `tenths`.
         wrongly_accepted: wrong transcripts, the highest weights first.
         wrongly_rejected: right transcripts, the lowest weights first.
     """
@@ -763,7 +682,7 @@ class GoldAnalysis:
     queries: int
     left_out: int
     right: int
-    wer_threshold: float
+    max_wer: float
     normalizer: str
     normalizer_description: str
     resamples: int
@@ -784,12 +703,11 @@ class GoldAnalysis:
 def analyze_gold(
     checked: Checked,
     weights: Floats,
-    deciles: Deciles,
+    deciles: Counts,
     *,
     threshold: float = 0.5,
-    wer_threshold: float = 0.0,
+    max_wer: float = 0.0,
     resamples: int = 1000,
-    seed: int = 0,
     examples: int = 10,
 ) -> GoldAnalysis:
     """Score the weights of checked queries.
@@ -797,34 +715,28 @@ def analyze_gold(
     Args:
         checked: N gold queries, see `join_gold`.
         weights: their P(right), (N,).
-        deciles: of the whole log.
+        deciles: the tenth of the log in which each lies, 0 to 9, (N,), see `tenths`.
         threshold: of the weight, from which on a query is accepted.
-        wer_threshold: a transcript is right when its word errors over the words of the correct one
-            are at most this.
+        max_wer: a transcript is right up to so many word errors per word of the correct one.
         resamples: of the bootstrap.
-        seed: of the bootstrap.
         examples: how many wrongly accepted, and wrongly rejected, queries to keep.
     """
-    right = checked.right(wer_threshold)
+    right = checked.right(max_wer)
     accepted = weights >= threshold
     everything = np.ones(len(weights), np.bool_)
     votes = np.where(checked.votes == MISSING, 0, checked.votes)
     majority = votes.sum(axis=1, dtype=np.int64) >= 0
-    tenths = deciles.find(weights)
     bins = reliability(weights, right)
 
-    def score(name: str, own: Truth, tenth: int | None = None) -> GroupScore:
+    def score(name: str, own: Truth) -> GroupScore:
         errors, words = checked.errors[own], checked.words[own]
-        rows = None if tenth is None else int(deciles.rows[tenth])
-        ends = None if tenth is None else deciles.range(tenth)
         if not len(errors):
-            return GroupScore(name, ends, rows, 0, None, None, None)
+            return GroupScore(name, None, 0, None, None, None)
         return GroupScore(
             name,
-            (float(weights[own].min()), float(weights[own].max())) if tenth is None else ends,
-            rows,
+            (float(weights[own].min()), float(weights[own].max())),
             len(errors),
-            wer_interval(errors, words, resamples=resamples, seed=seed),
+            wer_interval(errors, words, resamples=resamples),
             float(np.mean(errors / np.maximum(words, 1))),
             share(int((errors == 0).sum()), len(errors)),
         )
@@ -841,7 +753,7 @@ def analyze_gold(
         queries=len(weights),
         left_out=checked.left_out,
         right=int(right.sum()),
-        wer_threshold=wer_threshold,
+        max_wer=max_wer,
         normalizer=checked.normalizer.name,
         normalizer_description=checked.normalizer.description,
         resamples=resamples,
@@ -857,7 +769,7 @@ def analyze_gold(
         everything=score("all", everything),
         accepted=score("accepted", accepted),
         rejected=score("rejected", ~accepted),
-        deciles=tuple(score(f"decile {t + 1}", tenths == t, t) for t in range(10)),
+        deciles=tuple(score(f"decile {tenth + 1}", deciles == tenth) for tenth in range(10)),
         wrongly_accepted=listed(accepted & ~right, -1),
         wrongly_rejected=listed(right & ~accepted, 1),
     )

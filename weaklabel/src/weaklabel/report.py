@@ -33,6 +33,7 @@ from weaklabel.wer import printable
 
 if TYPE_CHECKING:
     from weaklabel.plugins import Kind
+    from weaklabel.text import Normalizer
 
 __all__ = ["print_report", "render", "report_files", "to_html", "to_json"]
 
@@ -56,6 +57,7 @@ def report_files(
     json: FilePath | None = None,
     gold: FilePath | None = None,
     queries: FilePath | None = None,
+    normalizer: str | Normalizer = "basic",
     kinds: Mapping[str, Kind] | None = None,
     **options: Any,
 ) -> Analysis:
@@ -68,47 +70,41 @@ def report_files(
         json: write all numbers here.
         gold: a table `query_id`, `transcript`: the correct transcripts of some queries.
         queries: the query log; needed with gold, unless the votes carry the transcripts.
+        normalizer: by whose rule words are the same, see `weaklabel.text`.
         kinds: kinds of models by name, where there are more than the package's own.
-        options: of `weaklabel.analysis.analyze`: threshold, wer_threshold, normalizer, resamples,
-            seed, examples, allow_changed.
+        options: of `weaklabel.analysis.analyze`: threshold, max_wer, resamples, examples,
+            allow_changed.
 
     Raises:
         FileNotFoundError: there is no such file.
         WeakLabelError: a file is not what it should be, or see `analyze`.
         ImportError: a page is asked for, and jinja2 is missing.
     """
-    from weaklabel import tables
-    from weaklabel.labels import count_files
+    from weaklabel.labels import count_files, gold_of_files
     from weaklabel.models import load_model
     from weaklabel.runs import read_metadata
 
     if html is not None:
         _environment()  # what is missing is said before the work, not after
     fitted = load_model(model, kinds)
-    about = read_metadata(votes)
-    given: Any = count_files([votes])
-    if gold is not None and "patterns" not in about:
-        given = (tables.scan(votes), given)
+    patterns = count_files([votes])
+    checked = None
+    if gold is not None:
+        checked = gold_of_files([votes], queries, gold, normalizer, fitted.functions)
     named = {"votes": votes, "model": model, "gold": gold, "queries": queries}
-    provenance = [(name, Path(path).name) for name, path in named.items() if path is not None]
     digest = hashlib.sha256(Path(model).read_bytes()).hexdigest()[:12]
-    checked = None if gold is None else tables.read(gold)
-    log = None if gold is None or queries is None else tables.scan(queries)
-    # The votes were read to the end when they were counted: what breaks now is the log.
-    with tables.naming(votes if queries is None else queries):
-        found = analyze(
-            given,
-            fitted,
-            gold=checked,
-            queries=log,
-            errors=about.get("errors") or (),
-            provenance=[
-                *provenance,
-                ("model, SHA-256", f"{digest}…"),
-                ("weaklabel", version("weaklabel")),
-            ],
-            **options,
-        )
+    found = analyze(
+        patterns,
+        fitted,
+        gold=checked,
+        errors=read_metadata(votes).get("errors", ()),
+        provenance=[
+            *((name, Path(path).name) for name, path in named.items() if path is not None),
+            ("model, SHA-256", f"{digest}…"),
+            ("weaklabel", version("weaklabel")),
+        ],
+        **options,
+    )
     if json is not None:
         to_json(found, json)
     if html is not None:
@@ -177,7 +173,6 @@ def render(analysis: Analysis, *, title: str = "Labeling functions") -> str:
             title=title,
             analysis=analysis,
             gold=gold,
-            model=analysis.model,
             maps=maps,
             gold_note=gold_note(gold) if gold else "",
             scores=scores(gold) if gold else (),
@@ -274,7 +269,7 @@ def _csp_hash(source: str) -> str:
 
 def gold_note(gold: GoldAnalysis) -> str:
     """Which WER, which normalizer, how many queries: what no rate means anything without."""
-    exact = "without a word error" if gold.wer_threshold == 0 else f"up to WER {gold.wer_threshold}"
+    exact = "without a word error" if gold.max_wer == 0 else f"up to WER {gold.max_wer}"
     note = (
         f"{gold.queries:,} gold queries, {gold.right:,} of them right ({exact});"
         f" normalizer “{gold.normalizer}” ({gold.normalizer_description}). Corpus WER is all word"
@@ -377,19 +372,18 @@ def _name(name: str) -> Text:
 
 
 def _summary(analysis: Analysis) -> Iterator[str]:
-    model = analysis.model
     yield (
         f"{analysis.rows:,} queries in {analysis.patterns:,} patterns of votes;"
         f" {analysis.silent / analysis.rows:.1%} silent (no function voted),"
         f" {analysis.no_input / analysis.rows:.1%} without input to any function"
     )
-    prior = "" if model.prior is None else f"P(right) {model.prior:.3f}, "
+    prior = "" if analysis.prior is None else f"P(right) {analysis.prior:.3f}, "
     yield (
-        f"model {printable(model.kind)}: {prior}mean weight {analysis.mean_weight:.3f};"
+        f"model {printable(analysis.model)}: {prior}mean weight {analysis.mean_weight:.3f};"
         f" {analysis.accepted / analysis.rows:.1%} accepted (weight of {analysis.threshold:g} or"
         " more)"
     )
-    for family in model.families:
+    for family in analysis.families:
         yield f"one piece of evidence: {', '.join(map(printable, family))}"
     for function in analysis.functions:
         if function.errors is not None:
@@ -404,7 +398,7 @@ def _groups(gold: GoldAnalysis) -> Table:
     for name in ("weights", "gold", "corpus WER", "mean\nutterance\nWER", "exact"):
         table.add_column(name, justify="right")
     named = (gold.everything, gold.accepted, gold.rejected)
-    for group in (*named, *(group for group in gold.deciles if group.rows)):
+    for group in (*named, *(group for group in gold.deciles if group.queries)):
         table.add_row(*_group(group), end_section=group is gold.rejected)
     return table
 

@@ -238,7 +238,7 @@ def report(
         queries=queries,
         kinds=loaded.label_models,
         threshold=threshold,
-        wer_threshold=max_wer,
+        max_wer=max_wer,
         normalizer=chosen("normalizer", normalizer, loaded.normalizers),
         examples=examples,
         allow_changed=allow_changed,

@@ -732,7 +732,7 @@ def checked(folder):
 def test_labels_keep_a_word_error_rate_of_gold(checked, capsys):
     gold = ("--gold", "gold.parquet", "--queries", "queries.parquet")
     run(*checked, "--target-wer", "10%", *gold)
-    assert "gold queries that it accepts (target 0.1)" in capsys.readouterr().out
+    assert "gold queries that it accepts (target 10%)" in capsys.readouterr().out
     labels = pl.read_parquet("labels.parquet")
     about = json.loads(pl.read_parquet_metadata("labels.parquet")["weaklabel"])
     assert about["threshold"] > labels["weight"].min()

@@ -24,7 +24,7 @@ from weaklabel import functions as built_in
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import labeling_function
 from weaklabel.runs import apply, apply_files, read_metadata
-from weaklabel.text import normalizer
+from weaklabel.text import find_normalizer
 from weaklabel.votes import SESSION_COLUMNS, accept_if, next_in_session, vote
 
 FUNCTIONS = [
@@ -183,7 +183,7 @@ def votes_on(
         this, that = simplified(text), simplified(after)
         if this and that:
             rephrased = f" {this} " in f" {that} " or f" {that} " in f" {this} "
-        this, that = normalizer("basic")(text), normalizer("basic")(after)
+        this, that = find_normalizer("basic")(text), find_normalizer("basic")(after)
         if this and that:
             edited = 1 - distance(this, that) / max(len(this), len(that)) >= 0.75
     count, rows = times
@@ -191,7 +191,7 @@ def votes_on(
     both = text is not None and other is not None
     rate = 0.0
     if both:
-        first, second = (normalizer("basic")(words).split() for words in (text, other))
+        first, second = (find_normalizer("basic")(words).split() for words in (text, other))
         longest = max(len(first), len(second))
         rate = distance(first, second) / longest if longest else 0.0
     return [

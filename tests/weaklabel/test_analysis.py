@@ -192,7 +192,7 @@ def test_one_function_alone_depends_on_none() -> None:
     assert found.dependences == ()
 
 
-def test_nobody_votes_and_nothing_warns() -> None:
+def test_without_a_vote_nothing_warns() -> None:
     rows = [(0, 0, 0)] * 5
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -245,9 +245,9 @@ def test_a_fitted_label_model_is_summed_up() -> None:
 @st.composite
 def checked_logs(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[str], dict[int, str]]:
     rows = draw(ROWS)
-    heard = [draw(WORDS) for _ in rows]
+    transcribed = [draw(WORDS) for _ in rows]
     ids = draw(st.lists(st.integers(0, len(rows) - 1), unique=True, min_size=1))
-    return rows, heard, {i: draw(st.just(heard[i]) | WORDS) for i in ids}
+    return rows, transcribed, {i: draw(st.just(transcribed[i]) | WORDS) for i in ids}
 
 
 @given(checked_logs(), st.sampled_from([0.0, 0.5]), st.sampled_from(["none", "basic"]))
@@ -255,12 +255,12 @@ def checked_logs(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[str], dic
 def test_gold_is_scored_as_query_by_query(
     log: tuple[list[tuple[int, ...]], list[str], dict[int, str]], max_wer: float, rule: str
 ) -> None:
-    rows, heard, truth = log
+    rows, transcribed, truth = log
     found = analyze(
         table(rows),
         MODEL,
         gold=transcripts(list(truth.values()), list(truth)),
-        queries=transcripts(heard),
+        queries=transcripts(transcribed),
         max_wer=max_wer,
         normalizer=rule,
         resamples=20,
@@ -268,7 +268,7 @@ def test_gold_is_scored_as_query_by_query(
     gold = found.gold
     assert gold is not None
     same = find_normalizer(rule)
-    pairs = {i: (same(text), same(heard[i])) for i, text in truth.items()}
+    pairs = {i: (same(text), same(transcribed[i])) for i, text in truth.items()}
     right = {i: jiwer.wer(said, written) <= max_wer for i, (said, written) in pairs.items()}
     assert (gold.queries, gold.left_out, gold.right) == (len(truth), 0, sum(right.values()))
     assert gold.normalizer == rule
@@ -441,14 +441,14 @@ def test_rows_on_which_a_function_raised_are_kept_by_function() -> None:
 
 def small_log() -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
     votes = table([(1, 1, 0), (1, 1, 0), (-1, 0, 0), (-1, -1, 0), (0, 0, 0)])
-    heard = transcripts(["play you two", "stop", "lights of", "volume up", "next"])
+    transcribed = transcripts(["play you two", "stop", "lights of", "volume up", "next"])
     gold = transcripts(["play U2", "Stop!", "lights off", "volume up"], [0, 1, 2, 3])
-    return votes, heard, gold
+    return votes, transcribed, gold
 
 
 def test_gold_by_hand() -> None:
-    votes, heard, gold = small_log()
-    found = analyze(votes, MODEL, gold=gold, queries=heard).gold
+    votes, transcribed, gold = small_log()
+    found = analyze(votes, MODEL, gold=gold, queries=transcribed).gold
     assert found is not None
     # "play you two" has 2 errors in the 2 words of "play u2"; "lights of" 1 in 2.
     assert found.accepted.corpus_wer is not None
@@ -472,50 +472,54 @@ def test_gold_by_hand() -> None:
 
 
 def test_the_votes_own_transcripts_serve_without_a_log() -> None:
-    votes, heard, gold = small_log()
-    joined = votes.join(heard, on="query_id")
-    assert analyze(joined, MODEL, gold=gold) == analyze(votes, MODEL, gold=gold, queries=heard)
+    votes, transcribed, gold = small_log()
+    joined = votes.join(transcribed, on="query_id")
+    assert analyze(joined, MODEL, gold=gold) == analyze(
+        votes, MODEL, gold=gold, queries=transcribed
+    )
 
 
 @pytest.mark.parametrize("frame", ["lazy", "duckdb", "pandas", "text ids"])
 def test_every_frame_and_either_type_of_id_gives_the_same(frame: str) -> None:
-    votes, heard, gold = small_log()
-    expected = analyze(votes, MODEL, gold=gold, queries=heard)
+    votes, transcribed, gold = small_log()
+    expected = analyze(votes, MODEL, gold=gold, queries=transcribed)
     if frame == "lazy":
-        found = analyze(votes.lazy(), MODEL, gold=gold.lazy(), queries=heard.lazy())
+        found = analyze(votes.lazy(), MODEL, gold=gold.lazy(), queries=transcribed.lazy())
     elif frame == "duckdb":
         found = analyze(
             duckdb.sql("select * from votes"),
             MODEL,
             gold=gold,
-            queries=duckdb.sql("select * from heard"),
+            queries=duckdb.sql("select * from transcribed"),
         )
     elif frame == "pandas":
-        found = analyze(votes.to_pandas(), MODEL, gold=gold.to_pandas(), queries=heard.to_pandas())
+        found = analyze(
+            votes.to_pandas(), MODEL, gold=gold.to_pandas(), queries=transcribed.to_pandas()
+        )
     else:
         found = analyze(
             votes,
             MODEL,
             gold=gold.cast({"query_id": pl.String}),
-            queries=heard.cast({"query_id": pl.String}),
+            queries=transcribed.cast({"query_id": pl.String}),
         )
     assert found == expected
 
 
 def test_patterns_give_families_where_the_table_gives_the_rows() -> None:
-    votes, heard, gold = small_log()
+    votes, transcribed, gold = small_log()
     patterns = Patterns.count(votes, {"a": "x"})
-    found = analyze((votes, patterns), MODEL, gold=gold, queries=heard)
+    found = analyze((votes, patterns), MODEL, gold=gold, queries=transcribed)
     assert found.functions[0].family == "x"
-    assert found.gold == analyze(votes, MODEL, gold=gold, queries=heard).gold
+    assert found.gold == analyze(votes, MODEL, gold=gold, queries=transcribed).gold
 
 
 def test_gold_of_other_days_is_left_out_and_counted() -> None:
-    votes, heard, gold = small_log()
+    votes, transcribed, gold = small_log()
     more = pl.concat([gold, transcripts(["hello"], [77])])
     with pytest.warns(WeakLabelWarning, match="1 of 5 gold queries are not among .*: 77"):
-        found = analyze(votes, MODEL, gold=more, queries=heard)
-    expected = analyze(votes, MODEL, gold=gold, queries=heard)
+        found = analyze(votes, MODEL, gold=more, queries=transcribed)
+    expected = analyze(votes, MODEL, gold=gold, queries=transcribed)
     assert found.gold is not None
     assert expected.gold is not None
     assert (found.gold.left_out, expected.gold.left_out) == (1, 0)
@@ -543,8 +547,10 @@ def test_a_single_class_has_no_auc_and_the_other_group_no_wer(text: str) -> None
 
 
 def test_everything_is_plain_data_that_json_can_hold() -> None:
-    votes, heard, gold = small_log()
-    found = analyze(votes, MODEL, gold=gold, queries=heard, provenance=[("votes", "v.parquet")])
+    votes, transcribed, gold = small_log()
+    found = analyze(
+        votes, MODEL, gold=gold, queries=transcribed, provenance=[("votes", "v.parquet")]
+    )
     assert isinstance(found, Analysis)
     assert json.loads(json.dumps(asdict(found), allow_nan=False))["provenance"] == [
         ["votes", "v.parquet"]
@@ -579,14 +585,14 @@ def test_everything_is_plain_data_that_json_can_hold() -> None:
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),
 )
 def test_what_cannot_be_analyzed_is_named(options: dict[str, Any], message: str) -> None:
-    votes, heard, gold = small_log()
-    given = {"votes": votes, "gold": gold, "queries": heard} | options
+    votes, transcribed, gold = small_log()
+    given = {"votes": votes, "gold": gold, "queries": transcribed} | options
     with pytest.raises(WeakLabelError, match=message):
         analyze(given.pop("votes"), MODEL, **given)
 
 
 def test_gold_of_other_functions_than_the_models_is_refused() -> None:
-    votes, heard, gold = small_log()
-    checked = join_gold(votes, gold, heard, functions=("b", "a", "c"))
+    votes, transcribed, gold = small_log()
+    checked = join_gold(votes, gold, transcribed, functions=("b", "a", "c"))
     with pytest.raises(WeakLabelError, match=r"gold is of functions \['b', 'a', 'c'\]"):
         analysis.analyze(votes, MODEL, gold=checked)

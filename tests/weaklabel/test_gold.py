@@ -34,11 +34,11 @@ def made(seed: int, rows: int = 5_000) -> tuple[pl.DataFrame, pl.Series]:
 
 def gold_of(table: pl.DataFrame, judged: pl.DataFrame) -> Gold:
     """Gold of queries that were judged to be right or wrong."""
-    heard = table.select("query_id", transcript=pl.lit("on"))
+    transcribed = table.select("query_id", transcript=pl.lit("on"))
     said = judged.select(
         "query_id", transcript=pl.when("correct").then(pl.lit("on")).otherwise(pl.lit("off"))
     )
-    return join_gold(table, said, heard).patterns()
+    return join_gold(table, said, transcribed).patterns()
 
 
 def checked(table: pl.DataFrame, right: pl.Series, rows: int, seed: int = 0) -> pl.DataFrame:

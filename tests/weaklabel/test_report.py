@@ -257,7 +257,7 @@ def files(folder: Path) -> dict[str, Path]:
     }
 
 
-def test_files_are_analysed_and_reported(tmp_path: Path) -> None:
+def test_files_are_analyzed_and_reported(tmp_path: Path) -> None:
     given = files(tmp_path)
     found = report_files(**given, html=tmp_path / "out.html", json=tmp_path / "out.json")
     votes, queries, gold = log(["first", "second", "third"])

@@ -17,10 +17,10 @@ from weaklabel import models
 from weaklabel.dependence import Comparison, Dependence, MissingRate, accepts, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
-    Checked,
     Counts,
     Floats,
     GoldAnalysis,
+    GoldQueries,
     Proportion,
     analyze_gold,
     share,
@@ -176,7 +176,7 @@ def analyze(
     votes: Any,
     fitted: FittedModel,
     *,
-    gold: Checked | None = None,
+    gold: GoldQueries | None = None,
     threshold: float = 0.5,
     max_wer: float = 0.0,
     resamples: int = 1000,
@@ -339,7 +339,7 @@ def _function(
     weights: Floats,
     dependence: Dependence | None,
     missing_rate: MissingRate | None,
-    gold: tuple[Checked, Any] | None,
+    gold: tuple[GoldQueries, Any] | None,
     errors: RowErrors | None,
 ) -> FunctionSummary:
     counts, votes = patterns.counts, patterns.votes[:, index]

@@ -23,6 +23,7 @@ from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.models import logistic, logistic_expression
 from weaklabel.patterns import Patterns
 from weaklabel.queries import refuse_rows, require_columns, require_ids, shown
+from weaklabel.tables import to_polars
 from weaklabel.text import Normalizer, find_normalizer
 from weaklabel.votes import MISSING, PREFIX
 from weaklabel.wer import Interval, utterance_errors, wer_interval
@@ -101,7 +102,7 @@ def _counts_in(everything: Patterns, part: Patterns) -> Counts:
 
 
 @dataclass(frozen=True, eq=False)
-class Checked:
+class GoldQueries:
     """Gold queries with their votes and transcripts: one entry a query in every field.
 
     Attributes:
@@ -147,7 +148,7 @@ def join_gold(
     *,
     functions: tuple[str, ...] | None = None,
     normalizer: str | Normalizer = "basic",
-) -> Checked:
+) -> GoldQueries:
     """Gold beside the votes and the transcripts of the log, in gold's order.
 
     Args:
@@ -199,7 +200,7 @@ def join_gold(
         )
     correct, transcripts = joined["transcript"].to_list(), joined["transcript of the log"].to_list()
     errors, words = utterance_errors(correct, transcripts, rule)
-    return Checked(
+    return GoldQueries(
         tuple(joined["query_id"].to_list()),
         tuple(correct),
         tuple(transcripts),
@@ -227,8 +228,7 @@ def _table(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
     """The columns, in memory, checked: each query once, no transcript missing."""
     present = table.collect_schema().names()
     selected = table.select([column for column in columns if column in present])
-    eager = selected.collect() if isinstance(selected, nw.LazyFrame) else selected
-    frame: pl.DataFrame = eager.to_polars()
+    frame = to_polars(selected)
     require_columns(frame, columns, name)
     require_ids(frame, name)
     if "transcript" in columns:
@@ -413,7 +413,7 @@ def threshold_for_wer(
 
     Args:
         weights: P(right) of the gold queries, (N,).
-        errors: their word errors, (N,), as in `Checked`.
+        errors: their word errors, (N,), as in `GoldQueries`.
         words: their reference words, (N,).
         target: corpus WER, above 0; .05 is 5%.
         resamples: of the bootstrap.
@@ -504,7 +504,7 @@ def calibration(weights: Floats, correct: Truth) -> Calibration:
 
     Args:
         weights: P(right) of the gold queries, (N,).
-        correct: which of them are right, bool, (N,), as `Checked.right` says.
+        correct: which of them are right, bool, (N,), as `GoldQueries.right` says.
 
     Raises:
         WeakLabelError: there are fewer than 30 gold queries, all are right or all wrong, or higher
@@ -701,7 +701,7 @@ class GoldAnalysis:
 
 
 def analyze_gold(
-    checked: Checked,
+    checked: GoldQueries,
     weights: Floats,
     deciles: Counts,
     *,
@@ -775,7 +775,7 @@ def analyze_gold(
     )
 
 
-def _example(checked: Checked, weights: Floats, index: int) -> Example:
+def _example(checked: GoldQueries, weights: Floats, index: int) -> Example:
     votes = dict(zip(checked.functions, checked.votes[index].tolist(), strict=True))
     return Example(
         str(checked.ids[index]),

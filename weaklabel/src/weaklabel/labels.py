@@ -16,7 +16,7 @@ import polars as pl
 
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
-from weaklabel.gold import Calibration, Checked, join_gold
+from weaklabel.gold import Calibration, GoldQueries, join_gold
 from weaklabel.models import FittedModel, check_identities
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
 from weaklabel.runs import FORMAT, read_each, read_metadata
@@ -89,7 +89,7 @@ def gold_of_files(
     gold: FilePath,
     normalizer: str | Normalizer = "basic",
     functions: tuple[str, ...] | None = None,
-) -> Checked:
+) -> GoldQueries:
     """Gold beside the votes and transcripts of the log.
 
     Args:

@@ -32,9 +32,10 @@ from rich.table import Table
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
-sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
+sys.path[:0] = [str(ROOT / "tests" / "weaklabel"), str(ROOT / "docs" / "examples")]
 
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
+from weaklabel_families import FoundFamilies  # noqa: E402
 
 from weaklabel import (  # noqa: E402
     MISSING,
@@ -87,10 +88,10 @@ MODELS: dict[str, Callable[[Log], FittedModel]] = {
     "LabelModel, no families": lambda log: LabelModel().fit(log.patterns()),
     "LabelModel, abstain ignored": lambda log: LabelModel(abstain="ignore").fit(log.patterns()),
     "LabelModel, declared families": lambda log: LabelModel().fit(declared(log)),
-    "LabelModel, automatic families": lambda log: LabelModel(families="auto").fit(log.patterns()),
-    f"the same, {CHECKED} gold queries": lambda log: LabelModel(families="auto").fit(
-        log.patterns(), gold=gold_of(log)
+    f"the same, {CHECKED} gold queries": lambda log: LabelModel().fit(
+        declared(log), gold=gold_of(log)
     ),
+    "found families (an example)": lambda log: FoundFamilies().fit(log.patterns()),
     f"logistic regression, {CHECKED} gold queries": lambda log: LogisticRegression().fit(
         log.patterns(), gold=gold_of(log)
     ),

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from weaklabel import queries, schema, tables
+from weaklabel import apply, load_registry, queries, schema, tables
 from weaklabel.errors import WeakLabelError
 from weaklabel.export import export
 
@@ -301,8 +301,10 @@ def test_a_pandas_column_of_mixed_objects_is_named() -> None:
     log = SOUND.to_pandas()
     log["action"] = log["action"].astype(object)
     log.loc[0, "action"] = 7
-    with pytest.raises(WeakLabelError, match="column 'action' holds values of several types"):
-        queries.check(log)
+    function = load_registry().labeling_functions["follow_up_action"]
+    for reading in (queries.check, lambda log: apply([function], log)):
+        with pytest.raises(WeakLabelError, match="column 'action' holds values of several types"):
+            reading(log)
 
 
 @pytest.mark.parametrize("column", ["query_id", "transcript"])

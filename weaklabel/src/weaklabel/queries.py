@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
@@ -34,7 +33,7 @@ from weaklabel.schema import (
     renamed,
     settled,
 )
-from weaklabel.tables import naming, scan, write
+from weaklabel.tables import naming, scan, to_polars, write
 from weaklabel.tables.files import listed
 
 SHOWN: Final = 5  # rows or ids that an error names
@@ -545,30 +544,8 @@ def _examples(
 def _lazy(table: Any, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:
     if isinstance(table, str | os.PathLike):
         return scan(table, rename=rename)
-    if isinstance(table, pl.DataFrame | pl.LazyFrame):
-        lazy = table.lazy()
-    else:
-        frame = nw.from_native(table)
-        if isinstance(frame, nw.LazyFrame):
-            frame = frame.collect(backend="polars")
-        lazy = _to_polars(frame).lazy()
+    lazy = table if isinstance(table, pl.LazyFrame) else to_polars(table).lazy()
     return settled(renamed(lazy, rename))
-
-
-def _to_polars(frame: nw.DataFrame[Any]) -> pl.DataFrame:
-    try:
-        return frame.to_polars()
-    except (TypeError, ValueError) as error:  # as pyarrow's own errors are
-        # Arrow has no type for a column of mixed objects, and does not say which one it is.
-        for name in frame.columns:
-            try:
-                frame.select(name).to_polars()
-            except (TypeError, ValueError) as reason:
-                raise WeakLabelError(
-                    f"column {name!r} holds values of several types: {str(reason).splitlines()[0]};"
-                    " give all of them one type"
-                ) from error
-        raise
 
 
 def _reading(table: Any) -> AbstractContextManager[None]:

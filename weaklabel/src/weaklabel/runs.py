@@ -859,9 +859,9 @@ def apply(
 
 def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     plan.check_columns(frame.columns)
-    log = frame.select(*plan.required).to_polars().lazy()
+    log = tables.to_polars(frame.select(*plan.required)).lazy()
     if reference is not None:
-        reference = nw.from_native(reference, eager_only=True).to_polars().lazy()
+        reference = tables.to_polars(reference).lazy()
     rows = RowLog()
     with polars_engine.first_cause(rows):
         found = polars_engine.votes(log, plan, rows, reference).collect()

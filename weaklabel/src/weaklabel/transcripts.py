@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 
@@ -23,7 +22,7 @@ from weaklabel import rover
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.queries import shown, validate
 from weaklabel.schema import HYPOTHESES
-from weaklabel.tables import read
+from weaklabel.tables import read, to_polars
 from weaklabel.text import Normalizer, find_normalizer
 from weaklabel.wer import read_transcripts
 
@@ -42,8 +41,9 @@ class Combined:
     Attributes:
         transcripts: `query_id`, `transcript` and `weight`, sorted by `query_id`. `weight`, Float64
             in [0, 1], estimates the probability that all words are right: the product over the
-            slots of the winner's share of exp(votes), where a mean source's vote counts 1 and what
-            nobody said takes part, as strong as leaves a mean source alone right at its own rate.
+            slots of the winner's share of exp(votes), where a mean source's vote counts 1 and a
+            word that no source has takes part, as strong as leaves a mean source alone right at its
+            own rate.
             It supposes that a word's correctness depends on no other's, and no source's errors on
             another's, so it ranks better than it counts: on CrowdSpeech, dev-clean and dev-other,
             its AUC is .83 and .84, its mean .58 and .45 where .52 and .34 are right (seven people
@@ -82,7 +82,7 @@ def combine(
         hypotheses: any frame narwhals knows, with `query_id`, `source`, `text` and optionally
             `confidence`; or a path to one; or a path for each source, by its name, to its
             `query_id` and `transcript` (tables, folders and texts, see `weaklabel.wer`). A null
-            text means that the source gave nothing; an empty one, that it heard nothing. A
+            text means that the source gave nothing; an empty one, that there were no words. A
             confidence scales the vote relative to the mean of its source's; without one (null) a
             vote counts as it is.
         method: `"rover"`, word by word; `"medoid"`, always one of the hypotheses as a whole.
@@ -105,7 +105,7 @@ def combine(
     Raises:
         WeakLabelError: a column is missing or has another type; query_id or source is null; rows
             share both; a confidence is not within [0, 1]; there is no text; an argument is unknown.
-        FileNotFoundError, ImportError: a path cannot be read; see `weaklabel.queries.scan`.
+        FileNotFoundError, ImportError: a path cannot be read; see `weaklabel.tables.scan`.
         TypeError: `hypotheses` is no frame.
     """
     if method not in get_args(Method):
@@ -178,10 +178,7 @@ def _table(hypotheses: Any) -> pl.DataFrame:
     elif isinstance(hypotheses, str | os.PathLike):
         table = read(hypotheses)
     else:
-        frame = nw.from_native(hypotheses)
-        if isinstance(frame, nw.LazyFrame):
-            frame = frame.collect(backend="polars")
-        table = frame.to_polars()
+        table = to_polars(hypotheses)
     if table.schema.get("text") == pl.Null:
         table = table.cast({"text": pl.String})
     # A null text is no problem here, so the check does not see it; the numbers of rows stay.
@@ -221,7 +218,7 @@ def _family(names: pl.Series, families: Mapping[str, str]) -> rover.Integers:
 def _copies(
     names: pl.Series, slots: rover.Slots, voters: rover.Voters
 ) -> tuple[tuple[str, ...], ...]:
-    """The sources that make the same errors, by name; a warning tells what to do about them."""
+    """The sources that make the same errors, by name; a warning says what to do about them."""
     groups = tuple(tuple(names[place] for place in group) for group in rover.copies(slots, voters))
     if groups:
         listed = "; ".join(", ".join(group) for group in groups)

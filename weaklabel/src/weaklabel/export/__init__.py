@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel import tables
@@ -100,12 +99,12 @@ def join(
             "give labels, or a query log and transcripts with weights: they hold the weights"
         )
     name = "the labels" if queries is None else "the query log"
-    log = _polars(labels if queries is None else queries)
+    log = tables.to_polars(labels if queries is None else queries)
     require_columns(log, ("query_id",), name)
     require_ids(log, name)
     parts: dict[str, pl.DataFrame] = {}
     if transcripts is not None:
-        found = _polars(transcripts)
+        found = tables.to_polars(transcripts)
         wanted = ("query_id", "transcript", "weight")[: 3 if labels is None else 2]
         require_columns(found, wanted, "the transcripts")
         found = found.select(pl.col("query_id", "transcript"), pl.col(r"^weight$"))
@@ -114,7 +113,7 @@ def join(
         parts["the transcripts"] = found
         log = log.drop("transcript", strict=False)
     if queries is not None and labels is not None:
-        found = _polars(labels)
+        found = tables.to_polars(labels)
         require_columns(found, ("query_id", "weight"), "the labels")
         parts["the labels"] = found.select(pl.col("query_id", "weight"), pl.col(r"^label$"))
     dropped = 0
@@ -214,11 +213,6 @@ def export_files(
 def is_url(path: str) -> bool:
     """Whether `path` names its scheme, as s3://bucket/name does."""
     return _URL.match(path) is not None
-
-
-def _polars(frame: Any) -> pl.DataFrame:
-    rows: pl.DataFrame = nw.from_native(frame).lazy().collect("polars").to_native()
-    return rows
 
 
 def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:

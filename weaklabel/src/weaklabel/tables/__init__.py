@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
 
+import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
@@ -181,6 +182,30 @@ def read(path: Source) -> pl.DataFrame:
     """
     with naming(path):
         return scan(path).collect()
+
+
+def to_polars(frame: Any) -> pl.DataFrame:
+    """Any frame that narwhals knows, as a frame of Polars; a lazy one is collected.
+
+    Raises:
+        WeakLabelError: a column holds values of several types, as those of pandas may.
+        TypeError: `frame` is no frame.
+    """
+    known = nw.from_native(frame, pass_through=False)
+    eager = known.collect(backend="polars") if isinstance(known, nw.LazyFrame) else known
+    try:
+        return eager.to_polars()
+    except (TypeError, ValueError) as error:  # as pyarrow's own errors are
+        # Arrow has no type for such a column, and does not say which one it is.
+        for name in eager.columns:
+            try:
+                eager.select(name).to_polars()
+            except (TypeError, ValueError) as reason:
+                raise WeakLabelError(
+                    f"column {name!r} holds values of several types: {first_line(reason)}; give all"
+                    " of them one type"
+                ) from error
+        raise
 
 
 def write(

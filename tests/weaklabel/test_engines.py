@@ -518,7 +518,7 @@ def test_an_expression_that_fails_on_a_row_costs_no_other_function_its_votes(
     assert [(error.name, error.total) for error in summary.errors] == [("numeric", 3)]
     assert "play" in str(summary.errors[0])
     for options in ({"on_error": "fail"}, {"functions": [numeric]}):
-        with pytest.raises(WeakLabelError, match="'numeric' failed: .*play"):
+        with pytest.raises(WeakLabelError, match=r"'numeric' failed: .*play"):
             run("other.parquet", **options)
     assert not (tmp_path / "other.parquet").exists()
 

@@ -389,6 +389,19 @@ class Plan:
             ),
         )
 
+    def without_votes(self, names: Iterable[str]) -> Plan:
+        """The plan in which some functions cast no vote on any query."""
+        none = partial(nw.lit, None, nw.Int8)
+        return replace(
+            self,
+            functions=tuple(
+                replace(function, function=none, rowwise=False, inputs={}, parameters={})
+                if function.name in set(names)
+                else function
+                for function in self.functions
+            ),
+        )
+
     def check_columns(self, names: Iterable[str]) -> None:
         """Refuse a log that lacks columns.
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Final
 
 import narwhals.stable.v2 as nw
+from narwhals.exceptions import NarwhalsError
 
-from weaklabel.errors import WeakLabelError
-from weaklabel.plan import QUERY, Plan, RowLog
+from weaklabel.errors import WeakLabelError, plain_message
+from weaklabel.plan import QUERY, Plan, RowErrors, RowLog
 from weaklabel.votes import SESSION
 
 # True for the queries of the log, null for those that only the reference has.
@@ -146,7 +147,7 @@ class QueryLog(ABC):
         if plan.of_log() is None:
             return None
         frame = nw.from_native(log_wide(self.log, plan, self.reference)[0])
-        return int(frame.select(rows=nw.len()).lazy().collect("polars")["rows"][0])
+        return int(_one(frame.select(rows=nw.len())))
 
     def complain(self, plan: Plan, names: list[str]) -> None:
         """Name the queries with votes that are none; see `Plan.complain`."""
@@ -157,7 +158,13 @@ class QueryLog(ABC):
 
 
 class Partwise(QueryLog):
-    """A log voted on part by part, for engines that write one file at a time."""
+    """A log voted on part by part, for engines that write one file at a time.
+
+    Attributes:
+        errors: the exceptions of the engine.
+    """
+
+    errors: tuple[type[Exception], ...]
 
     @abstractmethod
     def write(
@@ -182,9 +189,46 @@ class Partwise(QueryLog):
         # written with the columns that the parts read.
         if plan.of_log() is not None and not (whole and self.reference is None):
             made = self.scratch / "log-votes.parquet"
-            self.write(*log_wide(log, plan, self.reference), made, {}, rows)
+            self._write(*log_wide(log, plan, self.reference), made, {}, rows)
             log, plan = own(self.read(made)), plan.with_log_votes()
         for part in parts:
             target = self.scratch / part.file
-            self.write(log if whole else self.within(log, part), plan, target, metadata, rows)
+            self._write(log if whole else self.within(log, part), plan, target, metadata, rows)
             yield part, target
+
+    def _write(
+        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
+    ) -> None:
+        """Write the votes, though an expression fails on one of the rows; its votes are missing."""
+        try:
+            self.write(log, plan, target, metadata, rows)
+        except self.errors as error:
+            failing = self._failing(log, plan)
+            if not failing or len(failing) == len(plan.functions) or plan.on_error == "fail":
+                for name, message in failing.items():
+                    raise WeakLabelError(f"labeling function {name!r} failed: {message}") from error
+                raise
+            total = int(_one(nw.from_native(log).select(rows=nw.len())))
+            # An engine does not say which row it was: the function loses them all.
+            lost = [RowErrors(name, total, [(None, why)]) for name, why in failing.items()]
+            self.write(log, plan.without_votes(failing), target, metadata, rows)
+            rows.add(0, 0.0, lost, ())
+
+    def _failing(self, log: Any, plan: Plan) -> dict[str, str]:
+        """The expressions that cannot be computed even alone, and why."""
+        failing = {}
+        for function in plan.functions:
+            if function.rowwise:
+                continue
+            alone = Plan((function,))
+            try:
+                work = alone.work(nw.from_native(self.prepared(log, alone)))
+                _one(alone.finished(work).select(nw.col(function.column).sum()))
+            except (*self.errors, NarwhalsError, WeakLabelError) as error:
+                failing[function.name] = plain_message(error)
+        return failing
+
+
+def _one(frame: Any) -> Any:
+    """The value of a frame of one."""
+    return frame.lazy().collect("polars").item()

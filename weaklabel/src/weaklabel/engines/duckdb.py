@@ -75,10 +75,11 @@ class DuckLog(Partwise):
     ) -> None:
         try:
             import duckdb
+            import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
         except ImportError as error:
             raise ImportError(_MISSING) from error
-        self._duckdb = duckdb
         self.version = str(duckdb.__version__)
+        self.errors = (duckdb.Error, pa.ArrowException)
         self.scratch = scratch
         self._given = given
         with self.faults():
@@ -100,9 +101,7 @@ class DuckLog(Partwise):
     @contextmanager
     def faults(self) -> Iterator[None]:
         """What DuckDB raises, as errors of this package."""
-        import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-
-        with translated("DuckDB", self._given, self._duckdb.Error, pa.ArrowException):
+        with translated("DuckDB", self._given, *self.errors):
             yield
 
     def write(

@@ -83,6 +83,7 @@ class PolarsLog(Partwise):
 
     name = "polars"
     version = pl.__version__
+    errors = (pl.exceptions.PolarsError,)
 
     def __init__(
         self, given: str, frame: pl.LazyFrame, scratch: Path, reference: pl.LazyFrame | None = None
@@ -98,7 +99,7 @@ class PolarsLog(Partwise):
     @contextmanager
     def faults(self) -> Iterator[None]:
         """What Polars raises, as errors of this package."""
-        with translated("Polars", self._given, pl.exceptions.PolarsError):
+        with translated("Polars", self._given, *self.errors):
             yield
 
     def write(

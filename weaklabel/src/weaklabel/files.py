@@ -149,13 +149,12 @@ def terminated(grace: float = 2.0) -> Iterator[None]:
         raise SystemExit(128 + number)
 
     def watch() -> None:
-        while (number := os.read(reader, 1)) not in (b"", bytes([signal.SIGTERM])):
-            pass
+        while number := os.read(reader, 1):
+            if number == bytes([signal.SIGTERM]) and not ended.wait(grace):
+                for place in list(_held):
+                    shutil.rmtree(place, ignore_errors=True)
+                os._exit(128 + signal.SIGTERM)
         os.close(reader)
-        if number and not ended.wait(grace):
-            for place in list(_held):
-                shutil.rmtree(place, ignore_errors=True)
-            os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=watch, daemon=True).start()
     before = signal.signal(signal.SIGTERM, stop)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import lgamma
 from typing import Any, Final
 
 import numpy as np
@@ -18,9 +19,11 @@ from weaklabel import em
 from weaklabel.em import Climb, Coded, Factor, Floats, Integers, Rules, Solution
 from weaklabel.models import logistic
 from weaklabel.patterns import Patterns
+from weaklabel.votes import MISSING
 
 MARGIN: Final = 0.005  # of accuracy: less than that is not "better"
 DEPENDENT: Final = 0.1  # strength of dependence that is worth a warning
+MISLED: Final = 0.01  # of the labels: so many that change with the families are worth a warning
 NAMED: Final = 3  # dependent pairs that a warning names
 LEAST_FACTORS: Final = 3
 # What a parameter of a second class has to be worth, in nats: functions that know nothing reach 1.3
@@ -215,18 +218,26 @@ def _correlation(patterns: Patterns) -> Floats:
 
 
 def _remainder(patterns: Patterns, factor: Factor, price: float) -> float:
-    """The votes given the symbol, where a symbol stands for several: free of the class."""
+    """The votes given the symbol, where a symbol stands for several: free of the class.
+
+    Besides their shares it takes to say which tuples of votes occur at all: of many functions
+    nearly every row has one of its own, and its share alone would say too little of it.
+    """
     if factor.joint:
         return 0.0
     votes = patterns.votes[:, [patterns.functions.index(name) for name in factor.functions]]
-    _, fine = np.unique(votes, axis=0, return_inverse=True)
+    tuples, fine = np.unique(votes, axis=0, return_inverse=True)
     _, coarse = np.unique(factor.codes(votes), return_inverse=True)
     likelihood, symbols = 0.0, 0
     for sign, index in ((1, fine), (-1, coarse)):
         tally = np.bincount(index.reshape(-1), patterns.counts.astype(np.float64))
         likelihood += sign * float(tally @ np.log(tally))
         symbols += sign * len(tally)
-    return likelihood - price * symbols
+    _, first, occur = np.unique(factor.codes(tuples), return_index=True, return_counts=True)
+    members = [(tuples[first] == vote).sum(axis=1) + 1 for vote in (MISSING, -1, 0, 1)]
+    ways = lgamma(votes.shape[1] + 1) - np.vectorize(lgamma)(members).sum(axis=0)
+    listing = float(occur @ np.maximum(ways - np.log(occur), 0.0))
+    return likelihood - listing - price * symbols
 
 
 # Missing inputs
@@ -396,6 +407,8 @@ class Comparison:
         accuracy: of the labels, as the model itself expects it; it holds if the model does.
         always_accept: of accepting every transcript, expected by the model.
         majority: of a majority vote where a tie is an accept, expected by the model.
+        rival: share of the queries that would be labeled differently if functions whose votes are
+            found to depend on each other were families, see `best_cut`.
         alternative: another share of right transcripts that is about as likely, the worst one for
             the labels; None where it was not looked for.
         no_input: queries on which no function has input; they keep the prior.
@@ -408,6 +421,7 @@ class Comparison:
     accuracy: float
     always_accept: float
     majority: float
+    rival: float
     alternative: Alternative | None
     no_input: int
     silent: float
@@ -429,6 +443,7 @@ def compare(
     coded: Coded,
     solution: Solution,
     *,
+    reference: Floats,
     other: Alternative | None,
     held_out: tuple[Sequence[tuple[Integers, Floats]], Floats] | None,
 ) -> Comparison:
@@ -438,6 +453,7 @@ def compare(
         patterns: P of them.
         coded: the same, as the model sees them.
         solution: the model.
+        reference: float64, (P,): P(right | pattern) of the partition that explains the votes best.
         other: see `Comparison.alternative`.
         held_out: folds, each of how many of each pattern are checked, int64, (2, P), wrong first,
             and P(right) of a model that has not seen them, float64, (P,); then P(right) of the
@@ -459,6 +475,7 @@ def compare(
         expected(posterior >= 0.5),
         expected(np.ones(len(rows), dtype=bool)),
         expected(accepts(patterns)),
+        float(rows @ ((posterior >= 0.5) != (reference >= 0.5)) / max(rows.sum(), 1e-300)),
         other,
         int(patterns.counts[~patterns.present.any(axis=1)].sum()),
         float(rows @ silent / max(rows.sum(), 1e-300)),
@@ -559,16 +576,16 @@ def reasons(
             "the functions do not accept more where the model says right: which class is which is"
             " unknown; check what each function calls accept, or give gold"
         )
-    if dependent:
+    if dependent and comparison.rival > MISLED:
         strongest = sorted(dependent, key=lambda pair: -pair.strength)
         named = ", ".join(
             f"{pair.first} and {pair.second} ({pair.strength:.2f})" for pair in strongest[:NAMED]
         )
         more = f" and {len(dependent) - NAMED} pairs more" if len(dependent) > NAMED else ""
         yield (
-            f"functions depend on each other beyond what is right or wrong: {named}{more}; the"
-            " model takes them for independent: declare one family for those that look at the same"
-            " thing"
+            f"functions depend on each other beyond what is right or wrong: {named}{more}; if they"
+            f" shared their evidence, {comparison.rival:.1%} of the queries would be labeled"
+            " differently: declare one family for those that look at the same thing"
         )
     if comparison.silent > SILENT:
         yield (

@@ -194,6 +194,7 @@ class LabelModel:
             patterns,
             coded,
             solution,
+            reference=reference.posterior,
             other=alternative(coded, solution, rules),
             held_out=folds,
         )

@@ -24,7 +24,7 @@ def normalized(text: str) -> str:
 
 
 def load(name: str, folder: Path = FOLDER) -> tuple[pl.DataFrame, dict[str, str]]:
-    """Hypotheses (query_id, source, text), normalised, and the references by query.
+    """Hypotheses (query_id, source, text), normalized, and the references by query.
 
     A worker's second attempt at an utterance is left out, as are utterances without a reference.
     """

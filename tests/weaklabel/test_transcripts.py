@@ -83,7 +83,7 @@ def test_the_medoid_is_one_of_the_hypotheses() -> None:
 def test_a_single_hypothesis_is_the_transcript(method: Method, text: str) -> None:
     done = combine(table([[text]]), method=method).transcripts
     assert done["transcript"].item() == " ".join(text.split())
-    assert 0 < done["weight"].item() < 1  # nobody agrees, so nobody is sure
+    assert 0 < done["weight"].item() < 1  # no other source agrees
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -183,21 +183,21 @@ def test_the_weight_is_the_product_of_the_words_shares() -> None:
 # Planted sources
 
 
-def _heard(rng: random.Random, spoken: Sequence[str], rates: Sequence[float]) -> str:
-    """`spoken` with errors; a word is misheard in two ways, so that errors coincide at times."""
-    heard = []
+def _misread(rng: random.Random, spoken: Sequence[str], rates: Sequence[float]) -> str:
+    """`spoken` with errors; a word is mistaken in two ways, so that errors coincide at times."""
+    written = []
     for word, rate in zip(spoken, rates, strict=True):
         kind = rng.random() / rate
         wrong = f"{word}{rng.choice('xy')}"
         if kind >= 0.85:
-            heard.append(word if kind >= 1 else f"{word} {wrong}")
+            written.append(word if kind >= 1 else f"{word} {wrong}")
         elif kind < 0.65:
-            heard.append(wrong)
-    return " ".join(heard)
+            written.append(wrong)
+    return " ".join(written)
 
 
 def _planted(
-    rates: Sequence[float], queries: int, heard_by: Callable[[int], Sequence[int]], seed: int
+    rates: Sequence[float], queries: int, sources_of: Callable[[int], Sequence[int]], seed: int
 ) -> tuple[pl.DataFrame, list[str]]:
     """Hypotheses of sources with the given word error rates, and what was said.
 
@@ -210,9 +210,9 @@ def _planted(
         said = [rng.choice(lexicon) for _ in range(8)]
         spoken.append(" ".join(said))
         harder = [3.0 if rng.random() < 0.2 else 0.5 for _ in said]
-        for source in heard_by(query):
+        for source in sources_of(query):
             each = [min(0.95, rates[source] * factor) for factor in harder]
-            rows.append((query, f"s{source:05d}", _heard(rng, said, each)))
+            rows.append((query, f"s{source:05d}", _misread(rng, said, each)))
     frame = pl.DataFrame(rows, ["query_id", "source", "text"], orient="row")
     return frame, spoken
 
@@ -235,7 +235,7 @@ def test_a_good_source_among_bad_ones_weighs_most_and_the_vote_beats_every_sourc
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_thousands_of_sources_with_few_utterances_are_told_apart(method: Method) -> None:
+def test_thousands_of_sources_with_few_utterances_are_weighed_apart(method: Method) -> None:
     rng = random.Random(1)
     sources = 3000
     rates = [0.05 if source % 3 == 0 else 0.4 for source in range(sources)]
@@ -289,8 +289,8 @@ def _copied(
         wrong = [word if rng.random() < right else rng.choice(lexicon) for word in said]
         for names, text, kept in (("copy", wrong, 1 - noise), ("own", said, 0.9)):
             for number in range(copies if names == "copy" else others):
-                heard = [word if rng.random() < kept else rng.choice(lexicon) for word in text]
-                rows.append((query, f"{names}{number}", " ".join(heard)))
+                written = [word if rng.random() < kept else rng.choice(lexicon) for word in text]
+                rows.append((query, f"{names}{number}", " ".join(written)))
     return pl.DataFrame(rows, ["query_id", "source", "text"], orient="row"), spoken
 
 
@@ -518,7 +518,7 @@ def test_long_transcripts_need_no_table_of_all_words(method: Method) -> None:
 
 def test_a_thousand_sources_of_one_query() -> None:
     rng = random.Random(7)
-    texts = [_heard(rng, "the quick brown fox".split(), [0.4] * 4) for _ in range(1000)]
+    texts = [_misread(rng, "the quick brown fox".split(), [0.4] * 4) for _ in range(1000)]
     assert voted(*texts, rounds=3) == "the quick brown fox"
 
 

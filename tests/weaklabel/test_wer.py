@@ -344,7 +344,7 @@ def test_kaldi_texts_are_joined_on_their_ids(
 @pytest.mark.parametrize(
     ("said", "written", "words", "warning"),
     [
-        # Ids that nobody speaks, in one order or with some missing.
+        # Ids that are no words, in one order or with some missing.
         ("utt-a go\nutt-b stop\n", "utt-a go\nutt-b stop\n", 2, "taken for ids"),
         ("1 go\n2 stop now\n", "2 stop now\n1 go\n", 3, "taken for ids"),
         # Ids like words: another order gives them away.

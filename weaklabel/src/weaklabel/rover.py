@@ -159,8 +159,8 @@ HANDICAP: Final = 0.5
 # are a worse judge.
 OWN: Final = 0.5
 
-# Every source is drawn towards all by so many words: sources with two utterances each are told
-# apart by fewer than 30, and CrowdSpeech's WER moves by .1 at most between 20 and 100.
+# Every source is drawn towards all by so many words. By 30, sources of two utterances each differ
+# too little; CrowdSpeech's WER moves by .1 at most between 20 and 100.
 PRIOR_WORDS: Final = 20.0
 
 # No source is trusted beyond one error in a hundred words.
@@ -176,6 +176,7 @@ SOUND: Final = 0.55  # judges that both differ from the judged are alike this of
 UNDECIDED: Final = 0.1  # the judges have this much more alike, and either pair may be the copies
 FEWEST_SLOTS: Final = 100  # contested ones, for two sources to be compared
 FEWEST_QUERIES: Final = 30  # with contested slots
+MOST_SLOTS: Final = 200_000  # of more, every second and so on
 MOST_COMPARED: Final = 10  # sources, those with the most utterances
 
 # Sums in different orders differ by less; what is equal but for that is a tie.
@@ -241,7 +242,7 @@ def align(
 
     @lru_cache(maxsize=1 << 20)
     def unlikeness(a: int, b: int) -> float:
-        # Words alike are likelier to be one word heard, or spelled, in two ways.
+        # Words alike are likelier to be one word, spelled in two ways.
         return 0.5 + 0.5 * Levenshtein.normalized_distance(vocabulary[a], vocabulary[b])
 
     offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
@@ -325,7 +326,7 @@ def vote(slots: Slots, voters: Voters, trust: Floats, *, rounds: int) -> Ballot:
         weights = _scaled(trust / np.maximum(rates[source], LEAST_RATE), voters)
         weights = _capped(weights, voters)
     scores = _scores(slots, weights)
-    # A mean vote alone is right as often as a mean source; so much speaks for what nobody said.
+    # A mean vote alone is right as often as a mean source; so much speaks for a word that none has.
     votes = 1 / np.maximum(rates[source], LEAST_RATE)
     rate = min(0.5, 1 / float(np.average(votes, weights=voters.share)))
     unsaid = 1 + np.log(rate / (1 - rate))
@@ -347,7 +348,7 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     Two sources are judged by any two others where those agree with each other: of the words in
     which one of the two differs from these, how many do both have alike? Independent sources seldom
     make the same mistake, whatever their rates and however hard a word is; copies do, and hide it
-    from the vote that they win. The judges are judged in turn: the pair is cleared if these look
+    from the vote that they win. The judges are judged as well: the pair is cleared if these look
     more like copies, or differ from each other, too, where both differ from the pair. Where both
     pairs look alike, both are named. Sources alike in every contested slot are copies without a
     judge.
@@ -356,9 +357,12 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
     column = np.full(len(counts), -1)
     column[compared] = range(len(compared))
-    at = column[voters.source[slots.hypothesis]]
-    words = np.full((len(slots.first), len(compared) + 1), -1)  # the last: all other sources
-    words[slots.slot[slots.candidate], at] = slots.candidate
+    step = 1 + len(slots.first) // MOST_SLOTS
+    query, row = slots.query[::step], slots.slot[slots.candidate]
+    seen = row % step == 0
+    at = column[voters.source[slots.hypothesis[seen]]]
+    words = np.full((len(query), len(compared) + 1), -1)  # the last: all other sources
+    words[row[seen] // step, at] = slots.candidate[seen]
     families = np.zeros(len(counts), dtype=np.int64)
     families[voters.source] = voters.family
     alike: dict[tuple[int, int, int, int], float] = {}  # of the words that one has or both
@@ -368,7 +372,7 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     for a, b in combinations(range(len(compared)), 2):
         both = (words[:, [a, b]] >= 0).all(axis=1)
         if families[compared[a]] == families[compared[b]] or (
-            len(np.unique(slots.query[both])) < FEWEST_QUERIES
+            len(np.unique(query[both])) < FEWEST_QUERIES
         ):
             continue
         pairs.append((a, b))

@@ -221,7 +221,7 @@ def _copies(
     """The sources that make the same errors, by name; a warning says what to do about them."""
     groups = tuple(tuple(names[place] for place in group) for group in rover.copies(slots, voters))
     if groups:
-        listed = "; ".join(", ".join(group) for group in groups)
+        listed = "; or ".join(", ".join(group) for group in groups)
         warnings.warn(
             f"sources that make the same errors: {listed}. If they are copies or versions of one"
             " recognizer, declare them a family (families=, --family), so that they share one vote:"

@@ -137,7 +137,7 @@ class Analysis:
         histogram: queries by weight, in `HISTOGRAM` bins of equal width from 0 to 1.
         functions: every function, in the model's order.
         agreement: (F, F): of the queries on which both vote, the share on which they vote the same;
-            None where there are none, and for a function with itself if it never votes.
+            None where there are none, and for a function with itself.
         dependences: every pair of functions, the strongest first: what they have in common once
             the model has said which transcripts are right.
         frequent: the most frequent patterns, the first ones first.
@@ -394,6 +394,7 @@ def _agreement(patterns: Patterns) -> tuple[tuple[float | None, ...], ...]:
     cast = accepted + rejected
     same = (counts * accepted).T @ accepted + (counts * rejected).T @ rejected  # (F, F)
     both = (counts * cast).T @ cast
+    np.fill_diagonal(both, 0)  # a function agrees with itself: that is no news
     return tuple(
         tuple(s / b if b else None for s, b in zip(*lines, strict=True))
         for lines in zip(same.tolist(), both.tolist(), strict=True)

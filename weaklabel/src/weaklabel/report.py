@@ -163,7 +163,7 @@ def render(analysis: Analysis, *, title: str = "Labeling functions") -> str:
     maps: list[tuple[str, str, Values]] = []
     if len(functions) > 1:
         maps = [
-            ("Agreement where both vote", "how often two functions agree", _agreement(analysis)),
+            ("Agreement where both vote", "how often two functions agree", analysis.agreement),
             ("Dependence given the class", "how strongly two depend", _dependence(analysis)),
         ]
     page: str = (
@@ -226,14 +226,6 @@ def _axis(top: float) -> tuple[float, list[tuple[float, str]]]:
     digits = 0 if step >= 0.01 else 1
     labels = [(part / parts, f"{part * step:.{digits}%}") for part in range(parts + 1)]
     return round(parts * step, 6), labels
-
-
-def _agreement(analysis: Analysis) -> Values:
-    # A function agrees with itself: that is no news.
-    return [
-        [None if i == j else value for j, value in enumerate(row)]
-        for i, row in enumerate(analysis.agreement)
-    ]
 
 
 def _dependence(analysis: Analysis) -> Values:

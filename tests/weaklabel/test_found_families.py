@@ -1,4 +1,4 @@
-"""The example of a label model as a plugin in one file: docs/examples/weaklabel_families.py."""
+"""The example of a label model as a plugin in one file: docs/examples/found_families.py."""
 
 import sys
 import warnings
@@ -9,8 +9,8 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 sys.path[:0] = [str(EXAMPLES), str(Path(__file__).parent)]
 
+from found_families import FoundFamilies  # noqa: E402
 from test_recovery import FUNCTIONS, make_log  # noqa: E402
-from weaklabel_families import FoundFamilies  # noqa: E402
 
 from weaklabel import WeakLabelWarning, load_model  # noqa: E402
 from weaklabel.cli import main  # noqa: E402
@@ -36,7 +36,7 @@ def test_independent_functions_stay_alone() -> None:
 def test_the_command_line_finds_it_in_its_file(tmp_path: Path) -> None:
     counts, out = tmp_path / "counts.parquet", tmp_path / "model.json"
     make_log(143, copies=("dwell",)).patterns().save(counts)
-    plugin = EXAMPLES / "weaklabel_families.py"
+    plugin = EXAMPLES / "found_families.py"
     command = ["fit", str(counts), "--model", "found-families", "--functions", str(plugin)]
     assert main([*command, "--option", "strength=0.2", "--out", str(out)]) == 0
     model = load_model(out)  # without the plugin

@@ -1,6 +1,6 @@
 """A label model that looks for families itself: a plugin of weaklabel in one file.
 
-    weaklabel fit votes.parquet --functions docs/examples/weaklabel_families.py \
+    weaklabel fit votes.parquet --functions docs/examples/found_families.py \
         --model found-families --out model.json
 
 Functions that are found to depend on each other beyond what is right or wrong are put into one

@@ -5,7 +5,7 @@ arXiv 2211.11740) names; the others are of the same spirit. No threshold is from
 a parameter with a plain default, to be set for the traffic at hand.
 
 The functions of what users did (how long they stayed, what they said next) are one family,
-"behaviour": who repeats a query has left it soon and is not at the session's end, right or wrong.
+"behavior": who repeats a query has left it soon and is not at the session's end, right or wrong.
 
 Each module-level name here is a `LabelingFunction`; its `with_parameters` changes a threshold.
 """
@@ -40,7 +40,7 @@ from weaklabel.votes import (
 )
 
 
-@labeling_function(requires=SESSION_COLUMNS, family="behaviour")
+@labeling_function(requires=SESSION_COLUMNS, family="behavior")
 def session_position(last: int = 1) -> nw.Expr:
     """Accept the last queries of a session: who got what they wanted stops asking.
 
@@ -63,7 +63,7 @@ def asr_confidence(high: float = 0.9, low: float = 0.5) -> nw.Expr:
     return vote(accept=known & (confidence >= high), reject=known & (confidence < low))
 
 
-@labeling_function(requires=SESSION_COLUMNS, family="behaviour")
+@labeling_function(requires=SESSION_COLUMNS, family="behavior")
 def rapid_repetition(within: timedelta = timedelta(seconds=10)) -> nw.Expr:
     """Reject a query that its session follows up within seconds.
 
@@ -73,7 +73,7 @@ def rapid_repetition(within: timedelta = timedelta(seconds=10)) -> nw.Expr:
     return reject_if(next_in_session("timestamp") - nw.col("timestamp") < within)
 
 
-@labeling_function(requires=["dwell"], family="behaviour")
+@labeling_function(requires=["dwell"], family="behavior")
 def dwell(long: float = 60.0, short: float = 5.0) -> nw.Expr:
     """Accept where the user stayed with what came, reject where they left at once.
 
@@ -85,7 +85,7 @@ def dwell(long: float = 60.0, short: float = 5.0) -> nw.Expr:
     return vote(accept=seconds >= long, reject=seconds < short)
 
 
-@labeling_function(requires=["action"], family="behaviour")
+@labeling_function(requires=["action"], family="behavior")
 def follow_up_action(
     accepted: tuple[str, ...] = ("play", "select"), rejected: tuple[str, ...] = ("back", "cancel")
 ) -> nw.Expr:
@@ -99,7 +99,7 @@ def follow_up_action(
     return vote(accept=action.is_in(accepted), reject=action.is_in(rejected))
 
 
-@labeling_function(requires=[*SESSION_COLUMNS, "transcript"], family="behaviour")
+@labeling_function(requires=[*SESSION_COLUMNS, "transcript"], family="behavior")
 def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
     """Reject a query that the session's next one repeats, extends or cuts short.
 
@@ -126,7 +126,7 @@ def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
 
 @labeling_function(
     requires=[*SESSION_COLUMNS, "transcript"],
-    family="behaviour",
+    family="behavior",
     rowwise=True,
     optional=True,
     inputs={

@@ -14,7 +14,7 @@ import json as json_text
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -43,7 +43,7 @@ ROOMY = 116  # cells, from which on there is room for overlaps, conflicts and in
 _LONGEST = 40  # cells of a name
 
 FilePath = str | os.PathLike[str]
-Values = Sequence[Sequence[float | None]]
+Values = tuple[tuple[float | None, ...], ...]
 
 
 # Files
@@ -232,7 +232,7 @@ def _dependence(analysis: Analysis) -> Values:
     strengths = {frozenset((pair.first, pair.second)): pair for pair in analysis.dependences}
     names = [function.name for function in analysis.functions]
     pairs = [[strengths.get(frozenset((one, other))) for other in names] for one in names]
-    return [[None if pair is None else pair.strength for pair in row] for row in pairs]
+    return tuple(tuple(None if pair is None else pair.strength for pair in row) for row in pairs)
 
 
 def _partner(function: FunctionSummary) -> str:

@@ -25,17 +25,13 @@ def edit_distance(a: Sequence[int], b: Sequence[int]) -> int:
     return table[-1][-1]
 
 
-def unlike(a: int, b: int) -> float:
-    return 1.0
-
-
 def column(slots: Sequence[Sequence[int]], index: int) -> Words:
     return tuple(slot[index] for slot in slots if slot[index] != NO_WORD)
 
 
 @given(texts_of, texts_of)
 def test_two_texts_are_aligned_at_their_edit_distance(a: Words, b: Words) -> None:
-    slots = network([a, b], [1.0, 1.0], unlike)
+    slots = network([a, b], [1.0, 1.0])
     assert sum(left != right for left, right in slots) == edit_distance(a, b)
 
 
@@ -44,7 +40,7 @@ def test_each_text_stands_in_its_column_and_no_slot_is_empty(
     given_: list[tuple[Words, float]],
 ) -> None:
     texts, weights = zip(*given_, strict=True)
-    slots = network(texts, weights, unlike)
+    slots = network(texts, weights)
     assert all(len(slot) == len(texts) and any(slot) for slot in slots)
     assert tuple(column(slots, i) for i in range(len(texts))) == texts
 
@@ -53,28 +49,16 @@ def test_each_text_stands_in_its_column_and_no_slot_is_empty(
 def test_stretches_too_long_to_align_keep_every_word(texts: list[Words]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alignment, "MOST_STEPS", 1)
-        slots = network(texts, [1.0] * len(texts), unlike)
+        slots = network(texts, [1.0] * len(texts))
     assert [column(slots, i) for i in range(len(texts))] == texts
 
 
 def test_a_third_text_joins_a_slot_that_the_second_has_put_in() -> None:
-    assert network([(1, 2), (1, 3, 2), (1, 3, 2)], [1.0] * 3, unlike) == [
+    assert network([(1, 2), (1, 3, 2), (1, 3, 2)], [1.0] * 3) == [
         [1, 1, 1],
         [NO_WORD, 3, 3],
         [2, 2, 2],
     ]
-
-
-def test_words_alike_share_a_slot() -> None:
-    """1 and 2 are alike; by edit distance alone, 2 may stand beside either word."""
-
-    def likeness(a: int, b: int) -> float:
-        return 0.5 if {a, b} == {1, 2} else 1.0
-
-    for first in ((1, 3), (3, 1)):
-        slots = network([first, (2,)], [1.0, 1.0], likeness)
-        assert [1, 2] in slots
-        assert [3, NO_WORD] in slots
 
 
 @given(st.lists(st.tuples(texts_of, st.floats(0, 10)), min_size=1, max_size=6))

@@ -6,9 +6,8 @@ Every round counts how often each source loses the vote, and weighs it by the in
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
 from itertools import combinations, pairwise
 from typing import Final, TypeAlias
 
@@ -23,7 +22,6 @@ NO_WORD: Final = 0
 MOST_STEPS: Final = 10_000
 
 Words: TypeAlias = tuple[int, ...]
-Unlikeness: TypeAlias = Callable[[int, int], float]
 Share: TypeAlias = dict[int, float]  # of a slot: the weight of every word there
 
 
@@ -38,9 +36,7 @@ def total_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[fl
     return sums
 
 
-def network(
-    texts: Sequence[Words], weights: Sequence[float], unlikeness: Unlikeness
-) -> list[list[int]]:
+def network(texts: Sequence[Words], weights: Sequence[float]) -> list[list[int]]:
     """Slots, in order; a slot lists the word that every text has there, or NO_WORD.
 
     The first text makes the slots. Each one that follows is aligned with all before it at once, at
@@ -49,8 +45,6 @@ def network(
     Args:
         texts: at least one; the best first.
         weights: one a text, positive.
-        unlikeness: cost of two different words in one slot, between 0 and 1; a word beside no word
-            costs 1.
     """
     slots = [[word] for word in texts[0]]
     shares: list[Share] = [{word: weights[0]} for word in texts[0]]
@@ -63,7 +57,7 @@ def network(
             if last - first == 1 == len(words):  # nearly always
                 pairs = ((0, words[0]),)
             else:
-                pairs = _aligned(shares[first:last], words, total, unlikeness)
+                pairs = _aligned(shares[first:last], words, total)
             for place, word in pairs:
                 if place is None:
                     slot, share = [NO_WORD] * count, {NO_WORD: total}
@@ -103,7 +97,7 @@ def _stretches(shares: Sequence[Share], text: Words) -> Iterator[tuple[int, int,
 
 
 def _aligned(
-    shares: Sequence[Share], words: Words, total: float, unlikeness: Unlikeness
+    shares: Sequence[Share], words: Words, total: float
 ) -> Iterator[tuple[int | None, int]]:
     """A slot's index, or None for a new slot, and the word of `words` there, in order."""
     rows, columns = len(shares), len(words)
@@ -119,7 +113,7 @@ def _aligned(
         share, here, below = shares[i], edits[i], edits[i + 1]
         here[columns] = below[columns] + skip[i]
         for j in reversed(range(columns)):
-            beside[i][j] = below[j + 1] + _cost(share, words[j], unlikeness)
+            beside[i][j] = below[j + 1] + total - share.get(words[j], 0.0)
             here[j] = min(beside[i][j], below[j] + skip[i], here[j + 1] + total)
     i = j = 0
     while i < rows and j < columns:
@@ -138,16 +132,6 @@ def _aligned(
         yield None, word
 
 
-def _cost(share: Share, word: int, unlikeness: Unlikeness) -> float:
-    cost = 0.0
-    for other, weight in share.items():
-        if other == NO_WORD:
-            cost += weight
-        elif other != word:
-            cost += weight * unlikeness(other, word)
-    return cost
-
-
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
@@ -159,9 +143,9 @@ HANDICAP: Final = 0.5
 # are a worse judge.
 OWN: Final = 0.5
 
-# Every source is drawn towards all by so many words. By 30, sources of two utterances each differ
-# too little; CrowdSpeech's WER moves by .1 at most between 20 and 100.
-PRIOR_WORDS: Final = 20.0
+# Every source is drawn towards all by so many words. By 20, sources of two utterances each differ
+# too little; CrowdSpeech's WER moves by .2 at most between 5 and 20.
+PRIOR_WORDS: Final = 10.0
 
 # No source is trusted beyond one error in a hundred words.
 LEAST_RATE: Final = 0.01
@@ -229,22 +213,13 @@ class Ballot:
     log_agreed: Floats
 
 
-def align(
-    queries: Iterable[Sequence[Words]], vocabulary: Sequence[str], shares: Sequence[float]
-) -> Slots:
+def align(queries: Iterable[Sequence[Words]], shares: Sequence[float]) -> Slots:
     """Networks of all queries; hypotheses are numbered through, in order.
 
     Args:
-        queries: the hypotheses of each, their words as indices into `vocabulary`.
-        vocabulary: every word; the first stands for no word.
+        queries: the hypotheses of each, their words as numbers from 1.
         shares: (H,), how much of a vote each hypothesis has before its source is weighed.
     """
-
-    @lru_cache(maxsize=1 << 20)
-    def unlikeness(a: int, b: int) -> float:
-        # Words alike are likelier to be one word, spelled in two ways.
-        return 0.5 + 0.5 * Levenshtein.normalized_distance(vocabulary[a], vocabulary[b])
-
     offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
     query, first, slot, word = array("q"), array("q"), array("q"), array("q")
     candidate, hypothesis = array("q"), array("q")
@@ -258,7 +233,7 @@ def align(
         order, votes = [order[i] for i in best], [votes[i] for i in best]
         members = [groups[text] for text in order]  # once: a tuple is hashed anew at each look-up
         agreeing = 0
-        for words in network(order, votes, unlikeness):
+        for words in network(order, votes):
             if words.count(words[0]) == len(words):
                 sequence.append(words[0])
                 agreeing += 1

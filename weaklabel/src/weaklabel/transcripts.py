@@ -131,7 +131,7 @@ def combine(
     sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
     networked = _shown((texts[a:b] for a, b in spans), len(spans), progress)
     voters = rover.Voters(queries, sources, _family(names, families or {})[sources])
-    slots = rover.align(networked, vocabulary, voters.share.tolist())
+    slots = rover.align(networked, voters.share.tolist())
     ballot = rover.vote(slots, voters, _trust(table), rounds=rounds)
 
     # An empty transcript is judged as one slot.

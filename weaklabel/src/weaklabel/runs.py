@@ -13,14 +13,14 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import narwhals.stable.v2 as nw
 import polars as pl
 from tqdm.auto import tqdm
 
 from weaklabel import tables
-from weaklabel.engines import Part
+from weaklabel.engines import Part, QueryLog
 from weaklabel.engines import polars as polars_engine
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.files import workplace, written_beside
@@ -28,13 +28,6 @@ from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.patterns import METADATA
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog
 from weaklabel.tables import files
-
-if TYPE_CHECKING:
-    from weaklabel.engines.duckdb import DuckLog
-    from weaklabel.engines.polars import PolarsLog
-    from weaklabel.engines.spark import SparkLog
-
-    Log: TypeAlias = PolarsLog | DuckLog | SparkLog
 
 Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
 Source: TypeAlias = str | os.PathLike[str]
@@ -62,7 +55,7 @@ _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class QueryLog:
+class LogFiles:
     """A query log in files, opened once for checking it and for applying functions.
 
     Attributes:
@@ -80,7 +73,7 @@ class QueryLog:
     @classmethod
     def open(
         cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool = False
-    ) -> QueryLog:
+    ) -> LogFiles:
         """The log at a path.
 
         Args:
@@ -130,7 +123,7 @@ class Manifest:
 
     Attributes:
         functions: of every function the entry in the parts' metadata, in the order of the columns.
-        queries: see `QueryLog.state`.
+        queries: see `LogFiles.state`.
         reference: the same of the reference log.
         keep: the columns kept beside the votes.
         partitions: how many parts there are.
@@ -357,7 +350,7 @@ class Summary:
 
 def apply_files(
     functions: Iterable[LabelingFunction],
-    queries: Source | QueryLog,
+    queries: Source | LogFiles,
     out: Source,
     *,
     engine: Engine = "auto",
@@ -429,8 +422,8 @@ def apply_files(
     if partitions is not None and partitions < 1:
         raise WeakLabelError(f"at least one partition is needed, got {partitions}")
     plan = Plan.of(functions, keep, on_error)
-    log = queries if isinstance(queries, QueryLog) else QueryLog.open(queries)
-    other = None if reference is None else QueryLog.open(reference)
+    log = queries if isinstance(queries, LogFiles) else LogFiles.open(queries)
+    other = None if reference is None else LogFiles.open(reference)
     chosen, reason = _choose(engine, log.bytes, memory_limit)
     _logger.info("votes are computed by %s: %s", chosen, reason)
     _name_slow(plan)
@@ -537,7 +530,7 @@ class _Run:
 
     def __init__(
         self,
-        log: Log,
+        log: QueryLog,
         plan: Plan,
         manifest: Manifest,
         about: Mapping[str, Any],
@@ -737,12 +730,12 @@ def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[s
 
 def _opened(
     engine: str,
-    log: QueryLog,
-    reference: QueryLog | None,
+    log: LogFiles,
+    reference: LogFiles | None,
     scratch: Path,
     master: str | None,
     memory_limit: str | None,
-) -> Log:
+) -> QueryLog:
     if engine == "polars":
         other = None if reference is None else reference.frame
         return polars_engine.PolarsLog(log.given, log.frame, scratch, other)

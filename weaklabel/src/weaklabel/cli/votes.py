@@ -202,7 +202,7 @@ def apply(
     progress: shared.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
-    from weaklabel.runs import QueryLog, apply_files
+    from weaklabel.runs import LogFiles, apply_files
 
     keep_apart([out, reject], [queries, hypotheses, config, functions, reference])
     if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):
@@ -232,9 +232,9 @@ def apply(
     if validate:
         found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
         altered = hypotheses is not None or not found.unchanged
-        log = QueryLog.open(queries, found.accepted, altered=altered)
+        log = LogFiles.open(queries, found.accepted, altered=altered)
     else:
-        log = QueryLog.open(queries)
+        log = LogFiles.open(queries)
     columns = log.frame.collect_schema().names()
     chosen = loaded.select(lf, columns=columns, parameters=parameters)
     if not chosen:

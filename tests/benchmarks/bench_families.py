@@ -1,0 +1,150 @@
+"""Are families that are found in the votes worth having? On simulated and synthetic logs.
+
+    python tests/benchmarks/bench_families.py [--households 20] [--synthetic 5]
+
+The plugin of docs/examples/automatic-families against `LabelModel` with declared families, with
+none, and a majority vote: on fresh logs of docs/examples/households, and on the settings of
+tests/weaklabel/test_recovery.py. Automatic families start from the votes alone; a row more starts
+from the declared ones. Prints accuracy and AUC, means over the logs, and means of paired
+differences with 95% intervals (Student's t over the logs).
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from scipy.stats import t
+
+ROOT = Path(__file__).parent.parent.parent
+for folder in ("docs/examples/automatic-families/src", "docs/examples/households"):
+    sys.path.insert(0, str(ROOT / folder))
+sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
+
+from test_recovery import SESSION, accuracy, auc, make_log  # noqa: E402
+
+from households import simulate  # noqa: E402
+from weaklabel import (  # noqa: E402
+    MISSING,
+    LabelModel,
+    MajorityVote,
+    Patterns,
+    apply,
+    load_labeling_functions,
+)
+from weaklabel.models import fit, weights  # noqa: E402
+from weaklabel_families import AutomaticFamilies  # noqa: E402
+
+Votes = npt.NDArray[np.int8]
+Log = tuple[Patterns, Votes, npt.NDArray[np.bool_]]
+
+FIRST = 300  # seed
+FIRST_SYNTHETIC = 221
+MODELS = {
+    "majority vote": MajorityVote(),
+    "declared": LabelModel(),
+    "none": LabelModel(families="ignore"),
+    "automatic": AutomaticFamilies(families="ignore"),
+    "automatic, from declared": AutomaticFamilies(),
+}
+PAIRS = [
+    ("automatic", "declared"),
+    ("automatic", "majority vote"),
+    ("automatic, from declared", "declared"),
+    ("automatic, from declared", "majority vote"),
+    ("declared", "majority vote"),
+    ("declared", "none"),
+]
+
+
+def household_log(seed: int) -> Log:
+    """A simulated log under all functions that its columns allow for, with their families."""
+    log = simulate(seed=seed)
+    functions = load_labeling_functions(columns=log.queries.columns)
+    votes = apply(functions, log.queries)
+    patterns = Patterns.count(votes, {function.name: function.family for function in functions})
+    columns = [pl.col(f"lf:{name}").fill_null(MISSING) for name in patterns.ordered().functions]
+    truth = votes.join(log.truth.select("query_id", "right"), on="query_id", maintain_order="left")
+    return patterns, votes.select(columns).to_numpy(), truth["right"].to_numpy()
+
+
+def synthetic(**setting: object) -> Callable[[int], Log]:
+    def make(seed: int) -> Log:
+        log = make_log(seed, **setting)  # type: ignore[arg-type]
+        families = dict.fromkeys((name for name in SESSION if name in log.votes), "session")
+        families |= {name: "copies" for name in log.votes if name.startswith("confidence")}
+        return log.patterns(families), log.table(tuple(sorted(log.votes))), log.right
+
+    return make
+
+
+SYNTHETIC = {
+    "independent": synthetic(),
+    "3 copies": synthetic(copies=("confidence",) * 3),
+    "shared .3": synthetic(correlation=0.3),
+    "shared .6": synthetic(correlation=0.6),
+    "the user only": synthetic(satisfied=(0.9, 0.4)),
+}
+
+
+def scores(log: Log) -> Iterator[tuple[float, float]]:
+    """Accuracy and AUC of each model."""
+    patterns, votes, right = log
+    for model in MODELS.values():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted = fit(model, patterns)
+        own = weights(fitted, votes)
+        yield accuracy(right, own), auc(right, own)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--households", type=int, default=20, help="simulated logs")
+    parser.add_argument("--synthetic", type=int, default=5, help="synthetic logs of each setting")
+    options = parser.parse_args()
+    settings = {"household logs": (household_log, FIRST, options.households)} | {
+        name: (make, FIRST_SYNTHETIC, options.synthetic) for name, make in SYNTHETIC.items()
+    }
+    measured: dict[str, npt.NDArray[np.float64]] = {}
+    for name, (make, first, logs) in settings.items():
+        seeds = track(range(first, first + logs), name, Console(stderr=True), transient=True)
+        measured[name] = np.array([list(scores(make(seed))) for seed in seeds])  # (N, M, 2)
+    means = Table("model", *(f"{name} ({len(of)})" for name, of in measured.items()))
+    means.title = "accuracy/AUC, means over the logs"
+    for index, model in enumerate(MODELS):
+        own = (of[:, index].mean(axis=0) for of in measured.values())
+        means.add_row(model, *(f"{one:.3f}/{area:.3f}" for one, area in own))
+    pairs = Table("difference", *measured)
+    pairs.title = "accuracy, then AUC: mean of the paired differences and its 95% interval"
+    names = list(MODELS)
+    for one, other in PAIRS:
+        cells = [of[:, names.index(one)] - of[:, names.index(other)] for of in measured.values()]
+        pairs.add_row(f"{one} − {other}", *map(interval, cells))
+    console = Console(width=180)
+    console.print(means)
+    console.print(pairs)
+
+
+def interval(differences: npt.NDArray[np.float64]) -> str:
+    """Of (N, 2): each column's mean with its interval, as text."""
+    n = len(differences)
+    half = t.ppf(0.975, n - 1) * differences.std(axis=0, ddof=1) / np.sqrt(n)
+    return "\n".join(
+        f"{mean:+.3f} ({mean - by:+.3f} to {mean + by:+.3f})"
+        for mean, by in zip(differences.mean(axis=0), half, strict=True)
+    )
+
+
+if __name__ == "__main__":
+    main()

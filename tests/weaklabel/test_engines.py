@@ -125,7 +125,7 @@ def hostile_log(rows: int, seed: int = 0) -> pl.DataFrame:
 
 
 def simplified(text: str) -> str:
-    """The normalisation of the expressions, letter by letter."""
+    """The normalization of the expressions, letter by letter."""
     lowered = text.lower().replace("ς", "σ").replace("i\u0307", "i")
     lowered = re.sub("[’ʼ]", "'", lowered)
     spaced = "".join(c if c == "'" or unicodedata.category(c)[0] in "LMN" else " " for c in lowered)

@@ -323,7 +323,7 @@ def test_a_vote_needs_conditions():
         accept_if(True)
 
 
-def test_doubtful_agreement_can_be_told_not_to_reject():
+def test_agreement_need_not_reject():
     frame = nw.from_native(
         pl.DataFrame(
             {"transcript": ["Play It!", "a", None], "second_transcript": ["play it", "b", "c"]}

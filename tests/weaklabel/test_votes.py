@@ -1,4 +1,4 @@
-"""Session windows against plain loops; the normalised text against the normaliser it stands for."""
+"""Session windows against plain loops; the normalized text against the normalizer it stands for."""
 
 from collections import Counter
 from datetime import UTC, datetime, timedelta
@@ -104,14 +104,14 @@ def test_occurrences_count_the_whole_log(rows):
         (None, None),
     ],
 )
-def test_text_is_normalised(text, expected):
+def test_text_is_normalized(text, expected):
     frame = nw.from_native(pl.DataFrame({"x": [text]}, schema={"x": pl.String}))
     assert frame.select(y=normalized("x"))["y"].to_list() == [expected]
 
 
 # Where both rules mean the same: no compatibility forms, no apostrophes at the end of words.
 @given(st.text(alphabet="abcÀé Σ.,-!?1 2\t'", max_size=12))
-def test_the_expression_agrees_with_the_normaliser(text):
+def test_the_expression_agrees_with_the_normalizer(text):
     frame = nw.from_native(pl.DataFrame({"x": [text]}))
     mine = frame.select(y=normalized("x"))["y"].to_list()[0]
     words = [word.strip("'") for word in mine.split()]

@@ -1,4 +1,4 @@
-"""The built-in labeling functions, registered through the hook that anybody's are.
+"""The built-in labeling functions, registered through the same hook as those of any plugin.
 
 Session position, ASR confidence and rapid repetition are the three that SpeechNet (Tang et al.,
 arXiv 2211.11740) names; the others are of the same spirit. No threshold is from that paper: each is
@@ -42,7 +42,7 @@ from weaklabel.votes import (
 
 @labeling_function(requires=SESSION_COLUMNS, family="behavior")
 def session_position(last: int = 1) -> nw.Expr:
-    """Accept the last queries of a session: who got what they wanted stops asking.
+    """Accept the last queries of a session: users who got what they wanted stop asking.
 
     Args:
         last: how many queries at the end count as the last.
@@ -110,7 +110,7 @@ def rephrasing(within: timedelta = timedelta(seconds=60)) -> nw.Expr:
     """
     following = next_in_session("timestamp") - nw.col("timestamp") < within
     text = normalized("transcript")
-    # A window over a normalised column would be another sort: normalise what the window found.
+    # A window over a normalized column would be another sort: normalize what the window found.
     after = normalized(next_in_session("transcript"))
     space = nw.lit(" ")
     this = nw.concat_str([space, text, space], ignore_nulls=True)
@@ -183,7 +183,7 @@ def second_asr_agreement(other: str = "second_transcript", reject: bool = True) 
         reject: reject where it wrote something else.
     """
     first, second = nw.col("transcript"), nw.col(other)
-    # Most pairs are equal as they stand: only the others are normalised.
+    # Most pairs are equal as they stand: only the others are normalized.
     differ = first != second
     same = ~differ | (
         normalized(nw.when(differ).then(first)) == normalized(nw.when(differ).then(second))

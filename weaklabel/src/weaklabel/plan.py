@@ -5,8 +5,8 @@ The way of the data: columns of the log → `work` (an expression each, under na
 gets a null vote; a vote that is none of -1, 0, 1 and null is turned into `WRONG` inside the engine,
 before any cast could wrap it into a vote.
 
-Whoever runs a plan hands a `RowLog` along, in which row-wise functions leave their times and their
-errors: `RowLog.check` raises what was no vote, `RowLog.raised` holds what functions raised.
+A `RowLog` keeps the times and the errors of row-wise functions for the caller: `RowLog.raised`
+holds what functions raised, and `RowLog.check` refuses values that are no votes.
 """
 
 from __future__ import annotations

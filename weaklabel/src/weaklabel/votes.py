@@ -28,7 +28,7 @@ REJECT: Final = -1
 #: No vote, for there was no input. Arrays have no null; this value fits no sum of votes.
 MISSING: Final = -128
 
-# The columns of votes are told from those of the log by this.
+# Columns of votes start with this, and no column of the log does.
 PREFIX: Final = "lf:"
 
 SESSION: Final = "session_id"
@@ -117,7 +117,7 @@ def log_length() -> nw.Expr:
 def normalized(column: str | nw.Expr) -> nw.Expr:
     """Lower case, runs of punctuation, symbols and space as one space, none at the ends.
 
-    The nearest that every engine can say to the normaliser "basic" (see `weaklabel.text`).
+    The nearest that every engine can say to the normalizer "basic" (see `weaklabel.text`).
     """
     text = nw.col(column) if isinstance(column, str) else column
     # Most ASRs write like this already, and to look is cheaper than to rewrite.

@@ -217,6 +217,7 @@ class Partwise(QueryLog):
     def _failing(self, log: Any, plan: Plan) -> dict[str, str]:
         """The expressions that cannot be computed even alone, and why."""
         failing = {}
+        expected: tuple[type[Exception], ...] = (*self.errors, NarwhalsError, WeakLabelError)
         for function in plan.functions:
             if function.rowwise:
                 continue
@@ -224,7 +225,7 @@ class Partwise(QueryLog):
             try:
                 work = alone.work(nw.from_native(self.prepared(log, alone)))
                 _one(alone.finished(work).select(nw.col(function.column).sum()))
-            except (*self.errors, NarwhalsError, WeakLabelError) as error:
+            except expected as error:
                 failing[function.name] = plain_message(error)
         return failing
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
+import polars as pl
 
 from weaklabel.engines import Part, QueryLog, log_wide, own
 from weaklabel.errors import translated
@@ -202,15 +203,11 @@ class SparkLog(QueryLog):
         found.write.partitionBy(_PART).parquet(str(folder))
         for count, seconds, raised in noted.value:
             rows.add(count, seconds, raised, ())
-        schema = _arrow_schema(found, plan)
         for part in parts:
             target = self.scratch / part.file
-            _merged(
-                sorted((folder / f"{_PART}={part.index}").glob("*.parquet")),
-                target,
-                schema,
-                metadata,
-            )
+            made = sorted((folder / f"{_PART}={part.index}").glob("*.parquet"))
+            merged = pl.scan_parquet(made, glob=False) if made else _empty(found)
+            merged.select(plan.columns).sink_parquet(target, metadata=metadata)
             yield part, target
 
     def prepared(self, log: Any, plan: Plan) -> Any:
@@ -250,21 +247,9 @@ def _this_python(master: str) -> Iterator[None]:
         del os.environ["PYSPARK_PYTHON"]
 
 
-def _arrow_schema(found: Any, plan: Plan) -> Any:
+def _empty(found: Any) -> pl.LazyFrame:
+    """A frame of the same columns and no rows."""
     with _without_pandas():
-        return found.limit(0).select(*(f"`{name}`" for name in plan.columns)).toArrow().schema
-
-
-def _merged(files: Sequence[Path], target: Path, schema: Any, metadata: dict[str, str]) -> None:
-    """Spark's own files in one, which carries the metadata."""
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-    from pyarrow import parquet  # type: ignore[import-untyped, unused-ignore]
-
-    with parquet.ParquetWriter(
-        target, schema.with_metadata(metadata), compression="zstd"
-    ) as writer:
-        for file in files:
-            with parquet.ParquetFile(file) as read:
-                for batch in read.iter_batches():
-                    table = pa.Table.from_batches([batch])
-                    writer.write_table(table.cast(schema))
+        frame = pl.from_arrow(found.limit(0).toArrow())
+    assert isinstance(frame, pl.DataFrame)
+    return frame.lazy()

@@ -116,34 +116,34 @@ def main() -> None:
     settings = {"household logs": (household_log, FIRST, options.households)} | {
         name: (make, FIRST_SYNTHETIC, options.synthetic) for name, make in SYNTHETIC.items()
     }
+    err = Console(stderr=True)
     measured: dict[str, npt.NDArray[np.float64]] = {}
     for name, (make, first, logs) in settings.items():
-        seeds = track(range(first, first + logs), name, Console(stderr=True), transient=True)
+        seeds = track(range(first, first + logs), name, console=err, transient=True)
         measured[name] = np.array([list(scores(make(seed))) for seed in seeds])  # (N, M, 2)
     means = Table("model", *(f"{name} ({len(of)})" for name, of in measured.items()))
     means.title = "accuracy/AUC, means over the logs"
     for index, model in enumerate(MODELS):
         own = (of[:, index].mean(axis=0) for of in measured.values())
         means.add_row(model, *(f"{one:.3f}/{area:.3f}" for one, area in own))
-    pairs = Table("difference", *measured)
-    pairs.title = "accuracy, then AUC: mean of the paired differences and its 95% interval"
+    pairs = Table("logs", "difference", "accuracy", "AUC")
+    pairs.title = "paired differences: the mean and its 95% interval"
     names = list(MODELS)
-    for one, other in PAIRS:
-        cells = [of[:, names.index(one)] - of[:, names.index(other)] for of in measured.values()]
-        pairs.add_row(f"{one} − {other}", *map(interval, cells))
-    console = Console(width=180)
+    for name, of in measured.items():
+        pairs.add_section()
+        for one, other in PAIRS:
+            differences = of[:, names.index(one)] - of[:, names.index(other)]
+            pairs.add_row(name, f"{one} − {other}", *map(interval, differences.T))
+    console = Console(width=150)
     console.print(means)
     console.print(pairs)
 
 
 def interval(differences: npt.NDArray[np.float64]) -> str:
-    """Of (N, 2): each column's mean with its interval, as text."""
-    n = len(differences)
-    half = t.ppf(0.975, n - 1) * differences.std(axis=0, ddof=1) / np.sqrt(n)
-    return "\n".join(
-        f"{mean:+.3f} ({mean - by:+.3f} to {mean + by:+.3f})"
-        for mean, by in zip(differences.mean(axis=0), half, strict=True)
-    )
+    """The mean of (N,) differences with its interval, as text."""
+    n, mean = len(differences), differences.mean()
+    by = t.ppf(0.975, n - 1) * differences.std(ddof=1) / np.sqrt(n)
+    return f"{mean:+.4f} ({mean - by:+.4f} to {mean + by:+.4f})"
 
 
 if __name__ == "__main__":

@@ -1,11 +1,15 @@
 """Label models on synthetic logs whose truth is known, and what a fit costs.
 
-    python tests/benchmarks/bench_label_model.py [--seeds 3] [--rows 12000000] [--peers]
+    python tests/benchmarks/bench_label_model.py [--seeds 3] [--rows 12000000] [--peers] [--missing]
 
 Prints accuracy and AUC, means over the seeds, of the models and of what needs none, for the
 settings of tests/weaklabel/test_recovery.py: independent functions, the same without the second
-recogniser, three near-copies of one function, and session functions that share the user's
+recognizer, three near-copies of one function, and session functions that share the user's
 satisfaction. Then the seconds of a fit to the patterns of 100,000 queries, and of `--rows`.
+
+`--missing` prints instead the logs of tests/weaklabel/test_missing.py, in which inputs are missing:
+by chance, or of wrong transcripts twice as often. One oracle leaves missing inputs out, the other
+knows at which rates right and wrong transcripts lose them.
 
 `--peers` adds Snorkel's LabelModel, crowd-kit's DawidSkene, hyperlm (a label model that was trained
 once, on synthetic votes) and cleanlab's CROWDLAB, each in an environment of its own under build/,
@@ -34,6 +38,7 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "weaklabel"), str(ROOT / "docs" / "examples")]
 
+import test_missing  # noqa: E402
 from found_families import FoundFamilies  # noqa: E402
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
 
@@ -45,6 +50,7 @@ from weaklabel import (  # noqa: E402
     MajorityVote,
     Patterns,
     WeakLabelWarning,
+    models,
 )
 from weaklabel.models import FittedModel  # noqa: E402
 
@@ -184,14 +190,63 @@ def seconds(one: Patterns, other: Patterns, repeats: int = 25) -> tuple[float, f
     return min(times[0]), min(times[1])
 
 
+MISSING_MODELS = {
+    "majority vote": MajorityVote(),
+    "LabelModel": LabelModel(),
+    'LabelModel, missing="evidence"': LabelModel(missing="evidence"),
+    'LabelModel, abstain="ignore"': LabelModel(abstain="ignore"),
+}
+
+
+def missing_tables(console: Console, seeds: int) -> None:
+    """Print how models fare where inputs are missing, and how often it is noticed to matter."""
+    means = Table(title=f"accuracy/AUC, means of {seeds} logs of {test_missing.QUERIES:,} queries")
+    noticed = Table(title="inputs missing at other rates of right and wrong transcripts: logs")
+    for table, columns in ((means, MISSING_MODELS), (noticed, ["warned of", "truly so"])):
+        table.add_column("what is missing")
+        for column in columns:
+            table.add_column(column)
+    for column in ("the oracle", "the oracle that knows the rates"):
+        means.add_column(column)
+    for kind in test_missing.KINDS:
+        found: dict[str, list[Scores]] = {}
+        informative = 0
+        for seed in range(601, 601 + seeds):
+            log = test_missing.make_log(seed, kind)
+            for name, model in MISSING_MODELS.items():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", WeakLabelWarning)
+                    fitted = models.fit(model, log.patterns)
+                index = [test_missing.FUNCTIONS.index(one) for one in fitted.functions]
+                own = models.weights(fitted, log.votes[:, index])
+                found.setdefault(name, []).append(test_missing.of(log.right, own))
+                if name == "LabelModel":
+                    informative += any(rate.informative for rate in fitted.missing)
+            for name in ("oracle", "knowing"):
+                scores = test_missing.of(log.right, getattr(log, name))
+                found.setdefault(name, []).append(scores)
+        pairs = (np.mean(scores, axis=0) for scores in found.values())
+        means.add_row(kind, *(f"{a:.3f}/{b:.3f}" for a, b in pairs))
+        truly = seeds if kind in test_missing.INFORMATIVE else 0
+        noticed.add_row(kind, f"{informative} of {seeds}", f"{truly} of {seeds}")
+    console.print(means)
+    console.print(noticed)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="logs of each setting")
     parser.add_argument("--rows", type=int, default=12_000_000, help="queries of the long fit")
     parser.add_argument("--peers", action="store_true", help="four other projects' models too")
+    parser.add_argument(
+        "--missing", action="store_true", help="logs with missing inputs, and nothing else"
+    )
     parser.add_argument("--json", type=Path, help="write the means here")
     options = parser.parse_args()
     console = Console(width=140)
+    if options.missing:
+        missing_tables(console, options.seeds)
+        return 0
 
     rows: dict[str, dict[str, str]] = {}
     means: dict[str, dict[str, Scores]] = {}

@@ -46,7 +46,7 @@ class Combined:
             own rate.
             It supposes that a word's correctness depends on no other's, and no source's errors on
             another's, so it ranks better than it counts: on CrowdSpeech, dev-clean and dev-other,
-            its AUC is .83 and .84, its mean .58 and .45 where .52 and .34 are right (seven people
+            its AUC is .82 and .83, its mean .58 and .45 where .52 and .34 are right (seven people
             an utterance; .24 and .15 where .39 and .24 are right with three of them;
             tests/benchmarks/bench_transcripts.py --hypotheses 7 3).
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.

@@ -107,7 +107,7 @@ def started(
         builder = builder.config("spark.driver.extraJavaOptions", _BRIEF)
     if memory_limit is not None:
         builder = builder.config("spark.driver.memory", memory_limit)
-    with _this_python(master or MASTER):
+    with _this_python(master or MASTER), _without_pandas():
         session = builder.getOrCreate()
     session.sparkContext.setLogLevel("ERROR")
     return session
@@ -163,9 +163,10 @@ class SparkLog(QueryLog):
                 self._session = active.newSession()
             self._session.conf.set("spark.sql.session.timeZone", "UTC")
             self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-            read = self._session.read.parquet
-            self.log = read(*files)
-            self.reference = None if reference is None else read(*reference)
+            with _without_pandas():
+                read = self._session.read.parquet
+                self.log = read(*files)
+                self.reference = None if reference is None else read(*reference)
 
     def close(self) -> None:
         """Stop the session, if it was started here."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from weaklabel.plugins import load_labeling_functions as load_labeling_functions
     from weaklabel.plugins import load_registry as load_registry
     from weaklabel.runs import apply as apply
+    from weaklabel.runs import apply_files as apply_files
     from weaklabel.text import Normalizer as Normalizer
     from weaklabel.transcripts import combine as combine
     from weaklabel.votes import ABSTAIN as ABSTAIN
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from weaklabel.votes import MISSING as MISSING
     from weaklabel.votes import REJECT as REJECT
     from weaklabel.votes import accept_if as accept_if
+    from weaklabel.votes import log_length as log_length
     from weaklabel.votes import next_in_session as next_in_session
     from weaklabel.votes import normalized as normalized
     from weaklabel.votes import occurrences as occurrences
@@ -64,12 +66,12 @@ _MODULES = {
     "models": "load_model",
     "patterns": "Patterns",
     "plugins": "Exporter Kind Registry hookimpl load_labeling_functions load_registry",
-    "runs": "apply",
+    "runs": "apply apply_files",
     "text": "Normalizer",
     "transcripts": "combine",
     "votes": (
-        "ABSTAIN ACCEPT MISSING REJECT accept_if next_in_session normalized occurrences"
-        " position_in_session previous_in_session reject_if session_length vote"
+        "ABSTAIN ACCEPT MISSING REJECT accept_if log_length next_in_session normalized"
+        " occurrences position_in_session previous_in_session reject_if session_length vote"
     ),
 }
 _HOME = {name: module for module, names in _MODULES.items() for name in names.split()}

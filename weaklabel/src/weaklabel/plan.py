@@ -78,7 +78,11 @@ class RowErrors:
         self.traceback = self.traceback or other.traceback
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{message} on query_id {query!r}" for query, message in self.first)
+        # An expression fails without naming a row.
+        shown = ", ".join(
+            message if query is None else f"{message} on query_id {query!r}"
+            for query, message in self.first
+        )
         return shown + (", …" if self.total > len(self.first) else "")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -311,7 +312,8 @@ def _print_summary(summary: Summary) -> None:
         if raised:
             counts.append(raised.get(tally.name, 0))
         name = tally.name + (" (row-wise)" if tally.rowwise else "")
-        table.add_row(name, *(f"{count:,}" for count in counts), f"{tally.coverage:.1%}")
+        coverage = "–" if math.isnan(tally.coverage) else f"{tally.coverage:.1%}"
+        table.add_row(name, *(f"{count:,}" for count in counts), coverage)
     console.print(table)
     done = f"{counted(summary.rows, 'query')} in {summary.seconds:.1f} s on {summary.engine}"
     say(f"{done} ({summary.reason})")

@@ -15,7 +15,7 @@ LINTED := $(SOURCES) tests docs conftest.py
 WITH_daam_diffusers := tests/tinyworld docs/examples/tinyworld
 WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
-  docs/examples/weaklabel-plugin docs/examples/automatic-families
+  docs/examples/weaklabel-plugin
 
 ifeq ($(PACKAGE),)
 VENV      := .venv

@@ -2,10 +2,10 @@
 
     python tests/benchmarks/bench_families.py [--households 20] [--synthetic 5]
 
-The plugin of docs/examples/automatic-families against `LabelModel` with declared families, with
-none, and a majority vote: on fresh logs of docs/examples/households, and on the settings of
-tests/weaklabel/test_recovery.py. Automatic families start from the votes alone; a row more starts
-from the declared ones. Prints accuracy and AUC, means over the logs, and means of paired
+The model of docs/examples/found_families.py against `LabelModel` with declared families, with none,
+and a majority vote: on fresh logs of docs/examples/households, and on the settings of
+tests/weaklabel/test_recovery.py. Families are found from the votes alone; a row more starts from
+the declared ones. Prints accuracy and AUC, means over the logs, and means of paired
 differences with 95% intervals (Student's t over the logs).
 """
 
@@ -15,6 +15,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,10 +27,11 @@ from rich.table import Table
 from scipy.stats import t
 
 ROOT = Path(__file__).parent.parent.parent
-for folder in ("docs/examples/automatic-families/src", "docs/examples/households"):
+for folder in ("docs/examples", "docs/examples/households"):
     sys.path.insert(0, str(ROOT / folder))
 sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
 
+from found_families import FoundFamilies  # noqa: E402
 from test_recovery import SESSION, accuracy, auc, make_log  # noqa: E402
 
 from households import simulate  # noqa: E402
@@ -42,7 +44,6 @@ from weaklabel import (  # noqa: E402
     load_labeling_functions,
 )
 from weaklabel.models import fit, weights  # noqa: E402
-from weaklabel_families import AutomaticFamilies  # noqa: E402
 
 Votes = npt.NDArray[np.int8]
 Log = tuple[Patterns, Votes, npt.NDArray[np.bool_]]
@@ -53,14 +54,14 @@ MODELS = {
     "majority vote": MajorityVote(),
     "declared": LabelModel(),
     "none": LabelModel(families="ignore"),
-    "automatic": AutomaticFamilies(families="ignore"),
-    "automatic, from declared": AutomaticFamilies(),
+    "found": FoundFamilies(),
+    "found, from declared": FoundFamilies(),
 }
 PAIRS = [
-    ("automatic", "declared"),
-    ("automatic", "majority vote"),
-    ("automatic, from declared", "declared"),
-    ("automatic, from declared", "majority vote"),
+    ("found", "declared"),
+    ("found", "majority vote"),
+    ("found, from declared", "declared"),
+    ("found, from declared", "majority vote"),
     ("declared", "majority vote"),
     ("declared", "none"),
 ]
@@ -99,10 +100,11 @@ SYNTHETIC = {
 def scores(log: Log) -> Iterator[tuple[float, float]]:
     """Accuracy and AUC of each model."""
     patterns, votes, right = log
-    for model in MODELS.values():
+    alone = replace(patterns, families=(None,) * len(patterns.functions))
+    for name, model in MODELS.items():
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            fitted = fit(model, patterns)
+            fitted = fit(model, alone if name == "found" else patterns)
         own = weights(fitted, votes)
         yield accuracy(right, own), auc(right, own)
 

@@ -1,4 +1,4 @@
-"""The example plugins, built and installed as by a stranger: what they hold is listed and works."""
+"""The example plugin, built and installed as by a stranger: its functions are listed and vote."""
 
 import json
 import os
@@ -8,14 +8,12 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import numpy as np
 import polars as pl
 import pytest
 from uv import find_uv_bin
 
 UV = find_uv_bin()
 EXAMPLE = "docs/examples/weaklabel-plugin"
-FAMILIES = "docs/examples/automatic-families"
 
 pytestmark = pytest.mark.slow
 
@@ -29,9 +27,9 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 @pytest.fixture(scope="module")
 def environment(root, tmp_path_factory):
-    """A fresh environment with the wheels of weaklabel and of the plugins."""
+    """A fresh environment with the wheels of weaklabel and of the plugin."""
     out = tmp_path_factory.mktemp("dist")
-    for folder in (root / "weaklabel", root / EXAMPLE, root / FAMILIES):
+    for folder in (root / "weaklabel", root / EXAMPLE):
         run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, folder, cwd=out)
     # Not in the temporary folder: where that is memory, packages would be copied, not linked.
     build = root / "build"
@@ -40,8 +38,7 @@ def environment(root, tmp_path_factory):
         run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=out)
         binaries = Path(folder, "Scripts" if sys.platform == "win32" else "bin")
         wheels = sorted(out.glob("*.whl"))
-        names = [wheel.name.partition("-")[0] for wheel in wheels]
-        assert names == ["weaklabel", "weaklabel_families", "weaklabel_tv"]
+        assert [wheel.name.partition("-")[0] for wheel in wheels] == ["weaklabel", "weaklabel_tv"]
         pytest_ = "pytest"  # the example's extra `test`
         run(
             *(UV, "pip", "install", "--quiet", "--python", binaries / "python"),
@@ -104,22 +101,6 @@ def test_the_plugins_functions_vote_and_its_exporter_writes(environment, tmp_pat
         "0.6667\tplay the next one now",
         "1.0000\tchannel nine",
     ]
-
-
-def test_the_command_line_fits_families_that_it_finds(environment, tmp_path):
-    rng = np.random.default_rng(1)
-    right = rng.random(2_000) < 0.8
-    votes = {
-        f"lf:{name}": np.where(rng.random(2_000) < 0.8, right, ~right) * 2 - 1 for name in "abcd"
-    }
-    votes["lf:copy"] = np.where(rng.random(2_000) < 0.02, -votes["lf:a"], votes["lf:a"])
-    pl.DataFrame(votes).write_parquet(tmp_path / "votes.parquet")
-    command = (environment / "weaklabel", "fit", "votes.parquet", "--model", "automatic-families")
-    run(*command, "--out", "model.json", cwd=tmp_path)
-    model = json.loads((tmp_path / "model.json").read_text())
-    assert model["kind"] == "label-model"
-    families = [factor["functions"] for factor in model["factors"]]
-    assert [family for family in families if len(family) > 1] == [["a", "copy"]]
 
 
 def test_the_plugins_own_tests_pass(environment, root):

@@ -103,14 +103,6 @@ def test_functions_are_summed_up_as_row_by_row(rows: list[tuple[int, ...]]) -> N
             assert (learned is None) == (not sure)
             if learned is not None:
                 assert learned == pytest.approx(sum(sure) / len(sure))
-        for other in range(3):
-            votes = [(row[index], row[other]) for row in rows]
-            cast_by_both = [pair for pair in votes if set(pair) <= {-1, 1}]
-            same = sum(x == y for x, y in cast_by_both)
-            expected = same / len(cast_by_both) if cast_by_both and other != index else None
-            assert found.agreement[index][other] == (
-                expected if expected is None else pytest.approx(expected)
-            )
 
 
 @given(ROWS, st.sampled_from([0.0, 0.5, 0.8, 1.0]))
@@ -147,8 +139,6 @@ def test_a_table_by_hand() -> None:
     assert a.learned_accept == pytest.approx((6 * 2.5 / 3 + 2 * 1.5 / 3) / 8)
     assert b.learned_reject == pytest.approx((2 * 0.5 + 0.75) / 3)
     assert (a.learned_reject, c.learned_accept, c.learned_reject) == (None, None, None)
-    assert found.agreement[0] == (None, 0.75, None)
-    assert found.agreement[2] == (None, None, None)
     assert found.silent == 1
     assert found.accepted == 9  # a weight of exactly the threshold is accepted
     assert found.gold is None

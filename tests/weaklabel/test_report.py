@@ -28,7 +28,7 @@ from weaklabel.gold import FEW, join_gold
 from weaklabel.label_model import LabelModel
 from weaklabel.labeling import Identity
 from weaklabel.patterns import METADATA, Patterns
-from weaklabel.report import print_report, render, report_files, to_html, to_json
+from weaklabel.report import print_report, report_files, to_html, to_json
 from weaklabel.votes import MISSING
 
 ACME = Identity("first", "acme", "2", "0123456789ab", {"long": 3})
@@ -218,14 +218,11 @@ def test_warnings_of_the_model_are_printed() -> None:
 # As JSON
 
 
-def test_json_holds_all_numbers_and_no_nan(checked: Analysis, tmp_path: Path) -> None:
+def test_json_holds_all_numbers_and_no_nan(checked: Analysis) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    path = tmp_path / "report.json"
-    text = to_json(checked, path)
-    assert path.read_text(encoding="utf-8") == text
-    content = json.loads(text, parse_constant=refuse)
+    content = json.loads(to_json(checked), parse_constant=refuse)
     assert content["weaklabel"] == "analysis"
     assert content["functions"][0]["coverage"] == checked.functions[0].coverage
     assert checked.gold is not None
@@ -293,16 +290,19 @@ def test_options_reach_the_analysis(tmp_path: Path) -> None:
 
 
 def test_a_page_that_cannot_be_written_leaves_the_older_one(
-    tmp_path: Path, checked: Analysis
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given = files(tmp_path)
     path = tmp_path / "page.html"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(UnicodeEncodeError):
-        to_html(checked, path, title="\ud800")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert list(tmp_path.iterdir()) == [path]
+    before = sorted(tmp_path.iterdir())
     with pytest.raises(FileNotFoundError, match="create it first"):
-        to_html(checked, tmp_path / "missing" / "page.html")
+        report_files(given["votes"], given["model"], html=tmp_path / "missing" / "page.html")
+    monkeypatch.setattr("weaklabel.report.to_html", lambda analysis: "\ud800")
+    with pytest.raises(UnicodeEncodeError):
+        report_files(given["votes"], given["model"], html=path)
+    assert path.read_text(encoding="utf-8") == "old"
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_jinja2_is_named_with_its_remedy_and_imported_for_a_page_only(
@@ -313,7 +313,7 @@ def test_jinja2_is_named_with_its_remedy_and_imported_for_a_page_only(
     assert done.stdout.strip() == "False"
     monkeypatch.setitem(sys.modules, "jinja2", None)
     with pytest.raises(ImportError, match=r'jinja2: pip install "weaklabel\[report\]"'):
-        render(checked)
+        to_html(checked)
 
 
 def test_votes_of_a_function_with_other_parameters_are_refused(tmp_path: Path) -> None:
@@ -337,11 +337,11 @@ def svgs(page: str) -> list[ET.Element]:
 
 
 def test_the_same_numbers_give_the_same_page(checked: Analysis) -> None:
-    assert render(checked) == render(checked)
+    assert to_html(checked) == to_html(checked)
 
 
 def test_each_plot_says_what_it_shows_and_no_id_occurs_twice(checked: Analysis) -> None:
-    page = render(checked)
+    page = to_html(checked)
     plots = svgs(page)
     assert len(plots) == 3
     for plot in plots:
@@ -354,7 +354,7 @@ def test_each_plot_says_what_it_shows_and_no_id_occurs_twice(checked: Analysis) 
 
 
 def test_every_color_has_a_light_and_a_dark_variant(checked: Analysis) -> None:
-    page = render(checked)
+    page = to_html(checked)
     used = set(re.findall(r"var\(--(\w+)", page)) - {"at", "low", "high", "name"}
     for variable in used:
         assert re.search(rf"--{variable}: light-dark\(#\w{{6}}, #\w{{6}}\)", page), variable
@@ -394,12 +394,12 @@ def test_what_rests_on_few_queries_is_faint() -> None:
         assert found.gold is not None
         groups = (found.gold.everything, found.gold.accepted, found.gold.rejected)
         assert {group.queries < FEW for group in groups} == {few}
-        page = render(found)
+        page = to_html(found)
         assert ('<tr class=" few"><th scope="row" class="name">all</th>' in page) == few
 
 
 def test_nothing_on_the_page_leads_anywhere(checked: Analysis) -> None:
-    page = render(checked)
+    page = to_html(checked)
     assert not re.search(r"https?://", page)
     assert not re.search(r"<(link|iframe|object|embed|form|base|img)\b", page)
     assert not re.search(r"url\((?!#)", page)
@@ -423,7 +423,7 @@ def test_any_name_and_transcript_is_shown_as_text(names: list[str], text: str) -
     fitted = FittedMajority(tuple(names), 0.5)
     gold = pl.DataFrame({"query_id": [1], "transcript": ["what was said"]})
     log = pl.DataFrame({"query_id": [1, 2], "transcript": [f"x{text}", "y"]})
-    page = render(analyze(votes, fitted, gold=gold, queries=log, resamples=5))
+    page = to_html(analyze(votes, fitted, gold=gold, queries=log, resamples=5))
     svgs(page)
     rows = re.findall(r'<th scope="row" class="name" data-sort="[^"]*">(.*?)</th>', page)
     shown = [markup.unescape(re.sub("<wbr>", "", row)) for row in rows]
@@ -459,13 +459,15 @@ def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
     contexts = []
     troubles: list[str] = []
 
-    def show(found: Analysis, *, title: str = "Labeling functions", **options: Any) -> Page:
+    def show(found: Analysis, **options: Any) -> Page:
         options = {"viewport": {"width": 1200, "height": 800}, **options}
         context = browser.new_context(**options)
         context.set_default_timeout(20_000)
         contexts.append(context)
         page = context.new_page()
-        address = to_html(found, tmp_path / "page.html", title=title).as_uri()
+        path = tmp_path / "page.html"
+        path.write_bytes(to_html(found).encode())
+        address = path.as_uri()
 
         def note_request(url: str) -> None:
             if url != address:
@@ -559,8 +561,7 @@ def test_scripts_in_texts_are_shown_and_never_run(show: Show) -> None:
         provenance=[(HOSTILE, HOSTILE)],
         resamples=5,
     )
-    page = show(found, title=HOSTILE)  # the fixture fails on a dialog, and on the request for x
-    assert page.title() == HOSTILE
+    page = show(found)  # the fixture fails on a dialog, and on the request for x
     assert HOSTILE in names_in_order(page)
     page.locator("summary", has_text="Accepted, and wrong").click()
     expect(page.get_by_role("cell", name=f"{HOSTILE} {HOSTILE}", exact=True).first).to_be_visible()
@@ -574,7 +575,7 @@ def test_the_policy_of_the_page_stops_foreign_scripts_and_requests(
     """Not with `show`: each of the two is reported on the console, as it should be."""
     foreign = '<script>window.hacked = 1</script><img src="other.png"></main>'
     path = tmp_path / "page.html"
-    path.write_bytes(render(checked).replace("</main>", foreign).encode())
+    path.write_bytes(to_html(checked).replace("</main>", foreign).encode())
     (tmp_path / "other.png").write_bytes(b"")
     page = browser.new_page()
     refused: list[str] = []

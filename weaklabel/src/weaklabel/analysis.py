@@ -136,8 +136,6 @@ class Analysis:
         mean_weight: over all queries: the share of right transcripts by the model.
         histogram: queries by weight, in `HISTOGRAM` bins of equal width from 0 to 1.
         functions: every function, in the model's order.
-        agreement: (F, F): of the queries on which both vote, the share on which they vote the same;
-            None where there are none, and for a function with itself.
         dependences: every pair of functions, the strongest first: what they have in common once
             the model has said which transcripts are right.
         frequent: the most frequent patterns, the first ones first.
@@ -161,7 +159,6 @@ class Analysis:
     mean_weight: float
     histogram: tuple[int, ...]
     functions: tuple[FunctionSummary, ...]
-    agreement: tuple[tuple[float | None, ...], ...]
     dependences: tuple[Dependence, ...]
     frequent: tuple[PatternSummary, ...]
     model: str
@@ -273,7 +270,6 @@ def analyze(
             )
             for index, name in enumerate(patterns.functions)
         ),
-        agreement=_agreement(patterns),
         dependences=tuple(pairs),
         frequent=_frequent(patterns, weights),
         model=getattr(fitted, "kind", type(fitted).__name__),
@@ -383,21 +379,6 @@ def _function(
         gold_missing=on_gold(MISSING, True),
         dependence=dependence,
         errors=errors,
-    )
-
-
-def _agreement(patterns: Patterns) -> tuple[tuple[float | None, ...], ...]:
-    # As doubles, which BLAS multiplies; whole numbers below 2^53 are exact in them.
-    counts = patterns.counts.astype(np.float64)[:, None]
-    accepted = (patterns.votes == 1).astype(np.float64)  # (P, F)
-    rejected = (patterns.votes == -1).astype(np.float64)
-    cast = accepted + rejected
-    same = (counts * accepted).T @ accepted + (counts * rejected).T @ rejected  # (F, F)
-    both = (counts * cast).T @ cast
-    np.fill_diagonal(both, 0)  # a function agrees with itself: that is no news
-    return tuple(
-        tuple(s / b if b else None for s, b in zip(*lines, strict=True))
-        for lines in zip(same.tolist(), both.tolist(), strict=True)
     )
 
 

@@ -14,7 +14,7 @@ import json as json_text
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
@@ -35,15 +35,12 @@ if TYPE_CHECKING:
     from weaklabel.plugins import Kind
     from weaklabel.text import Normalizer
 
-__all__ = ["print_report", "render", "report_files", "to_html", "to_json"]
-
 FORMAT = 2
 NARROW = 60  # cells, below which only what a function is worth is printed
 ROOMY = 116  # cells, from which on there is room for overlaps, conflicts and intervals
 _LONGEST = 40  # cells of a name
 
 FilePath = str | os.PathLike[str]
-Values = tuple[tuple[float | None, ...], ...]
 
 
 # Files
@@ -105,54 +102,25 @@ def report_files(
         ],
         **options,
     )
-    if json is not None:
-        to_json(found, json)
-    if html is not None:
-        to_html(found, html)
+    texts: dict[FilePath | None, Callable[[Analysis], str]] = {json: to_json, html: to_html}
+    for path, text in texts.items():
+        if path is not None:
+            with written_beside(path) as beside:
+                # Bytes: translated line ends would no longer match the hashes of the policy.
+                beside.write_bytes(text(found).encode("utf-8"))
     return found
 
 
-def to_json(analysis: Analysis, path: FilePath | None = None) -> str:
-    """All numbers as JSON, what does not exist as null; written to `path` if one is given.
-
-    Returns:
-        The JSON text.
-
-    Raises:
-        FileNotFoundError: the folder does not exist; it is not created.
-    """
+def to_json(analysis: Analysis) -> str:
+    """All numbers as JSON, what does not exist as null."""
     content = {"weaklabel": "analysis", "format": FORMAT, **asdict(analysis)}
-    text = json_text.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    if path is not None:
-        _write(path, text)
-    return text
-
-
-def to_html(analysis: Analysis, path: FilePath, *, title: str = "Labeling functions") -> Path:
-    """Write the page, beside its place first and then renamed.
-
-    Returns:
-        The path written.
-
-    Raises:
-        FileNotFoundError: the folder does not exist; it is not created.
-        IsADirectoryError: `path` is a folder.
-        ImportError: jinja2 is missing.
-    """
-    return _write(path, render(analysis, title=title))
-
-
-def _write(path: FilePath, text: str) -> Path:
-    with written_beside(path) as beside:
-        # Bytes: translated line ends would no longer match the hashes of the policy.
-        beside.write_bytes(text.encode("utf-8"))
-    return Path(path)
+    return json_text.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 # The page
 
 
-def render(analysis: Analysis, *, title: str = "Labeling functions") -> str:
+def to_html(analysis: Analysis) -> str:
     """The page as a string, to be stored as UTF-8.
 
     Raises:
@@ -160,20 +128,13 @@ def render(analysis: Analysis, *, title: str = "Labeling functions") -> str:
     """
     gold = analysis.gold
     functions = analysis.functions
-    maps: list[tuple[str, str, Values]] = []
-    if len(functions) > 1:
-        maps = [
-            ("Agreement where both vote", "how often two functions agree", analysis.agreement),
-            ("Dependence given the class", "how strongly two depend", _dependence(analysis)),
-        ]
     page: str = (
         _environment()
         .get_template("report.html.jinja")
         .render(
-            title=title,
             analysis=analysis,
             gold=gold,
-            maps=maps,
+            dependence=_dependence(analysis) if len(functions) > 1 else (),
             gold_note=gold_note(gold) if gold else "",
             scores=scores(gold) if gold else (),
             few=FEW,
@@ -203,7 +164,6 @@ def _environment() -> Any:
         breakable=_breakable,
         csp_hash=_csp_hash,
         decimal=lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}",
-        partner=_partner,
         percent=lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
         whole="{:,}".format,
         within=lambda pair, families: any({pair.first, pair.second} <= {*f} for f in families),
@@ -228,19 +188,11 @@ def _axis(top: float) -> tuple[float, list[tuple[float, str]]]:
     return round(parts * step, 6), labels
 
 
-def _dependence(analysis: Analysis) -> Values:
+def _dependence(analysis: Analysis) -> tuple[tuple[float | None, ...], ...]:
     strengths = {frozenset((pair.first, pair.second)): pair for pair in analysis.dependences}
     names = [function.name for function in analysis.functions]
     pairs = [[strengths.get(frozenset((one, other))) for other in names] for one in names]
     return tuple(tuple(None if pair is None else pair.strength for pair in row) for row in pairs)
-
-
-def _partner(function: FunctionSummary) -> str:
-    """The other one of the pair in which a function's dependence is strongest."""
-    pair = function.dependence
-    if pair is None:
-        return ""
-    return pair.second if pair.first == function.name else pair.first
 
 
 def _breakable(name: str) -> Any:
@@ -295,7 +247,7 @@ def scores(gold: GoldAnalysis) -> tuple[tuple[str, str, str], ...]:
 
 
 def print_report(analysis: Analysis, console: Console) -> None:
-    """Print verdict and warnings, then the functions; with gold, WER by label and decile."""
+    """Print verdict and warnings, then the functions; with gold, WER by label and the scores."""
     console.print(Text(analysis.verdict.text, style="bold"), highlight=False)
     for warning in analysis.warnings:
         console.print(Text(f"warning: {printable(warning)}", style="yellow"), highlight=False)
@@ -303,11 +255,20 @@ def print_report(analysis: Analysis, console: Console) -> None:
     for line in _summary(analysis):
         console.print(Text(line), highlight=False)
     if analysis.gold is not None:
-        console.print(_groups(analysis.gold))
-        for name, value, interval in scores(analysis.gold):
+        gold = analysis.gold
+        rates = map(_wer, (gold.everything, gold.accepted, gold.rejected))
+        for name, value, interval in (*rates, *scores(gold)):
             line = f"{name}: {value}" + (f" ({interval})" if interval else "")
             console.print(Text(line), highlight=False)
-        console.print(Text(gold_note(analysis.gold), style="dim"), highlight=False)
+        console.print(Text(gold_note(gold), style="dim"), highlight=False)
+
+
+def _wer(group: GroupScore) -> tuple[str, str, str]:
+    name, rate = f"corpus WER of {group.name}", group.corpus_wer
+    if rate is None:
+        return name, "–", "no gold query"
+    interval = f"{rate.low:.1%} to {rate.high:.1%}, " if rate.low < rate.high else ""
+    return name, f"{rate.point:.1%}", f"{interval}{group.queries:,} gold queries"
 
 
 def _functions(analysis: Analysis, width: int) -> Table:
@@ -381,27 +342,3 @@ def _summary(analysis: Analysis) -> Iterator[str]:
         if function.errors is not None:
             first = "".join(f", first {q}: {error}" for q, error in function.errors.first[:1])
             yield printable(f"{function.name} raised on {function.errors.total:,} queries{first}")
-
-
-def _groups(gold: GoldAnalysis) -> Table:
-    title = f"transcripts against {gold.queries:,} gold queries"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD)
-    table.add_column("group", no_wrap=True)
-    for name in ("weights", "gold", "corpus WER", "mean\nutterance\nWER", "exact"):
-        table.add_column(name, justify="right")
-    named = (gold.everything, gold.accepted, gold.rejected)
-    for group in (*named, *(group for group in gold.deciles if group.queries)):
-        table.add_row(*_group(group), end_section=group is gold.rejected)
-    return table
-
-
-def _group(group: GroupScore) -> tuple[Text, ...]:
-    weights = "–" if group.weights is None else "{:.3f} {:.3f}".format(*group.weights)
-    head = (Text(group.name), Text(weights, style="dim"), Text(f"{group.queries:,}"))
-    wer, mean, exact = group.corpus_wer, group.mean_utterance_wer, group.exact
-    if wer is None or mean is None or exact is None:
-        return (*head, *(Text("–", style="dim") for _ in range(3)))
-    rate = Text(f"{wer.point:.1%}")
-    if wer.low < wer.high:
-        rate.append(f" {wer.low:.1%}–{wer.high:.1%}", style="dim")
-    return (*head, rate, Text(f"{mean:.1%}"), Text(f"{exact.point:.1%}"))

@@ -88,11 +88,10 @@ def test_functions_are_chosen_and_set(folder):
     assert about["functions"][0]["parameters"] == {"long": 0.0, "short": 5.0}
 
 
-def test_a_toml_file_sets_parameters_and_the_command_line_has_the_last_word(folder):
-    (folder / "lfs.toml").write_text("[functions.dwell]\nlong = 1e9\nshort = 0.0\n")
-    apply("--lf", "dwell", "--config", "lfs.toml")
+def test_several_parameters_of_a_function_are_set(folder):
+    apply("--lf", "dwell", "--set", "dwell.long=1e9", "--set", "dwell.short=0.0")
     assert set(pl.read_parquet("votes.parquet")["lf:dwell"]) == {0, None}
-    apply("--lf", "dwell", "--config", "lfs.toml", "--set", "dwell.short=1e9")
+    apply("--lf", "dwell", "--set", "dwell.long=1e9", "--set", "dwell.short=1e9")
     assert (pl.read_parquet("votes.parquet")["lf:dwell"] == -1).sum() > 200
 
 
@@ -367,14 +366,6 @@ MISTAKES = {
         ["apply", "queries.parquet", "--out", "v.parquet", "--set", "dwell.long=ages"],
         "expected a finite number",
     ),
-    "broken configuration": (
-        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "broken.toml"],
-        "broken.toml is not TOML",
-    ),
-    "stray configuration": (
-        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "stray.toml"],
-        "[functions.rapid_repetition]",
-    ),
     "broken functions": (
         ["apply", "queries.parquet", "--out", "v.parquet", "--functions", "broken.py"],
         "ZeroDivisionError",
@@ -456,10 +447,6 @@ MISTAKES = {
     ),
     "no normalizer": (["wer", "a.txt", "a.txt", "--normalizer", "mine"], "basic"),
     "unequal lines": (["wer", "a.txt", "b.txt"], "lines"),
-    "no table of functions": (
-        ["apply", "queries.parquet", "--out", "v.parquet", "--config", "value.toml"],
-        "[functions.rapid_repetition]",
-    ),
     "votes as text": (["apply", "queries.parquet", "--out", "v.csv"], "votes are Parquet"),
     "patterns as text": (["patterns", "v1.parquet", "--out", "p.csv"], "ends in .parquet"),
     "a cluster for one process": (
@@ -524,9 +511,6 @@ MISTAKES = {
 @pytest.mark.parametrize(("arguments", "said"), MISTAKES.values(), ids=MISTAKES)
 def test_a_mistake_is_named_and_leaves_nothing(folder, capsys, arguments, said):
     files = {
-        "broken.toml": "x = ",
-        "value.toml": "functions = 3\n",
-        "stray.toml": "[rapid_repetition]\nwithin = 1\n",
         "broken.py": "1 / 0",
         "far.py": "from weaklabel import labeling_function\n"
         "@labeling_function(requires=['nowhere'], rowwise=True)\n"
@@ -570,8 +554,10 @@ def test_a_faulty_plugin_is_named_once(folder, capsys, monkeypatch):
     run("plugins")
     message = capsys.readouterr().err
     assert message.count("broken 0.1") == message.count("\n") == 1
-    assert main(["plugins", "--strict"]) == 2
+    monkeypatch.setenv("WEAKLABEL_STRICT", "1")
+    assert main(["plugins"]) == 2
     assert capsys.readouterr().err.count("broken 0.1") == 1
+    monkeypatch.delenv("WEAKLABEL_STRICT")
     run("plugins", "--json")
     (fault,) = json.loads(capsys.readouterr().out)["faults"]
     assert "Traceback" in fault["details"]

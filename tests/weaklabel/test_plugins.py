@@ -207,7 +207,9 @@ def test_the_identity_follows_source_and_parameters(install):
         "name taken but for its case",
     ],
 )
-def test_a_fault_is_reported_and_the_others_work_on(install, caplog, source, stage, message):
+def test_a_fault_is_reported_and_the_others_work_on(
+    install, caplog, monkeypatch, source, stage, message
+):
     install("broken", source)
     install("zz-good", GOOD.format(name="long_enough"))
     registry = load_registry()
@@ -221,8 +223,9 @@ def test_a_fault_is_reported_and_the_others_work_on(install, caplog, source, sta
     assert registry.labeling_functions["dwell"] is functions.dwell
     if stage == "import":
         assert "Traceback" in fault.details
+    monkeypatch.setenv("WEAKLABEL_STRICT", "1")
     with pytest.raises(WeakLabelError, match=r"broken 1\.2"):
-        load_registry(strict=True)
+        load_registry()
 
 
 def test_nothing_of_a_hook_that_raised_is_used(install):
@@ -244,7 +247,8 @@ def test_the_variable_makes_faults_errors(install, monkeypatch):
     monkeypatch.setenv("WEAKLABEL_STRICT", "1")
     with pytest.raises(WeakLabelError, match="ZeroDivisionError"):
         load_registry()
-    assert load_registry(strict=False).faults
+    monkeypatch.setenv("WEAKLABEL_STRICT", "0")
+    assert load_registry().faults
 
 
 @pytest.mark.parametrize(

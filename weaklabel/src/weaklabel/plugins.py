@@ -266,7 +266,6 @@ def load_registry(
     allowed: Sequence[str] | None = None,
     blocked: Sequence[str] = (),
     file: str | os.PathLike[str] | None = None,
-    strict: bool | None = None,
 ) -> Registry:
     """Load the plugins that are installed.
 
@@ -280,19 +279,17 @@ def load_registry(
         blocked: names of entry points or distributions that are not loaded.
         file: a Python file with labeling functions, `weaklabel_lfs.py` say. Its functions are
             registered as they stand, unless it has hooks. Its faults are errors: it was asked for.
-        strict: faults are an error. By default where the variable WEAKLABEL_STRICT is 1.
 
-    Faults that are no errors are logged as warnings, with their traceback at level DEBUG.
+    Faults are logged as warnings, with their traceback at level DEBUG. Where the variable
+    WEAKLABEL_STRICT is 1 they are an error.
 
     Raises:
-        WeakLabelError: strict, and there are faults; or `file` does not load, holds no labeling
-            function or takes a name that is taken; or a name in `allowed` or `blocked` is nothing
-            installed.
+        WeakLabelError: there are faults, and they are an error; or `file` does not load, holds no
+            labeling function or takes a name that is taken; or a name in `allowed` or `blocked` is
+            nothing installed.
     """
     if allowed is None and ALLOWED in os.environ:
         allowed = [name for part in os.environ[ALLOWED].split(",") if (name := part.strip())]
-    if strict is None:
-        strict = os.environ.get(STRICT, "") not in ("", "0")
     loader = Loader()
     found = _installed()
     words = {plugin: {plugin.name, plugin.distribution, str(plugin)} for plugin, _ in found}
@@ -311,7 +308,7 @@ def load_registry(
     registry = loader.collect()
     if wrong := [fault.message for fault in registry.faults if fault.plugin is named]:
         raise WeakLabelError(f"{file}: {'; '.join(wrong)}")
-    if strict and registry.faults:
+    if registry.faults and os.environ.get(STRICT, "") not in ("", "0"):
         raise WeakLabelError("; ".join(map(str, registry.faults)))
     for fault in registry.faults:
         logger.warning("%s", fault)

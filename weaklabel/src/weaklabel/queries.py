@@ -13,7 +13,7 @@ import difflib
 import fnmatch
 import logging
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,6 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.schema import (
     HYPOTHESES,
     QUERIES,
-    SOURCE_PREFIX,
     Column,
     Contract,
     kind_of,
@@ -270,22 +269,21 @@ def join_hypotheses(
     queries: Any,
     hypotheses: Any,
     *,
-    sources: str | Sequence[str] | None = None,
+    source: str | None = None,
     rename: Mapping[str, str] | None = None,
 ) -> pl.LazyFrame:
-    """The query log with other sources' hypotheses as columns; null where a source has none.
+    """The query log with another source's hypotheses as `second_transcript`, null where none is.
 
     Args:
         queries: a path, or any frame narwhals knows.
         hypotheses: the same, with `query_id`, `source` and `text`.
-        sources: one name adds the column `second_transcript`, which the built-in functions read;
-            several, or None for all (at most 20), add `transcript:<source>` each.
+        source: the one whose texts are taken; not needed where the table has no other.
         rename: other names for columns of the log, {"old": "new"}.
 
     Raises:
         FileNotFoundError, WeakLabelError: files cannot be read (see `tables.scan`), the hypotheses
-            break their contract, a source has none, `query_id` is text in one table and integers in
-            the other, or a column of the name is there already.
+            break their contract, the source is none of theirs or one of several, `query_id` is text
+            in one table and integers in the other, or the log has the column already.
         TypeError: no frame is given.
     """
     checked = validate(hypotheses, contract=HYPOTHESES)
@@ -295,38 +293,29 @@ def join_hypotheses(
     held = log.collect_schema()
     if "query_id" not in held:
         raise WeakLabelError(f"no column 'query_id' in the query log, which has {list(held)}")
+    if "second_transcript" in held:
+        raise WeakLabelError("the query log has a column 'second_transcript' already: rename it")
     one, other = held["query_id"], table.collect_schema()["query_id"]
     if (one == pl.String) != (other == pl.String):
         raise WeakLabelError(
             f"query_id is {one} in the query log and {other} in the hypotheses: write both as text,"
             " or both as integers"
         )
-    with _reading(hypotheses):
-        known = table.select(pl.col("source").unique()).collect()["source"].sort().to_list()
-    chosen = [sources] if isinstance(sources, str) else list(known if sources is None else sources)
-    if unknown := [name for name in chosen if name not in known]:
-        raise WeakLabelError(f"no hypotheses of {unknown}: sources are {known[:20]}")
-    if sources is None and len(chosen) > 20:
-        raise WeakLabelError(
-            f"{len(chosen)} sources are too many columns: choose one, --source NAME, or several in"
-            " Python, sources=[…]"
-        )
     if one != other:
         common = pl.String if one == pl.String else pl.Int64
         log, table = log.cast({"query_id": common}), table.cast({"query_id": common})
+    with _reading(hypotheses):
+        known = table.select(pl.col("source").unique()).collect()["source"].sort().to_list()
+    if source not in known and (source is not None or len(known) > 1):
+        what = f"no hypotheses of {source!r}" if source else "the hypotheses have several sources"
+        raise WeakLabelError(f"{what}: choose one, --source NAME, of {shown(known)}")
+    texts = table.filter(source is None or pl.col("source") == source)
+    texts = texts.select("query_id", second_transcript="text")
     with _reading(hypotheses), _reading(queries):
-        spoken = table.filter(pl.col("source").is_in(chosen))
-        alone = spoken.join(log, on="query_id", how="anti").select(pl.len())
+        alone = texts.join(log, on="query_id", how="anti").select(pl.len())
         if count := alone.collect(engine="streaming").item():
             _logger.warning("%d hypotheses belong to no query of the log", count)
-    for name in chosen:
-        column = "second_transcript" if isinstance(sources, str) else f"{SOURCE_PREFIX}{name}"
-        if column in held:
-            raise WeakLabelError(f"the query log has a column {column!r} already: rename it")
-        texts = table.filter(pl.col("source") == name)
-        texts = texts.select("query_id", pl.col("text").alias(column))
-        log = log.join(texts, on="query_id", how="left", maintain_order="left")
-    return log
+    return log.join(texts, on="query_id", how="left", maintain_order="left")
 
 
 @dataclass(frozen=True, eq=False)
@@ -356,8 +345,7 @@ def _compared(
     schema = frame.collect_schema()
     known = {column.name: column for column in contract.columns if column.name in schema}
     for name in schema:
-        further = name in requires or name.startswith(SOURCE_PREFIX)
-        if name not in known and further and kind_of(name) == "text":
+        if name not in known and name in requires and kind_of(name) == "text":
             known[name] = Column(name, "text", "a further transcript")
     problems = list(_missing(schema, contract, requires))
     values: dict[str, pl.Expr] = {}

@@ -161,17 +161,12 @@ QUERIES: Final = Contract(_QUERIES, ("query_id",))
 #: Several hypotheses a query: one row for each of its sources.
 HYPOTHESES: Final = Contract(_HYPOTHESES, ("query_id", "source"))
 
-#: A column of the query log that holds the transcript of one more source starts with this.
-SOURCE_PREFIX: Final = "transcript:"
-
 _KINDS_BY_NAME: Final = {column.name: column.kind for column in (*_HYPOTHESES, *_QUERIES)}
 
 
 def kind_of(name: str) -> Kind | None:
     """The kind of a column by its name; None for one that no table knows."""
-    if name.startswith(SOURCE_PREFIX) or name.endswith("_transcript"):
-        return "text"
-    return _KINDS_BY_NAME.get(name)
+    return "text" if name.endswith("_transcript") else _KINDS_BY_NAME.get(name)
 
 
 def settled(frame: pl.LazyFrame) -> pl.LazyFrame:

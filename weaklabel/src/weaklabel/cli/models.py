@@ -72,14 +72,13 @@ def fit(
     normalizer: shared.Normalizer = "basic",
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Fit a label model to votes: how good is each function, how many transcripts are right."""
     from weaklabel.labels import count_files, gold_of_files
     from weaklabel.models import fit
 
     keep_apart([out], [*votes, gold, queries, functions])
-    loaded = shared.registry(plugin, functions, strict)
+    loaded = shared.registry(plugin, functions)
     make = chosen("label model", model, loaded.label_models).model
     given = {"families": families, "abstain": abstain, "missing": missing, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
@@ -138,7 +137,6 @@ def label(
     allow_changed: shared.AllowChanged = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
     from rich.table import Table
@@ -153,7 +151,7 @@ def label(
     target = None if target_wer is None else _rate(target_wer)
     if (gold is None) == (calibrate or target is not None):
         raise WeakLabelError("--gold belongs to --target-wer and --calibrate, and they need it")
-    loaded = shared.registry(plugin, functions, strict)
+    loaded = shared.registry(plugin, functions)
     fitted = load_model(model, loaded.label_models)
     curve = None
     if gold is not None:
@@ -222,13 +220,12 @@ def report(
     allow_changed: shared.AllowChanged = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
     from weaklabel.report import print_report, report_files
 
     keep_apart([html, json_], [votes, model, gold, queries, functions])
-    loaded = shared.registry(plugin, functions, strict)
+    loaded = shared.registry(plugin, functions)
     analysis = report_files(
         votes,
         model,

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import fnmatch
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeAlias, TypeVar
 
 import typer
 from rich.console import Console
@@ -85,22 +84,15 @@ Plugins: TypeAlias = Annotated[
     list[str] | None,
     Option("-p", metavar="no:NAME", help="Leave out a plugin or distribution; repeatable."),
 ]
-Strict: TypeAlias = Annotated[
-    bool | None,
-    Option("--strict", help="Treat a faulty plugin as an error, as WEAKLABEL_STRICT=1 does."),
-]
 Progress: TypeAlias = Annotated[bool, Option(help="Show progress bars.")]
 
 
-def registry(
-    plugins: Sequence[str] | None, functions: Path | None, strict: bool | None
-) -> Registry:
+def registry(plugins: Sequence[str] | None, functions: Path | None) -> Registry:
     """What plugins registered; faults are logged as warnings.
 
     Args:
         plugins: of `-p`: each is "no:NAME".
         functions: a file of labeling functions.
-        strict: faults are errors.
     """
     from weaklabel.plugins import load_registry
 
@@ -112,7 +104,7 @@ def registry(
         blocked.append(name)
     # A plugin's print must not stand in the middle of a command's JSON.
     with redirect_stdout(sys.stderr):
-        return load_registry(blocked=blocked, file=functions, strict=strict)
+        return load_registry(blocked=blocked, file=functions)
 
 
 def chosen(what: str, name: str, known: Mapping[str, T]) -> T:
@@ -126,24 +118,9 @@ def chosen(what: str, name: str, known: Mapping[str, T]) -> T:
     return known[known_name(what, name, known)]
 
 
-def settings(assignments: Sequence[str] | None, config: Path | None) -> dict[str, dict[str, Any]]:
-    """Parameters by function: of a TOML file's table `functions`, then of FUNCTION.NAME=VALUE."""
-    values: dict[str, dict[str, Any]] = {}
-    if config is not None:
-        try:
-            table = tomllib.loads(config.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise WeakLabelError(f"{config} is not TOML: {error}") from error
-        functions = table.pop("functions", {})
-        tables = isinstance(functions, dict) and all(
-            isinstance(entry, dict) for entry in functions.values()
-        )
-        if table or not tables:
-            raise WeakLabelError(
-                f"{config}: expected nothing but tables such as [functions.rapid_repetition],"
-                f" found {', '.join(table) or 'other values in functions'}"
-            )
-        values = {name: dict(entry) for name, entry in functions.items()}
+def settings(assignments: Sequence[str] | None) -> dict[str, dict[str, str]]:
+    """Parameters by function, of FUNCTION.NAME=VALUE."""
+    values: dict[str, dict[str, str]] = {}
     for target, value in pairs("--set", "FUNCTION.PARAMETER=VALUE", assignments).items():
         function, dot, parameter = target.rpartition(".")
         if not (dot and function and parameter):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import redirect_stdout
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -43,7 +44,6 @@ def combine(
     progress: shared.Progress = True,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Make one transcript out of several, weighing the sources without labels."""
     from rich.table import Table
@@ -61,9 +61,7 @@ def combine(
     combined = transcripts.combine(
         given,
         method=method,
-        normalizer=chosen(
-            "normalizer", normalizer, shared.registry(plugin, functions, strict).normalizers
-        ),
+        normalizer=chosen("normalizer", normalizer, shared.registry(plugin, functions).normalizers),
         rounds=rounds,
         families=_families(family),
         progress=None if progress else False,
@@ -135,7 +133,6 @@ def export(
     ] = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Write weighted transcripts as a trainer wants them."""
     from weaklabel.export import export_files
@@ -145,7 +142,7 @@ def export(
         queries,
         labels,
         out,
-        chosen("format", format, shared.registry(plugin, functions, strict).exporters),
+        chosen("format", format, shared.registry(plugin, functions).exporters),
         threshold,
         transcripts=transcripts,
         unmatched=unmatched,
@@ -188,12 +185,11 @@ def wer(
     as_json: shared.Json = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """Compare transcripts with what was said: corpus WER, CER, alignments, confusions."""
     from weaklabel.wer import compare_files, print_comparison
 
-    rule = chosen("normalizer", normalizer, shared.registry(plugin, functions, strict).normalizers)
+    rule = chosen("normalizer", normalizer, shared.registry(plugin, functions).normalizers)
     with redirect_stdout(sys.stderr):  # what a plugin's normalizer prints
         found = compare_files(
             references,
@@ -205,6 +201,6 @@ def wer(
             worst=worst,
         )
     if as_json:
-        shared.print_json(json.dumps(found.to_dict()))
+        shared.print_json(json.dumps(asdict(found)))
     else:
         print_comparison(found, console)

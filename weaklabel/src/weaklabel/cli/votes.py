@@ -30,10 +30,10 @@ WORDS = {1: "accept", -1: "reject", 0: "abstain", None: "missing"}
 Log = Annotated[str, Argument(help="The query log: a file, a folder or a glob.")]
 Hypotheses = Annotated[
     str | None,
-    Option(help="Add other ASRs' transcripts, a column each: a table query_id, source, text."),
+    Option(help="Add another ASR's transcripts: a table query_id, source, text."),
 ]
 Source = Annotated[
-    str | None, Option(help="Take one source of the hypotheses alone, as second_transcript.")
+    str | None, Option(help="Take this source of the hypotheses, where they have several.")
 ]
 Reject = Annotated[
     Path | None, Option(help="Write the rows that are refused here, and go on with the others.")
@@ -53,10 +53,9 @@ def plugins(
     as_json: shared.Json = False,
     functions: shared.Functions = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
 ) -> None:
     """List plugins, labeling functions, label models, exporters, and what is wrong with them."""
-    loaded = shared.registry(plugin, functions, strict)
+    loaded = shared.registry(plugin, functions)
     listing = _listing(loaded)
     if as_json:
         print_json(json.dumps(listing))
@@ -159,9 +158,6 @@ def apply(
         list[str] | None,
         Option("--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."),
     ] = None,
-    config: Annotated[
-        Path | None, Option(help="Set parameters by a TOML file of tables functions.NAME.")
-    ] = None,
     functions: shared.Functions = None,
     hypotheses: Hypotheses = None,
     source: Source = None,
@@ -199,13 +195,12 @@ def apply(
         str | None, Option(help="Give DuckDB, or Spark's driver, so much memory, as 2GB.")
     ] = None,
     plugin: shared.Plugins = None,
-    strict: shared.Strict = None,
     progress: shared.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
     from weaklabel.runs import LogFiles, apply_files
 
-    keep_apart([out, reject], [queries, hypotheses, config, functions, reference])
+    keep_apart([out, reject], [queries, hypotheses, functions, reference])
     if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):
         raise WeakLabelError(
             f"cannot write {out}: votes are Parquet, in one file (a name that ends in .parquet) or"
@@ -228,8 +223,8 @@ def apply(
         raise WeakLabelError(
             f"--resume goes without {given}: make one table first, with `weaklabel check --out`"
         )
-    loaded = shared.registry(plugin, functions, strict)
-    parameters = shared.settings(set_, config)
+    loaded = shared.registry(plugin, functions)
+    parameters = shared.settings(set_)
     if validate:
         found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
         altered = hypotheses is not None or not found.unchanged
@@ -293,7 +288,7 @@ def _checked(
     log: Any = queries
     names = shared.pairs("--rename", "OLD=NEW", rename)
     if hypotheses is not None:
-        log = logs.join_hypotheses(queries, hypotheses, sources=source, rename=names)
+        log = logs.join_hypotheses(queries, hypotheses, source=source, rename=names)
         names = {}
     elif source is not None:
         raise WeakLabelError("--source belongs to --hypotheses")

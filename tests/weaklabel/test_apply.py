@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
@@ -327,7 +326,7 @@ def test_two_functions_of_one_name_are_refused() -> None:
 
 
 def test_a_function_that_an_engine_cannot_compute_is_named() -> None:
-    @labeling_function
+    @labeling_function()
     def undeclared() -> nw.Expr:
         return accept_if(nw.col("loudness") > 1)
 
@@ -337,18 +336,12 @@ def test_a_function_that_an_engine_cannot_compute_is_named() -> None:
         apply([*FUNCTIONS, undeclared], plain_log())
 
 
-def test_row_wise_functions_are_reported_as_the_slow_kind(
-    caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
+def test_row_wise_functions_are_reported_as_the_slow_kind(tmp_path: Path) -> None:
     plain_log().write_parquet(tmp_path / "q.parquet")
-    with caplog.at_level(logging.INFO, "weaklabel"):
-        summary = apply_files(
-            [long_text, built_in.rarity],
-            tmp_path / "q.parquet",
-            tmp_path / "v.parquet",
-            progress=False,
-        )
-    assert "row-wise functions call Python for every query: long_text" in caplog.text
+    summary = apply_files(
+        [long_text, built_in.rarity],
+        tmp_path / "q.parquet",
+        tmp_path / "v.parquet",
+        progress=False,
+    )
     assert [tally.rowwise for tally in summary.functions] == [True, False]
-    assert summary.rowwise_seconds is not None
-    assert 0 < summary.rowwise_seconds < summary.seconds

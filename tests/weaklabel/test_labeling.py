@@ -47,8 +47,8 @@ def test_a_declaration_holds_what_was_declared():
         sure.name = "other"
 
 
-def test_the_decorator_works_bare_and_the_function_stays_callable():
-    @labeling_function
+def test_a_decorated_function_stays_callable():
+    @labeling_function()
     def plain():
         return accept_if(nw.col("x") > 0)
 
@@ -178,11 +178,11 @@ def test_a_declaration_that_contradicts_itself_is_refused(function, options, mes
 
 
 def test_a_function_that_raises_or_returns_no_expression_is_named():
-    @labeling_function
+    @labeling_function()
     def raises():
         return 1 // 0
 
-    @labeling_function
+    @labeling_function()
     def returns():
         return 1
 
@@ -217,7 +217,7 @@ def test_the_source_hash_changes_with_the_source_and_not_with_the_name():
     def made(body):
         scope = {}
         exec(compile(f"def f():\n    return {body}", "<made>", "exec"), scope)
-        return labeling_function(scope["f"])
+        return labeling_function()(scope["f"])
 
     assert made("1").source_hash == made("1").source_hash != made("2").source_hash
     assert len(sure.source_hash) == 12
@@ -242,12 +242,12 @@ def test_the_source_hash_holds_the_decorators_and_sees_through_wrappers():
 
         return wrapper
 
-    @labeling_function
+    @labeling_function()
     @counted
     def one():
         return accept_if(nw.col("x") == 1)
 
-    @labeling_function
+    @labeling_function()
     @counted
     def two():
         return accept_if(nw.col("x") == 2)
@@ -294,7 +294,7 @@ def test_the_source_hash_of_a_function_without_a_source_is_the_same_in_every_pro
 
 
 def test_expressions_of_either_narwhals_namespace_are_taken():
-    @labeling_function
+    @labeling_function()
     def main():
         return accept_if(nw_main.col("x") > 0)
 

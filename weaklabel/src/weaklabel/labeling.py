@@ -21,7 +21,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from types import CodeType
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, Final, Literal, TypeAlias
 
 import narwhals as nw_main
 import narwhals.stable.v2 as nw
@@ -35,6 +35,17 @@ Scope: TypeAlias = Literal["session", "log"]
 _NAME = re.compile(r"[A-Za-z_][\w.-]*")
 _DURATION = re.compile(r"(\d+(?:\.\d*)?|\.\d+)\s*(ms|s|min|h|d)?")
 _SECONDS = {"ms": 0.001, None: 1, "s": 1, "min": 60, "h": 3600, "d": 86400}
+_BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+
+# What a parameter takes, by the type of its default: the first that fits.
+_EXPECTED: Final[Mapping[type, str]] = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a finite number",
+    str: "a text",
+    timedelta: "a duration: seconds, or a number with ms, s, min, h or d",
+    tuple: "a list of texts",
+}
 
 
 @dataclass(frozen=True)
@@ -174,11 +185,13 @@ class LabelingFunction:
                     f"labeling function {self.name!r} has no parameter {name!r}"
                     f" (its parameters: {known})"
                 )
+            default = self.parameters[name]
             try:
-                changed[name] = _like(self.parameters[name], value)
-            except ValueError as error:
+                changed[name] = _like(default, value)
+            except (ValueError, OverflowError):
+                wanted = next(text for kind, text in _EXPECTED.items() if isinstance(default, kind))
                 raise WeakLabelError(
-                    f"parameter {self.name}.{name}: {value!r} given, expected {error}"
+                    f"parameter {self.name}.{name}: {value!r} given, expected {wanted}"
                 ) from None
         return replace(self, parameters=changed)
 
@@ -205,27 +218,7 @@ class LabelingFunction:
         return made  # type: ignore[return-value]
 
 
-@overload
-def labeling_function(function: Callable[..., Any], /) -> LabelingFunction: ...
-
-
-@overload
 def labeling_function(
-    *,
-    name: str | None = ...,
-    requires: Sequence[str] = ...,
-    nullable: Sequence[str] = ...,
-    family: str | None = ...,
-    rowwise: bool = ...,
-    inputs: Mapping[str, nw.Expr] | None = ...,
-    scope: Scope = ...,
-    optional: bool = ...,
-) -> Callable[[Callable[..., Any]], LabelingFunction]: ...
-
-
-def labeling_function(
-    function: Callable[..., Any] | None = None,
-    /,
     *,
     name: str | None = None,
     requires: Sequence[str] = (),
@@ -235,7 +228,7 @@ def labeling_function(
     inputs: Mapping[str, nw.Expr] | None = None,
     scope: Scope = "session",
     optional: bool = False,
-) -> LabelingFunction | Callable[[Callable[..., Any]], LabelingFunction]:
+) -> Callable[[Callable[..., Any]], LabelingFunction]:
     """Make a labeling function of a function that returns a narwhals expression.
 
     The function's arguments are its parameters and have defaults: a number, a text, a bool, a
@@ -248,13 +241,9 @@ def labeling_function(
     Args:
         name: by default the function's.
         requires: columns it reads; `"{other}"` is the value of the parameter `other`.
-        nullable: required columns that may be null, see `LabelingFunction`.
-        family: see `LabelingFunction`.
-        rowwise: see `LabelingFunction`.
         inputs: row-wise only: further entries of the row, such as
             `{"following": next_in_session("transcript")}`.
-        scope: see `LabelingFunction`.
-        optional: see `LabelingFunction`.
+        nullable, family, rowwise, scope, optional: see `LabelingFunction`.
 
     Raises:
         TypeError: the declaration contradicts itself; the message says where.
@@ -297,7 +286,7 @@ def labeling_function(
             parameters=parameters,
         )
 
-    return declare if function is None else declare(function)
+    return declare
 
 
 def as_json(value: Parameter) -> Any:
@@ -371,59 +360,34 @@ def _compiled(code: CodeType) -> str:
 
 
 def _like(default: Parameter, value: Any) -> Parameter:
-    """`value` as the type of `default`; a ValueError's text is what was expected."""
+    """`value` as the type of `default`.
+
+    Raises:
+        ValueError, OverflowError: it is of another type, or out of range.
+    """
+    text = isinstance(value, str)
+    number = isinstance(value, int | float) and not isinstance(value, bool)
     if isinstance(default, bool):
-        return _boolean(value)
-    if isinstance(default, timedelta):
-        return _duration(value)
-    if isinstance(default, int | float):
-        return _number(default, value)
-    if isinstance(default, str):
-        if not isinstance(value, str):
-            raise ValueError("a text")
-        return value
-    words = value
-    if isinstance(value, str):
-        words = [word.strip() for word in value.split(",") if word.strip()]
-    if not isinstance(words, Sequence) or not all(isinstance(word, str) for word in words):
-        raise ValueError("a list of texts")
-    return tuple(words)
-
-
-def _boolean(value: Any) -> bool:
-    if isinstance(value, str) and value.lower() in ("true", "false", "yes", "no", "1", "0"):
-        return value.lower() in ("true", "yes", "1")
-    if isinstance(value, bool):
-        return value
-    raise ValueError("true or false")
-
-
-def _number(default: int | float, value: Any) -> int | float:
-    whole = isinstance(default, int)
-    wanted = "a whole number" if whole else "a finite number"
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(wanted)
-    try:
-        number = int(value) if whole else float(value)
-    except (ValueError, OverflowError):
-        raise ValueError(wanted) from None
-    if not math.isfinite(number) or (isinstance(value, float) and number != value):
-        raise ValueError(wanted)
-    return number
-
-
-def _duration(value: Any) -> timedelta:
-    wanted = "a duration: seconds, or a number with ms, s, min, h or d"
-    if isinstance(value, timedelta):
-        return value
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError(wanted)
-    found = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if found is not None:
-        value = float(found[1]) * _SECONDS[found[2]]
-    if isinstance(value, str) or not value >= 0:
-        raise ValueError(wanted)
-    try:
-        return timedelta(seconds=value)
-    except OverflowError:
-        raise ValueError(wanted) from None
+        made = _BOOLEANS.get(value.lower()) if text else value
+        if isinstance(made, bool):
+            return made
+    elif isinstance(default, int | float):
+        if text or number:
+            made = int(value) if isinstance(default, int) else float(value)
+            if math.isfinite(made) and (text or made == value):
+                return made
+    elif isinstance(default, timedelta):
+        if text and (found := _DURATION.fullmatch(value.strip())):
+            return timedelta(seconds=float(found[1]) * _SECONDS[found[2]])
+        if number and value >= 0:
+            return timedelta(seconds=value)
+        if isinstance(value, timedelta):
+            return value
+    elif isinstance(default, str):
+        if text:
+            return str(value)
+    else:
+        words = [word.strip() for word in value.split(",") if word.strip()] if text else value
+        if isinstance(words, Sequence) and all(isinstance(word, str) for word in words):
+            return tuple(words)
+    raise ValueError

@@ -5,15 +5,14 @@ The way of the data: columns of the log → `work` (an expression each, under na
 gets a null vote; a vote that is none of -1, 0, 1 and null is turned into `WRONG` inside the engine,
 before any cast could wrap it into a vote.
 
-A `RowLog` keeps the times and the errors of row-wise functions for the caller: `RowLog.raised`
-holds what functions raised, and `RowLog.check` refuses values that are no votes.
+A `RowLog` keeps the errors of row-wise functions for the caller: `RowLog.raised` holds what
+functions raised, and `RowLog.check` refuses values that are no votes.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -66,12 +65,8 @@ class RowErrors:
     first: list[tuple[Any, str]] = field(default_factory=list)
     traceback: str = ""
 
-    def add(self, query: Any, message: str) -> None:
-        """Count one more row."""
-        self.merge(RowErrors(self.name, 1, [(query, message)]))
-
     def merge(self, other: RowErrors) -> None:
-        """Count those of another part of the log."""
+        """Count those of another row, or of another part of the log."""
         self.total += other.total
         first = self.first + other.first
         self.first = sorted(first, key=lambda pair: (pair[0] is None, pair[0]))[:SHOWN]
@@ -86,13 +81,17 @@ class RowErrors:
         return shown + (", …" if self.total > len(self.first) else "")
 
 
+def merge(errors: dict[str, RowErrors], others: Iterable[RowErrors]) -> None:
+    """Add further errors to those of each function, by its name."""
+    for other in others:
+        errors.setdefault(other.name, RowErrors(other.name)).merge(other)
+
+
 @dataclass
 class RowLog:
-    """What row-wise functions did in a run: their time, and the rows they failed on.
+    """The rows that row-wise functions failed on in a run.
 
     Attributes:
-        seconds: within row-wise functions.
-        rows: rows they saw.
         raised: of each function that raised, by name, the rows; their votes are missing.
         wrong: of each function that cast what is no vote, by name, the rows.
         fault: what stopped the run, which an engine may pass on as mere text.
@@ -100,28 +99,11 @@ class RowLog:
         lock: held while a batch is worked on.
     """
 
-    seconds: float = 0.0
-    rows: int = 0
     raised: dict[str, RowErrors] = field(default_factory=dict)
     wrong: dict[str, RowErrors] = field(default_factory=dict)
     fault: WeakLabelError | None = None
     advance: Callable[[int], object] | None = field(default=None, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    def add(
-        self, rows: int, seconds: float, raised: Iterable[RowErrors], wrong: Iterable[RowErrors]
-    ) -> None:
-        """Count a batch."""
-        self.rows += rows
-        self.seconds += seconds
-        for found, errors in [
-            *((self.raised, errors) for errors in raised),
-            *((self.wrong, errors) for errors in wrong),
-        ]:
-            if errors.total:
-                found.setdefault(errors.name, RowErrors(errors.name)).merge(errors)
-        if self.advance is not None:
-            self.advance(rows)
 
     def check(self) -> None:
         """Refuse what was no vote.
@@ -165,15 +147,14 @@ class RowFunction:
     entries: Mapping[str, str]
     on_error: OnError
 
-    def votes(self, batch: pl.DataFrame) -> tuple[pl.Series, RowErrors, RowErrors]:
-        """Int8, a vote for each row, null where it is missing; what raised; what was no vote.
+    def votes(self, batch: pl.DataFrame, log: RowLog) -> pl.Series:
+        """Int8, a vote for each row, null where it is missing; the log takes note of errors.
 
         The function is not called where it has no input.
 
         Raises:
             WeakLabelError: the function raised, and `on_error` is "fail"; the query is named.
         """
-        raised, wrong = RowErrors(self.function.name), RowErrors(self.function.name)
         needed = [{QUERY: QUERY, **self.entries}[name] for name in self.function.inputs_needed]
         known = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in needed))
         rows = batch.select(
@@ -182,30 +163,31 @@ class RowFunction:
             known.alias(self.column),
         )
         votes = [
-            self._vote(row, raised, wrong) if row.pop(self.column) else None
+            self._vote(row, log) if row.pop(self.column) else None
             for row in rows.iter_rows(named=True)
         ]
-        return pl.Series(self.column, votes, dtype=pl.Int8), raised, wrong
+        return pl.Series(self.column, votes, dtype=pl.Int8)
 
-    def _vote(self, row: dict[str, Any], raised: RowErrors, wrong: RowErrors) -> int | None:
+    def _vote(self, row: dict[str, Any], log: RowLog) -> int | None:
+        name, query = self.function.name, row[QUERY]
         try:
             cast = self.function.function(row, **self.function.parameters)
         except Exception as error:
-            query = row[QUERY]
             if self.on_error == "fail":
                 raise WeakLabelError(
-                    f"labeling function {self.function.name!r} raised {error!r} on query_id"
-                    f" {query!r}"
+                    f"labeling function {name!r} raised {error!r} on query_id {query!r}"
                 ) from error
-            raised.add(query, repr(error))
-            if not raised.traceback:
-                own = error.__traceback__ and error.__traceback__.tb_next
-                raised.traceback = "".join(traceback.format_exception(type(error), error, own))
+            own = error.__traceback__ and error.__traceback__.tb_next
+            # The first one's is kept; to format it takes longer than most functions do.
+            lines = (
+                () if name in log.raised else traceback.format_exception(error.with_traceback(own))
+            )
+            merge(log.raised, [RowErrors(name, 1, [(query, repr(error))], "".join(lines))])
             return None
         if cast is None:
             return ABSTAIN
         if not _is_vote(cast):
-            wrong.add(row[QUERY], repr(cast))
+            merge(log.wrong, [RowErrors(name, 1, [(query, repr(cast))])])
             return None
         return None if cast == MISSING else int(cast)
 
@@ -244,15 +226,14 @@ class RowStep:
         for batch in work.iter_slices(BATCH):
             # One thread after the other: two would only wait for each other at every row.
             with log.lock:
-                began = time.perf_counter()
                 try:
-                    done = [function.votes(batch) for function in self.functions]
+                    done = [function.votes(batch, log) for function in self.functions]
                 except WeakLabelError as error:
                     log.fault = error
                     raise
-                votes, raised, wrong = zip(*done, strict=True)
-                log.add(len(batch), time.perf_counter() - began, raised, wrong)
-            parts.append(pl.DataFrame(votes))
+                if log.advance is not None:
+                    log.advance(len(batch))
+            parts.append(pl.DataFrame(done))
         if rows is None:
             log.warn()
             log.check()
@@ -374,37 +355,21 @@ class Plan:
 
     def with_log_votes(self) -> Plan:
         """The plan where the log has the votes of scope "log" already, as columns `lf:<name>`."""
-        return replace(
-            self,
-            functions=tuple(
-                replace(
-                    function,
-                    function=partial(nw.col, function.column),
-                    requires=(function.column,),
-                    nullable=(),
-                    rowwise=False,
-                    inputs={},
-                    scope="session",
-                    parameters={},
-                )
-                if function.scope == "log"
-                else function
-                for function in self.functions
-            ),
+        functions = (
+            LabelingFunction(partial(nw.col, f.column), f.name, (f.column,))
+            if f.scope == "log"
+            else f
+            for f in self.functions
         )
+        return replace(self, functions=tuple(functions))
 
     def without_votes(self, names: Iterable[str]) -> Plan:
         """The plan in which some functions cast no vote on any query."""
-        none = partial(nw.lit, None, nw.Int8)
-        return replace(
-            self,
-            functions=tuple(
-                replace(function, function=none, rowwise=False, inputs={}, parameters={})
-                if function.name in set(names)
-                else function
-                for function in self.functions
-            ),
+        none, silent = partial(nw.lit, None, nw.Int8), set(names)
+        functions = (
+            LabelingFunction(none, f.name) if f.name in silent else f for f in self.functions
         )
+        return replace(self, functions=tuple(functions))
 
     def check_columns(self, names: Iterable[str]) -> None:
         """Refuse a log that lacks columns.

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,8 +27,9 @@ from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.files import workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.patterns import METADATA
-from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog
+from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog, merge
 from weaklabel.tables import files
+from weaklabel.votes import ABSTAIN, ACCEPT, REJECT
 
 Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
 Source: TypeAlias = str | os.PathLike[str]
@@ -227,7 +229,7 @@ def read_metadata(path: Source) -> dict[str, Any]:
     about = dict(each[0]) if each else {}
     errors: dict[str, RowErrors] = {}
     for entry in each:
-        _merge(errors, _errors(entry))
+        merge(errors, _errors(entry))
     if errors:
         about["errors"] = [asdict(entry) for entry in errors.values()]
     return about
@@ -280,11 +282,6 @@ def _errors(about: Mapping[str, Any]) -> list[RowErrors]:
     ]
 
 
-def _merge(errors: dict[str, RowErrors], others: Iterable[RowErrors]) -> None:
-    for other in others:
-        errors.setdefault(other.name, RowErrors(other.name)).merge(other)
-
-
 @dataclass(frozen=True)
 class Tally:
     """How one function voted.
@@ -324,7 +321,6 @@ class Summary:
         rows: queries voted on, those of parts from an earlier run included.
         functions: a tally each, in order.
         seconds: of the whole run.
-        rowwise_seconds: of these, within row-wise functions; None where they ran on a cluster.
         engine: which computed the votes.
         reason: why this one.
         partitions: how many files of votes there are.
@@ -336,7 +332,6 @@ class Summary:
     rows: int
     functions: tuple[Tally, ...]
     seconds: float
-    rowwise_seconds: float | None
     engine: str
     reason: str
     partitions: int
@@ -371,7 +366,7 @@ def apply_files(
     one pass over the columns they need, since no part shows them the whole.
 
     Args:
-        functions: the functions to apply, each with a name of its own.
+        functions, keep: see `apply`.
         queries: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`; or a log that is
             open already. DuckDB and Spark read Parquet themselves; CSV and JSON lines are first
             turned into a Parquet file beside the output, so that every engine sees the same values.
@@ -381,12 +376,10 @@ def apply_files(
         engine: "auto" takes Polars, the faster one in tests/benchmarks/bench_weaklabel.py; but
             DuckDB, where it is installed, for a log that may need more than half of the machine's
             memory (16 bytes for each of its files'), or where a memory limit is given.
-        keep: columns of the log to keep beside the votes.
-        on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
-            and counts such rows in the files' metadata; "fail" stops the run. In a folder, the
-            votes of the other functions stay, and `resume` goes on once the function is mended.
-        reference: a larger log; functions of scope "log" look at its queries, too, so that their
-            votes on a day's log mean the same as on a month's.
+        on_error: see `apply`; the files' metadata count the rows on which a function raised. Where
+            that stops the run, a folder keeps the votes of the other functions, and `resume` goes
+            on once the function is mended.
+        reference: the files of a larger log, see `apply`.
         master: Spark's, such as `spark://host:7077`; by default two threads of this machine.
         partitions: how many parts a folder has; by default one for each 256 MiB of the log's files.
         resume: `out` is a folder that an earlier run left unfinished, or whose functions changed:
@@ -426,7 +419,6 @@ def apply_files(
     other = None if reference is None else LogFiles.open(reference)
     chosen, reason = _choose(engine, log.bytes, memory_limit)
     _logger.info("votes are computed by %s: %s", chosen, reason)
-    _name_slow(plan)
     with written_beside(target) if single else _folder(target, resume) as place:
         scratch = place.parent if single else place
         with closing(_opened(chosen, log, other, scratch, master, memory_limit)) as opened:
@@ -450,7 +442,7 @@ def apply_files(
                 "queries": {"path": log.given, "files": len(log.files), "bytes": log.bytes},
                 "reference": None if other is None else other.given,
             }
-            run = _Run(opened, plan, manifest, about, scratch, place if single else target, single)
+            run = _Run(opened, plan, manifest, about, place if single else target)
             run.do(progress)
     errors = tuple(run.errors.values())
     for error in errors:
@@ -464,7 +456,6 @@ def apply_files(
         rows=first.accept + first.abstain + first.reject + first.missing,
         functions=run.tallies,
         seconds=time.perf_counter() - began,
-        rowwise_seconds=None if chosen == "spark" and plan.rowwise else run.rows.seconds,
         engine=chosen,
         reason=reason,
         partitions=manifest.partitions,
@@ -472,12 +463,6 @@ def apply_files(
         redone=run.redone,
         errors=errors,
     )
-
-
-def _name_slow(plan: Plan) -> None:
-    if plan.rowwise:
-        names = ", ".join(function.name for function in plan.rowwise)
-        _logger.info("row-wise functions call Python for every query: %s", names)
 
 
 def _entries(
@@ -523,9 +508,7 @@ class _Run:
         plan: of all functions.
         manifest: of all parts.
         about: the parts' metadata, but for functions and errors.
-        scratch: a folder for unfinished files, on the disk of the output.
         target: the file of votes, or the folder of parts.
-        single: it is a file.
     """
 
     def __init__(
@@ -534,28 +517,30 @@ class _Run:
         plan: Plan,
         manifest: Manifest,
         about: Mapping[str, Any],
-        scratch: Path,
         target: Path,
-        single: bool,
     ) -> None:
-        self.log, self.about, self.scratch, self.single = log, about, scratch, single
+        self.log, self.about, self.single = log, about, target.suffix == ".parquet"
         self.entries = {entry["name"]: entry for entry in manifest.functions}
         named = {function.name: function for function in plan.functions}
         self.plan = replace(plan, functions=tuple(named[name] for name in self.entries))
         every = {Part(0, 1): frozenset(self.entries)}
-        self.lacking = every if single else manifest.lacking(target)
-        self.files = {part: target if single else target / part.file for part in self.lacking}
+        self.lacking = every if self.single else manifest.lacking(target)
+        self.files = {part: target if self.single else target / part.file for part in self.lacking}
         there = [some for part, some in self.lacking.items() if self.files[part].is_file()]
         self.resumed = sum(not names for names in there)
         self.redone = tuple(name for name in self.entries if any(name in some for some in there))
         self.rows = RowLog()
         self.errors: dict[str, RowErrors] = {}
-        self._votes = {name: [0, 0, 0, 0] for name in self.entries}
+        self._votes: Counter[str] = Counter()  # "accept dwell" and so on
 
     @property
     def tallies(self) -> tuple[Tally, ...]:
         """Counts of votes in all parts."""
-        return tuple(Tally(f.name, f.rowwise, *self._votes[f.name]) for f in self.plan.functions)
+        kinds = ("accept", "abstain", "reject", "missing")
+        return tuple(
+            Tally(f.name, f.rowwise, *(self._votes[f"{kind} {f.name}"] for kind in kinds))
+            for f in self.plan.functions
+        )
 
     def do(self, progress: bool) -> None:
         """Compute the votes that are lacking, and count all votes, each once.
@@ -574,7 +559,7 @@ class _Run:
                 groups.setdefault(names, []).append(part)
             if names != every:
                 self._count(file, [f for f in self.plan.functions if f.name not in names])
-                _merge(self.errors, (e for e in _errors(_metadata(file)) if e.name not in names))
+                merge(self.errors, (e for e in _errors(_metadata(file)) if e.name not in names))
         rowwise = bool(self.plan.rowwise) and self.log.name != "spark"
         with tqdm(
             total=None if rowwise else sum(map(len, groups.values())),
@@ -600,23 +585,18 @@ class _Run:
 
     def _count(self, file: Path, functions: Sequence[LabelingFunction]) -> list[str]:
         """Add up the votes in a file; returns the functions with values that are no votes."""
-        wanted = [pl.len().alias("rows")]
+        wanted = {}
         for f in functions:
             vote = pl.col(f.column)
-            wanted += [(vote == cast).sum().alias(f"{cast} {f.name}") for cast in (1, -1, WRONG)]
-            wanted.append(vote.null_count().alias(f"null {f.name}"))
-        seen = pl.scan_parquet(file, glob=False).select(wanted).collect(engine="streaming")
+            wanted[f"accept {f.name}"] = (vote == ACCEPT).sum()
+            wanted[f"abstain {f.name}"] = (vote == ABSTAIN).sum()
+            wanted[f"reject {f.name}"] = (vote == REJECT).sum()
+            wanted[f"wrong {f.name}"] = (vote == WRONG).sum()
+            wanted[f"missing {f.name}"] = vote.null_count()
+        seen = pl.scan_parquet(file, glob=False).select(**wanted).collect(engine="streaming")
         counts = seen.row(0, named=True)
-        bad = []
-        for name in (f.name for f in functions):
-            accept, reject, wrong, missing = (counts[f"{k} {name}"] for k in (1, -1, WRONG, "null"))
-            abstain = counts["rows"] - accept - reject - wrong - missing
-            before = self._votes[name]
-            self._votes[name] = [
-                a + b for a, b in zip(before, (accept, abstain, reject, missing), strict=True)
-            ]
-            bad += [name] if wrong else []
-        return bad
+        self._votes.update(counts)
+        return [f.name for f in functions if counts[f"wrong {f.name}"]]
 
     def _metadata(
         self, entries: Iterable[Mapping[str, Any]], errors: Iterable[Mapping[str, Any]] = ()
@@ -644,19 +624,25 @@ class _Run:
         stopped = raised if self.plan.on_error == "fail" else {}
         bad = {*no_votes, *wrong, *stopped}
         good = [function.name for function in plan.functions if function.name not in bad]
-        _merge(self.errors, raised.values())
-        if bad and (self.single or not good):
-            self._refuse(plan, no_votes, wrong, stopped)
+        merge(self.errors, raised.values())
+        fault = None
+        try:
+            for errors in stopped.values():
+                raise WeakLabelError(f"labeling function {errors.name!r} raised {errors}")
+            RowLog(wrong=wrong).check()
+            self.log.complain(plan, no_votes)
+        except WeakLabelError as error:
+            if self.single or not good:
+                raise
+            fault = error
         if raised or bad or old is not None:
             made = self._merged(part, made, plan, good, raised, old)
         made.replace(self.files[part])
-        try:
-            self._refuse(plan, no_votes, wrong, stopped)
-        except WeakLabelError as error:
+        if fault is not None:
             raise WeakLabelError(
-                f"{error}. The votes of the other functions are kept: mend this one, then go on"
+                f"{fault}. The votes of the other functions are kept: mend this one, then go on"
                 " with resume (--resume)"
-            ) from error
+            ) from fault
 
     def _merged(
         self,
@@ -683,26 +669,13 @@ class _Run:
             there = there.select(QUERY, *self.plan.keep, *(c for c in kept if c in held))
             votes = there.join(new, on=QUERY, how="left", maintain_order="left")
         columns = [function.column for function in self.plan.functions if function.name in entries]
-        target = self.scratch / f"merged-{part.file}"
+        target = self.log.scratch / f"merged-{part.file}"
         votes.select(QUERY, *self.plan.keep, *columns).sink_parquet(
             target,
             compression="zstd",
             metadata=self._metadata([entries[f] for f in self.entries if f in entries], errors),
         )
         return target
-
-    def _refuse(
-        self,
-        plan: Plan,
-        no_votes: list[str],
-        wrong: dict[str, RowErrors],
-        stopped: Mapping[str, RowErrors],
-    ) -> None:
-        """Raise the errors that stop the run, if there are any, with their queries."""
-        for error in stopped.values():
-            raise WeakLabelError(f"labeling function {error.name!r} raised {error}")
-        RowLog(wrong=wrong).check()
-        self.log.complain(plan, no_votes)
 
 
 def _unique(file: Path) -> bool:
@@ -801,8 +774,7 @@ def apply(
     Args:
         functions: the functions to apply, each with a name of its own.
         queries: a frame: Polars, eager or lazy; a DuckDB relation; a PySpark frame; pandas or
-            pyarrow (through Polars). Other frames that narwhals knows work where no function is
-            row-wise.
+            pyarrow (through Polars).
         keep: columns of the log to keep beside the votes.
         on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
             and logs a warning; "fail" stops.
@@ -821,11 +793,10 @@ def apply(
         WeakLabelError: columns are missing; two functions share a name; a function cannot be
             computed, votes something else than 1, 0, -1 or null, or raises where that is to stop
             the run. In an eager frame the queries are named.
-        TypeError: `queries` is no frame.
+        TypeError: `queries` is no frame, or one of another kind.
     """
     plan = Plan.of(functions, keep, on_error)
     frame = nw.from_native(queries)
-    _name_slow(plan)
     if isinstance(frame, nw.DataFrame):
         return _eager(frame, plan, reference)
     match frame.implementation:
@@ -839,15 +810,11 @@ def apply(
             from weaklabel.engines import spark as spark_engine
 
             return spark_engine.votes(frame.to_native(), plan, reference)
-        case other if plan.rowwise or reference is not None:
-            names = ", ".join(function.name for function in plan.rowwise) or "none are given"
-            raise WeakLabelError(
-                f"row-wise functions ({names}) and a reference log do not work on"
-                f" {other.name.lower()}: collect the frame to Polars first, or leave them out"
+        case other:
+            raise TypeError(
+                f"a lazy frame of {other.name.lower()} given, expected one of Polars, DuckDB or"
+                " PySpark: collect it first, or write the log to files"
             )
-        case _:
-            plan.check_columns(frame.collect_schema().names())
-            return plan.finished(plan.work(plan.set_aside(frame))).to_native()
 
 
 def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:

@@ -15,16 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal, TypeAlias
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
 
 from weaklabel.labeling import LabelingFunction
-from weaklabel.runs import apply
+from weaklabel.runs import Engine, apply, apply_files
 from weaklabel.votes import ORDER, SESSION
-
-Engine: TypeAlias = Literal["polars", "duckdb", "spark"]
 
 START: Final = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -46,17 +46,17 @@ _SCHEMA: Final[dict[str, Any]] = {
 }
 
 
-def synthetic_query_log(rows: int = 500, *, seed: int = 0, nulls: float = 0.05) -> pl.DataFrame:
+def synthetic_query_log(rows: int = 500, *, seed: int = 0) -> pl.DataFrame:
     """A query log with every standard column and what functions stumble on.
 
     There are ties in its timestamps, nulls and NaN, numbers that end in .5, empty texts and letters
     that engines could read in two ways. Its content is noise: it shows that a function keeps its
-    contract, not that it is any good.
+    contract, not that it is any good. In each column but `query_id` one value of 20 is null, and in
+    those of floats another NaN.
 
     Args:
         rows: queries.
         seed: the same seed makes the same log.
-        nulls: the share of nulls in each column but `query_id`, and of NaN where there are floats.
 
     Returns:
         Columns `query_id` (integers, not in order of time), `session_id`, `timestamp` (UTC, whole
@@ -91,9 +91,9 @@ def synthetic_query_log(rows: int = 500, *, seed: int = 0, nulls: float = 0.05) 
         if name == "query_id":
             continue
         if dtype == pl.Float64:
-            nan = pl.Series(random.random(rows) < nulls)
+            nan = pl.Series(random.random(rows) < 0.05)
             log = log.with_columns(pl.when(nan).then(float("nan")).otherwise(name).alias(name))
-        null = pl.Series(random.random(rows) < nulls)
+        null = pl.Series(random.random(rows) < 0.05)
         log = log.with_columns(pl.when(~null).then(name).alias(name))
     return log
 
@@ -203,25 +203,15 @@ def _votes(
 ) -> dict[Any, int | None]:
     """The vote of each query."""
     # Frames for Polars, files for the others: each as it is mostly used.
-    seen = (
-        apply([function], log, on_error="fail")
-        if engine == "polars"
-        else _by_file(function, log, engine)
-    )
+    if engine == "polars":
+        seen = apply([function], log, on_error="fail")
+    else:
+        with TemporaryDirectory() as folder:
+            queries, votes = Path(folder, "queries.parquet"), Path(folder, "votes.parquet")
+            log.write_parquet(queries)
+            apply_files([function], queries, votes, engine=engine, on_error="fail", progress=False)
+            seen = pl.read_parquet(votes)
     return dict(seen.select(ORDER[-1], function.column).iter_rows())
-
-
-def _by_file(function: LabelingFunction, log: pl.DataFrame, engine: Engine) -> pl.DataFrame:
-    from pathlib import Path
-    from tempfile import TemporaryDirectory
-
-    from weaklabel.runs import apply_files
-
-    with TemporaryDirectory() as folder:
-        queries, votes = Path(folder, "queries.parquet"), Path(folder, "votes.parquet")
-        log.write_parquet(queries)
-        apply_files([function], queries, votes, engine=engine, on_error="fail", progress=False)
-        return pl.read_parquet(votes)
 
 
 def _assert_equal(

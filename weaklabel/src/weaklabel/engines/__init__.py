@@ -12,8 +12,8 @@ from typing import Any, Final
 import narwhals.stable.v2 as nw
 from narwhals.exceptions import NarwhalsError
 
-from weaklabel.errors import WeakLabelError, plain_message
-from weaklabel.plan import QUERY, Plan, RowErrors, RowLog
+from weaklabel.errors import WeakLabelError, plain_message, translated
+from weaklabel.plan import QUERY, Plan, RowErrors, RowLog, merge
 from weaklabel.votes import SESSION
 
 # True for the queries of the log, null for those that only the reference has.
@@ -100,28 +100,33 @@ class QueryLog(ABC):
 
     Attributes:
         name: the engine's.
+        title: the same, as it is written in messages.
         version: the engine's.
+        errors: the exceptions of the engine.
+        given: what the log is called in messages.
         log: the native frame, a lazy one.
         reference: another, see `log_wide`; or None.
-        scratch: a folder for files on the way.
+        scratch: a folder for files on the way, which the engine's workers see, too.
     """
 
     name: str
+    title: str
     version: str
+    errors: tuple[type[Exception], ...]
+    given: str
     log: Any
     reference: Any
     scratch: Path
 
-    @abstractmethod
-    def close(self) -> None:
-        """Let go of the log."""
+    def close(self) -> None:  # noqa: B027
+        """Let go of what the engine holds; nothing, unless it says otherwise."""
 
-    @abstractmethod
     def faults(self) -> AbstractContextManager[None]:
         """What the engine raises, as errors of this package."""
+        return translated(self.title, self.given, *self.errors)
 
     @abstractmethod
-    def prepared(self, log: Any, plan: Plan) -> Any:
+    def _prepared(self, log: Any, plan: Plan) -> Any:
         """A native frame as `Plan.work` takes it."""
 
     @abstractmethod
@@ -154,30 +159,24 @@ class QueryLog(ABC):
         log = self.log
         if self.reference is not None and plan.of_log() is not None:
             log = log_wide(log, plan, self.reference)[0]
-        plan.complain(nw.from_native(self.prepared(log, replace(plan, keep=()))), names)
+        plan.complain(nw.from_native(self._prepared(log, replace(plan, keep=()))), names)
 
 
 class Partwise(QueryLog):
-    """A log voted on part by part, for engines that write one file at a time.
-
-    Attributes:
-        errors: the exceptions of the engine.
-    """
-
-    errors: tuple[type[Exception], ...]
+    """A log voted on part by part, for engines that write one file at a time."""
 
     @abstractmethod
-    def write(
+    def _write(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
         """The votes on a native frame, in a Parquet file."""
 
     @abstractmethod
-    def read(self, file: Path) -> Any:
+    def _read(self, file: Path) -> Any:
         """A Parquet file as a native frame."""
 
     @abstractmethod
-    def within(self, log: Any, part: Part) -> Any:
+    def _within(self, log: Any, part: Part) -> Any:
         """The queries of a part."""
 
     def parts(
@@ -189,19 +188,19 @@ class Partwise(QueryLog):
         # written with the columns that the parts read.
         if plan.of_log() is not None and not (whole and self.reference is None):
             made = self.scratch / "log-votes.parquet"
-            self._write(*log_wide(log, plan, self.reference), made, {}, rows)
-            log, plan = own(self.read(made)), plan.with_log_votes()
+            self._voted(*log_wide(log, plan, self.reference), made, {}, rows)
+            log, plan = own(self._read(made)), plan.with_log_votes()
         for part in parts:
             target = self.scratch / part.file
-            self._write(log if whole else self.within(log, part), plan, target, metadata, rows)
+            self._voted(log if whole else self._within(log, part), plan, target, metadata, rows)
             yield part, target
 
-    def _write(
+    def _voted(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
         """Write the votes, though an expression fails on one of the rows; its votes are missing."""
         try:
-            self.write(log, plan, target, metadata, rows)
+            self._write(log, plan, target, metadata, rows)
         except self.errors as error:
             failing = self._failing(log, plan)
             if not failing or len(failing) == len(plan.functions) or plan.on_error == "fail":
@@ -210,9 +209,9 @@ class Partwise(QueryLog):
                 raise
             total = int(_one(nw.from_native(log).select(rows=nw.len())))
             # An engine does not say which row it was: the function loses them all.
-            lost = [RowErrors(name, total, [(None, why)]) for name, why in failing.items()]
-            self.write(log, plan.without_votes(failing), target, metadata, rows)
-            rows.add(0, 0.0, lost, ())
+            self._write(log, plan.without_votes(failing), target, metadata, rows)
+            lost = (RowErrors(name, total, [(None, why)]) for name, why in failing.items())
+            merge(rows.raised, lost)
 
     def _failing(self, log: Any, plan: Plan) -> dict[str, str]:
         """The expressions that cannot be computed even alone, and why."""
@@ -223,7 +222,7 @@ class Partwise(QueryLog):
                 continue
             alone = Plan((function,))
             try:
-                work = alone.work(nw.from_native(self.prepared(log, alone)))
+                work = alone.work(nw.from_native(self._prepared(log, alone)))
                 _one(alone.finished(work).select(nw.col(function.column).sum()))
             except expected as error:
                 failing[function.name] = plain_message(error)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
 
 from weaklabel.engines import Part, Partwise, log_wide, own
-from weaklabel.errors import translated
 from weaklabel.plan import BATCH, QUERY, Plan, RowLog, RowStep, stepped, votes_schema
 from weaklabel.votes import SESSION
 
@@ -63,7 +61,7 @@ class DuckLog(Partwise):
         ImportError: DuckDB is not installed.
     """
 
-    name = "duckdb"
+    name, title = "duckdb", "DuckDB"
 
     def __init__(
         self,
@@ -81,7 +79,7 @@ class DuckLog(Partwise):
         self.version = str(duckdb.__version__)
         self.errors = (duckdb.Error, pa.ArrowException)
         self.scratch = scratch
-        self._given = given
+        self.given = given
         with self.faults():
             self._connection = duckdb.connect()
             self._set("temp_directory", str(scratch / "spill"))
@@ -98,36 +96,26 @@ class DuckLog(Partwise):
         """Let go of the files."""
         self._connection.close()
 
-    @contextmanager
-    def faults(self) -> Iterator[None]:
-        """What DuckDB raises, as errors of this package."""
-        with translated("DuckDB", self._given, *self.errors):
-            yield
-
-    def write(
+    def _write(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
-        """The votes on a relation, in a Parquet file; see `Partwise.write`."""
         work = _work(log, plan)
         if plan.rowwise:
             self._write_batches(work, plan.step, target, metadata, rows)
         else:
             self._copy(plan.finished(nw.from_native(work)).to_native(), target, metadata)
 
-    def read(self, file: Path) -> Any:
-        """A Parquet file as a relation."""
+    def _read(self, file: Path) -> Any:
         return self._opened([str(file)])
 
-    def within(self, log: Any, part: Part) -> Any:
-        """The queries of a part."""
+    def _within(self, log: Any, part: Part) -> Any:
         query = f"hash({_quoted(QUERY)})"
         if SESSION in self.columns:
             session = _quoted(SESSION)
             query = f"CASE WHEN {session} IS NULL THEN {query} ELSE hash({session}) END"
         return log.filter(f"({query}) % {part.of} = {part.index}")
 
-    def prepared(self, log: Any, plan: Plan) -> Any:
-        """The relation that `Plan.work` takes."""
+    def _prepared(self, log: Any, plan: Plan) -> Any:
         return _prepared(log, plan)
 
     def _opened(self, files: Sequence[str]) -> Any:

@@ -11,7 +11,6 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.engines import Part, Partwise, log_wide, own
-from weaklabel.errors import translated
 from weaklabel.plan import QUERY, Plan, RowLog
 from weaklabel.votes import SESSION
 
@@ -81,7 +80,7 @@ class PolarsLog(Partwise):
         reference: a larger log for functions of scope "log", see `engines.log_wide`.
     """
 
-    name = "polars"
+    name, title = "polars", "Polars"
     version = pl.__version__
     errors = (pl.exceptions.PolarsError,)
 
@@ -91,39 +90,26 @@ class PolarsLog(Partwise):
         self.log = frame
         self.reference = reference
         self.scratch = scratch
-        self._given = given
+        self.given = given
 
-    def close(self) -> None:
-        """Nothing is held."""
-
-    @contextmanager
-    def faults(self) -> Iterator[None]:
-        """What Polars raises, as errors of this package."""
-        with translated("Polars", self._given, *self.errors):
-            yield
-
-    def write(
+    def _write(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
-        """The votes on a frame, in a Parquet file; see `Partwise.write`."""
         found = votes(log, plan, rows)
         with first_cause(rows):
             found.sink_parquet(target, metadata=metadata)
 
-    def read(self, file: Path) -> pl.LazyFrame:
-        """A Parquet file as a frame."""
+    def _read(self, file: Path) -> pl.LazyFrame:
         return pl.scan_parquet(file, glob=False)
 
-    def within(self, log: Any, part: Part) -> Any:
-        """The queries of a part."""
+    def _within(self, log: Any, part: Part) -> Any:
         query = pl.col(QUERY).hash()
         if SESSION in self.columns:
             session = pl.col(SESSION)
             query = pl.when(session.is_null()).then(query).otherwise(session.hash())
         return log.filter(query % part.of == part.index)
 
-    def prepared(self, log: Any, plan: Plan) -> Any:
-        """The frame that `Plan.work` takes."""
+    def _prepared(self, log: Any, plan: Plan) -> Any:
         return prepared(log, plan)
 
 

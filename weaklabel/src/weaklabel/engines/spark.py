@@ -16,8 +16,7 @@ import narwhals.stable.v2 as nw
 import polars as pl
 
 from weaklabel.engines import Part, QueryLog, log_wide, own
-from weaklabel.errors import translated
-from weaklabel.plan import QUERY, Plan, RowLog, RowStep, stepped
+from weaklabel.plan import QUERY, Plan, RowLog, RowStep, merge, stepped
 from weaklabel.votes import SESSION
 
 MASTER = "local[2]"
@@ -76,7 +75,7 @@ def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[An
     rows = RowLog()
     yield from stepped(batches, step, rows)
     rows.check()
-    noted.add([(rows.rows, rows.seconds, list(rows.raised.values()))])
+    noted.add(list(rows.raised.values()))
 
 
 def started(
@@ -130,7 +129,7 @@ class SparkLog(QueryLog):
         WeakLabelError: no session can be started.
     """
 
-    name = "spark"
+    name, title = "spark", "Spark"
 
     def __init__(
         self,
@@ -143,13 +142,14 @@ class SparkLog(QueryLog):
     ) -> None:
         try:
             import pyspark
+            from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
             from pyspark.errors import PySparkException
             from pyspark.sql import SparkSession
         except ImportError as error:
             raise ImportError(_MISSING) from error
         self.scratch = scratch
-        self._given = given
-        self._error = PySparkException
+        self.given = given
+        self.errors = (PySparkException, Py4JError)
         self.version = str(pyspark.__version__)
         with self.faults():
             active = SparkSession.getActiveSession()
@@ -173,14 +173,6 @@ class SparkLog(QueryLog):
         if self._owned:
             self._session.stop()
 
-    @contextmanager
-    def faults(self) -> Iterator[None]:
-        """What Spark raises, as errors of this package."""
-        from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
-
-        with translated("Spark", self._given, self._error, Py4JError):
-            yield
-
     def parts(
         self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
     ) -> Iterator[tuple[Part, Path]]:
@@ -202,8 +194,7 @@ class SparkLog(QueryLog):
         found = votes(log, planned, self.reference, noted).where(wanted)
         folder = self.scratch / "spark"
         found.write.partitionBy(_PART).parquet(str(folder))
-        for count, seconds, raised in noted.value:
-            rows.add(count, seconds, raised, ())
+        merge(rows.raised, noted.value)
         for part in parts:
             target = self.scratch / part.file
             made = sorted((folder / f"{_PART}={part.index}").glob("*.parquet"))
@@ -211,8 +202,7 @@ class SparkLog(QueryLog):
             merged.select(plan.columns).sink_parquet(target, metadata=metadata)
             yield part, target
 
-    def prepared(self, log: Any, plan: Plan) -> Any:
-        """A frame as `Plan.work` takes it."""
+    def _prepared(self, log: Any, plan: Plan) -> Any:
         return plan.set_aside(nw.from_native(log)).to_native()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import fnmatch
 import os
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
@@ -20,6 +21,31 @@ if sys.platform != "win32":
 _LOCK: Final = "lock"
 
 _held: Final[set[Path]] = set()  # by this process
+
+
+def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
+    """Refuse to replace what is read: a log is not made a second time.
+
+    Args:
+        outputs: files or folders to be written; None is left out.
+        inputs: files, folders, globs or URLs to be read.
+
+    Raises:
+        WeakLabelError: an output is an input or lies in one, or two outputs are one.
+    """
+    targets = [path.resolve() for path in outputs if path is not None]
+    for target in targets:
+        for path in inputs:
+            if path is None:
+                continue
+            source = Path(path).resolve()
+            inside = source == target or (source.is_dir() and source in target.parents)
+            if inside or fnmatch.fnmatch(str(target), str(source)):
+                raise WeakLabelError(
+                    f"{target} would replace, or be read as a part of, {path}: write it elsewhere"
+                )
+        if targets.count(target) > 1:
+            raise WeakLabelError(f"{target} is to be written twice: give two names")
 
 
 @contextmanager

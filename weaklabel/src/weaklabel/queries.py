@@ -10,11 +10,9 @@ an error. A column that is missing or of another type is always an error.
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +21,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import keep_apart
 from weaklabel.schema import (
     HYPOTHESES,
     QUERIES,
@@ -56,15 +55,21 @@ def require_columns(frame: pl.DataFrame, columns: Iterable[str], name: str) -> N
         )
 
 
-def refuse_rows(frame: pl.DataFrame, bad: pl.Expr, name: str, problem: str) -> None:
-    """Refuse a table with rows for which `bad` holds; the message names the first by query_id.
+def refuse_rows(
+    frame: pl.DataFrame, bad: pl.Expr, name: str, problem: str, column: str | None = None
+) -> None:
+    """Refuse a table with rows for which `bad` holds.
 
     Raises:
-        WeakLabelError: there are such rows.
+        WeakLabelError: there are such rows; the message names the first by query_id, with the value
+            of `column` if one is given.
     """
     if (rows := frame.filter(bad)).height:
+        named: Any = rows["query_id"]
+        if column is not None:
+            named = [f"{query}: {value}"[:80] for query, value in rows[["query_id", column]].rows()]
         raise WeakLabelError(
-            f"{name}: {rows.height} of {frame.height} rows {problem}: {shown(rows['query_id'])}"
+            f"{name}: {rows.height} of {frame.height} rows {problem}: {shown(named)}"
         )
 
 
@@ -210,7 +215,7 @@ def validate(
                 f'no time zone {timezone!r}: give a name such as "UTC" or "Europe/Berlin"'
             ) from error
     frame = _lazy(table, rename)
-    with _reading(table):
+    with naming(table):
         checked = _compared(frame, contract, tuple(requires), timezone)
     return replace(checked, unchanged=False) if rename else checked
 
@@ -240,8 +245,8 @@ def check(
         TypeError: `queries` is no frame.
         OSError: the file of refused rows cannot be written.
     """
-    if reject is not None:
-        _apart(queries, reject)
+    if reject is not None and isinstance(queries, str | os.PathLike):
+        keep_apart([Path(reject)], [os.fspath(queries)])
     checked = validate(queries, requires=requires, rename=rename, timezone=timezone)
     if not checked.usable:
         raise WeakLabelError(str(checked))
@@ -256,7 +261,7 @@ def check(
             f"the log has a column {REASON!r}, where the refused rows' reasons go: rename it, with"
             f' --rename {REASON}=NAME, rename={{"{REASON}": "NAME"}} in Python'
         )
-    with _reading(queries):
+    with naming(queries):
         write(checked.refused, reject)
     if checked.refusals:
         _logger.warning("%d of %d rows refused, see %s", checked.refusals, checked.rows, reject)
@@ -304,14 +309,14 @@ def join_hypotheses(
     if one != other:
         common = pl.String if one == pl.String else pl.Int64
         log, table = log.cast({"query_id": common}), table.cast({"query_id": common})
-    with _reading(hypotheses):
+    with naming(hypotheses):
         known = table.select(pl.col("source").unique()).collect()["source"].sort().to_list()
     if source not in known and (source is not None or len(known) > 1):
         what = f"no hypotheses of {source!r}" if source else "the hypotheses have several sources"
         raise WeakLabelError(f"{what}: choose one, --source NAME, of {shown(known)}")
     texts = table.filter(source is None or pl.col("source") == source)
     texts = texts.select("query_id", second_transcript="text")
-    with _reading(hypotheses), _reading(queries):
+    with naming(hypotheses), naming(queries):
         alone = texts.join(log, on="query_id", how="anti").select(pl.len())
         if count := alone.collect(engine="streaming").item():
             _logger.warning("%d hypotheses belong to no query of the log", count)
@@ -534,23 +539,3 @@ def _lazy(table: Any, rename: Mapping[str, str] | None = None) -> pl.LazyFrame:
         return scan(table, rename=rename)
     lazy = table if isinstance(table, pl.LazyFrame) else to_polars(table).lazy()
     return settled(renamed(lazy, rename))
-
-
-def _reading(table: Any) -> AbstractContextManager[None]:
-    return naming(table) if isinstance(table, str | os.PathLike) else nullcontext()
-
-
-def _apart(table: Any, reject: str | os.PathLike[str]) -> None:
-    """Refuse a file of refused rows that is, or will be, a part of the log.
-
-    Raises:
-        WeakLabelError: it is.
-    """
-    if not isinstance(table, str | os.PathLike):
-        return
-    given, target = os.fspath(table), Path(reject).absolute()
-    inside = os.path.isdir(given) and Path(given).resolve() in target.resolve().parents
-    if inside or fnmatch.fnmatch(str(target), os.path.abspath(given)):
-        raise WeakLabelError(
-            f"{reject} would be read as a part of {given}: write the refused rows elsewhere"
-        )

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from typer import Argument, Option
 
 from weaklabel.cli import shared
-from weaklabel.cli.shared import app, chosen, console, counted, keep_apart, say
+from weaklabel.cli.shared import app, chosen, console, counted, say
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import keep_apart
 
 if TYPE_CHECKING:
     from weaklabel.patterns import Patterns

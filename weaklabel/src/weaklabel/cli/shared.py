@@ -6,7 +6,6 @@ and a mistyped flag are answered at once.
 
 from __future__ import annotations
 
-import fnmatch
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import redirect_stdout
@@ -149,31 +148,6 @@ def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
             raise WeakLabelError(f"{flag} {text}: {name!r} is given twice")
         found[name] = value
     return found
-
-
-def keep_apart(outputs: Iterable[Path | None], inputs: Sequence[str | Path | None]) -> None:
-    """Refuse to replace what is read: a log is not made a second time.
-
-    Args:
-        outputs: files or folders to be written; None is left out.
-        inputs: files, folders, globs or URLs to be read.
-
-    Raises:
-        WeakLabelError: an output is an input or lies in one, or two outputs are one.
-    """
-    targets = [path.resolve() for path in outputs if path is not None]
-    for target in targets:
-        for path in inputs:
-            if path is None:
-                continue
-            source = Path(path).resolve()
-            inside = source == target or (source.is_dir() and source in target.parents)
-            if inside or fnmatch.fnmatch(str(target), str(source)):
-                raise WeakLabelError(
-                    f"{target} would replace, or be read as a part of, {path}: write it elsewhere"
-                )
-        if targets.count(target) > 1:
-            raise WeakLabelError(f"{target} is to be written twice: give two names")
 
 
 def counted(number: int, noun: str) -> str:

@@ -15,8 +15,9 @@ from rich.table import Table
 from typer import Argument, Option
 
 from weaklabel.cli import shared
-from weaklabel.cli.shared import app, console, counted, keep_apart, print_json, say
+from weaklabel.cli.shared import app, console, counted, print_json, say
 from weaklabel.errors import WeakLabelError
+from weaklabel.files import keep_apart
 
 if TYPE_CHECKING:
     from weaklabel.plugins import Plugin, Registry

@@ -7,7 +7,6 @@ format wants. `join` makes them from a query log and its labels; `export` checks
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from weaklabel.files import written_beside
 from weaklabel.plugins import Exporter, known_name, load_registry
 from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown, validate
 from weaklabel.schema import Column, Contract
+from weaklabel.tables.files import is_url
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]
@@ -33,7 +33,6 @@ _ROWS = Contract(
     ("query_id",),
 )
 _HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int64}
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")  # two letters at least: C:// is a drive
 
 
 @dataclass(frozen=True)
@@ -208,11 +207,6 @@ def export_files(
     joined = join(*found, unmatched=unmatched)
     done = export(joined.rows, folder, format, threshold, **audio)
     return replace(done, dropped=joined.dropped)
-
-
-def is_url(path: str) -> bool:
-    """Whether `path` names its scheme, as s3://bucket/name does."""
-    return _URL.match(path) is not None
 
 
 def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:

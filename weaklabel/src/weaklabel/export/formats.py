@@ -16,9 +16,9 @@ from pathlib import Path
 import polars as pl
 
 from weaklabel.errors import WeakLabelError
-from weaklabel.export import is_url
 from weaklabel.plugins import Exporter, hookimpl
-from weaklabel.queries import refuse_rows, shown
+from weaklabel.queries import refuse_rows
+from weaklabel.tables.files import is_url
 
 
 @hookimpl
@@ -218,9 +218,10 @@ def write_kaldi(rows: pl.DataFrame, folder: Path) -> None:
     reason = "have an audio path that Kaldi would not read as one file (copy or rename them)"
     is_file = ~pl.col("audio").str.contains(_NO_FILE)
     urls = pl.Series([is_url(path) for path in rows["audio"]], dtype=pl.Boolean)
-    _refuse(rows, ~is_file | urls, "audio", reason)
+    refuse_rows(rows, ~is_file | urls, "audio", reason, "audio")
     reason = "have <s>, </s> or #0 in their transcript, which Kaldi refuses (rewrite them)"
-    _refuse(rows, pl.col("transcript").str.contains(_ILLEGAL), "transcript", reason)
+    illegal = pl.col("transcript").str.contains(_ILLEGAL)
+    refuse_rows(rows, illegal, "transcript", reason, "transcript")
     spaced = pl.col("transcript").str.replace_all(r"[\s\x00-\x1f\x7f-\x9f]+", " ")
     columns: dict[str, Iterable[str]] = {
         "wav.scp": rows["audio"],
@@ -235,13 +236,6 @@ def write_kaldi(rows: pl.DataFrame, folder: Path) -> None:
     for utterance, speaker in sorted(zip(utterances, speakers, strict=True)):
         spoken[speaker].append(utterance)
     _table(folder / "spk2utt", {speaker: " ".join(named) for speaker, named in spoken.items()})
-
-
-def _refuse(rows: pl.DataFrame, bad: pl.Expr, column: str, reason: str) -> None:
-    """As `refuse_rows`, naming the column's values besides."""
-    if (found := rows.filter(bad).select("query_id", column)).height:
-        named = shown([f"{query}: {value}"[:80] for query, value in found.rows()])
-        raise WeakLabelError(f"{found.height} of {rows.height} rows {reason}: {named}")
 
 
 def _name(text: str, kept: str = "") -> str:

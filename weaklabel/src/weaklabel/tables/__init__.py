@@ -107,7 +107,7 @@ def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFra
             broken, files do not have the same columns, or a column to be renamed is not there.
     """
     files = replace(find(path), rename=rename or {})
-    with _named(files):
+    try:
         match files.format:
             case "Parquet":
                 return settled(renamed(scan_parquet(files), rename))
@@ -117,6 +117,17 @@ def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFra
                 return _exported(scan_lines(files), files)
             case "Kaldi":
                 return renamed(_kaldi(Path(files.given)), rename)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except (pl.exceptions.PolarsError, OSError) as error:
+        if files.local and files.format == "JSON lines":
+            diagnose_lines(files)
+        if files.local and files.format == "CSV":
+            diagnose_fields(files)
+        what = files.paths[0] if len(files.paths) == 1 else f"one of the files of {files.given}"
+        raise WeakLabelError(
+            f"{what} cannot be read as {files.format}: {first_line(error)}"
+        ) from error
 
 
 _KALDI: Final = {
@@ -261,10 +272,13 @@ def write(
 
 
 @contextmanager
-def naming(path: Source) -> Iterator[None]:
+def naming(path: Any) -> Iterator[None]:
     """What Polars raises while it reads a file becomes an error that names it.
 
     A lazy frame meets a broken page only when it is collected, far from who knows the path.
+
+    Args:
+        path: of the file; of anything else, errors stay as they are.
 
     Raises:
         WeakLabelError: Polars failed in the block.
@@ -272,6 +286,8 @@ def naming(path: Source) -> Iterator[None]:
     try:
         yield
     except pl.exceptions.PolarsError as error:
+        if not isinstance(path, str | os.PathLike):
+            raise
         raise WeakLabelError(f"{os.fspath(path)} cannot be read: {first_line(error)}") from error
 
 
@@ -296,21 +312,3 @@ def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:
             else:
                 text = part.write_ndjson()
             file.write(text.encode())
-
-
-@contextmanager
-def _named(files: Files) -> Iterator[None]:
-    """A failure of Polars names the file, and the line where it can be found."""
-    try:
-        yield
-    except (pl.exceptions.PolarsError, OSError) as error:
-        if isinstance(error, FileNotFoundError | PermissionError):
-            raise
-        if files.local and files.format == "JSON lines":
-            diagnose_lines(files)
-        if files.local and files.format == "CSV":
-            diagnose_fields(files)
-        what = files.paths[0] if len(files.paths) == 1 else f"one of the files of {files.given}"
-        raise WeakLabelError(
-            f"{what} cannot be read as {files.format}: {first_line(error)}"
-        ) from error

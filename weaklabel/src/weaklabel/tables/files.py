@@ -38,6 +38,7 @@ _COMPRESSED: Final = frozenset({".gz", ".zst", ".bz2", ".xz"})
 _KNOWN: Final = (
     "give .parquet, .csv, .tsv, .jsonl, .ndjson or .json (text also as .csv.gz, .zst, .bz2, .xz)"
 )
+# Two letters at least: C:// is a drive.
 _URL: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+)://")
 # Schemes that Polars opens on every platform.
 _OPENED: Final = frozenset(
@@ -73,6 +74,11 @@ class Files:
     def name(self, name: str) -> str:
         """The name of a column from here on."""
         return self.rename.get(name, name)
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` names its scheme, as s3://bucket/name does."""
+    return _URL.match(path) is not None
 
 
 def find(path: Source) -> Files:
@@ -155,7 +161,7 @@ def same_columns(first: str, wanted: list[str], file: str, held: list[str]) -> N
 def byte_lines(file: str) -> Iterator[bytes]:
     """The lines of a file or URL as bytes, decompressed."""
     packed = _suffixes(file)[1]
-    if packed == ".zst" or _URL.match(file):  # Python opens neither: as Polars reads them
+    if packed == ".zst" or is_url(file):  # Python opens neither: as Polars reads them
         for line in text_lines(file).collect(engine="streaming")["line"]:
             yield (line or "").encode() + b"\n"
         return
@@ -194,7 +200,7 @@ def polars_source(file: str) -> Any:
     """What Polars is to scan: the path or URL, or the bytes of what it cannot decompress."""
     if _suffixes(file)[1] in (".bz2", ".xz"):
         return b"".join(byte_lines(file))
-    return file if _URL.match(file) else Path(file)
+    return file if is_url(file) else Path(file)
 
 
 def text_lines(source: Any) -> pl.LazyFrame:

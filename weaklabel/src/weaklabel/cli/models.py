@@ -140,8 +140,6 @@ def label(
     plugin: shared.Plugins = None,
 ) -> None:
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
-    from rich.table import Table
-
     from weaklabel.gold import calibration, threshold_for_wer
     from weaklabel.labels import gold_of_files, label_files
     from weaklabel.models import load_model, weights
@@ -178,16 +176,12 @@ def label(
         calibration=curve,
         allow_changed=allow_changed,
     )
-    table = Table("queries", "label 1", "label -1", "without input", "mean weight")
-    table.add_row(
-        f"{summary.rows:,}",
-        f"{summary.accepted:,}",
-        f"{summary.rows - summary.accepted:,}",
-        f"{summary.without_input:,}",
-        f"{summary.mean_weight:.4f}" if summary.rows else "",
+    mean = f"; mean weight {summary.mean_weight:.4f}" if summary.rows else ""
+    say(
+        f"{counted(summary.rows, 'query')}: {summary.accepted:,} with label 1,"
+        f" {summary.rows - summary.accepted:,} with label -1, {summary.without_input:,} without"
+        f" input{mean} → {out}"
     )
-    console.print(table)
-    say(out)
 
 
 def _rate(text: str) -> float:

@@ -160,7 +160,7 @@ def export(
         if count
     ]
     suffix = f" (left out: {', '.join(left)})" if left else ""
-    say(f"{counted(done.rows, 'transcript')} as {done.format} → {done.folder}{suffix}")
+    say(f"{counted(done.rows, 'transcript')} as {format} → {out}{suffix}")
 
 
 @app.command()

@@ -36,35 +36,16 @@ _HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int
 
 
 @dataclass(frozen=True)
-class Joined:
-    """A query log with its labels.
-
-    Attributes:
-        rows: the log's columns, `transcript` replaced if others were given, `weight`, `label`.
-        dropped: queries and labels (and transcripts) that were left out since they had no partner.
-    """
-
-    rows: pl.DataFrame
-    dropped: int
-
-
-@dataclass(frozen=True)
 class Exported:
     """What an export wrote.
 
     Attributes:
-        format: the exporter's name.
-        folder: where.
         rows: how many were written.
-        threshold: the least weight that was kept; None if all were.
-        below_threshold: how many rows had less weight and were left out.
-        dropped: as in `Joined`; 0 where nothing was joined.
+        below_threshold: how many had less weight and were left out.
+        dropped: how many queries and labels (and transcripts) had no partner and were left out.
     """
 
-    format: str
-    folder: str
     rows: int
-    threshold: float | None
     below_threshold: int
     dropped: int = 0
 
@@ -75,7 +56,7 @@ def join(
     transcripts: Any = None,
     *,
     unmatched: Unmatched = "error",
-) -> Joined:
+) -> tuple[pl.DataFrame, int]:
     """Join a query log with its labels' weights: each query once, in the log's order.
 
     Args:
@@ -88,6 +69,10 @@ def join(
             `weight` and the transcripts' own is kept as `transcript_weight`.
         unmatched: what is done about a query_id that is not in every table: "error", or "drop":
             leave it out and count it.
+
+    Returns:
+        The log's columns with `transcript` replaced if others were given, `weight` and `label`; and
+        how many rows, of all tables together, were left out.
 
     Raises:
         WeakLabelError: neither labels nor transcripts, missing columns, a query_id that is null,
@@ -127,7 +112,7 @@ def join(
         dropped += _alone(log, part, name, other, unmatched)
         dropped += _alone(part, log, other, name, unmatched)
         log = log.join(part, on="query_id", how="inner", maintain_order="left")
-    return Joined(log, dropped)
+    return log, dropped
 
 
 def export(
@@ -166,7 +151,10 @@ def export(
     else:
         known = load_registry().exporters
         exporter = known[known_name("format", format, known)]
-    frame = _checked(rows)
+    checked = validate(rows, contract=_ROWS)
+    if not checked.ok:
+        raise WeakLabelError(f"rows to export: {checked}")
+    frame = checked.accepted.collect().with_columns(pl.col("weight").cast(pl.Float64))
     kept = frame if threshold is None else _above(frame, threshold)
     needed = [column for column in exporter.required if not (read_audio and column in _HEADER)]
     require_columns(kept, needed, f"rows for {exporter.name}")
@@ -181,8 +169,7 @@ def export(
     kept = _positive(kept)
     with written_beside(folder, folder=True) as beside:
         exporter.write(kept, beside)
-    below = frame.height - kept.height
-    return Exported(exporter.name, os.fspath(folder), kept.height, threshold, below)
+    return Exported(kept.height, frame.height - kept.height)
 
 
 def export_files(
@@ -204,9 +191,8 @@ def export_files(
         FileNotFoundError, WeakLabelError, ImportError: as `join`, `export` and `tables.read`.
     """
     found = [None if path is None else tables.read(path) for path in (queries, labels, transcripts)]
-    joined = join(*found, unmatched=unmatched)
-    done = export(joined.rows, folder, format, threshold, **audio)
-    return replace(done, dropped=joined.dropped)
+    rows, dropped = join(*found, unmatched=unmatched)
+    return replace(export(rows, folder, format, threshold, **audio), dropped=dropped)
 
 
 def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:
@@ -218,14 +204,6 @@ def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched:
             ' them, or leave out what has no partner (--unmatched drop, unmatched="drop")'
         )
     return len(alone)
-
-
-def _checked(rows: Any) -> pl.DataFrame:
-    """The rows with a Float64 weight, their ids, transcripts and weights fit to be exported."""
-    checked = validate(rows, contract=_ROWS)
-    if not checked.ok:
-        raise WeakLabelError(f"rows to export: {checked}")
-    return checked.accepted.collect().with_columns(pl.col("weight").cast(pl.Float64))
 
 
 def _above(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:

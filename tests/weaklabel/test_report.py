@@ -95,7 +95,6 @@ def analysis(names: list[str] | None = None, *, gold: bool = True, **options: An
         MajorityVote(0.7).fit(patterns),
         gold=checked if gold else None,
         queries=queries if gold else None,
-        resamples=50,
         **options,
     )
 
@@ -155,9 +154,7 @@ def test_without_gold_the_verdict_is_the_models_own_and_no_rate_of_gold_is_print
 def test_labels_that_are_no_better_than_none_are_warned_of_first(show: "Show") -> None:
     votes, queries, gold = log(["a", "b"])
     rejecting = votes.with_columns(pl.lit(-1, pl.Int8).alias("lf:a"))
-    found = analyze(
-        rejecting, FittedMajority(("a", "b"), 0.5), gold=gold, queries=queries, resamples=5
-    )
+    found = analyze(rejecting, FittedMajority(("a", "b"), 0.5), gold=gold, queries=queries)
     assert not found.verdict.better
     lines = printed(found, 200).splitlines()
     assert lines[0] == found.verdict.text
@@ -282,10 +279,10 @@ def test_saved_patterns_will_do_without_gold(tmp_path: Path) -> None:
 
 
 def test_options_reach_the_analysis(tmp_path: Path) -> None:
-    found = report_files(**files(tmp_path), threshold=0.9, normalizer="none", resamples=10)
+    found = report_files(**files(tmp_path), threshold=0.9, normalizer="none")
     assert found.threshold == 0.9
     assert found.gold is not None
-    assert (found.gold.normalizer, found.gold.resamples) == ("none", 10)
+    assert found.gold.normalizer == "none"
     assert found.gold.right == 0  # "play" is no "Play"
 
 
@@ -389,7 +386,6 @@ def test_what_rests_on_few_queries_is_faint() -> None:
             MajorityVote(0.7).fit(Patterns.count(votes)),
             gold=gold[:20] if few else queries,
             queries=queries,
-            resamples=5,
         )
         assert found.gold is not None
         groups = (found.gold.everything, found.gold.accepted, found.gold.rejected)
@@ -423,7 +419,7 @@ def test_any_name_and_transcript_is_shown_as_text(names: list[str], text: str) -
     fitted = FittedMajority(tuple(names), 0.5)
     gold = pl.DataFrame({"query_id": [1], "transcript": ["what was said"]})
     log = pl.DataFrame({"query_id": [1, 2], "transcript": [f"x{text}", "y"]})
-    page = to_html(analyze(votes, fitted, gold=gold, queries=log, resamples=5))
+    page = to_html(analyze(votes, fitted, gold=gold, queries=log))
     svgs(page)
     rows = re.findall(r'<th scope="row" class="name" data-sort="[^"]*">(.*?)</th>', page)
     shown = [markup.unescape(re.sub("<wbr>", "", row)) for row in rows]
@@ -559,7 +555,6 @@ def test_scripts_in_texts_are_shown_and_never_run(show: Show) -> None:
         gold=gold.with_columns(transcript=pl.lit(HOSTILE)),
         queries=queries.with_columns(transcript=pl.lit(f"{HOSTILE} {HOSTILE}")),
         provenance=[(HOSTILE, HOSTILE)],
-        resamples=5,
     )
     page = show(found)  # the fixture fails on a dialog, and on the request for x
     assert HOSTILE in names_in_order(page)

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import jiwer
@@ -106,16 +107,15 @@ def percentile(ordered: list[float], share: float) -> float:
     return ordered[below] + (position - below) * (ordered[above] - ordered[below])
 
 
-@pytest.mark.parametrize("level", [0.5, 0.95])
-def test_interval_equals_a_plain_bootstrap_of_one_seed(level: float) -> None:
+def test_interval_equals_a_plain_bootstrap_of_one_seed() -> None:
     rng = np.random.default_rng(7)
     words = rng.integers(0, 8, 60).tolist()
     errors = [int(rng.binomial(max(count, 1), 0.2)) for count in words]
-    found = wer_interval(errors, words, level=level, resamples=200, seed=3)
+    found = wer_interval(errors, words, resamples=200, seed=3)
     ordered = bootstrap(errors, words, 200, 3)
     assert found.point == sum(errors) / sum(words)
-    assert found.low == pytest.approx(percentile(ordered, (1 - level) / 2), abs=1e-12)
-    assert found.high == pytest.approx(percentile(ordered, (1 + level) / 2), abs=1e-12)
+    assert found.low == pytest.approx(percentile(ordered, 0.025), abs=1e-12)
+    assert found.high == pytest.approx(percentile(ordered, 0.975), abs=1e-12)
 
 
 def test_interval_agrees_with_drawing_utterances_one_by_one() -> None:
@@ -144,22 +144,16 @@ def test_no_errors_at_all_have_an_interval_of_no_width() -> None:
 
 
 @pytest.mark.parametrize(
-    ("errors", "words", "options", "message"),
+    ("errors", "words", "message"),
     [
-        ([], [], {}, "no utterances"),
-        ([1], [1, 2], {}, "1 counts of errors for 2 of words"),
-        ([-1], [1], {}, "cannot be negative, got -1"),
-        ([0.5], [1], {}, "whole numbers, got float64"),
-        ([[1]], [[1]], {}, r"shape \(1, 1\)"),
-        ([1], [1], {"level": 95}, "between 0 and 1, got 95"),
-        ([1], [1], {"resamples": 0}, "at least one resample"),
+        ([], [], "no utterances"),
+        ([1], [1, 2], r"errors have shape \(1,\) and words \(2,\): give one of each"),
+        ([[1]], [[1]], r"shape \(1, 1\)"),
     ],
 )
-def test_meaningless_counts_are_refused(
-    errors: list[int], words: list[int], options: dict[str, float], message: str
-) -> None:
+def test_meaningless_counts_are_refused(errors: list[int], words: list[int], message: str) -> None:
     with pytest.raises(WeakLabelError, match=message):
-        wer_interval(errors, words, **options)
+        wer_interval(errors, words)
 
 
 def test_lists_of_two_lengths_are_refused() -> None:
@@ -225,7 +219,7 @@ def test_confusions_are_counted_over_the_corpus() -> None:
 
 def test_comparison_goes_through_json() -> None:
     found = compare(["turn it on"], ["turn on"])
-    read = json.loads(json.dumps(found.to_dict()))
+    read = json.loads(json.dumps(asdict(found)))
     assert read["normalizer"] == "basic"
     assert read["corpus_wer"]["point"] == pytest.approx(1 / 3)
     assert read["confusions"] == [{"reference": "it", "hypothesis": "", "count": 1}]

@@ -21,7 +21,6 @@ from weaklabel.gold import (
     Floats,
     GoldAnalysis,
     GoldQueries,
-    Proportion,
     analyze_gold,
     share,
     tenths,
@@ -31,6 +30,7 @@ from weaklabel.models import FittedModel, as_patterns, check_functions
 from weaklabel.patterns import Patterns
 from weaklabel.plan import RowErrors
 from weaklabel.votes import MISSING, PREFIX
+from weaklabel.wer import Interval
 
 HISTOGRAM = 20  # bins of weights, of equal width
 FREQUENT = 20  # patterns listed
@@ -77,9 +77,9 @@ class FunctionSummary:
     learned_accept: float | None
     learned_reject: float | None
     missing_rate: MissingRate | None
-    gold_accept: Proportion | None
-    gold_reject: Proportion | None
-    gold_missing: Proportion | None
+    gold_accept: Interval | None
+    gold_reject: Interval | None
+    gold_missing: Interval | None
     dependence: Dependence | None
     errors: RowErrors | None
 
@@ -176,7 +176,6 @@ def analyze(
     gold: GoldQueries | None = None,
     threshold: float = 0.5,
     max_wer: float = 0.0,
-    resamples: int = 1000,
     examples: int = 10,
     errors: Iterable[Mapping[str, Any]] = (),
     allow_changed: bool = False,
@@ -191,7 +190,6 @@ def analyze(
         gold: checked queries, as `join_gold` finds them in the votes, of the same functions.
         threshold: of the weight, from which on a query is accepted.
         max_wer: a transcript is right up to so many word errors per word of the correct one.
-        resamples: of the bootstrap.
         examples: how many wrongly accepted, and wrongly rejected, gold queries to keep.
         errors: rows on which functions raised, as the votes' metadata has them: `name`, `total`,
             `first`, `traceback`.
@@ -228,7 +226,6 @@ def analyze(
             tenths(weights, counts, weighed),
             threshold=threshold,
             max_wer=max_wer,
-            resamples=resamples,
             examples=examples,
         )
     # The label model has its own: given better classes than those of its weights.
@@ -354,10 +351,9 @@ def _function(
     def mean(own: Any, values: Floats) -> float | None:
         return float(counts[own] @ values[own]) / rows(own) if rows(own) else None
 
-    def on_gold(vote: int, right: bool) -> Proportion | None:
-        if gold is None:
+    def on_gold(vote: int, right: bool) -> Interval | None:
+        if gold is None or not (own := gold[0].votes[:, index] == vote).any():
             return None
-        own = gold[0].votes[:, index] == vote
         return share(int((own & (gold[1] == right)).sum()), int(own.sum()))
 
     return FunctionSummary(

@@ -133,7 +133,7 @@ class LogisticRegression:
                 f" {gold.right.rows if gold else 0} and {gold.wrong.rows if gold else 0}: check"
                 " more queries, or use LabelModel"
             )
-        gold.join(patterns)  # for its checks
+        gold.known_in(patterns)  # for its checks
         try:
             from sklearn.linear_model import (  # type: ignore[import-untyped]
                 LogisticRegression as Regression,

@@ -10,7 +10,7 @@ left out, and a warning counts them; gold of which nothing is left is an error.
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
 
@@ -22,11 +22,11 @@ import polars as pl
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.models import logistic, logistic_expression
 from weaklabel.patterns import Patterns
-from weaklabel.queries import refuse_rows, require_columns, require_ids, shown
+from weaklabel.queries import require_columns, require_ids, shown
 from weaklabel.tables import to_polars
 from weaklabel.text import Normalizer, find_normalizer
 from weaklabel.votes import MISSING, PREFIX
-from weaklabel.wer import Interval, utterance_errors, wer_interval
+from weaklabel.wer import Interval, require_transcripts, utterance_errors, wer_interval
 
 BINS = 10
 FEW = 30  # queries; less than that is no base for a threshold or a calibration, and shown faint
@@ -41,7 +41,7 @@ Truth = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Gold:
-    """Votes of queries whose transcripts were checked.
+    """Votes of queries whose transcripts were checked; they are among those a model is fitted to.
 
     The queries should be a random sample of the log: a model anchored to hand-picked ones learns
     how they were picked.
@@ -49,13 +49,10 @@ class Gold:
     Attributes:
         right: patterns of the queries whose transcript is right.
         wrong: patterns of those whose transcript is wrong, of the same functions.
-        counted: whether these queries are among the votes a model is fitted to. They are then not
-            counted twice.
     """
 
     right: Patterns
     wrong: Patterns
-    counted: bool = True
 
     def __post_init__(self) -> None:
         if sorted(self.right.functions) != sorted(self.wrong.functions):
@@ -71,13 +68,13 @@ class Gold:
 
     def without_missing(self) -> Gold:
         """The same with missing inputs as abstains, for models that know of none."""
-        return replace(self, right=self.right.without_missing(), wrong=self.wrong.without_missing())
+        return Gold(self.right.without_missing(), self.wrong.without_missing())
 
-    def join(self, patterns: Patterns) -> tuple[Patterns, Counts]:
-        """All rows, and how many of each pattern are known: patterns, int64 (2, P), wrong first.
+    def known_in(self, patterns: Patterns) -> Counts:
+        """How many rows of each pattern are known: int64 (2, P), wrong first.
 
         Raises:
-            WeakLabelError: the functions differ, or gold that is said to be among the rows is not.
+            WeakLabelError: the functions differ, or the patterns do not hold all of gold.
         """
         if sorted(self.right.functions) != sorted(patterns.functions):
             raise WeakLabelError(
@@ -85,20 +82,20 @@ class Gold:
                 f" {sorted(patterns.functions)}: apply the same functions to both"
             )
         both = [part.ordered(patterns.functions) for part in (self.wrong, self.right)]
-        everything = patterns if self.counted else Patterns.merge([patterns, *both])
-        known = np.stack([_counts_in(everything, part) for part in both])
-        if (known.sum(axis=0) > everything.counts).any() or known.sum() < self.rows:
+        tables = [
+            {votes.tobytes(): int(n) for votes, n in zip(part.votes, part.counts, strict=True)}
+            for part in both
+        ]
+        known = np.array(
+            [[table.get(votes.tobytes(), 0) for votes in patterns.votes] for table in tables],
+            dtype=np.int64,
+        )
+        if (known.sum(axis=0) > patterns.counts).any() or known.sum() < self.rows:
             raise WeakLabelError(
-                "gold has votes that do not occur, or not so often, among the rows counted: were"
-                " they counted from other queries, say Gold(right, wrong, counted=False)"
+                "gold has votes that do not occur, or not so often, among the rows counted: if it"
+                " is of other queries, fit to Patterns.merge([patterns, gold.right, gold.wrong])"
             )
-        return everything, known
-
-
-def _counts_in(everything: Patterns, part: Patterns) -> Counts:
-    """How often `part` has each pattern of `everything`: int64, (P,)."""
-    table = {votes.tobytes(): int(n) for votes, n in zip(part.votes, part.counts, strict=True)}
-    return np.array([table.get(votes.tobytes(), 0) for votes in everything.votes], dtype=np.int64)
+        return known
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,13 +128,12 @@ class GoldQueries:
         """Which transcripts have at most `max_wer` word errors per word: bool, (N,)."""
         return np.asarray(self.errors <= max_wer * np.maximum(self.words, 1))
 
-    def patterns(self, max_wer: float = 0.0, *, counted: bool = True) -> Gold:
+    def patterns(self, max_wer: float = 0.0) -> Gold:
         """The same queries as gold that a model is fitted with, see `Gold`."""
         right = self.right(max_wer)
         return Gold(
             Patterns.of(self.functions, self.votes[right]),
             Patterns.of(self.functions, self.votes[~right]),
-            counted,
         )
 
 
@@ -232,49 +228,22 @@ def _table(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
     require_columns(frame, columns, name)
     require_ids(frame, name)
     if "transcript" in columns:
-        kind = frame["transcript"].dtype
-        if kind not in (pl.String, pl.Null):
-            raise WeakLabelError(f"{name}: transcript must be strings, got {kind}")
-        refuse_rows(
-            frame,
-            pl.col("transcript").is_null(),
-            name,
-            'have no transcript (where nothing was said, write "")',
-        )
+        require_transcripts(frame, name)
     return frame
 
 
 # Shares and scores
 
 
-@dataclass(frozen=True)
-class Proportion:
-    """A share and its 95% confidence interval.
-
-    Attributes:
-        point: the share.
-        low: lower end of the interval.
-        high: upper end.
-        trials: out of how many.
-    """
-
-    point: float
-    low: float
-    high: float
-    trials: int
-
-
-def share(part: int, whole: int) -> Proportion | None:
-    """`part` of `whole` with its score interval (Wilson, JASA 1927); None of nothing."""
-    if not whole:
-        return None
+def share(part: int, whole: int) -> Interval:
+    """`part` of `whole`, at least one, with its score interval (Wilson, JASA 1927)."""
     z = NormalDist().inv_cdf(0.975)
     point = part / whole
     center = part + z * z / 2
     spread = z * float(np.sqrt(point * (1 - point) * whole + z * z / 4))
     low, high = (center - spread) / (whole + z * z), (center + spread) / (whole + z * z)
     # The point lies inside by algebra; rounding may put it a last place outside.
-    return Proportion(point, max(min(low, point), 0.0), min(max(high, point), 1.0), whole)
+    return Interval(point, max(min(low, point), 0.0), min(max(high, point), 1.0), whole)
 
 
 def auc(weights: Floats, right: Truth) -> float | None:
@@ -299,45 +268,37 @@ class Bin:
     Attributes:
         low: weights from here,
         high: to there.
-        queries: how many gold queries there are.
-        mean_weight: what the model says, on average; None without queries.
-        right: the share that is right, with a Wilson interval; None without queries.
+        mean_weight: what the model says, on average.
+        right: the share of the gold queries that is right, with a Wilson interval.
     """
 
     low: float
     high: float
-    queries: int
-    mean_weight: float | None
-    right: Proportion | None
+    mean_weight: float
+    right: Interval
 
 
-def reliability(weights: Floats, right: Truth, bins: int = BINS) -> tuple[Bin, ...]:
-    """The reliability diagram's bins, of equal width; the last one holds weight 1, too."""
-    index = np.minimum((weights * bins).astype(np.int64), bins - 1)
+def reliability(weights: Floats, right: Truth) -> tuple[Bin, ...]:
+    """The reliability diagram's bins, of equal width; the last one holds weight 1, too.
+
+    Bins without queries are left out.
+    """
+    index = np.minimum((weights * BINS).astype(np.int64), BINS - 1)
     found = []
-    for number in range(bins):
+    for number in np.unique(index).tolist():
         own = index == number
-        queries = int(own.sum())
-        mean = float(weights[own].mean()) if queries else None
-        rate = share(int(right[own].sum()), queries)
-        found.append(Bin(number / bins, (number + 1) / bins, queries, mean, rate))
+        rate = share(int(right[own].sum()), int(own.sum()))
+        found.append(Bin(number / BINS, (number + 1) / BINS, float(weights[own].mean()), rate))
     return tuple(found)
 
 
-def calibration_error(bins: tuple[Bin, ...]) -> float | None:
+def calibration_error(bins: tuple[Bin, ...]) -> float:
     """Expected calibration error: mean over queries of |mean weight - share right| of their bin.
 
-    Naeini et al., AAAI 2015. None without queries.
+    Naeini et al., AAAI 2015.
     """
-    total = sum(part.queries for part in bins)
-    if not total:
-        return None
-    gaps = (
-        part.queries * abs(part.mean_weight - part.right.point)
-        for part in bins
-        if part.mean_weight is not None and part.right is not None
-    )
-    return sum(gaps) / total
+    gaps = [part.right.trials * abs(part.mean_weight - part.right.point) for part in bins]
+    return sum(gaps) / sum(part.right.trials for part in bins)
 
 
 def tenths(weights: Floats, counts: Counts, of: Floats) -> Counts:
@@ -398,14 +359,7 @@ class Threshold:
         )
 
 
-def threshold_for_wer(
-    weights: Floats,
-    errors: Counts,
-    words: Counts,
-    target: float,
-    *,
-    resamples: int = 1000,
-) -> Threshold:
+def threshold_for_wer(weights: Floats, errors: Counts, words: Counts, target: float) -> Threshold:
     """Find the lowest threshold at which the accepted gold queries' corpus WER is within a target.
 
     With weights .9, .8 and .3 and 0, 1 and 5 errors in 10 words each, a target of .05 gives the
@@ -416,7 +370,6 @@ def threshold_for_wer(
         errors: their word errors, (N,), as in `GoldQueries`.
         words: their reference words, (N,).
         target: corpus WER, above 0; .05 is 5%.
-        resamples: of the bootstrap.
 
     Raises:
         WeakLabelError: the target is not above 0, there are fewer than 30 gold queries, or no
@@ -440,7 +393,7 @@ def threshold_for_wer(
             " queries accepted; ask for a higher target, or give more gold"
         )
     accepted = order[: reached[-1] + 1]
-    found = wer_interval(errors[accepted], words[accepted], resamples=resamples)
+    found = wer_interval(errors[accepted], words[accepted])
     return Threshold(
         float(levels[reached[-1]]),
         target,
@@ -459,7 +412,7 @@ def _at_most(accepted: Counts, errors: Counts, words: Counts) -> float:
     """
     erring = share(int((errors[accepted] > 0).sum()), len(accepted))
     each = float(errors[errors > 0].mean()) if errors.any() else 1.0
-    return each * (erring.high if erring else 1.0) / max(float(words[accepted].mean()), 1.0)
+    return each * erring.high / max(float(words[accepted].mean()), 1.0)
 
 
 @dataclass(frozen=True)
@@ -625,7 +578,7 @@ class GroupScore:
     queries: int
     corpus_wer: Interval | None
     mean_utterance_wer: float | None
-    exact: Proportion | None
+    exact: Interval | None
 
 
 @dataclass(frozen=True)
@@ -664,7 +617,6 @@ class GoldAnalysis:
         max_wer: right means word errors over reference words of at most this.
         normalizer: the rule by which words are the same,
         normalizer_description: in a sentence.
-        resamples: of the bootstrap.
         label_accuracy: share of the labels that are right, with a 95% Wilson interval.
         baselines: accepting everything, and a majority vote.
         auc: P(a right query has a higher weight than a wrong one); None of a single class.
@@ -685,12 +637,11 @@ class GoldAnalysis:
     max_wer: float
     normalizer: str
     normalizer_description: str
-    resamples: int
-    label_accuracy: Proportion
+    label_accuracy: Interval
     baselines: tuple[Baseline, ...]
     auc: float | None
     brier: float
-    calibration_error: float | None
+    calibration_error: float
     bins: tuple[Bin, ...]
     everything: GroupScore
     accepted: GroupScore
@@ -707,7 +658,6 @@ def analyze_gold(
     *,
     threshold: float = 0.5,
     max_wer: float = 0.0,
-    resamples: int = 1000,
     examples: int = 10,
 ) -> GoldAnalysis:
     """Score the weights of checked queries.
@@ -716,10 +666,7 @@ def analyze_gold(
         checked: N gold queries, see `join_gold`.
         weights: their P(right), (N,).
         deciles: the tenth of the log in which each lies, 0 to 9, (N,), see `tenths`.
-        threshold: of the weight, from which on a query is accepted.
-        max_wer: a transcript is right up to so many word errors per word of the correct one.
-        resamples: of the bootstrap.
-        examples: how many wrongly accepted, and wrongly rejected, queries to keep.
+        threshold, max_wer, examples: as in `weaklabel.analysis.analyze`.
     """
     right = checked.right(max_wer)
     accepted = weights >= threshold
@@ -736,7 +683,7 @@ def analyze_gold(
             name,
             (float(weights[own].min()), float(weights[own].max())),
             len(errors),
-            wer_interval(errors, words, resamples=resamples),
+            wer_interval(errors, words),
             float(np.mean(errors / np.maximum(words, 1))),
             share(int((errors == 0).sum()), len(errors)),
         )
@@ -746,9 +693,6 @@ def analyze_gold(
         order = [index for index in np.argsort(sign * weights, kind="stable") if own[index]]
         return tuple(_example(checked, weights, index) for index in order[:examples])
 
-    accuracy = share(int((accepted == right).sum()), len(right))
-    if accuracy is None:
-        raise WeakLabelError("gold has no rows")
     return GoldAnalysis(
         queries=len(weights),
         left_out=checked.left_out,
@@ -756,8 +700,7 @@ def analyze_gold(
         max_wer=max_wer,
         normalizer=checked.normalizer.name,
         normalizer_description=checked.normalizer.description,
-        resamples=resamples,
-        label_accuracy=accuracy,
+        label_accuracy=share(int((accepted == right).sum()), len(right)),
         baselines=(
             Baseline.of("accepting everything", accepted, everything, right),
             Baseline.of("a majority vote", accepted, majority, right),

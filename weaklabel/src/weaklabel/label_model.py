@@ -160,7 +160,7 @@ class LabelModel:
         patterns = self._patterns(votes, functions, families)
         known = np.zeros((2, len(patterns)), dtype=np.int64)
         if gold is not None:
-            patterns, known = gold.join(patterns)
+            known = gold.known_in(patterns)
         if not patterns.present.any():
             raise WeakLabelError(
                 "no function has input on any query: there is nothing to fit a model to; check"

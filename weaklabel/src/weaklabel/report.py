@@ -28,8 +28,8 @@ from rich.text import Text
 
 from weaklabel.analysis import Analysis, FunctionSummary, analyze
 from weaklabel.files import written_beside
-from weaklabel.gold import FEW, GoldAnalysis, GroupScore, Proportion
-from weaklabel.wer import printable
+from weaklabel.gold import FEW, GoldAnalysis, GroupScore
+from weaklabel.wer import RESAMPLES, Interval, printable
 
 if TYPE_CHECKING:
     from weaklabel.plugins import Kind
@@ -69,8 +69,7 @@ def report_files(
         queries: the query log; needed with gold, unless the votes carry the transcripts.
         normalizer: by whose rule words are the same, see `weaklabel.text`.
         kinds: kinds of models by name, where there are more than the package's own.
-        options: of `weaklabel.analysis.analyze`: threshold, max_wer, resamples, examples,
-            allow_changed.
+        options: of `weaklabel.analysis.analyze`: threshold, max_wer, examples, allow_changed.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -218,7 +217,7 @@ def gold_note(gold: GoldAnalysis) -> str:
         f"{gold.queries:,} gold queries, {gold.right:,} of them right ({exact});"
         f" normalizer “{gold.normalizer}” ({gold.normalizer_description}). Corpus WER is all word"
         " errors over all reference words, with a 95% bootstrap interval"
-        f" ({gold.resamples:,} resamples of utterances; a group without any error has none, which"
+        f" ({RESAMPLES:,} resamples of utterances; a group without any error has none, which"
         " does not mean that it never errs); mean utterance WER averages the utterances' own rates."
     )
     if gold.left_out:
@@ -239,7 +238,7 @@ def scores(gold: GoldAnalysis) -> tuple[tuple[str, str, str], ...]:
         ),
         ("AUC of the weights", "–" if gold.auc is None else f"{gold.auc:.3f}", ""),
         ("Brier score", f"{gold.brier:.3f}", ""),
-        ("expected calibration error", f"{gold.calibration_error or 0:.3f}", ""),
+        ("expected calibration error", f"{gold.calibration_error:.3f}", ""),
     )
 
 
@@ -309,7 +308,7 @@ def _missing(function: FunctionSummary, rows: int) -> Text:
     return text
 
 
-def _accuracy(learned: float | None, gold: Proportion | None, roomy: bool) -> Text:
+def _accuracy(learned: float | None, gold: Interval | None, roomy: bool) -> Text:
     """What the model learned; below it what gold says."""
     text = Text("–", style="dim") if learned is None else Text(f"{learned:.1%}")
     if gold is not None:

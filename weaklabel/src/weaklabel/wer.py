@@ -6,14 +6,15 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import jiwer
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from rapidfuzz.distance import Levenshtein
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Column, Table
@@ -28,22 +29,26 @@ from weaklabel.text import Normalizer, find_normalizer
 Counts = npt.NDArray[np.int64]
 FilePath = str | os.PathLike[str]
 
+RESAMPLES = 1000  # of a bootstrap
+
 _logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A rate and its bootstrap confidence interval.
+    """A rate or a share and its 95% confidence interval.
 
     Attributes:
-        point: the rate of the utterances themselves.
+        point: the rate itself.
         low: lower end of the interval.
         high: upper end.
+        trials: how many utterances or queries it is of.
     """
 
     point: float
     low: float
     high: float
+    trials: int
 
 
 def utterance_errors(
@@ -60,17 +65,11 @@ def utterance_errors(
     Raises:
         WeakLabelError: the lengths differ, a transcript is no string, or no such normalizer.
     """
-    said, written = _normalized(references, hypotheses, find_normalizer(normalizer))
-    return _errors(jiwer.process_words(said, written)) if said else (_EMPTY, _EMPTY)
+    return _errors(*_normalized(references, hypotheses, find_normalizer(normalizer)))
 
 
 def wer_interval(
-    errors: npt.ArrayLike,
-    words: npt.ArrayLike,
-    *,
-    level: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
+    errors: npt.ArrayLike, words: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:
     """Corpus WER with the percentile bootstrap's interval, utterances resampled as wholes.
 
@@ -82,30 +81,28 @@ def wer_interval(
     Args:
         errors: integers, shape (utterances,): word errors of each.
         words: integers, the same shape: reference words of each.
-        level: of confidence, between 0 and 1.
         resamples: how many resampled corpora the interval's ends are percentiles of.
         seed: of the resampling; one seed, one interval, whatever the order of the utterances.
 
     Raises:
-        WeakLabelError: no utterances, shapes that differ, negative counts, or a level or number
-            of resamples that means nothing.
+        WeakLabelError: there are no utterances, or their counts are not one of each.
     """
-    errors, words = _counts(errors, "errors"), _counts(words, "words")
-    if errors.shape != words.shape:
-        raise WeakLabelError(f"{len(errors)} counts of errors for {len(words)} of words: give both")
+    errors, words = np.asarray(errors), np.asarray(words)
+    if errors.shape != words.shape or errors.ndim != 1:
+        raise WeakLabelError(
+            f"errors have shape {errors.shape} and words {words.shape}: give one of each for every"
+            " utterance"
+        )
     _at_least_one(len(errors))
-    if not 0 < level < 1:
-        raise WeakLabelError(f"the level must lie between 0 and 1, got {level}")
-    if resamples < 1:
-        raise WeakLabelError(f"at least one resample is needed, got {resamples}")
     pairs, counts = np.unique(np.stack([errors, words], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     rates = np.empty(resamples)
     for resample in range(resamples):
         drawn = rng.multinomial(len(errors), counts / len(errors))
         rates[resample] = _rate(*(drawn @ pairs))
-    low, high = np.quantile(rates, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(_rate(int(errors.sum()), int(words.sum())), float(low), float(high))
+    low, high = np.quantile(rates, [0.025, 0.975])
+    point = _rate(int(errors.sum()), int(words.sum()))
+    return Interval(point, float(low), float(high), len(errors))
 
 
 @dataclass(frozen=True)
@@ -180,10 +177,6 @@ class Comparison:
     missing: int = 0
     extra: int = 0
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, as JSON can hold it."""
-        return asdict(self)
-
 
 def compare(
     references: Sequence[str],
@@ -216,7 +209,7 @@ def compare(
     if ids is not None and len(ids) != len(said):
         raise WeakLabelError(f"{len(ids)} ids for {len(said)} utterances: give one for each")
     aligned = jiwer.process_words(said, written)
-    errors, words = _errors(aligned)
+    errors, words = _errors(said, written)
     substituted, inserted, deleted = jiwer.collect_error_counts(aligned)
     confusions: Counter[tuple[str, str]] = Counter(substituted)
     confusions.update({("", phrase): count for phrase, count in inserted.items()})
@@ -269,14 +262,14 @@ def compare_files(
     Args:
         references: what was said.
         hypotheses: what was written.
-        normalizer: a rule for both, or the name of a built-in one.
+        normalizer: as in `compare`.
         kaldi: lines of text begin with the utterance's id, as in Kaldi's `text`. By default they
             are looked at: where both files' lines begin with the same, unique words, these are ids
             if each has a digit or a sign in it or their order differs; a warning says so.
         missing: what is done about references without a hypothesis: an error, or an empty
             hypothesis for each, all of whose words are deleted.
         extra: what is done about hypotheses without a reference: an error, or nothing.
-        worst: how many utterances and confusions to keep.
+        worst: as in `compare`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -381,7 +374,6 @@ def printable(text: str) -> str:
     )
 
 
-_EMPTY: Counts = np.zeros(0, dtype=np.int64)
 _LONGEST = 60  # cells of a word
 _JOINERS = frozenset("\u200c\u200d")  # within emoji and Persian words
 _LINE = pl.UInt32  # the type of ids that are numbers of lines
@@ -407,16 +399,10 @@ def _normalized(
     return [rule(text) for text in references], [rule(text) for text in hypotheses]
 
 
-def _errors(aligned: jiwer.WordOutput) -> tuple[Counts, Counts]:
-    errors = [
-        sum(
-            max(chunk.ref_end_idx - chunk.ref_start_idx, chunk.hyp_end_idx - chunk.hyp_start_idx)
-            for chunk in chunks
-            if chunk.type != "equal"
-        )
-        for chunks in aligned.alignments
-    ]
-    return np.array(errors, dtype=np.int64), np.array([*map(len, aligned.references)], np.int64)
+def _errors(said: Sequence[str], written: Sequence[str]) -> tuple[Counts, Counts]:
+    pairs = [(one.split(), other.split()) for one, other in zip(said, written, strict=True)]
+    errors = [Levenshtein.distance(one, other) for one, other in pairs]
+    return np.array(errors, np.int64), np.array([len(words) for words, _ in pairs], np.int64)
 
 
 def _rate(errors: int, words: int) -> float:
@@ -428,15 +414,16 @@ def _at_least_one(utterances: int) -> None:
         raise WeakLabelError("there are no utterances: their WER does not exist")
 
 
-def _counts(values: npt.ArrayLike, name: str) -> Counts:
-    array = np.asarray(values)
-    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
-        raise WeakLabelError(
-            f"{name} must be a list of whole numbers, got {array.dtype} of shape {array.shape}"
-        )
-    if array.size and array.min() < 0:
-        raise WeakLabelError(f"{name} cannot be negative, got {array.min()}")
-    return array.astype(np.int64)
+def require_transcripts(frame: pl.DataFrame, name: str) -> None:
+    """Refuse a table with a transcript that is null or no string.
+
+    Raises:
+        WeakLabelError: there is one; the message names the first by query_id.
+    """
+    if (kind := frame["transcript"].dtype) not in (pl.String, pl.Null):
+        raise WeakLabelError(f"{name}: transcript must be strings, got {kind}")
+    problem = 'have no transcript (where nothing was said, write "")'
+    refuse_rows(frame, pl.col("transcript").is_null(), name, problem)
 
 
 def _read(path: FilePath) -> pl.DataFrame:
@@ -459,15 +446,7 @@ def _read(path: FilePath) -> pl.DataFrame:
     require_ids(table, str(path))
     if _numbered(table):
         table = table.cast({"query_id": pl.Int64})
-    if table["transcript"].dtype not in (pl.String, pl.Null):
-        kind = table["transcript"].dtype
-        raise WeakLabelError(f"{path}: transcript must be strings, got {kind}")
-    refuse_rows(
-        table,
-        pl.col("transcript").is_null(),
-        str(path),
-        'have no transcript (where nothing was said, write "")',
-    )
+    require_transcripts(table, str(path))
     return table
 
 

@@ -173,12 +173,7 @@ class Registry:
     """What the plugins registered, by name, in order.
 
     Args:
-        plugins: those loaded.
-        labeling_functions: by name.
-        label_models: by name.
-        exporters: by name.
-        normalizers: by name.
-        origins: the plugin of each, by `(hook, name)`.
+        origins: the plugin of each item, by `(hook, name)`.
         faults: what is wrong.
     """
 

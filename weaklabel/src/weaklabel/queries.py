@@ -25,6 +25,7 @@ from weaklabel.files import keep_apart
 from weaklabel.schema import (
     HYPOTHESES,
     QUERIES,
+    WANTED,
     Column,
     Contract,
     kind_of,
@@ -348,7 +349,7 @@ def _compared(
     frame: pl.LazyFrame, contract: Contract, requires: tuple[str, ...], timezone: str | None
 ) -> Checked:
     schema = frame.collect_schema()
-    known = {column.name: column for column in contract.columns if column.name in schema}
+    known = {column.name: column for column in contract if column.name in schema}
     for name in schema:
         if name not in known and name in requires and kind_of(name) == "text":
             known[name] = Column(name, "text", "a further transcript")
@@ -361,8 +362,9 @@ def _compared(
         else:
             values[name] = value
     rules = [rule for name in values for rule in _rules(known[name], schema[name], values[name])]
-    if all(name in values for name in contract.key):
-        rules += _unique(frame, {name: values[name] for name in contract.key})
+    key = [column.name for column in contract if column.key]
+    if values.keys() >= set(key):
+        rules += _unique(frame, {name: values[name] for name in key})
     floats = [
         name
         for name in values
@@ -415,8 +417,8 @@ def _compared(
 
 
 def _missing(schema: pl.Schema, contract: Contract, requires: Iterable[str]) -> Iterator[Problem]:
-    always = [column.name for column in contract.columns if column.required]
-    meanings = {column.name: column.meaning for column in contract.columns}
+    always = [column.name for column in contract if column.required]
+    meanings = {column.name: column.meaning for column in contract}
     plain = {"".join(filter(str.isalnum, name.lower())): name for name in schema}
     for name in dict.fromkeys([*always, *requires]):
         if name in schema:
@@ -440,7 +442,7 @@ def _of_another_type(frame: pl.LazyFrame, column: Column) -> Problem:
         is_ = "text (String)"
     return Problem(
         column.name,
-        f"is {is_}, expected {column.wanted},",
+        f"is {is_}, expected {WANTED[column.kind]},",
         frame.select(held.sum()).collect(engine="streaming").item(),
         _examples(frame, column.name, held),
         column.fault(found)[1],

@@ -16,7 +16,7 @@ from weaklabel.errors import WeakLabelError
 
 Kind: TypeAlias = Literal["id", "text", "time", "share", "seconds"]
 
-_WANTED: Final[dict[Kind, str]] = {
+WANTED: Final[dict[Kind, str]] = {
     "id": "text or integers",
     "text": "text (String)",
     "time": "a Datetime with a time zone",
@@ -52,17 +52,14 @@ class Column:
         kind: what its values are.
         meaning: what it says, in a sentence.
         required: every table has it, without nulls.
+        key: no two rows share it, or all columns of the key together.
     """
 
     name: str
     kind: Kind
     meaning: str
     required: bool = False
-
-    @property
-    def wanted(self) -> str:
-        """Its type in words."""
-        return _WANTED[self.kind]
+    key: bool = False
 
     def values(self, found: pl.DataType, timezone: str | None = None) -> pl.Expr | None:
         """The column's values in its own type, null where one cannot be read as such.
@@ -123,21 +120,12 @@ class Column:
         return "is no time with an offset from UTC", remedy
 
 
-@dataclass(frozen=True)
-class Contract:
-    """What is known of a table; further columns are kept as they are.
+#: What is known of a table's columns; further ones are kept as they are.
+Contract: TypeAlias = tuple[Column, ...]
 
-    Attributes:
-        columns: the columns that are known.
-        key: the names of those that no two rows share.
-    """
-
-    columns: tuple[Column, ...]
-    key: tuple[str, ...]
-
-
-_QUERIES: Final = (
-    Column("query_id", "id", "names the query; no two rows share it", required=True),
+#: The query log: one row a query.
+QUERIES: Final = (
+    Column("query_id", "id", "names the query; no two rows share it", required=True, key=True),
     Column("transcript", "text", "what the third-party ASR understood", required=True),
     Column("session_id", "id", "the session, or the household's sitting, the query belongs to"),
     Column("timestamp", "time", "when the query was said"),
@@ -148,20 +136,15 @@ _QUERIES: Final = (
     Column("dwell", "seconds", "how long the user stayed with what came"),
 )
 
-_HYPOTHESES: Final = (
-    Column("query_id", "id", "the query, as in the query log", required=True),
-    Column("source", "text", "the ASR or the person that wrote it", required=True),
+#: Several hypotheses a query: one row for each of its sources.
+HYPOTHESES: Final = (
+    Column("query_id", "id", "the query, as in the query log", required=True, key=True),
+    Column("source", "text", "the ASR or the person that wrote it", required=True, key=True),
     Column("text", "text", "the hypothesis", required=True),
     Column("confidence", "share", "the source's own, between 0 and 1"),
 )
 
-#: The query log: one row a query.
-QUERIES: Final = Contract(_QUERIES, ("query_id",))
-
-#: Several hypotheses a query: one row for each of its sources.
-HYPOTHESES: Final = Contract(_HYPOTHESES, ("query_id", "source"))
-
-_KINDS_BY_NAME: Final = {column.name: column.kind for column in (*_HYPOTHESES, *_QUERIES)}
+_KINDS_BY_NAME: Final = {column.name: column.kind for column in (*HYPOTHESES, *QUERIES)}
 
 
 def kind_of(name: str) -> Kind | None:

@@ -18,19 +18,16 @@ from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
 from weaklabel.plugins import Exporter, known_name, load_registry
 from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown, validate
-from weaklabel.schema import Column, Contract
+from weaklabel.schema import Column
 from weaklabel.tables.files import is_url
 
 FilePath = str | os.PathLike[str]
 Unmatched = Literal["error", "drop"]
 
-_ROWS = Contract(
-    (
-        Column("query_id", "id", "names the query; no two rows share it", required=True),
-        Column("transcript", "text", "what to train on", required=True),
-        Column("weight", "share", "P(the transcript is right)", required=True),
-    ),
-    ("query_id",),
+_ROWS = (
+    Column("query_id", "id", "names the query; no two rows share it", required=True, key=True),
+    Column("transcript", "text", "what to train on", required=True),
+    Column("weight", "share", "P(the transcript is right)", required=True),
 )
 _HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int64}
 

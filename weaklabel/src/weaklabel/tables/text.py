@@ -9,7 +9,6 @@ import json
 import logging
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -110,28 +109,28 @@ def diagnose_fields(files: Files) -> None:
             pass
         separator, header = _header(file, polars_source(file), files)
         begins, held = 1, [0]
-        with _long_fields():
-            rows = csv.reader(_counted(file, held), delimiter=separator, strict=True)
-            try:
-                for row in rows:
-                    if held[0] % 2:
-                        raise csv.Error("a quote stands in a text that has none around it")
-                    if row and len(row) != len(header):
-                        remedy = "it was cut short, or separators of empty fields are missing"
-                        if len(row) > len(header):
-                            remedy = (
-                                f'put a text with {separator!r} in quotes, "as{separator} here"'
-                            )
-                        raise WeakLabelError(
-                            f"{file}, line {begins} has {len(row)} fields and the header"
-                            f" {len(header)}: {remedy}"
-                        )
-                    begins, held[0] = rows.line_num + 1, 0
-            except csv.Error as error:
-                raise WeakLabelError(
-                    f"{file}, line {begins}: {error}; a text with a quote is written in quotes, and"
-                    ' the quote twice, "say ""hello"""'
-                ) from error
+        rows = csv.reader(_counted(file, held), delimiter=separator, strict=True)
+        longest = csv.field_size_limit(2**31 - 1)  # transcripts of more than 128 KiB
+        try:
+            for row in rows:
+                if held[0] % 2:
+                    raise csv.Error("a quote stands in a text that has none around it")
+                if row and len(row) != len(header):
+                    remedy = "it was cut short, or separators of empty fields are missing"
+                    if len(row) > len(header):
+                        remedy = f'put a text with {separator!r} in quotes, "as{separator} here"'
+                    raise WeakLabelError(
+                        f"{file}, line {begins} has {len(row)} fields and the header"
+                        f" {len(header)}: {remedy}"
+                    )
+                begins, held[0] = rows.line_num + 1, 0
+        except csv.Error as error:
+            raise WeakLabelError(
+                f"{file}, line {begins}: {error}; a text with a quote is written in quotes, and the"
+                ' quote twice, "say ""hello"""'
+            ) from error
+        finally:
+            csv.field_size_limit(longest)
 
 
 def _counted(file: str, quotes: list[int]) -> Iterator[str]:
@@ -139,16 +138,6 @@ def _counted(file: str, quotes: list[int]) -> Iterator[str]:
     for line in decoded_lines(file):
         quotes[0] += line.count('"')
         yield line
-
-
-@contextmanager
-def _long_fields() -> Iterator[None]:
-    """Transcripts of more than the csv module's 128 KiB."""
-    before = csv.field_size_limit(2**31 - 1)
-    try:
-        yield
-    finally:
-        csv.field_size_limit(before)
 
 
 def _typed(

@@ -481,6 +481,40 @@ def test_votes_that_are_none_are_no_abstains(fitted: FittedLabelModel, odd: floa
     assert fitted.label(table.lazy()).collect()["label"].is_null().to_list() == [False, True]
 
 
+def test_a_nan_is_a_missing_input_in_labels_as_in_a_fit(fitted: FittedLabelModel) -> None:
+    votes = lost(useful_votes(11, rows=50, wide=9)[0], 0.2)
+    table = frame(votes).with_columns(pl.col("^lf:.*$").cast(pl.Float64).fill_null(math.nan))
+    for one in (table, table.lazy(), duckdb.from_arrow(table.to_arrow()), table.to_pandas()):
+        labels = nw.from_native(fitted.label(one)).lazy().collect("polars")
+        assert labels["weight"].to_numpy() == pytest.approx(fitted.weights(votes), abs=1e-14)
+
+
+def test_frames_of_other_functions_are_refused_where_these_are_given() -> None:
+    @labeling_function(requires=["confidence"])
+    def f0(high: float = 0.9) -> Any:
+        """Accept what the ASR was sure of."""
+        return accept_if(nw.col("confidence") > high)
+
+    votes = frame(useful_votes(7)[0][:, :1])
+    model = LabelModel().fit(votes, functions=[f0])
+    assert model.label(votes, functions=[f0]).height == votes.height
+    with pytest.raises(WeakLabelError, match=r"high 0\.9 → 0\.5"):
+        model.label(votes, functions=[f0.with_parameters(high=0.5)])
+
+
+def test_a_large_family_of_unlike_members_is_warned_of() -> None:
+    rng = np.random.default_rng(0)
+    right = rng.random(20_000) < 0.85
+    truth = np.where(right, 1, -1)
+    rates = [0.92, *[0.6] * 5, 0.75, 0.75, 0.75]
+    votes = np.stack([np.where(rng.random(20_000) < rate, truth, -truth) for rate in rates], axis=1)
+    with pytest.warns(WeakLabelWarning, match="a family of 6 functions is read by how many"):
+        LabelModel().fit(patterns_of(votes.astype(np.int8), {f"f{i}": "x" for i in range(6)}))
+    alike = np.stack([np.where(rng.random(20_000) < 0.7, truth, -truth) for _ in rates], axis=1)
+    model = LabelModel().fit(patterns_of(alike.astype(np.int8), {f"f{i}": "x" for i in range(6)}))
+    assert not any("is read by how many" in warning for warning in model.warnings)
+
+
 def test_votes_of_other_functions_are_refused_by_name(fitted: FittedLabelModel) -> None:
     votes = frame(np.zeros((1, 9), np.int8))
     with pytest.raises(WeakLabelError, match=r"lack: \['f8'\]"):

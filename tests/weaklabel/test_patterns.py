@@ -117,7 +117,7 @@ def test_patterns_that_counted_missing_inputs_as_abstains_are_refused(tmp_path: 
         Patterns.load(path)
 
 
-@pytest.mark.parametrize("value", [2, -3, 0.5])
+@pytest.mark.parametrize("value", [2, -3, 0.5, -128])
 def test_a_vote_that_is_none_is_refused_by_the_function_s_name(value: float) -> None:
     votes = pl.DataFrame({"lf:fine": [0, 1], "lf:odd": [0, value]}, strict=False)
     with pytest.raises(WeakLabelError, match="'odd' votes"):

@@ -48,7 +48,7 @@ class MajorityVote:
 
     def fit(self, votes: Any, *, gold: Gold | None = None) -> FittedMajority:
         """Fit to a table of votes, or to `Patterns`; of `gold`, only the share right is used."""
-        patterns = as_patterns(votes)
+        patterns = as_patterns(votes, missing=True)
         prior = self.prior
         if prior is None and gold is not None and gold.rows:
             prior = (gold.right.rows + 1) / (gold.rows + 2)
@@ -126,7 +126,7 @@ class LogisticRegression:
             WeakLabelError: there is no gold, or it is all right or all wrong.
             ImportError: scikit-learn is missing.
         """
-        patterns = as_patterns(votes)
+        patterns = as_patterns(votes, missing=True)
         if gold is None or not gold.right.rows or not gold.wrong.rows:
             raise WeakLabelError(
                 "a logistic regression needs gold with right and with wrong transcripts, got"

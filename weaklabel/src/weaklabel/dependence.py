@@ -7,7 +7,7 @@ be one of several that explain the votes. That its classes mean "right" and "wro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import lgamma
 from typing import Any, Final
@@ -35,6 +35,7 @@ SILENT: Final = 0.6  # of the queries: so many without a vote are worth a warnin
 PRIORS: Final = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.94, 0.97)
 LIKELY: Final = 3.0  # nats: a 98.6% interval of one parameter, by the likelihood ratio
 WORSE: Final = 0.02  # of accuracy, than accepting everything
+UNLIKE: Final = 0.15  # of accuracy: members of a large family that differ by more are not alike
 PROFILED: Final = 6  # factors; more of them leave the prior no freedom
 INFORMATIVE: Final = 0.02  # of P(right): by so much a missing input must change it
 SURE: Final = 3.5  # standard errors of such a change
@@ -524,6 +525,31 @@ def _on_gold(
         -mean(gain_without),
         error(gain - gain_without),
     )
+
+
+def unlike_members(factors: Partition, accuracies: Mapping[str, float | None]) -> Iterable[str]:
+    """Why not to trust families of more than `JOINT` functions, of which only numbers are read.
+
+    Args:
+        factors: families, and functions alone.
+        accuracies: P(a function's vote is true | it votes), by name; None where it never does.
+    """
+    for factor in factors:
+        known = {
+            name: accuracy
+            for name in factor.functions
+            if (accuracy := accuracies[name]) is not None and not factor.joint
+        }
+        if not known:
+            continue
+        worst, best = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+        if known[best] - known[worst] > UNLIKE:
+            yield (
+                f"a family of {len(factor.functions)} functions is read by how many of them accept"
+                f" and reject, as if they were alike, and {best} is right in {known[best]:.0%} of"
+                f" its votes, {worst} in {known[worst]:.0%}: declare families of at most"
+                f" {em.JOINT}, of functions that look at the same thing"
+            )
 
 
 def reasons(

@@ -80,9 +80,10 @@ class Factor:
 
     def code(self) -> nw.Expr:
         """`codes` as an expression over columns of votes, where a missing input is null."""
-        columns = [nw.col(PREFIX + name).cast(nw.Int64) for name in self.functions]
+        columns = [nw.col(PREFIX + name) for name in self.functions]
         if self.joint:
-            digits = [(column + 1).fill_null(3) for column in columns]
+            # Filled before it is cast: pandas has no whole number for what is missing.
+            digits = [column.fill_null(2).cast(nw.Int64) + 1 for column in columns]
         else:
             rejects = [(column == -1).cast(nw.Int64) for column in columns]
             accepts = [(column == 1).cast(nw.Int64) for column in columns]

@@ -22,6 +22,7 @@ What votes alone cannot tell:
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -44,6 +45,7 @@ from weaklabel.dependence import (
     dependences,
     missing_rates,
     reasons,
+    unlike_members,
 )
 from weaklabel.em import Abstain, Factor, Floats, Integers
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
@@ -96,8 +98,8 @@ class LabelModel:
         prior: P(right) over all queries; by default it is estimated.
         belief: as how large a share of the rows counts what is believed of P(right) beforehand: the
             share of transcripts that a majority vote accepts, or that is right in gold. It keeps
-            functions that share something else than the truth from being taken for the truth; it
-            counts for less the fewer functions reject (or accept), and 0 is none.
+            functions that share something else than the truth from being taken for the truth.
+            Factors that only accept or only reject have no part in it, and make it count for less.
         smoothing: every symbol of a factor counts as seen so many times more, and these are shared
             by the classes as the queries are: what is rarely seen is little evidence.
         gold_weight: how many queries one checked query counts for.
@@ -127,7 +129,7 @@ class LabelModel:
                 raise WeakLabelError(f"{name} must be a number, got {value!r}")
         if self.prior is not None and not 0 < self.prior < 1:
             raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
-        if not self.belief >= 0:
+        if not 0 <= self.belief < math.inf:
             raise WeakLabelError(f"belief must be 0 or more, got {self.belief!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):
             if not getattr(self, name) > 0:
@@ -198,7 +200,11 @@ class LabelModel:
             other=alternative(coded, solution, rules),
             held_out=folds,
         )
-        found = tuple(reasons(comparison, solution, apart, rates, self.missing == "evidence"))
+        how = _rates(patterns, right)
+        found = (
+            *reasons(comparison, solution, apart, rates, self.missing == "evidence"),
+            *unlike_members(units, {rate.name: rate.accuracy for rate in how}),
+        )
         for reason in found:
             warnings.warn(reason, WeakLabelWarning, stacklevel=2)
         return FittedLabelModel(
@@ -206,7 +212,7 @@ class LabelModel:
             prior,
             tuple(FittedFactor.of(*factor, self.abstain) for factor in own),
             solution.trace,
-            _rates(patterns, right),
+            how,
             rates,
             pairs,
             comparison,
@@ -227,7 +233,7 @@ class LabelModel:
                     "patterns know the functions' families: give functions= and families= to"
                     " Patterns.count, or not at all"
                 )
-            return as_patterns(votes)
+            return as_patterns(votes, missing=True)
         if functions is None and families is None and self.families != "ignore":
             raise WeakLabelError(
                 "a frame does not say which functions share a family, and taken for independent"
@@ -243,7 +249,8 @@ class LabelModel:
             )
         declared = {name: function.family for name, function in given.items()}
         identities = {name: function.identity() for name, function in given.items()}
-        return as_patterns(Patterns.count(votes, {**declared, **(families or {})}, identities))
+        counted = Patterns.count(votes, {**declared, **(families or {})}, identities)
+        return as_patterns(counted, missing=True)
 
     def _solve(
         self,
@@ -260,11 +267,12 @@ class LabelModel:
         voting = [factor for factor in factors if factor.votes]
         coded = em.Coded.of(patterns, voting, np.zeros_like(known), self.abstain)
         rows = float(coded.open.sum())
-        # A vote among factors, for copies within a family must not count for more.
-        accepted = float(coded.open @ (coded.means.sum(axis=1) >= 0)) / rows
-        # Where functions only accept, or only reject, a majority says nothing.
-        accept, reject = (int((patterns.votes == vote).any(axis=0).sum()) for vote in (1, -1))
-        balance = 4 * accept * reject / max((accept + reject) ** 2, 1)
+        # A vote among factors, for copies within a family must not count for more; and among those
+        # that can go either way, for others say nothing of how many transcripts are right.
+        accepts, rejects = (coded.means > 0).any(axis=0), (coded.means < 0).any(axis=0)
+        both = accepts & rejects
+        accepted = float(coded.open @ (coded.means[:, both].sum(axis=1) >= 0)) / rows
+        balance = float(both.sum()) / max(int((accepts | rejects).sum()), 1)
         # A few checked queries tell more of it than all votes.
         share = (accepted * ENOUGH_GOLD + known[1].sum()) / (ENOUGH_GOLD + known.sum())
         share = min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)

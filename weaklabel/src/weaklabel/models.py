@@ -25,8 +25,8 @@ import numpy.typing as npt
 
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
-from weaklabel.labeling import Identity
-from weaklabel.patterns import Patterns, identity_of, no_vote
+from weaklabel.labeling import Identity, LabelingFunction
+from weaklabel.patterns import Patterns, identity_of, no_vote, vote_columns
 from weaklabel.plugins import Kind, load_registry
 from weaklabel.votes import MISSING, PREFIX
 
@@ -92,13 +92,20 @@ class Fitted(ABC):
     def to_dict(self) -> dict[str, Any]:
         """All parameters, as JSON can write them."""
 
-    def label(self, frame: Frame, threshold: float = 0.5) -> Frame:
+    def label(
+        self,
+        frame: Frame,
+        threshold: float = 0.5,
+        functions: Iterable[LabelingFunction] | None = None,
+    ) -> Frame:
         """Add `weight` and `label` to a table of votes, inside the engine that holds it.
 
         Args:
             frame: any frame narwhals knows, eager or lazy, with a column `lf:<name>` for every
                 function the model was fitted to, in any order. Its rows and their order stay.
             threshold: `label` is 1 where `weight` reaches it, else -1.
+            functions: those that voted, to be compared with the model's: a frame does not say which
+                ones they were, as a file does.
 
         Returns:
             A frame of the same type, with `weight` (Float64, in [0, 1]) and `label` (Int8). In a
@@ -107,16 +114,25 @@ class Fitted(ABC):
         Raises:
             WeakLabelError: the functions are not those the model knows, the table has a column
                 `weight` or `label` already, or an eager frame has votes that are none.
+
+        A NaN counts as null.
         """
         if not 0 <= threshold <= 1:
             raise WeakLabelError(f"threshold must lie in [0, 1], got {threshold!r}")
         table: Any = nw.from_native(frame)
-        columns = table.collect_schema().names()
-        check_functions(self.functions, columns)
-        if taken := [name for name in ("weight", "label") if name in columns]:
+        votes = vote_columns(table)
+        schema = table.collect_schema()
+        check_functions(self.functions, votes)
+        if functions is not None:
+            known = dict(zip(self.functions, self.identities, strict=True))
+            check_identities(known, {one.name: one.identity() for one in functions})
+        if taken := [name for name in ("weight", "label") if name in schema]:
             raise WeakLabelError(
                 f"the table has columns {taken} already: drop or rename them, or label the votes"
             )
+        floats = [nw.col(name) for name in votes if schema[name].is_float()]
+        if floats:
+            table = table.with_columns(*(nw.when(~vote.is_nan()).then(vote) for vote in floats))
         valid = [_is_vote(name) for name in self.functions]
         weight = nw.when(nw.all_horizontal(*valid, ignore_nulls=False)).then(self.weight())
         labeled = table.with_columns(weight.alias("weight"))
@@ -242,6 +258,8 @@ def check_identities(
             continue
         if changes := now.changes(before):
             changed.append(f"{name} ({', '.join(changes)})")
+        elif "local" in (now.distribution, before.distribution):  # read from no distribution
+            continue
         elif (now.distribution, now.version) != (before.distribution, before.version):
             versions.append(
                 f"{name} ({before.distribution} {before.version} →"
@@ -266,8 +284,12 @@ def check_identities(
 # For models of one's own
 
 
-def as_patterns(votes: Any) -> Patterns:
+def as_patterns(votes: Any, *, missing: bool = False) -> Patterns:
     """Votes as patterns with the functions sorted by name: the order must not matter to a fit.
+
+    Args:
+        votes: a frame, or patterns.
+        missing: keep missing inputs; by default they become abstains.
 
     Raises:
         WeakLabelError: there are no rows, or `votes` is no table of votes.
@@ -275,7 +297,7 @@ def as_patterns(votes: Any) -> Patterns:
     patterns = votes if isinstance(votes, Patterns) else Patterns.count(votes)
     if not patterns.rows:
         raise WeakLabelError("no rows of votes: there is nothing to fit a model to")
-    return patterns.ordered()
+    return (patterns if missing else patterns.without_missing()).ordered()
 
 
 def check_functions(functions: Iterable[str], columns: Iterable[str]) -> None:

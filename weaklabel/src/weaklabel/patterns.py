@@ -99,27 +99,18 @@ class Patterns:
         Patterns(2 patterns of 2 functions, 3 rows)
         """
         frame = nw.from_native(votes)
-        schema = frame.collect_schema()
-        columns = [name for name in schema if name.startswith(PREFIX)]
-        if not columns:
-            raise WeakLabelError(
-                f"no columns of votes: their names start with {PREFIX!r}, and the table has"
-                f" {list(schema)}; make one with `weaklabel apply` or weaklabel.apply()"
-            )
-        for column in columns:
-            if not (schema[column].is_numeric() or schema[column] == nw.Unknown):
-                raise WeakLabelError(
-                    f"votes are integers, and the column {column!r} is {schema[column]}: cast it"
-                    " to Int8"
-                )
+        columns = vote_columns(frame)
         # The count's name must not be that of a column of votes, and none starts with a blank.
         grouped = frame.select(*columns).group_by(*columns).agg(nw.len().alias(f" {_COUNT}"))
         table = grouped.collect() if isinstance(grouped, nw.LazyFrame) else grouped
         rows = np.empty((len(table), len(columns)), dtype=np.float64)
         for index, column in enumerate(columns):
             rows[:, index] = table[column].cast(nw.Float64).to_numpy()
-        rows[np.isnan(rows)] = MISSING
         names = [column.removeprefix(PREFIX) for column in columns]
+        for index, name in enumerate(names):
+            if (rows[:, index] == MISSING).any():  # that is for arrays, which have no null
+                raise no_vote(name, [MISSING])
+        rows[np.isnan(rows)] = MISSING
         counts = table[f" {_COUNT}"].to_numpy()
         return cls.of(names, rows, counts, families, identities, log_rows)
 
@@ -155,10 +146,11 @@ class Patterns:
                 raise WeakLabelError(
                     f"a {what} is given for {unknown}, and the functions are {sorted(names)}"
                 )
-        amounts = np.ones(len(rows), np.int64) if counts is None else np.asarray(counts, np.int64)
-        if amounts.shape != (len(rows),) or (amounts < 0).any():
+        times = np.ones(len(rows), np.int64) if counts is None else np.asarray(counts)
+        amounts = times.astype(np.int64)
+        if times.shape != (len(rows),) or (amounts < 0).any() or (amounts != times).any():
             raise WeakLabelError(
-                f"counts must be {len(rows)} numbers, none below 0, got shape {amounts.shape}"
+                f"counts must be {len(rows)} whole numbers, none below 0, got shape {times.shape}"
             )
         distinct, inverse = np.unique(rows.astype(np.int8), axis=0, return_inverse=True)
         totals = np.zeros(len(distinct), np.int64)
@@ -327,6 +319,28 @@ class Patterns:
             {name: identity_of(entry) for name, entry in entries.items()},
             {name: entry["log_rows"] for name, entry in entries.items()},
         )
+
+
+def vote_columns(frame: Any) -> list[str]:
+    """The columns of votes of a narwhals frame.
+
+    Raises:
+        WeakLabelError: there are none, or one is not numeric.
+    """
+    schema = frame.collect_schema()
+    columns = [name for name in schema if name.startswith(PREFIX)]
+    if not columns:
+        raise WeakLabelError(
+            f"no columns of votes: their names start with {PREFIX!r}, and the table has"
+            f" {list(schema)}; make one with `weaklabel apply` or weaklabel.apply()"
+        )
+    for column in columns:
+        if not (schema[column].is_numeric() or schema[column] == nw.Unknown):
+            raise WeakLabelError(
+                f"votes are integers, and the column {column!r} is {schema[column]}: cast it to"
+                " Int8"
+            )
+    return columns
 
 
 def identity_of(entry: Mapping[str, Any]) -> Identity | None:

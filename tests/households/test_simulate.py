@@ -24,7 +24,7 @@ import sounds
 from behavior import ACTIONS
 from catalog import KINDS, catalog
 from households import Log, simulate
-from weaklabel.export import export_files
+from weaklabel.export import export, join
 
 FOLDER = Path(describe.__file__).parent
 TABLES = ("queries", "hypotheses", "gold", "truth")
@@ -86,15 +86,8 @@ def test_recordings_are_of_the_first_queries_and_last_as_long(shipped):
 def test_what_is_recorded_can_be_exported(tmp_path, exporter):
     recorded = pl.read_parquet(FOLDER / "recorded.parquet")
     labels = recorded.select("query_id", weight=pl.lit(0.9))
-    labels.write_parquet(tmp_path / "labels.parquet")
-    done = export_files(
-        FOLDER / "recorded.parquet",
-        tmp_path / "labels.parquet",
-        tmp_path / "out",
-        exporter,
-        audio_root=FOLDER,
-        read_audio=True,
-    )
+    rows, _ = join(recorded, labels)
+    done = export(rows, tmp_path / "out", exporter, audio_root=FOLDER, read_audio=True)
     assert done.rows == recorded.height
 
 

@@ -18,8 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaklabel import Exporter, load_registry
+from weaklabel.cli import main
 from weaklabel.errors import WeakLabelError
-from weaklabel.export import export, export_files, join
+from weaklabel.export import export, join
 
 FORMATS = [exporter.name for exporter in load_registry().exporters.values()]
 RATE = 8_000
@@ -448,7 +449,7 @@ def test_transcripts_replace_the_logs_and_bring_their_weight() -> None:
 def test_labels_that_hold_what_was_kept_need_no_log(rows: Rows, tmp_path: Path) -> None:
     frame = rows().with_columns(pl.Series("lf:f", [1, None, 0], dtype=pl.Int8))
     frame.write_parquet(tmp_path / "labels.parquet")
-    export_files(None, tmp_path / "labels.parquet", tmp_path / "out")
+    assert main(["export", str(tmp_path / "labels.parquet"), "--out", str(tmp_path / "out")]) == 0
     data = pl.read_parquet(tmp_path / "out" / "data" / "*.parquet")
     assert data["lf:f"].to_list() == [1, None, 0]  # a missing vote is null, an abstain is 0
     joined, _ = join(
@@ -494,7 +495,9 @@ def test_integer_ids_meet_strings() -> None:
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv", "jsonl"])
-def test_files_are_joined_and_exported(rows: Rows, tmp_path: Path, kind: str) -> None:
+def test_files_are_joined_and_exported(
+    rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
     frame = rows(["turn it on", "007", ', "quoted"'])
     paths = {name: tmp_path / f"{name}.{kind}" for name in ("queries", "labels", "transcripts")}
     for name, part in (
@@ -505,12 +508,14 @@ def test_files_are_joined_and_exported(rows: Rows, tmp_path: Path, kind: str) ->
         {"parquet": part.write_parquet, "csv": part.write_csv, "jsonl": part.write_ndjson}[kind](
             paths[name]
         )
-    summary = export_files(paths["queries"], paths["labels"], tmp_path / "out", "nemo", 0.5)
-    assert (summary.rows, summary.below_threshold, summary.dropped) == (2, 1, 0)
+    log = ["export", "--queries", str(paths["queries"]), "--format", "nemo"]
+    labels = [str(paths["labels"]), "--threshold", "0.5", "--out", str(tmp_path / "out")]
+    assert main([*log, *labels]) == 0
+    assert "2 transcripts as nemo" in (said := capsys.readouterr().out)
+    assert "(left out: 1 below 0.5)" in said
     export(frame, tmp_path / "plain", "nemo", 0.5)
     assert contents(tmp_path / "out") == contents(tmp_path / "plain")
-    export_files(
-        paths["queries"], None, tmp_path / "combined", "nemo", transcripts=paths["transcripts"]
-    )
+    combined = ["--transcripts", str(paths["transcripts"]), "--out", str(tmp_path / "combined")]
+    assert main([*log, *combined]) == 0
     read = (tmp_path / "combined" / "manifest.json").read_text().splitlines()
     assert [json.loads(line)["text"] for line in read] == frame["transcript"].to_list()

@@ -161,8 +161,8 @@ def label(
             curve = calibration(weighed, checked.right(max_wer))
             weighed = curve(weighed)
             say(
-                f"weights calibrated on {counted(curve.queries, 'gold query')}: log loss"
-                f" {curve.log_loss_before:.3f} → {curve.log_loss:.3f}"
+                f"weights calibrated on {counted(curve.queries, 'gold query')}: log-odds times"
+                f" {curve.slope:.2f} {curve.intercept:+.2f}"
             )
         if target is not None:
             found = threshold_for_wer(weighed, checked.errors, checked.words, target)

@@ -136,17 +136,18 @@ def export(
     plugin: shared.Plugins = None,
 ) -> None:
     """Write weighted transcripts as a trainer wants them."""
-    from weaklabel.export import export_files
+    from weaklabel.export import export, join
+    from weaklabel.tables import read
 
     keep_apart([out], [queries, labels, transcripts, functions])
-    done = export_files(
-        queries,
-        labels,
+    exporter = chosen("format", format, shared.registry(plugin, functions).exporters)
+    found = [None if path is None else read(path) for path in (queries, labels, transcripts)]
+    rows, dropped = join(*found, unmatched=unmatched)
+    done = export(
+        rows,
         out,
-        chosen("format", format, shared.registry(plugin, functions).exporters),
+        exporter,
         threshold,
-        transcripts=transcripts,
-        unmatched=unmatched,
         audio_root=audio_root,
         check_audio=check_audio,
         read_audio=read_audio,
@@ -155,7 +156,7 @@ def export(
         f"{count:,} {why}"
         for count, why in (
             (done.below_threshold, f"below {threshold}"),
-            (done.dropped, "without a partner"),
+            (dropped, "without a partner"),
         )
         if count
     ]

@@ -7,7 +7,7 @@ format wants. `join` makes them from a query log and its labels; `export` checks
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,12 +39,10 @@ class Exported:
     Attributes:
         rows: how many were written.
         below_threshold: how many had less weight and were left out.
-        dropped: how many queries and labels (and transcripts) had no partner and were left out.
     """
 
     rows: int
     below_threshold: int
-    dropped: int = 0
 
 
 def join(
@@ -167,29 +165,6 @@ def export(
     with written_beside(folder, folder=True) as beside:
         exporter.write(kept, beside)
     return Exported(kept.height, frame.height - kept.height)
-
-
-def export_files(
-    queries: FilePath | None,
-    labels: FilePath | None,
-    folder: FilePath,
-    format: str | Exporter = "huggingface",
-    threshold: float | None = None,
-    *,
-    transcripts: FilePath | None = None,
-    unmatched: Unmatched = "error",
-    **audio: Any,
-) -> Exported:
-    """`join` and `export` tables in files (Parquet, CSV, JSON lines; a file, folder or glob).
-
-    Each table is read once. `audio_root`, `check_audio` and `read_audio` are those of `export`.
-
-    Raises:
-        FileNotFoundError, WeakLabelError, ImportError: as `join`, `export` and `tables.read`.
-    """
-    found = [None if path is None else tables.read(path) for path in (queries, labels, transcripts)]
-    rows, dropped = join(*found, unmatched=unmatched)
-    return replace(export(rows, folder, format, threshold, **audio), dropped=dropped)
 
 
 def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:

@@ -102,16 +102,16 @@ def find(path: Source) -> Files:
         return Files(given, (str(folder / "supervisions.jsonl.gz"),), "JSON lines")
     hive = False
     if folder.is_dir():
-        found = {file.relative_to(folder): str(file) for file in sorted(folder.rglob("*"))}
-        found = {
-            inside: file
-            for inside, file in found.items()
-            if os.path.isfile(file) and not any(part[0] in "._" for part in inside.parts)
-        }
-        tables = [file for file in found.values() if _suffixes(file)[0] in FORMATS]
-        hive = any("=" in str(inside.parent) for inside in found)
+        found = [
+            str(file)
+            for file in sorted(folder.rglob("*"))
+            if not any(part[0] in "._" for part in file.relative_to(folder).parts)
+            and file.is_file()
+        ]
+        tables = [file for file in found if _suffixes(file)[0] in FORMATS]
+        hive = any("=" in os.path.relpath(os.path.dirname(file), folder) for file in found)
         known = _BESIDE | set(FORMATS)
-        if others := [file for file in found.values() if _suffixes(file)[0] not in known]:
+        if others := [file for file in found if _suffixes(file)[0] not in known]:
             _logger.warning("not read, for they are no tables: %s", listed(others))
         if not tables:
             raise FileNotFoundError(f"no table in the folder {given}: {_KNOWN}")

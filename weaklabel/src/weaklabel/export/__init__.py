@@ -150,7 +150,13 @@ def export(
     if not checked.ok:
         raise WeakLabelError(f"rows to export: {checked}")
     frame = checked.accepted.collect().with_columns(pl.col("weight").cast(pl.Float64))
-    kept = frame if threshold is None else _above(frame, threshold)
+    least = 0.0 if threshold is None else threshold
+    if not 0 <= least <= 1:
+        raise WeakLabelError(f"the threshold must lie within [0, 1], got {least}")
+    kept = frame.filter(pl.col("weight") >= least)
+    if not kept.height:
+        greatest = frame.select(pl.col("weight").max()).item()
+        raise WeakLabelError(f"no weight reaches {least}: the greatest is {greatest:.4f}")
     needed = [column for column in exporter.required if not (read_audio and column in _HEADER)]
     require_columns(kept, needed, f"rows for {exporter.name}")
     if read_audio:
@@ -176,16 +182,6 @@ def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched:
             ' them, or leave out what has no partner (--unmatched drop, unmatched="drop")'
         )
     return len(alone)
-
-
-def _above(rows: pl.DataFrame, threshold: float) -> pl.DataFrame:
-    if not 0 <= threshold <= 1:
-        raise WeakLabelError(f"the threshold must lie within [0, 1], got {threshold}")
-    kept = rows.filter(pl.col("weight") >= threshold)
-    if not kept.height:
-        greatest = rows.select(pl.col("weight").max()).item()
-        raise WeakLabelError(f"no weight reaches {threshold}: the greatest is {greatest:.4f}")
-    return kept
 
 
 def _positive(rows: pl.DataFrame) -> pl.DataFrame:

@@ -256,8 +256,10 @@ def test_where_a_row_is_to_stop_the_run_function_and_query_are_named(
     where: Any, tmp_path: Path
 ) -> None:
     message = r"'broken' raised KeyError\('play 1'\).*'q000001'"
-    with pytest.raises(WeakLabelError, match=message):
+    with pytest.raises(WeakLabelError, match=message) as caught:
         votes_by(where, [broken], plain_log(3), tmp_path, on_error="fail")
+    assert "in broken" in "".join(caught.value.__notes__)
+    assert not (tmp_path / "v.parquet").exists()
 
 
 @pytest.mark.parametrize("where", ["frame", "lazy", "relation"])

@@ -165,7 +165,7 @@ def complex_(x=1j):
         (lambda: 1, {"name": "f", "rowwise": True}, "takes the row first"),
         (lambda x=1: 1, {"name": "f", "requires": ["{x"]}, "a parameter in braces"),
         (lambda x=1: 1, {"name": "f", "requires": ["{}"]}, "names no parameter"),
-        (lambda x=1: 1, {"name": "f", "requires": ["{x.real}"]}, "names no parameter"),
+        (lambda x=1: 1, {"name": "f", "requires": ["{x.real.much}"]}, "names no parameter"),
         (lambda: 1, {"name": "f", "requires": [1]}, "names of columns"),
         (["transcript"], {}, r"not \['transcript'\]; its options are given by name"),
         (sure, {}, "marks a function, not LabelingFunction"),

@@ -200,7 +200,7 @@ def test_what_cannot_be_labeled_is_refused_and_leaves_nothing(folder, model):
     for path, message in {
         "patterns.parquet": "patterns.parquet holds patterns",
         "labels.parquet": r"columns \['weight', 'label'\] already",
-        "queries.parquet": "functions that the votes lack",
+        "queries.parquet": "no columns of votes",
     }.items():
         with pytest.raises(WeakLabelError, match=message):
             label_files(path, model, "new.parquet")

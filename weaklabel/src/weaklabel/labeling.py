@@ -15,7 +15,6 @@ import hashlib
 import inspect
 import math
 import re
-import string
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -82,9 +81,6 @@ class Identity:
             if before != now:
                 found.append(f"{name} {before!r} → {now!r}")
         return found
-
-    def __str__(self) -> str:
-        return f"{self.distribution}:{self.name}@{self.version}#{self.source}"
 
 
 @dataclass(frozen=True)
@@ -271,8 +267,14 @@ def labeling_function(
         if scope not in ("session", "log"):
             raise TypeError(f"{signature}: scope= is 'session' or 'log', not {scope!r}")
         parameters = _parameters(function, signature, rowwise)
-        if unknown := _placeholders(requires, signature) - set(parameters):
-            raise TypeError(f"{signature}: requires= names no parameter: {sorted(unknown)}")
+        try:
+            for column in requires:
+                column.format_map(parameters)
+        except (AttributeError, LookupError, ValueError) as error:
+            raise TypeError(
+                f"{signature}: requires= holds names of columns, with the name of a parameter in"
+                f" braces: {column!r} names no parameter of {list(parameters)} ({error})"
+            ) from error
         return LabelingFunction(
             function=function,
             name=title,
@@ -306,11 +308,7 @@ def _parameters(
         arguments = arguments[1:]
     parameters: dict[str, Parameter] = {}
     for argument in arguments:
-        if argument.kind in (
-            argument.VAR_POSITIONAL,
-            argument.VAR_KEYWORD,
-            argument.POSITIONAL_ONLY,
-        ):
+        if argument.kind not in (argument.POSITIONAL_OR_KEYWORD, argument.KEYWORD_ONLY):
             raise TypeError(f"{signature}: parameters are passed by name: {argument} cannot be")
         value = argument.default
         if value is argument.empty:
@@ -327,20 +325,6 @@ def _parameters(
             )
         parameters[argument.name] = value
     return parameters
-
-
-def _placeholders(requires: Sequence[str], signature: str) -> set[str]:
-    try:
-        return {
-            part
-            for column in requires
-            for _, part, _, _ in string.Formatter().parse(column)
-            if part is not None
-        }
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"{signature}: requires= holds names of columns, with a parameter in braces: {error}"
-        ) from error
 
 
 def _is_parameter(value: Any) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,11 +18,9 @@ from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Calibration, GoldQueries, join_gold
 from weaklabel.models import FittedModel, check_identities
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
-from weaklabel.runs import FORMAT, read_each, read_metadata
+from weaklabel.runs import FORMAT, Source, read_each, read_metadata
 from weaklabel.text import Normalizer
 from weaklabel.votes import PREFIX
-
-FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class Labels:
     without_input: int
 
 
-def count_files(paths: Sequence[FilePath]) -> Patterns:
+def count_files(paths: Sequence[Source]) -> Patterns:
     """The patterns of several files, added up.
 
     Args:
@@ -62,7 +59,7 @@ def count_files(paths: Sequence[FilePath]) -> Patterns:
     return Patterns.merge(_count(path) for path in paths)
 
 
-def _count(path: FilePath) -> Patterns:
+def _count(path: Source) -> Patterns:
     each = read_each(path)
     if len({json.dumps(about.get("functions")) for about in each.values()}) > 1:
         return Patterns.merge(_count(file) for file in each)
@@ -84,9 +81,9 @@ def _entries(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def gold_of_files(
-    votes: Sequence[FilePath],
-    queries: FilePath | None,
-    gold: FilePath,
+    votes: Sequence[Source],
+    queries: Source | None,
+    gold: Source,
     normalizer: str | Normalizer = "basic",
     functions: tuple[str, ...] | None = None,
 ) -> GoldQueries:
@@ -112,9 +109,9 @@ def gold_of_files(
 
 
 def label_files(
-    votes: FilePath,
+    votes: Source,
     model: FittedModel,
-    out: FilePath,
+    out: Source,
     threshold: float = 0.5,
     *,
     calibration: Calibration | None = None,
@@ -145,7 +142,20 @@ def label_files(
         if "patterns" in about:
             raise WeakLabelError(f"{votes} holds patterns, which have no queries: give the votes")
         _check_functions(model, about, allow_changed)
-    counts = _Counts(model.functions)
+    counts: list[tuple[int, int, float, int]] = []  # of batches; engines have several threads
+    voted = [PREFIX + name for name in model.functions]
+
+    def count(batch: pl.DataFrame) -> pl.DataFrame:
+        counts.append(
+            batch.select(
+                rows=pl.len(),
+                accepted=(pl.col("label") == 1).sum(),
+                weight=pl.col("weight").sum(),
+                without_input=pl.all_horizontal(pl.col(voted).is_null()).sum(),
+            ).row(0)
+        )
+        return batch
+
     with tables.naming(votes):
         labeled = _labeled(tables.scan(votes), model, threshold)
         if calibration is not None:
@@ -162,9 +172,11 @@ def label_files(
         about["calibration"] = None if calibration is None else asdict(calibration)
         metadata = {METADATA: json.dumps(about)} if Path(out).suffix == ".parquet" else None
         # Counted on the way to the file, so that neither votes nor labels are read once more.
-        counted = labeled.map_batches(counts, schema=labeled.collect_schema(), streamable=True)
+        counted = labeled.map_batches(count, schema=labeled.collect_schema(), streamable=True)
         tables.write(counted, out, metadata=metadata)
-    return counts.labels()
+    rows, accepted, total, without_input = map(sum, zip((0, 0, 0.0, 0), *counts, strict=True))
+    mean = total / rows if rows else math.nan
+    return Labels(int(rows), int(accepted), mean, int(without_input))
 
 
 def _labeled(votes: pl.LazyFrame, model: FittedModel, threshold: float) -> pl.LazyFrame:
@@ -201,27 +213,3 @@ def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed
                 WeakLabelWarning,
                 stacklevel=3,
             )
-
-
-class _Counts:
-    """Sums over the batches of labels that pass through it unchanged."""
-
-    def __init__(self, functions: Sequence[str]) -> None:
-        self._votes = [PREFIX + name for name in functions]
-        self._seen: list[tuple[int, int, float, int]] = []  # engines call from several threads
-
-    def __call__(self, batch: pl.DataFrame) -> pl.DataFrame:
-        found = batch.select(
-            rows=pl.len(),
-            accepted=(pl.col("label") == 1).sum(),
-            weight=pl.col("weight").sum(),
-            without_input=pl.all_horizontal(pl.col(self._votes).is_null()).sum(),
-        )
-        self._seen.append(found.row(0))
-        return batch
-
-    def labels(self) -> Labels:
-        none = (0, 0, 0.0, 0)
-        rows, accepted, weight, without_input = map(sum, zip(none, *self._seen, strict=True))
-        mean = weight / rows if rows else math.nan
-        return Labels(int(rows), int(accepted), mean, int(without_input))

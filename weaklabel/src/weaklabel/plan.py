@@ -94,32 +94,36 @@ class RowLog:
     Attributes:
         raised: of each function that raised, by name, the rows; their votes are missing.
         wrong: of each function that cast what is no vote, by name, the rows.
-        fault: what stopped the run, which an engine may pass on as mere text.
         advance: called with the rows of a batch that is done.
         lock: held while a batch is worked on.
     """
 
     raised: dict[str, RowErrors] = field(default_factory=dict)
     wrong: dict[str, RowErrors] = field(default_factory=dict)
-    fault: WeakLabelError | None = None
     advance: Callable[[int], object] | None = field(default=None, repr=False)
     lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
-    def check(self) -> None:
-        """Refuse what was no vote.
+    def check(self, on_error: OnError) -> None:
+        """Refuse what was no vote and, where `on_error` is "fail", what functions raised.
 
         Raises:
-            WeakLabelError: naming each function and the first queries.
+            WeakLabelError: naming each function and the first queries; one that raised has its
+                traceback as a note.
         """
+        for errors in self.raised.values() if on_error == "fail" else ():
+            error = WeakLabelError(f"labeling function {errors.name!r} raised {errors}")
+            error.add_note(errors.traceback)
+            raise error
         if self.wrong:
             raise WeakLabelError("; ".join(map(_no_votes, self.wrong.values())))
 
-    def warn(self) -> None:
-        """Log what functions raised, for a caller that keeps no record of it."""
+    def warn(self, record: str | None = None) -> None:
+        """Log what functions raised; with the traceback, where no record is named that has it."""
         for errors in self.raised.values():
+            rest = f"\n{errors.traceback}" if record is None else f"; {record} have the traceback"
             _logger.warning(
-                "labeling function %r raised on %d rows, whose votes are missing: %s\n%s",
-                *(errors.name, errors.total, errors, errors.traceback),
+                "labeling function %r raised on %d rows, whose votes are missing: %s%s",
+                *(errors.name, errors.total, errors, rest),
             )
 
 
@@ -139,21 +143,16 @@ class RowFunction:
         function: the labeling function.
         column: the name of its votes on the way.
         entries: for every entry of its row but `query_id`, the column that holds it.
-        on_error: whether a row on which it raises has a missing vote, or stops the run.
     """
 
     function: LabelingFunction
     column: str
     entries: Mapping[str, str]
-    on_error: OnError
 
     def votes(self, batch: pl.DataFrame, log: RowLog) -> pl.Series:
         """Int8, a vote for each row, null where it is missing; the log takes note of errors.
 
         The function is not called where it has no input.
-
-        Raises:
-            WeakLabelError: the function raised, and `on_error` is "fail"; the query is named.
         """
         needed = [{QUERY: QUERY, **self.entries}[name] for name in self.function.inputs_needed]
         known = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in needed))
@@ -172,11 +171,7 @@ class RowFunction:
         name, query = self.function.name, row[QUERY]
         try:
             cast = self.function.function(row, **self.function.parameters)
-        except Exception as error:
-            if self.on_error == "fail":
-                raise WeakLabelError(
-                    f"labeling function {name!r} raised {error!r} on query_id {query!r}"
-                ) from error
+        except Exception as error:  # noqa: BLE001
             own = error.__traceback__ and error.__traceback__.tb_next
             # The first one's is kept; to format it takes longer than most functions do.
             lines = (
@@ -199,10 +194,12 @@ class RowStep:
     Attributes:
         functions: the row-wise functions; may be none.
         columns: (name on the way, name in the table of votes), in the table's order.
+        on_error: whether a row on which a function raises has a missing vote, or stops the run.
     """
 
     functions: tuple[RowFunction, ...]
     columns: tuple[tuple[str, str], ...]
+    on_error: OnError
 
     def __call__(self, work: pl.DataFrame, rows: RowLog | None = None) -> pl.DataFrame:
         """The table of votes of a batch of `Plan.work`."""
@@ -226,17 +223,13 @@ class RowStep:
         for batch in work.iter_slices(BATCH):
             # One thread after the other: two would only wait for each other at every row.
             with log.lock:
-                try:
-                    done = [function.votes(batch, log) for function in self.functions]
-                except WeakLabelError as error:
-                    log.fault = error
-                    raise
+                done = [function.votes(batch, log) for function in self.functions]
                 if log.advance is not None:
                     log.advance(len(batch))
             parts.append(pl.DataFrame(done))
         if rows is None:
+            log.check(self.on_error)
             log.warn()
-            log.check()
         return pl.concat(parts)
 
 
@@ -284,7 +277,7 @@ class Plan:
         functions: in the order of their columns.
         keep: columns of the log, without `query_id`, which always stays.
         on_error: where a row-wise function raises: "missing" goes on without its vote on that row,
-            "fail" stops.
+            "fail" makes no table of votes.
     """
 
     functions: tuple[LabelingFunction, ...]
@@ -410,34 +403,25 @@ class Plan:
                 is no number.
         """
         frame = self._readable(frame)
+        others = {_KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))}
         votes: dict[str, nw.Expr] = {}
         made_of: list[tuple[LabelingFunction, str, Any]] = []
         known: dict[tuple[str, ...], str] = {}  # columns, and where it stands that none is null
         for index, function in enumerate(self.functions):
-            if not function.rowwise:
+            if function.rowwise:
+                for place, expression in enumerate(function.inputs.values()):
+                    others[_INPUT.format(index, place)] = expression
+            else:
                 with conditions() as found:
                     votes[_VOTE.format(index)] = function.expression()
                 made_of += [(function, side, condition) for side, condition in found]
                 known.setdefault(function.inputs_needed, _KNOWN.format(len(known)))
-        others: dict[str, nw.Expr] = {
-            _KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))
-        }
-        for index, function in enumerate(self.functions):
-            if function.rowwise:
-                for place, expression in enumerate(function.inputs.values()):
-                    others[_INPUT.format(index, place)] = expression
         for index, column in enumerate(self._row_columns):
             others[_ROW.format(index)] = nw.col(column)
-        inputs = {
-            name: nw.all_horizontal(*(~nw.col(c).is_null() for c in columns), ignore_nulls=False)
-            for columns, name in known.items()
-            if columns
-        }
+        inputs = {name: _present(columns) for columns, name in known.items()}
+        made = others | votes | inputs
         try:
-            raw = frame.select(
-                nw.col(QUERY),
-                *(made.alias(name) for name, made in (others | votes | inputs).items()),
-            )
+            raw = frame.select(nw.col(QUERY), *(made[name].alias(name) for name in made))
             schema = raw.collect_schema()
         except Exception as error:
             self._blame(frame)
@@ -449,9 +433,8 @@ class Plan:
         checked = []
         for index, function in enumerate(self.functions):
             if (name := _VOTE.format(index)) in votes:
-                vote = _checked(name, schema[name])
-                if function.inputs_needed:
-                    vote = nw.when(nw.col(known[function.inputs_needed])).then(vote)
+                present = nw.col(known[function.inputs_needed])
+                vote = nw.when(present).then(_checked(name, schema[name]))
                 checked.append(vote.cast(nw.Int8).alias(name))
         return raw.select(QUERY, *others, *checked)
 
@@ -470,7 +453,6 @@ class Plan:
                 _VOTE.format(index),
                 {column: row[column] for column in function.columns if column != QUERY}
                 | {name: _INPUT.format(index, i) for i, name in enumerate(function.inputs)},
-                self.on_error,
             )
             for index, function in enumerate(self.functions)
             if function.rowwise
@@ -480,7 +462,7 @@ class Plan:
             *(_KEPT.format(i) for i in range(len(self.keep))),
             *(_VOTE.format(i) for i in range(len(self.functions))),
         )
-        return RowStep(functions, tuple(zip(inner, self.columns, strict=True)))
+        return RowStep(functions, tuple(zip(inner, self.columns, strict=True)), self.on_error)
 
     def complain(self, frame: Any, names: Iterable[str]) -> None:
         """Name the queries on which functions cast what is no vote.
@@ -496,10 +478,8 @@ class Plan:
         for function in self.functions:
             if function.name not in set(names):
                 continue
-            raw = self._readable(frame)
-            if function.inputs_needed:
-                raw = raw.drop_nulls(list(function.inputs_needed))
-            raw = raw.select(nw.col(QUERY), function.expression().alias(_VOTE.format(0)))
+            vote = nw.when(_present(function.inputs_needed)).then(function.expression())
+            raw = self._readable(frame).select(nw.col(QUERY), vote.alias(_VOTE.format(0)))
             checked = _checked(_VOTE.format(0), raw.collect_schema()[_VOTE.format(0)])
             wrong = raw.with_columns(checked.alias(_VOTE.format(1))).filter(
                 nw.col(_VOTE.format(1)) == WRONG
@@ -574,6 +554,12 @@ def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]])
     ]
     if faults:
         raise WeakLabelError(f"{'; '.join(faults)}. Expected true or false: compare with something")
+
+
+def _present(columns: Iterable[str]) -> nw.Expr:
+    """Whether there is a value in all of the columns."""
+    known = (~nw.col(column).is_null() for column in columns)
+    return nw.all_horizontal(nw.lit(True), *known, ignore_nulls=False)
 
 
 def _checked(name: str, dtype: Any) -> nw.Expr:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import logging
@@ -444,13 +445,7 @@ def apply_files(
             }
             run = _Run(opened, plan, manifest, about, place if single else target)
             run.do(progress)
-    errors = tuple(run.errors.values())
-    for error in errors:
-        _logger.warning(
-            "labeling function %r raised on %d rows, whose votes are missing: %s; the votes'"
-            " metadata and the report have the traceback",
-            *(error.name, error.total, error),
-        )
+    RowLog(raised=run.errors).warn("the votes' metadata and the report")
     first = run.tallies[0]
     return Summary(
         rows=first.accept + first.abstain + first.reject + first.missing,
@@ -461,7 +456,7 @@ def apply_files(
         partitions=manifest.partitions,
         resumed=run.resumed,
         redone=run.redone,
-        errors=errors,
+        errors=tuple(run.errors.values()),
     )
 
 
@@ -627,9 +622,7 @@ class _Run:
         merge(self.errors, raised.values())
         fault = None
         try:
-            for errors in stopped.values():
-                raise WeakLabelError(f"labeling function {errors.name!r} raised {errors}")
-            RowLog(wrong=wrong).check()
+            RowLog(raised=stopped, wrong=wrong).check("fail")
             self.log.complain(plan, no_votes)
         except WeakLabelError as error:
             if self.single or not good:
@@ -777,7 +770,7 @@ def apply(
             pyarrow (through Polars).
         keep: columns of the log to keep beside the votes.
         on_error: where a row-wise function raises: "missing" leaves its vote on that row missing,
-            and logs a warning; "fail" stops.
+            and logs a warning; "fail" raises once all rows were seen.
         reference: a larger log, a frame of the same kind; functions of scope "log" look at its
             queries, too, so that their votes on a day's log mean the same as on a month's.
 
@@ -799,22 +792,15 @@ def apply(
     frame = nw.from_native(queries)
     if isinstance(frame, nw.DataFrame):
         return _eager(frame, plan, reference)
-    match frame.implementation:
-        case nw.Implementation.POLARS:
-            return polars_engine.votes(frame.to_native(), plan, reference=reference)
-        case nw.Implementation.DUCKDB:
-            from weaklabel.engines import duckdb as duckdb_engine
-
-            return duckdb_engine.votes(frame.to_native(), plan, reference)
-        case nw.Implementation.PYSPARK | nw.Implementation.PYSPARK_CONNECT:
-            from weaklabel.engines import spark as spark_engine
-
-            return spark_engine.votes(frame.to_native(), plan, reference)
-        case other:
-            raise TypeError(
-                f"a lazy frame of {other.name.lower()} given, expected one of Polars, DuckDB or"
-                " PySpark: collect it first, or write the log to files"
-            )
+    kind = frame.implementation.name.lower()
+    engine = kind.removeprefix("py").removesuffix("_connect")
+    if engine not in ENGINES:
+        raise TypeError(
+            f"a lazy frame of {kind} given, expected one of Polars, DuckDB or PySpark: collect it"
+            " first, or write the log to files"
+        )
+    module = importlib.import_module(f"weaklabel.engines.{engine}")
+    return module.votes(frame.to_native(), plan, reference=reference)
 
 
 def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
@@ -823,10 +809,9 @@ def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     if reference is not None:
         reference = tables.to_polars(reference).lazy()
     rows = RowLog()
-    with polars_engine.first_cause(rows):
-        found = polars_engine.votes(log, plan, rows, reference).collect()
+    found = polars_engine.votes(log, plan, rows, reference).collect()
+    rows.check(plan.on_error)
     rows.warn()
-    rows.check()
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:
         plan.complain(nw.from_native(polars_engine.prepared(log, plan)), wrong)

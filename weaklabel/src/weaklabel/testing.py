@@ -82,19 +82,15 @@ def synthetic_query_log(rows: int = 500, *, seed: int = 0) -> pl.DataFrame:
         "dwell": random.exponential(60, rows),
     }
     log = pl.DataFrame(columns, schema=_SCHEMA)
-    halves = pl.Series(random.random(rows) < 0.1)
-    log = log.with_columns(
-        pl.when(halves).then(pl.col(name).floor() + 0.5).otherwise(pl.col(name)).alias(name)
-        for name in ("confidence", "duration", "dwell")
-    )
     for name, dtype in _SCHEMA.items():
-        if name == "query_id":
-            continue
+        value = pl.col(name)
         if dtype == pl.Float64:
-            nan = pl.Series(random.random(rows) < 0.05)
-            log = log.with_columns(pl.when(nan).then(float("nan")).otherwise(name).alias(name))
-        null = pl.Series(random.random(rows) < 0.05)
-        log = log.with_columns(pl.when(~null).then(name).alias(name))
+            chance = pl.Series(random.random(rows))
+            value = pl.when(chance < 0.1).then(value.floor() + 0.5).otherwise(value)
+            value = pl.when(chance > 0.95).then(float("nan")).otherwise(value)
+        if name != "query_id":
+            null = pl.Series(random.random(rows) < 0.05)
+            log = log.with_columns(pl.when(~null).then(value).alias(name))
     return log
 
 

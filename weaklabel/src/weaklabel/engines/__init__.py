@@ -1,4 +1,9 @@
-"""What the engines have in common: the parts of a log, and the votes that look beyond a part."""
+"""What the engines have in common: the parts of a log, and the votes that look beyond a part.
+
+Each engine is a module with a `QueryLog` for files, and a function `votes(log, plan, reference)`
+for its frames: the table of votes of a `Plan`, lazily, where a reference is a larger log, see
+`log_wide`. It raises a WeakLabelError where columns are missing or a function cannot be computed.
+"""
 
 from __future__ import annotations
 

@@ -16,15 +16,10 @@ _MISSING = 'this needs DuckDB: pip install "weaklabel[duckdb]"'
 
 
 def votes(log: Any, plan: Plan, reference: Any = None) -> Any:
-    """The table of votes of a relation, lazily; where functions are row-wise, computed at once.
-
-    Args:
-        log: the query log.
-        plan: functions and columns to keep.
-        reference: a larger log for functions of scope "log", see `engines.log_wide`.
+    """The table of votes of a relation; where functions are row-wise, computed at once.
 
     Raises:
-        WeakLabelError: columns are missing, a function cannot be computed, or a vote is none.
+        WeakLabelError: see `engines`; or a row-wise vote is none.
         ImportError: pyarrow is not installed.
     """
     if reference is not None and plan.of_log() is not None:
@@ -41,8 +36,8 @@ def votes(log: Any, plan: Plan, reference: Any = None) -> Any:
     made = pa.Table.from_batches(  # noqa: F841
         stepped(reader, plan.step, rows), votes_schema(reader.schema, plan.step)
     )
+    rows.check(plan.on_error)
     rows.warn()
-    rows.check()
     return log.query("log", "SELECT * FROM made")
 
 
@@ -50,12 +45,10 @@ class DuckLog(Partwise):
     """A query log in Parquet files, read by DuckDB.
 
     Args:
-        given: what the log is called in messages.
+        given, scratch: see `QueryLog`; what does not fit into memory is spilled to `scratch`.
         files: local Parquet files.
-        scratch: a folder for files on the way, and for what does not fit into memory.
         memory_limit: such as "4GB"; by default DuckDB's, 80% of the machine's memory.
-        reference: the Parquet files of a larger log for functions of scope "log", see
-            `engines.log_wide`.
+        reference: the Parquet files of a larger log.
 
     Raises:
         ImportError: DuckDB is not installed.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,7 @@ from weaklabel.votes import SESSION
 def votes(
     log: pl.LazyFrame, plan: Plan, rows: RowLog | None = None, reference: Any = None
 ) -> pl.LazyFrame:
-    """The table of votes of a log, lazily; `WRONG` stands for what is no vote.
-
-    Args:
-        log: the query log.
-        plan: functions and columns to keep.
-        rows: takes note of row-wise functions.
-        reference: a larger log for functions of scope "log", see `engines.log_wide`.
-
-    Raises:
-        WeakLabelError: columns are missing, or a function cannot be computed.
-    """
+    """The table of votes of a log; `rows` takes note of row-wise functions."""
     if reference is not None and plan.of_log() is not None:
         log = own(votes(*log_wide(log, plan, reference.lazy()), rows))
         plan = plan.with_log_votes()
@@ -71,14 +59,7 @@ def prepared(log: pl.LazyFrame, plan: Plan) -> pl.LazyFrame:
 
 
 class PolarsLog(Partwise):
-    """A query log in files, read by Polars.
-
-    Args:
-        given: what the log is called in messages.
-        frame: the log.
-        scratch: a folder for files on the way.
-        reference: a larger log for functions of scope "log", see `engines.log_wide`.
-    """
+    """A query log in files, read by Polars."""
 
     name, title = "polars", "Polars"
     version = pl.__version__
@@ -95,9 +76,7 @@ class PolarsLog(Partwise):
     def _write(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
     ) -> None:
-        found = votes(log, plan, rows)
-        with first_cause(rows):
-            found.sink_parquet(target, metadata=metadata)
+        votes(log, plan, rows).sink_parquet(target, metadata=metadata)
 
     def _read(self, file: Path) -> pl.LazyFrame:
         return pl.scan_parquet(file, glob=False)
@@ -111,18 +90,3 @@ class PolarsLog(Partwise):
 
     def _prepared(self, log: Any, plan: Plan) -> Any:
         return prepared(log, plan)
-
-
-@contextmanager
-def first_cause(rows: RowLog) -> Iterator[None]:
-    """A row-wise function's own error, where Polars turned it into text.
-
-    Raises:
-        WeakLabelError: a row-wise function raised it.
-    """
-    try:
-        yield
-    except pl.exceptions.PolarsError:
-        if rows.fault is not None:
-            raise rows.fault from None
-        raise

@@ -30,20 +30,11 @@ _BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 
 def votes(log: Any, plan: Plan, reference: Any = None, noted: Any = None) -> Any:
-    """The table of votes of a PySpark frame, lazily.
+    """The table of votes of a PySpark frame.
 
     Row-wise functions run in the cluster's Python workers, which need weaklabel installed then; all
-    others are computed by Spark alone.
-
-    Args:
-        log: the query log.
-        plan: functions and columns to keep.
-        reference: a larger log for functions of scope "log", see `engines.log_wide`.
-        noted: an accumulator of lists for what the workers' row-wise functions did; without one,
-            the workers log what was raised.
-
-    Raises:
-        WeakLabelError: columns are missing, or a function cannot be computed.
+    others are computed by Spark alone. `noted` is an accumulator of lists for the errors of the
+    workers' row-wise functions; without one, the workers log what was raised.
     """
     from pyspark.sql.types import ByteType, StructField, StructType
 
@@ -74,7 +65,7 @@ def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[An
         return
     rows = RowLog()
     yield from stepped(batches, step, rows)
-    rows.check()
+    rows.check(step.on_error)
     noted.add(list(rows.raised.values()))
 
 
@@ -116,13 +107,11 @@ class SparkLog(QueryLog):
     """A query log in Parquet files, read by Spark.
 
     Args:
-        given: what the log is called in messages.
+        given, scratch: see `QueryLog`.
         files: what Spark's reader opens.
-        scratch: a folder that the driver and the workers both see.
         master: of the cluster, as `spark://host:7077`; by default two threads of this machine.
         memory_limit: of the driver, such as "4g"; it holds where a session is started here.
-        reference: the Parquet files of a larger log for functions of scope "log", see
-            `engines.log_wide`.
+        reference: the Parquet files of a larger log.
 
     Raises:
         ImportError: PySpark is not installed.

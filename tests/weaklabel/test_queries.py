@@ -686,3 +686,13 @@ def test_what_is_written_is_read_back(
                 assert values == [str(int(value)) for value in values]
                 back = back.cast({name: pl.String})
     assert_frame_equal(back, log, check_exact=True)
+
+
+@pytest.mark.parametrize("name", ["log.csv", "log.tsv"])
+def test_text_files_bring_back_what_was_written_nan_included(tmp_path: Path, name: str) -> None:
+    texts = ["a, b", "c\td"]
+    log = pl.DataFrame({"query_id": [1, 2], "transcript": texts, "rating": [0.2, math.nan]})
+    path = tables.write(log, tmp_path / name)
+    mark = "\t" if name.endswith("tsv") else ","
+    assert path.read_text().splitlines()[0].split(mark) == log.columns
+    assert tables.read(path).equals(log)

@@ -158,6 +158,11 @@ def export(
         greatest = frame.select(pl.col("weight").max()).item()
         raise WeakLabelError(f"no weight reaches {least}: the greatest is {greatest:.4f}")
     needed = [column for column in exporter.required if not (read_audio and column in _HEADER)]
+    if headers := [column for column in needed if column in _HEADER and column not in kept.columns]:
+        raise WeakLabelError(
+            f"{exporter.name} needs {', '.join(headers)}, which the rows lack: add them, or take"
+            " them from the audio files' headers (--read-audio)"
+        )
     require_columns(kept, needed, f"rows for {exporter.name}")
     if read_audio:
         require_columns(kept, ("audio",), "rows whose audio is to be read")

@@ -265,7 +265,7 @@ def write(
                 # A file cut short has no footer: better now than when it is read.
                 pl.scan_parquet(beside, glob=False).collect_schema()
             else:
-                _write_text(lazy.collect(engine="streaming"), beside, kind)
+                _write_text(lazy.collect(engine="streaming"), beside, kind, target.suffix)
         except pl.exceptions.PolarsError as error:
             raise WeakLabelError(f"{target} cannot be written: {first_line(error)}") from error
     return target
@@ -297,7 +297,7 @@ def _holds(kind: Format, dtype: pl.DataType) -> bool:
     return dtype != pl.Object and (kind == "Parquet" or dtype != pl.Binary)
 
 
-def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:
+def _write_text(frame: pl.DataFrame, path: Path, kind: Format, suffix: str) -> None:
     # Not sink_csv or write_csv: several versions of Polars end a file that no longer fits on the
     # disk without an error, even into an open file of Python's. Python's own write tells.
     zoned = [
@@ -308,7 +308,9 @@ def _write_text(frame: pl.DataFrame, path: Path, kind: Format) -> None:
     with open(path, "wb") as file:
         for number, part in enumerate(frame.iter_slices(50_000) if len(frame) else [frame]):
             if kind == "CSV":
-                text = part.with_columns(zoned).write_csv(include_header=not number)
+                text = part.with_columns(zoned).write_csv(
+                    include_header=not number, separator="\t" if suffix == ".tsv" else ","
+                )
             else:
                 text = part.write_ndjson()
             file.write(text.encode())

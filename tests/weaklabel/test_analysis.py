@@ -312,7 +312,7 @@ def test_gold_is_scored_as_query_by_query(
         assert function.gold_missing == of_gold(sum(right[i] for i in without), len(without))
         assert function.gold_accept == of_gold(sum(right[i] for i in accepts), len(accepts))
         assert function.gold_reject == of_gold(sum(not right[i] for i in rejects), len(rejects))
-    wrongly = {example.query_id for example in gold.wrongly_accepted}
+    wrongly = {example.id for example in gold.wrongly_accepted}
     assert wrongly <= {str(i) for i in accepted if not right[i]}
     assert len(wrongly) == min(10, sum(not right[i] for i in accepted))
 
@@ -453,14 +453,14 @@ def test_gold_by_hand() -> None:
     assert found.rejected.mean_utterance_wer == pytest.approx(1 / 4)
     assert (found.queries, found.right) == (4, 2)
     (accepted,) = found.wrongly_accepted
-    assert (accepted.query_id, accepted.transcript, accepted.correct) == (
+    assert (accepted.id, accepted.hypothesis, accepted.reference) == (
         "0",
         "play you two",
         "play U2",
     )
     assert (accepted.errors, accepted.words, accepted.accepting) == (2, 2, ("a", "b"))
     (rejected,) = found.wrongly_rejected
-    assert (rejected.query_id, rejected.rejecting) == ("3", ("a", "b"))
+    assert (rejected.id, rejected.rejecting) == ("3", ("a", "b"))
     # Weights of 0 and 1 are equal, that of 2 is above that of 3: ½ + 1 and 0 + 0 of 4 pairs.
     assert found.auc == pytest.approx((0.5 + 1 + 0 + 0) / 4)
 
@@ -573,7 +573,10 @@ def test_everything_is_plain_data_that_json_can_hold() -> None:
             {"gold": pl.DataFrame({"query_id": [1], "transcript": [7]})},
             "must be strings, got Int64",
         ),
-        ({"queries": pl.DataFrame({"text": ["x"]})}, "queries must have the column query_id"),
+        (
+            {"queries": pl.DataFrame({"text": ["x"]})},
+            "queries must have the columns query_id",
+        ),
         ({"normalizer": "best"}, "no normalizer 'best'"),
     ],
     ids=lambda value: None if isinstance(value, str) else next(iter(value)),

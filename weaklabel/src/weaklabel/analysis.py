@@ -17,7 +17,6 @@ from weaklabel import models
 from weaklabel.dependence import Comparison, Dependence, MissingRate, accepts, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
-    Counts,
     Floats,
     GoldAnalysis,
     GoldQueries,
@@ -201,7 +200,7 @@ def analyze(
     """
     if not 0 <= threshold <= 1:
         raise WeakLabelError(f"threshold must lie in [0, 1], got {threshold!r}")
-    patterns = as_patterns(votes)
+    patterns = as_patterns(votes, missing=True)
     check_functions(fitted.functions, [PREFIX + name for name in patterns.functions])
     patterns = patterns.ordered(fitted.functions)
     identities = getattr(fitted, "identities", ()) or (None,) * len(fitted.functions)
@@ -241,6 +240,7 @@ def analyze(
     rates = [r for r in getattr(fitted, "missing", ()) if isinstance(r, MissingRate)]
     silent = ~np.isin(patterns.votes, (-1, 1)).any(axis=1)
     no_input = ~patterns.present.any(axis=1)
+    bins = np.minimum((weights * HISTOGRAM).astype(np.int64), HISTOGRAM - 1)
     return Analysis(
         verdict=_verdict(patterns, weights, threshold, judged),
         warnings=(
@@ -254,7 +254,7 @@ def analyze(
         threshold=threshold,
         accepted=int(counts @ (weights >= threshold)),
         mean_weight=float(counts @ weights) / patterns.rows,
-        histogram=_histogram(weights, counts),
+        histogram=tuple(np.bincount(bins, counts, HISTOGRAM).astype(np.int64).tolist()),
         functions=tuple(
             _function(
                 index,
@@ -376,12 +376,6 @@ def _function(
         dependence=dependence,
         errors=errors,
     )
-
-
-def _histogram(weights: Floats, counts: Counts) -> tuple[int, ...]:
-    bins = np.zeros(HISTOGRAM, np.int64)
-    np.add.at(bins, np.minimum((weights * HISTOGRAM).astype(np.int64), HISTOGRAM - 1), counts)
-    return tuple(bins.tolist())
 
 
 def _frequent(patterns: Patterns, weights: Floats) -> tuple[PatternSummary, ...]:

@@ -10,6 +10,7 @@ left out, and a warning counts them; gold of which nothing is left is an error.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -26,7 +27,7 @@ from weaklabel.queries import require_columns, require_ids, shown
 from weaklabel.tables import to_polars
 from weaklabel.text import Normalizer, find_normalizer
 from weaklabel.votes import MISSING, PREFIX
-from weaklabel.wer import Interval, require_transcripts, utterance_errors, wer_interval
+from weaklabel.wer import Interval, Utterance, require_transcripts, utterance_errors, wer_interval
 
 BINS = 10
 FEW = 30  # queries; less than that is no base for a threshold or a calibration, and shown faint
@@ -169,18 +170,16 @@ def join_gold(
         )
     if functions is None:
         functions = tuple(n.removeprefix(PREFIX) for n in schema if n.startswith(PREFIX))
-    truth = _table(nw.from_native(gold), ("query_id", "transcript"), "gold")
+    truth = _table(gold, ("query_id", "transcript"), "gold")
     if truth.is_empty():
         raise WeakLabelError("gold has no rows")
-    ids = truth["query_id"].cast(pl.String)  # the tables may have them as numbers and as text
-    log = _rows(votes if queries is None else queries, ids, ("transcript",), "queries")
-    cast = _rows(votes, ids, tuple(PREFIX + name for name in functions), "votes")
+    ids = truth["key"]
     # Only the rows that gold names are in memory.
-    joined = (
-        truth.with_columns(ids.alias("key"))
-        .join(log, on="key", how="inner", suffix=" of the log", maintain_order="left")
-        .join(cast, on="key", how="inner", maintain_order="left")
-    )
+    log = _table(queries if queries is not None else votes, truth.columns[:2], "queries", ids)
+    cast = _table(votes, ["query_id", *(PREFIX + name for name in functions)], "votes", ids)
+    joined = truth.join(
+        log.drop("query_id"), on="key", suffix=" of the log", maintain_order="left"
+    ).join(cast.drop("query_id"), on="key", maintain_order="left")
     if joined.is_empty():
         raise WeakLabelError(
             f"none of the {len(truth)} gold queries is among the votes and the log: gold has"
@@ -209,27 +208,24 @@ def join_gold(
     )
 
 
-def _rows(frame: Any, ids: pl.Series, columns: tuple[str, ...], name: str) -> pl.DataFrame:
-    """The rows of any frame that gold names: `key` and the columns."""
-    table = nw.from_native(frame)
-    schema = table.collect_schema().names()
-    if "query_id" not in schema:
-        raise WeakLabelError(f"{name} must have the column query_id; it has {schema}")
-    wanted = nw.col("query_id").cast(nw.String).is_in(ids.to_list())
-    found = _table(table.filter(wanted), ("query_id", *columns), name)
-    return found.select(pl.col("query_id").cast(pl.String).alias("key"), *columns)
+def _table(
+    native: Any, columns: Sequence[str], name: str, ids: pl.Series | None = None
+) -> pl.DataFrame:
+    """The columns of any frame, in memory, checked: each query once, no transcript missing.
 
-
-def _table(table: Any, columns: tuple[str, ...], name: str) -> pl.DataFrame:
-    """The columns, in memory, checked: each query once, no transcript missing."""
+    `key` is the `query_id` as text: tables may have it as numbers and as text. With `ids`, only
+    the rows with these keys are read.
+    """
+    table = nw.from_native(native)
     present = table.collect_schema().names()
-    selected = table.select([column for column in columns if column in present])
-    frame = to_polars(selected)
+    if ids is not None and "query_id" in present:
+        table = table.filter(nw.col("query_id").cast(nw.String).is_in(ids.to_list()))
+    frame = to_polars(table.select([column for column in columns if column in present]))
     require_columns(frame, columns, name)
     require_ids(frame, name)
     if "transcript" in columns:
         require_transcripts(frame, name)
-    return frame
+    return frame.with_columns(key=pl.col("query_id").cast(pl.String))
 
 
 # Shares and scores
@@ -317,8 +313,7 @@ def tenths(weights: Floats, counts: Counts, of: Floats) -> Counts:
     """
     # Weights that differ by rounding are one.
     levels, index = np.unique(weights.round(12), return_inverse=True)
-    rows = np.zeros(len(levels), np.int64)
-    np.add.at(rows, index, counts)
+    rows = np.bincount(index, counts, len(levels)).astype(np.int64)
     # Whole numbers, so that the middle of a level is exact: 10 (2 before + own) / (2 all)
     places = np.minimum(5 * (2 * np.cumsum(rows) - rows) // rows.sum(), 9)
     nearest = np.searchsorted(levels, of.round(12), side="right") - 1
@@ -426,16 +421,11 @@ class Calibration:
         intercept: added to the log-odds.
         slope: what they are multiplied with, above 0; below 1 the weights promised too much.
         queries: gold queries it was fitted to.
-        log_loss_before: mean of -log P(what it is) of these, in nats, with the weights as they
-            were; infinite certainty is taken for 1 - 1e-12.
-        log_loss: the same with the calibrated weights.
     """
 
     intercept: float
     slope: float
     queries: int
-    log_loss_before: float
-    log_loss: float
 
     def __call__(self, weights: Floats) -> Floats:
         """Calibrated weights of (N,) weights."""
@@ -499,19 +489,12 @@ def calibration(weights: Floats, correct: Truth) -> Calibration:
             "the higher the weight, the more often gold queries are wrong (slope"
             f" {slope:.2f}): these weights cannot be calibrated; look at the report on gold"
         )
-    fitted = logistic(intercept + slope * odds)
-    return Calibration(
-        intercept, slope, len(odds), _log_loss(logistic(odds), correct), _log_loss(fitted, correct)
-    )
+    return Calibration(intercept, slope, len(odds))
 
 
 def _log_odds(weights: Floats) -> Floats:
     inside = np.clip(weights, _EDGE, 1 - _EDGE)
     return np.asarray(np.log(inside) - np.log1p(-inside))
-
-
-def _log_loss(weights: Floats, correct: Truth) -> float:
-    return -float(np.log(np.where(correct, weights, 1 - weights)).mean())
 
 
 def _require_enough(queries: int, what: str) -> None:
@@ -582,26 +565,16 @@ class GroupScore:
 
 
 @dataclass(frozen=True)
-class Example:
-    """A gold query that was labeled wrongly.
+class Example(Utterance):
+    """A gold query that was labeled wrongly, with the texts as gold and the log have them.
 
     Attributes:
-        query_id: as text.
-        transcript: the log's.
-        correct: the gold one.
         weight: P(right) by the model.
-        errors: word errors.
-        words: reference words.
         accepting: functions that accept it.
         rejecting: functions that reject it.
     """
 
-    query_id: str
-    transcript: str
-    correct: str
     weight: float
-    errors: int
-    words: int
     accepting: tuple[str, ...]
     rejecting: tuple[str, ...]
 
@@ -691,7 +664,21 @@ def analyze_gold(
     def listed(own: Truth, sign: int) -> tuple[Example, ...]:
         # Stable, so that among equals the order of gold decides.
         order = [index for index in np.argsort(sign * weights, kind="stable") if own[index]]
-        return tuple(_example(checked, weights, index) for index in order[:examples])
+        return tuple(
+            Example(
+                str(checked.ids[index]),
+                int(checked.errors[index]),
+                int(checked.words[index]),
+                checked.correct[index],
+                checked.transcripts[index],
+                float(weights[index]),
+                *(
+                    tuple(np.array(checked.functions)[checked.votes[index] == vote].tolist())
+                    for vote in (1, -1)
+                ),
+            )
+            for index in order[:examples]
+        )
 
     return GoldAnalysis(
         queries=len(weights),
@@ -715,18 +702,4 @@ def analyze_gold(
         deciles=tuple(score(f"decile {tenth + 1}", deciles == tenth) for tenth in range(10)),
         wrongly_accepted=listed(accepted & ~right, -1),
         wrongly_rejected=listed(right & ~accepted, 1),
-    )
-
-
-def _example(checked: GoldQueries, weights: Floats, index: int) -> Example:
-    votes = dict(zip(checked.functions, checked.votes[index].tolist(), strict=True))
-    return Example(
-        str(checked.ids[index]),
-        checked.transcripts[index],
-        checked.correct[index],
-        float(weights[index]),
-        int(checked.errors[index]),
-        int(checked.words[index]),
-        tuple(name for name, vote in votes.items() if vote == 1),
-        tuple(name for name, vote in votes.items() if vote == -1),
     )

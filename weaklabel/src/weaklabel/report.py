@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.box import SIMPLE_HEAD
-from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -29,7 +28,7 @@ from rich.text import Text
 from weaklabel.analysis import Analysis, FunctionSummary, analyze
 from weaklabel.files import written_beside
 from weaklabel.gold import FEW, GoldAnalysis, GroupScore
-from weaklabel.wer import RESAMPLES, Interval, printable
+from weaklabel.wer import RESAMPLES, Interval, printable, shortened
 
 if TYPE_CHECKING:
     from weaklabel.plugins import Kind
@@ -177,14 +176,10 @@ def _axis(top: float) -> tuple[float, list[tuple[float, str]]]:
     """An axis of shares from 0 to `top` or above: its end, and places on it with their texts.
 
     >>> _axis(0.33)
-    (0.4, [(0.0, '0%'), (0.25, '10%'), (0.5, '20%'), (0.75, '30%'), (1.0, '40%')])
+    (0.35, [(0.0, '0%'), (0.2, '7%'), (0.4, '14%'), (0.6, '21%'), (0.8, '28%'), (1.0, '35%')])
     """
-    steps = (step * 10.0**power for power in range(-3, 4) for step in (1, 2, 5))
-    step = next(step for step in steps if top <= 5 * step)
-    parts = max(math.ceil(top / step), 1)
-    digits = 0 if step >= 0.01 else 1
-    labels = [(part / parts, f"{part * step:.{digits}%}") for part in range(parts + 1)]
-    return round(parts * step, 6), labels
+    end = max(math.ceil(20 * top) / 20, 0.05)  # whole percents, then, at every fifth
+    return end, [(fifth / 5, f"{end * fifth / 5:.0%}") for fifth in range(6)]
 
 
 def _dependence(analysis: Analysis) -> tuple[tuple[float | None, ...], ...]:
@@ -285,7 +280,7 @@ def _functions(analysis: Analysis, width: int) -> Table:
     for name in (*names, "right if it\naccepts", "wrong if it\nrejects"):
         table.add_column(name, justify="right", no_wrap=True)
     for function in analysis.functions:
-        cells = [_name(function.name)]
+        cells = [Text(shortened(function.name, _LONGEST))]
         cells += [Text(f"{getattr(function, share):.1%}") for share in shares.values()]
         if missing:
             cells.append(_missing(function, analysis.rows))
@@ -316,11 +311,6 @@ def _accuracy(learned: float | None, gold: Interval | None, roomy: bool) -> Text
         if roomy:
             text.append(f" {gold.low:.0%}–{gold.high:.0%}", style="dim")
     return text
-
-
-def _name(name: str) -> Text:
-    text = printable(name)
-    return Text(text if cell_len(text) <= _LONGEST else set_cell_size(text, _LONGEST - 1) + "…")
 
 
 def _summary(analysis: Analysis) -> Iterator[str]:

@@ -34,10 +34,6 @@ class Normalizer:
         return self.function(text)
 
 
-def _none(text: str) -> str:
-    return " ".join(text.split())
-
-
 _APOSTROPHES: Final = re.compile("[\u2018\u2019\u02bc]")
 
 
@@ -141,15 +137,16 @@ def _english_rule() -> Callable[[str], str]:
     return lambda text: str(rule(text))
 
 
-BASIC: Final = Normalizer(
-    "basic",
-    "Unicode NFKC, case folded, punctuation and symbols become spaces, apostrophes stay within"
-    " words",
-    _basic,
-)
 _BUILT_IN: Final = (
-    Normalizer("none", "words as they are, separated by single spaces", _none),
-    BASIC,
+    Normalizer(
+        "none", "words as they are, separated by single spaces", lambda text: " ".join(text.split())
+    ),
+    Normalizer(
+        "basic",
+        "Unicode NFKC, case folded, punctuation and symbols become spaces, apostrophes stay within"
+        " words",
+        _basic,
+    ),
     Normalizer(
         "english",
         "Whisper's rule for English (contractions expanded, American spelling, fillers and"
@@ -186,10 +183,10 @@ def find_normalizer(normalizer: str | Normalizer) -> Normalizer:
     """
     if isinstance(normalizer, Normalizer):
         return normalizer
-    for rule in _BUILT_IN:
-        if rule.name == normalizer:
-            return rule
-    known = ", ".join(rule.name for rule in _BUILT_IN)
-    raise WeakLabelError(
-        f"no normalizer {normalizer!r}: choose {known}, or give a Normalizer of your own"
-    )
+    known = {rule.name: rule for rule in _BUILT_IN}
+    if normalizer not in known:
+        raise WeakLabelError(
+            f"no normalizer {normalizer!r}: choose {', '.join(known)}, or give a Normalizer of your"
+            " own"
+        )
+    return known[normalizer]

@@ -7,16 +7,16 @@ word edit distance). How much a source's vote counts is estimated from the hypot
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final, Literal, TypeAlias, get_args
 
 import numpy as np
 import polars as pl
+from tqdm.auto import tqdm
 
 from weaklabel import rover
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
@@ -30,8 +30,6 @@ Method: TypeAlias = Literal["rover", "medoid"]
 
 # A fourth gains nothing; many let the sources that lead run away.
 ROUNDS: Final = 3
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +127,10 @@ def combine(
     spans = list(pairwise(starts))
     names = table["source"].unique().sort()
     sources = table["source"].replace_strict(names, range(len(names))).to_numpy().astype(np.int64)
-    networked = _shown((texts[a:b] for a, b in spans), len(spans), progress)
+    hidden = None if progress is None else not progress
+    networked = tqdm(
+        (texts[a:b] for a, b in spans), "aligned", len(spans), unit="query", disable=hidden
+    )
     voters = rover.Voters(queries, sources, _family(names, families or {})[sources])
     slots = rover.align(networked, voters.share.tolist())
     ballot = rover.vote(slots, voters, _trust(table), rounds=rounds)
@@ -145,14 +146,6 @@ def combine(
         chosen = [list(texts[index]) for index in medoids]
         voted = ballot.log_probability[slots.candidate]
         log_weight += np.bincount(slots.hypothesis, voted, len(texts))[medoids]
-    left_out = given.height - table.height
-    without = given["query_id"].n_unique() - len(spans)
-    if left_out:
-        _logger.warning(
-            "%d rows without a text left out; %d queries have no text at all and no transcript",
-            left_out,
-            without,
-        )
     return Combined(
         transcripts=pl.DataFrame(
             {
@@ -163,8 +156,8 @@ def combine(
         ),
         sources=_sources(names, voters, texts, ballot, rounds),
         copies=_copies(names, slots, voters),
-        left_out=left_out,
-        without=without,
+        left_out=given.height - table.height,
+        without=given["query_id"].n_unique() - len(spans),
     )
 
 
@@ -230,13 +223,6 @@ def _copies(
             stacklevel=3,
         )
     return groups
-
-
-def _shown(queries: Iterable[Any], total: int, progress: bool | None) -> Iterable[Any]:
-    from tqdm.auto import tqdm
-
-    disable = None if progress is None else not progress
-    return tqdm(queries, desc="aligned", total=total, unit="query", disable=disable)
 
 
 def _sources(

@@ -96,12 +96,9 @@ def wer_interval(
     _at_least_one(len(errors))
     pairs, counts = np.unique(np.stack([errors, words], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
-    rates = np.empty(resamples)
-    for resample in range(resamples):
-        drawn = rng.multinomial(len(errors), counts / len(errors))
-        rates[resample] = _rate(*(drawn @ pairs))
-    low, high = np.quantile(rates, [0.025, 0.975])
-    point = _rate(int(errors.sum()), int(words.sum()))
+    drawn = rng.multinomial(len(errors), counts / len(errors), resamples) @ pairs  # (resamples, 2)
+    low, high = np.quantile(drawn[:, 0] / np.maximum(drawn[:, 1], 1), [0.025, 0.975])
+    point = int(errors.sum()) / max(int(words.sum()), 1)
     return Interval(point, float(low), float(high), len(errors))
 
 
@@ -113,8 +110,8 @@ class Utterance:
         id: its query_id, or its number: of the line, or counted from 0.
         errors: substitutions, deletions and insertions.
         words: of the reference.
-        reference: what was said, normalized.
-        hypothesis: what was written, normalized.
+        reference: what was said; normalized in a `Comparison`.
+        hypothesis: what was written, likewise.
     """
 
     id: str | int
@@ -356,13 +353,13 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         rates.add_row(*row)
     errors = Table("said", "written", "count", title="most frequent errors", title_justify="left")
     for error in comparison.confusions:
-        said, written = _word(error.reference), _word(error.hypothesis)
+        said, written = shortened(error.reference), shortened(error.hypothesis)
         errors.add_row(Text(said or "(inserted)"), Text(written or "(deleted)"), f"{error.count}")
     console.print(rates)
     if errors.row_count:
         console.print(errors)
     for found in comparison.worst:
-        title = f"utterance {_word(str(found.id))}: errors {found.errors}, words {found.words}"
+        title = f"utterance {shortened(str(found.id))}: errors {found.errors}, words {found.words}"
         text = Text(f"\n{title}\n{_alignment(found, console.width)}")
         console.print(text, no_wrap=True, overflow="ignore", crop=False)
 
@@ -374,7 +371,12 @@ def printable(text: str) -> str:
     )
 
 
-_LONGEST = 60  # cells of a word
+def shortened(text: str, cells: int = 60) -> str:
+    """`text` fit for a column: printable, and no wider than so many cells of a terminal."""
+    text = printable(text[: cells + 1])
+    return text if cell_len(text) <= cells else set_cell_size(text, cells - 1) + "…"
+
+
 _JOINERS = frozenset("\u200c\u200d")  # within emoji and Persian words
 _LINE = pl.UInt32  # the type of ids that are numbers of lines
 _HEAD = r"^\s*(\S+)"
@@ -403,10 +405,6 @@ def _errors(said: Sequence[str], written: Sequence[str]) -> tuple[Counts, Counts
     pairs = [(one.split(), other.split()) for one, other in zip(said, written, strict=True)]
     errors = [Levenshtein.distance(one, other) for one, other in pairs]
     return np.array(errors, np.int64), np.array([len(words) for words, _ in pairs], np.int64)
-
-
-def _rate(errors: int, words: int) -> float:
-    return float(errors / max(words, 1))
 
 
 def _at_least_one(utterances: int) -> None:
@@ -496,12 +494,6 @@ def _split_ids(lines: pl.DataFrame, path: FilePath) -> pl.DataFrame:
     return table
 
 
-def _word(text: str) -> str:
-    """`text` fit for a column: printable, and no longer than a reader's patience."""
-    text = printable(text[:_LONGEST])
-    return text if cell_len(text) < _LONGEST else set_cell_size(text, _LONGEST - 1) + "…"
-
-
 def _alignment(utterance: Utterance, width: int) -> str:
     """jiwer's lines REF, HYP and operations, in columns of terminal cells.
 
@@ -513,7 +505,7 @@ def _alignment(utterance: Utterance, width: int) -> str:
     for word in f"{utterance.reference} {utterance.hypothesis}".split():
         if word not in words:
             place = 0x10000 + len(words)
-            names[place] = _word(word)
+            names[place] = shortened(word)
             words[word] = chr(place) + "\0" * (cell_len(names[place]) - 1)
     reference, hypothesis = (
         " ".join(words[word] for word in text.split())

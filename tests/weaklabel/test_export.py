@@ -309,7 +309,9 @@ def test_audio_paths_are_absolute(rows: Rows, tmp_path: Path, name: str) -> None
 def test_required_columns_are_named(rows: Rows, tmp_path: Path, name: str) -> None:
     (exporter,) = (one for one in load_registry().exporters.values() if one.name == name)
     for column in ("query_id", "transcript", "weight", *exporter.required):
-        with pytest.raises(WeakLabelError, match=f"'{column}' is missing|{column} missing among"):
+        with pytest.raises(
+            WeakLabelError, match=f"'{column}' is missing|{column} missing among|needs {column}"
+        ):
             export(rows().drop(column), tmp_path / "out", name)
     assert os.listdir(tmp_path) == ["audio files"]
 

@@ -29,7 +29,7 @@ from weaklabel.tables.files import (
 # What most logs write is read faster by its places.
 _UTC: Final = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{6})?(Z|\+00:00)$"
 _INTEGER: Final = r"^(0|-?[1-9][0-9]{0,18})$"
-_NUMBER: Final = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|[Nn]a[Nn])$"
+_NUMBER: Final = r"^([+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|NaN)$"
 # "007" and 16 digits and more are names: a float would not keep them. "0.5" is a number.
 _NAME: Final = r"^[+-]?(0[0-9]|[0-9]{16})"
 

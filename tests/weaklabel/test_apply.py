@@ -347,3 +347,43 @@ def test_row_wise_functions_are_reported_as_the_slow_kind(tmp_path: Path) -> Non
         progress=False,
     )
     assert [tally.rowwise for tally in summary.functions] == [True, False]
+
+
+class Awkward(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+    __repr__ = __str__
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (SystemExit, "SystemExit()"),
+        (Awkward, "Awkward"),
+        (ValueError("half \ud800 and \x00"), r"ValueError('half \ud800 and \x00')"),
+    ],
+    ids=["exits", "has no words", "no valid text"],
+)
+def test_whatever_a_function_of_one_row_raises_costs_no_other_vote(
+    tmp_path: Path, error: Any, message: str
+) -> None:
+    @labeling_function(requires=["confidence"], rowwise=True)
+    def breaks(row: Any) -> int:
+        """Accept what is sure, and fail on what is not."""
+        if row["confidence"] < 0.5:
+            raise error
+        return 1
+
+    log = pl.DataFrame({"query_id": [1, 2, 3], "confidence": [0.9, 0.1, None]})
+    log.write_parquet(tmp_path / "log.parquet")
+    for engine in ("polars", "duckdb"):
+        out = tmp_path / f"{engine}.parquet"
+        summary = apply_files(
+            [breaks, built_in.asr_confidence], tmp_path / "log.parquet", out, engine=engine
+        )
+        (raised,) = summary.errors
+        assert raised.first == [(2, message)]
+        votes = pl.read_parquet(out).sort("query_id")
+        assert votes["lf:breaks"].to_list() == [1, None, None]
+        assert votes["lf:asr_confidence"].to_list() == [1, -1, None]

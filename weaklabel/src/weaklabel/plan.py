@@ -12,6 +12,7 @@ functions raised, and `RowLog.check` refuses values that are no votes.
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -127,6 +128,19 @@ class RowLog:
             )
 
 
+def _plain(error: BaseException) -> str:
+    """The error in words; the name of its type where it cannot say them itself."""
+    try:
+        return _valid(repr(error))
+    except Exception:  # noqa: BLE001 - it is a plugin's class
+        return type(error).__name__
+
+
+def _valid(text: str) -> str:
+    """The text as files can hold it: halves of letters (of undecoded paths) and NUL escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
 def _no_votes(errors: RowErrors) -> str:
     return (
         f"labeling function {errors.name!r} cast {errors.total} vote{'s' * (errors.total != 1)}"
@@ -171,13 +185,17 @@ class RowFunction:
         name, query = self.function.name, row[QUERY]
         try:
             cast = self.function.function(row, **self.function.parameters)
-        except Exception as error:  # noqa: BLE001
+        # sys.exit() in a function is no reason to end a run; SIGTERM is.
+        except (Exception, SystemExit) as error:
+            if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+                raise
             own = error.__traceback__ and error.__traceback__.tb_next
             # The first one's is kept; to format it takes longer than most functions do.
             lines = (
                 () if name in log.raised else traceback.format_exception(error.with_traceback(own))
             )
-            merge(log.raised, [RowErrors(name, 1, [(query, repr(error))], "".join(lines))])
+            message, text = _plain(error), _valid("".join(lines))
+            merge(log.raised, [RowErrors(name, 1, [(query, message)], text)])
             return None
         if cast is None:
             return ABSTAIN

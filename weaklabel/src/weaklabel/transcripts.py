@@ -26,6 +26,9 @@ from weaklabel.tables import read, to_polars
 from weaklabel.text import Normalizer, find_normalizer
 from weaklabel.wer import read_transcripts
 
+#: Votes, of families and sources alone, from which on votes tell which are better.
+LEAST_VOTES: Final = 3
+
 Method: TypeAlias = Literal["rover", "medoid"]
 
 # A fourth gains nothing; many let the sources that lead run away.
@@ -131,7 +134,16 @@ def combine(
     networked = tqdm(
         (texts[a:b] for a, b in spans), "aligned", len(spans), unit="query", disable=hidden
     )
-    voters = rover.Voters(queries, sources, _family(names, families or {})[sources])
+    family = _family(names, families or {})
+    if rounds and len(np.unique(family)) < min(LEAST_VOTES, len(names)):
+        warnings.warn(
+            f"{len(names)} sources of {len(np.unique(family))} families: with fewer than"
+            f" {LEAST_VOTES} votes it cannot be said which are better, so that all weigh alike",
+            WeakLabelWarning,
+            stacklevel=2,
+        )
+        rounds = 0
+    voters = rover.Voters(queries, sources, family[sources])
     slots = rover.align(networked, voters.share.tolist())
     ballot = rover.vote(slots, voters, _trust(table), rounds=rounds)
 
@@ -218,7 +230,8 @@ def _copies(
         warnings.warn(
             f"sources that make the same errors: {listed}. If they are copies or versions of one"
             " recognizer, declare them a family (families=, --family), so that they share one vote:"
-            " counted apart they outvote sources that are right",
+            " counted apart they outvote sources that are right. If they are not, the others may be"
+            " the copies, by which right words look like errors",
             WeakLabelWarning,
             stacklevel=3,
         )
@@ -241,7 +254,10 @@ def _sources(
             "source": names,
             "utterances": utterances,
             "words": np.bincount(voters.source, lengths).astype(np.int64),
-            "error_rate": ballot.rates,
+            # None where no other source tells.
+            "error_rate": pl.Series(
+                [rate if rate <= 1 else None for rate in ballot.rates.tolist()]
+            ),
             "weight": votes * (voters.bloc.max() + 1) / votes[voters.source].sum(),
         }
     )

@@ -19,7 +19,7 @@ from daam_diffusers.prompt import Prompt, Token
 if TYPE_CHECKING:
     from daam_diffusers.maps import HeatMaps
 
-_FORMAT = 1
+_FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tokens
 
 
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
@@ -34,6 +34,8 @@ def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
         "image_size": maps.image_size,
         "clamp": maps.clamp,
         "provenance": dict(maps.provenance),
+        "frames": maps.frames,
+        "calls": dict(maps.calls),
     }
     tensors = {name: tensor.contiguous() for name, tensor in maps.probabilities.items()}
     with written_beside(path) as temporary:
@@ -71,6 +73,8 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
             tuple(Token(**token) for token in prompt["tokens"]),
             prompt["columns"],
             tuple(prompt["cut"]),
+            tuple(prompt.get("start", ())),
+            tuple(prompt.get("end", ())),
         ),
         layers=tuple(LayerInfo(**layer) for layer in layers),
         probabilities={layer["name"]: tensors[layer["name"]] for layer in layers},
@@ -80,6 +84,8 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
         image_size=(described["image_size"][0], described["image_size"][1]),
         clamp=described["clamp"],
         provenance=described["provenance"],
+        frames=described.get("frames"),
+        calls=described.get("calls", {}),
     )
 
 

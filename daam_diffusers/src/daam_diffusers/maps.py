@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +15,6 @@ from daam_diffusers import files, report
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.record import Axis
 from daam_diffusers.upsample import average_layers, resize
 
 Clamp = Literal["once", "per_map"]
@@ -32,27 +31,32 @@ class HeatMaps(Mapping[str, HeatMap]):
     Attributes:
         prompt: the prompt, its tokens and words.
         layers: the layers that are averaged, in forward order.
-        probabilities: by layer, float32, (C + 1, [steps,] [heads,] h, w) on the layer's own grid;
-            the last entry is the sum of the embedding columns that `columns` does not name.
+        probabilities: by layer, float32, (C + 1, [steps,] [heads,] [latent frames,] h, w) on the
+            layer's own grid; the last entry is the sum of all other columns.
         columns: the C embedding columns that are kept apart, increasing.
-        axes: axes that are kept, of `"step"`, `"layer"`, `"head"`.
+        axes: axes that are kept, of `"step"`, `"layer"`, `"head"`; of a video, `"frame"` last.
         size: rows and columns of the latents, which are those of the maps.
         image_size: rows and columns of the image in pixels.
         clamp: `"once"`: maps are averaged and then clamped to [0, 1]. `"per_map"`: every map that
             was kept is clamped at 0 before averaging; with heads kept, that is what the reference
             implementation computes.
         provenance: model, pipeline, steps and versions.
+        frames: frames of the generated video; None for an image.
+        calls: by layer, how many denoiser calls its mean is over; layers that a cache skips have
+            fewer than others.
     """
 
     prompt: Prompt
     layers: tuple[LayerInfo, ...]
     probabilities: Mapping[str, torch.Tensor]
     columns: tuple[int, ...]
-    axes: tuple[Axis, ...]
+    axes: tuple[str, ...]
     size: tuple[int, int]
     image_size: tuple[int, int]
     clamp: Clamp
     provenance: Mapping[str, str]
+    frames: int | None = None
+    calls: Mapping[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):

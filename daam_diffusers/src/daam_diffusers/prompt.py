@@ -8,7 +8,7 @@ from __future__ import annotations
 import unicodedata
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,12 +17,21 @@ from daam_diffusers.errors import TraceError
 
 @dataclass(frozen=True)
 class Token:
-    """One of the prompt's own tokens: its text as written, its span, its embedding column."""
+    """One of the prompt's own tokens.
+
+    Attributes:
+        text: as written in the prompt.
+        start: its first character there.
+        end: one past its last.
+        column: the column of the text embeddings that it stands in.
+        encoder: pipeline component that read it, e.g. `"text_encoder_3"`; empty if there is one.
+    """
 
     text: str
     start: int
     end: int
     column: int
+    encoder: str = ""
 
 
 @dataclass(frozen=True)
@@ -44,12 +53,16 @@ class Prompt:
         tokens: its own tokens that the text encoder read, in order.
         columns: length of the text embeddings, special tokens and padding included.
         cut: words that lie, in part or whole, beyond the text encoder's window.
+        start: columns of start tokens: none, one, or one a window.
+        end: columns of end tokens, likewise.
     """
 
     text: str
     tokens: tuple[Token, ...]
     columns: int
-    cut: tuple[str, ...] = field(default=())
+    cut: tuple[str, ...] = ()
+    start: tuple[int, ...] = ()
+    end: tuple[int, ...] = ()
 
     @cached_property
     def words(self) -> tuple[Word, ...]:

@@ -52,7 +52,7 @@ def test_what_is_not_there_is_not_found() -> None:
     assert not second.mask.any()
 
 
-def test_an_object_of_the_wrong_colour_does_not_count() -> None:
+def test_an_object_of_the_wrong_color_does_not_count() -> None:
     scene = scenes.sample(np.random.default_rng(0))
     named = {phrase.color for phrase in scene.caption.phrases}
     other = next(color for color in scenes.COLORS if color not in named)
@@ -64,6 +64,6 @@ def test_an_object_of_the_wrong_colour_does_not_count() -> None:
 
 @pytest.mark.parametrize("noun", list(nouns.DRAWINGS))
 @pytest.mark.parametrize("radius", list(scenes.RADII.values()))
-def test_a_noun_is_recognised_at_every_size_and_place(noun: str, radius: float) -> None:
+def test_a_noun_is_recognized_at_every_size_and_place(noun: str, radius: float) -> None:
     for center in ((32.0, 32.0), (20.3, 35.7)):
         assert masks.classify(nouns.draw(noun, center, radius, scenes.SIDE)) == noun

@@ -90,7 +90,7 @@ def test_the_rule_for_masks_holds_after_the_autoencoder(pipe: StableDiffusionPip
 def test_word_maps_lie_on_their_objects(pipe: StableDiffusionPipeline) -> None:
     report = evaluate.evaluate(pipe, captions=16, steps=15, batch=16)
     assert report.both >= 0.6
-    floors = {("noun", 0.4): 0.4, ("colour", 0.5): 0.4}  # of 200 captions: 0.54 and 0.52
+    floors = {("noun", 0.4): 0.4, ("color", 0.5): 0.4}  # of 200 captions: 0.54 and 0.52
     for score in report.words:
         if (score.kind, score.threshold) in floors:
             assert score.daam >= floors[score.kind, score.threshold]

@@ -33,7 +33,7 @@ def test_objects_lie_apart_and_inside_the_image(seed: int, split: scenes.Split) 
 
 
 @given(seeds, splits)
-def test_an_object_has_its_adjective_s_colour_and_its_noun_s_accents(
+def test_an_object_has_its_adjective_s_color_and_its_noun_s_accents(
     seed: int, split: scenes.Split
 ) -> None:
     scene = scene_of(seed, split)
@@ -47,7 +47,7 @@ def test_an_object_has_its_adjective_s_colour_and_its_noun_s_accents(
 
 
 @given(seeds, splits)
-def test_word_masks_belong_to_nouns_and_colours_only(seed: int, split: scenes.Split) -> None:
+def test_word_masks_belong_to_nouns_and_colors_only(seed: int, split: scenes.Split) -> None:
     scene = scene_of(seed, split)
     words = str(scene.caption).split()
     assert words == list(scene.caption.words)
@@ -68,7 +68,7 @@ def test_objects_stand_as_the_relation_says(seed: int) -> None:
 
 
 @given(seeds, splits)
-def test_objects_differ_in_noun_and_colour(seed: int, split: scenes.Split) -> None:
+def test_objects_differ_in_noun_and_color(seed: int, split: scenes.Split) -> None:
     first, second = scene_of(seed, split).caption.phrases
     assert first.noun != second.noun
     assert first.color != second.color
@@ -87,12 +87,12 @@ def pair(caption: scenes.Caption) -> frozenset[tuple[str, str]]:
     return frozenset((phrase.color, phrase.noun) for phrase in caption.phrases)
 
 
-def test_no_held_out_pair_of_coloured_nouns_is_ever_trained_on() -> None:
+def test_no_held_out_pair_of_colored_nouns_is_ever_trained_on() -> None:
     rng = np.random.default_rng(3)
     trained = {pair(scenes.sample_caption(rng, "train")) for _ in range(4000)}
     held_out = {pair(scenes.sample_caption(rng, "held_out")) for _ in range(1000)}
     assert not trained & held_out
-    # 28 pairs of nouns x 30 ordered pairs of colours; about a tenth of them held out
+    # 28 pairs of nouns x 30 ordered pairs of colors; about a tenth of them held out
     assert 0.05 * 840 < len(held_out) < 0.15 * 840
     assert len(trained) > 0.8 * 840
 

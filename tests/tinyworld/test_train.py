@@ -96,12 +96,12 @@ def test_a_checkpoint_of_other_sizes_is_refused(tmp_path: Path) -> None:
         train.run(tiny(tmp_path, sizes=larger))
 
 
-def test_standardising_leaves_what_is_decoded_as_it_was() -> None:
+def test_standardizing_leaves_what_is_decoded_as_it_was() -> None:
     torch.manual_seed(0)
     vae = build_vae(TINY).eval()
     images, _ = train.draw_dataset(20, 0)
     before = vae.decode(autoencoder.encode(vae, images)).sample
-    autoencoder.standardise(vae, autoencoder.encode(vae, images))
+    autoencoder.standardize(vae, autoencoder.encode(vae, images))
     latents = autoencoder.encode(vae, images)
     torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3, rtol=0)
@@ -148,7 +148,7 @@ def test_the_text_encoder_begins_with_the_two_phrases_apart() -> None:
     rows = encoder.embeddings.position_embedding.weight.detach()
     rows = rows / rows.norm(dim=1, keepdim=True)
     likeness = rows @ rows.T
-    # "a red house left of a green tree": the nouns are tokens 3 and 8, the colours 2 and 7
+    # "a red house left of a green tree": the nouns are tokens 3 and 8, the colors 2 and 7
     assert likeness[3, 8] < 0.4
     assert likeness[2, 7] < 0.4
     assert likeness[2, 3] > 0.6

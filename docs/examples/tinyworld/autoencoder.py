@@ -71,7 +71,7 @@ def train(config: Config, accelerator: Accelerator, images: Tensor) -> Autoencod
             optimizer.step()
             progress.advance(error)
     vae = vae.eval()
-    standardise(vae, encode(vae, images[:2000]))
+    standardize(vae, encode(vae, images[:2000]))
     if accelerator.is_main_process:
         vae.save_pretrained(folder)
     accelerator.wait_for_everyone()
@@ -108,7 +108,7 @@ def latents_of(
 
 
 @torch.no_grad()
-def standardise(vae: AutoencoderKL, latents: Tensor) -> None:
+def standardize(vae: AutoencoderKL, latents: Tensor) -> None:
     """Fold a shift and a scale a channel into the autoencoder: its latents get mean 0 and std 1.
 
     Both 1 x 1 convolutions around the latents are affine, so what is decoded does not change, and

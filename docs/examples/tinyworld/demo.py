@@ -1,7 +1,7 @@
 """`make demo`: draw a caption, show which words drew which pixels, and judge it.
 
 The image, its overlays and its report come from the command line of daam_diffusers, as any
-pipeline's would; the true masks come from the image's colours by the rule of masks.py.
+pipeline's would; the true masks come from the image's colors by the rule of masks.py.
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ def parse(text: str) -> scenes.Caption:
     if read is None:
         raise ValueError(
             f"{text!r} is no tinyworld caption. One is e.g. {CAPTION!r}: "
-            f"a|the|one|two [small|big] COLOUR NOUN RELATION, the same again, and a place or none. "
-            f"Colours: {', '.join(scenes.COLORS)}; nouns: {', '.join(nouns.DRAWINGS)}; relations: "
+            f"a|the|one|two [small|big] COLOR NOUN RELATION, the same again, and a place or none. "
+            f"Colors: {', '.join(scenes.COLORS)}; nouns: {', '.join(nouns.DRAWINGS)}; relations: "
             f"{', '.join(scenes.RELATIONS)}; places: {', '.join(filter(None, scenes.PLACES))}."
         )
     words = read.groups("")
     caption = scenes.Caption(_phrase(words[:4]), words[4], _phrase(words[5:9]), words[9])
     if caption.first.color == caption.second.color or caption.first.noun == caption.second.noun:
-        raise ValueError(f"{text!r}: the two objects must differ in noun and in colour.")
+        raise ValueError(f"{text!r}: the two objects must differ in noun and in color.")
     return caption
 
 

@@ -2,10 +2,10 @@
 
     python docs/examples/tinyworld/evaluate.py --captions 200
 
-Captions come from the held-out split, whose pairs of coloured nouns no training scene shows, and
-true masks from the generated image's own colours (see masks.py). An image counts as showing both
-objects if both have the caption's colour and are recognised as the caption's noun. Maps are judged
-on the objects that are there: a colour word is held against the mask of the whole object it
+Captions come from the held-out split, whose pairs of colored nouns no training scene shows, and
+true masks from the generated image's own colors (see masks.py). An image counts as showing both
+objects if both have the caption's color and are recognized as the caption's noun. Maps are judged
+on the objects that are there: a color word is held against the mask of the whole object it
 describes, and so is its noun.
 """
 
@@ -37,7 +37,7 @@ from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
 STEPS = 20
-THRESHOLDS = (0.3, 0.4, 0.475, 0.5)  # 0.475: nouns do best below it, colour words above
+THRESHOLDS = (0.3, 0.4, 0.475, 0.5)  # 0.475: nouns do best below it, color words above
 SEED = 1_000_000
 """Of the captions; training starts from small seeds. Image i starts from the noise of seed i."""
 
@@ -56,7 +56,7 @@ class Generated:
 
     @property
     def colored(self) -> bool:
-        """Whether both objects are there, by colour and area."""
+        """Whether both objects are there, by color and area."""
         return all(found.present for found in self.objects)
 
     @property
@@ -79,8 +79,8 @@ class WordScore:
     """Mean IoU of one class of words at one threshold, beside what costs nothing to reach.
 
     Attributes:
-        kind: "noun" or "colour".
-        threshold: on the min-max normalised map.
+        kind: "noun" or "color".
+        threshold: on the min-max normalized map.
         words: how many words were judged.
         daam: mean IoU of the thresholded map with the word's object.
         swapped: of the same map with the other object.
@@ -105,7 +105,7 @@ class RuleScore:
         scenes: how many were judged.
         drawn_iou, decoded_iou: mean IoU with the exact masks, on the scene and after the scene
             went through the autoencoder.
-        drawn_noun, decoded_noun: share of objects whose noun is recognised, likewise.
+        drawn_noun, decoded_noun: share of objects whose noun is recognized, likewise.
     """
 
     scenes: int
@@ -121,8 +121,8 @@ class Report:
 
     Attributes:
         captions, steps, guidance: how the images were made.
-        both: share of images that show both objects, colour and noun right.
-        both_colored: share of images that show both colours, whatever the silhouettes.
+        both: share of images that show both objects, color and noun right.
+        both_colored: share of images that show both colors, whatever the silhouettes.
         as_told: share of images that show both objects, and in the caption's relation.
         pointing: by kind of word, how often the map's highest pixel lies on the object.
         words: one entry a kind and threshold.
@@ -198,7 +198,7 @@ class _Judged:
 
 
 def _judged(images: list[Generated], *, any_noun: bool = False) -> list[_Judged]:
-    """The nouns and colour words of the images that show both objects, or both colours at least."""
+    """The nouns and color words of the images that show both objects, or both colors at least."""
     judged = []
     for made in images:
         if not (made.colored if any_noun else made.right):
@@ -206,7 +206,7 @@ def _judged(images: list[Generated], *, any_noun: bool = False) -> list[_Judged]
         for which in (0, 1):
             noun = made.caption.noun_index(which)
             own, other = made.objects[which].mask, made.objects[1 - which].mask
-            for kind, index in (("noun", noun), ("colour", noun - 1)):
+            for kind, index in (("noun", noun), ("color", noun - 1)):
                 judged.append(_Judged(kind, made.caption.words[index], made.maps, own, other))
     return judged
 
@@ -261,7 +261,7 @@ def evaluate(
 ) -> Report:
     """Generate, segment and judge.
 
-    With `any_noun`, maps are also judged on images whose objects have the right colours but not
+    With `any_noun`, maps are also judged on images whose objects have the right colors but not
     the right nouns: there a noun is held against what was drawn in its place.
 
     Raises:
@@ -275,7 +275,7 @@ def evaluate(
             f"none of {captions} images shows both objects: no map can be judged. Is the model "
             "trained? Look at some of its images."
         )
-    kinds = ("noun", "colour")
+    kinds = ("noun", "color")
     return Report(
         captions=captions,
         steps=steps,
@@ -317,18 +317,18 @@ def _sentences(report: Report) -> list[str]:
     rule, pointing = report.rule, report.pointing
     accuracy = (
         f"The rule for true masks, on {rule.scenes} drawn scenes: mean IoU {rule.drawn_iou:.3f}, "
-        f"noun recognised {rule.drawn_noun:.1%}; on what the autoencoder makes of them "
+        f"noun recognized {rule.drawn_noun:.1%}; on what the autoencoder makes of them "
         f"{rule.decoded_iou:.3f} and {rule.decoded_noun:.1%}."
     )
     points = (
         f"Highest pixel of a map on its object: noun {pointing['noun']:.1%}, "
-        f"colour {pointing['colour']:.1%}."
+        f"color {pointing['color']:.1%}."
     )
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
-        f"Both objects present, with the right colours and nouns: {report.both:.1%} of the images.",
+        f"Both objects present, with the right colors and nouns: {report.both:.1%} of the images.",
         f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
-        f"Both colours present, whatever the nouns: {report.both_colored:.1%} of the images.",
+        f"Both colors present, whatever the nouns: {report.both_colored:.1%} of the images.",
         points,
         accuracy,
     ]

@@ -25,7 +25,7 @@ _SCALE = 4  # pixels of the figure a pixel of the image, before the overlay is d
 
 
 def words_to_show(maps: HeatMaps) -> list[str]:
-    """Colours, nouns and places, in the order of the prompt."""
+    """Colors, nouns and places, in the order of the prompt."""
     drawn = {*scenes.COLORS, *nouns.DRAWINGS, *nouns.PLURALS.values(), "night", "dusk", "fog"}
     return [word for word in maps if word in drawn]
 

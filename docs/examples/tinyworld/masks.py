@@ -1,10 +1,10 @@
-"""True masks of a tinyworld image, from its colours alone: nothing here knows of attention.
+"""True masks of a tinyworld image, from its colors alone: nothing here knows of attention.
 
 The rule, for an image and the caption it was generated from:
 
-1. every pixel takes the nearest colour of the palette: the caption's background, the six colours,
+1. every pixel takes the nearest color of the palette: the caption's background, the six colors,
    ink and paper;
-2. an object's body is the largest patch of its colour word, gaps of up to four pixels bridged (the
+2. an object's body is the largest patch of its color word, gaps of up to four pixels bridged (the
    two largest, after "two", if the second reaches a fifth of the first);
 3. every body grows, one pixel a step and both at once, over neighbouring pixels that are neither
    background nor body: so ink and paper fall to the object they touch. What is reached within
@@ -12,7 +12,7 @@ The rule, for an image and the caption it was generated from:
 4. an object is *present* if its mask has at least `MIN_AREA` pixels;
 5. its noun is the one whose drawing, scaled to the same bounding box, is nearest.
 
-Steps 1 to 4 judge colour, step 5 silhouette and texture.
+Steps 1 to 4 judge color, step 5 silhouette and texture.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Found:
     """One object as an image shows it.
 
     Attributes:
-        mask: (H, W) bool, body and accents; all False where nothing has the caption's colour.
+        mask: (H, W) bool, body and accents; all False where nothing has the caption's color.
         noun: the noun that the object looks most like, or None if it is absent.
     """
 
@@ -81,14 +81,14 @@ def _patches(mask: Mask) -> list[Mask]:
 
 
 def _nearest(image: Image, palette: list[scenes.RGB]) -> NDArray[np.int64]:
-    """(H, W) index of each pixel's nearest palette colour."""
+    """(H, W) index of each pixel's nearest palette color."""
     offsets = image[:, :, None, :].astype(np.int64) - np.asarray(palette)[None, None]
     nearest: NDArray[np.int64] = (offsets**2).sum(-1).argmin(-1)
     return nearest
 
 
 def _body(nearest: Mask, count: int) -> Mask:
-    """Step 2: the patches of one colour that make up `count` objects.
+    """Step 2: the patches of one color that make up `count` objects.
 
     Ink and paper may cut a body in two (a mast, a fish's stripes), so patches are counted after the
     gaps of up to four pixels between them are bridged.
@@ -149,7 +149,7 @@ def _identify(mask: Mask, body: Mask, labels: NDArray[np.uint8], count: int) -> 
 
 
 def stand_as_told(relation: str, first: Mask, second: Mask) -> bool:
-    """Whether two objects lie to each other as a relation says, by their centres.
+    """Whether two objects lie to each other as a relation says, by their centers.
 
     "beside" and "and" ask for no order: the objects have to lie side by side.
 

@@ -1,7 +1,7 @@
-"""The eight things of tinyworld: one silhouette and one texture a noun, in any colour.
+"""The eight things of tinyworld: one silhouette and one texture a noun, in any color.
 
 A noun decides where an object's pixels lie and how its two accents, near-black ink and near-white
-paper, are laid out inside it; the colour of the rest, its body, is left to the adjective. Neither
+paper, are laid out inside it; the color of the rest, its body, is left to the adjective. Neither
 word can be read off the other, and both are needed all over the object.
 
 Each drawing is a function of unit coordinates: x grows to the right and y downwards, and the object
@@ -157,6 +157,6 @@ def draw(noun: str, center: tuple[float, float], radius: float, side: int) -> La
     """
     if noun not in DRAWINGS:
         raise ValueError(f"no drawing for {noun!r}: tinyworld's nouns are {', '.join(DRAWINGS)}.")
-    pixels = np.arange(side) + 0.5  # pixel centres
+    pixels = np.arange(side) + 0.5  # pixel centers
     x, y = np.meshgrid((pixels - center[0]) / radius, (pixels - center[1]) / radius)
     return DRAWINGS[noun](x, y)

@@ -32,6 +32,8 @@ class Sizes:
         vae_layers: residual blocks a level of the autoencoder.
         unet_channels: channels at each of the denoiser's resolutions, 16 x 16 first.
         unet_heads: attention heads at each of them.
+        transformer_layers, transformer_heads, transformer_head_width: of the other denoiser; all
+            its layers attend jointly over words and pixels.
         text_width: width of the text encoder, and so of the cross-attention's keys.
         text_layers: transformer layers of the text encoder; 0 is embedding and norm only.
         tokens: prompt length in tokens, with the start and end token.
@@ -41,6 +43,9 @@ class Sizes:
     vae_layers: int = 1
     unet_channels: tuple[int, ...] = (64, 128)
     unet_heads: tuple[int, ...] = (2, 4)
+    transformer_layers: int = 6
+    transformer_heads: int = 4
+    transformer_head_width: int = 32
     text_width: int = 96
     text_layers: int = 0
     tokens: int = 20
@@ -122,7 +127,7 @@ def build_vae(sizes: Sizes) -> AutoencoderKL:
         norm_num_groups=8,
         sample_size=scenes.SIDE,
         mid_block_add_attention=False,
-        scaling_factor=1.0,  # the latents are standardised inside the autoencoder, see train.py
+        scaling_factor=1.0,  # the latents are standardized inside the autoencoder, see train.py
     )
 
 

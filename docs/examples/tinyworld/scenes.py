@@ -8,9 +8,9 @@
     >>> scene.image.shape, scene.image.dtype
     ((64, 64, 3), dtype('uint8'))
 
-A caption is `DETERMINER [SIZE] COLOUR NOUN RELATION DETERMINER [SIZE] COLOUR NOUN [PLACE]`, as in
-"a red house left of the small green tree at night". Its two objects differ in noun and in colour.
-A tenth of all unordered pairs of coloured nouns is held out: no scene of the training split shows
+A caption is `DETERMINER [SIZE] COLOR NOUN RELATION DETERMINER [SIZE] COLOR NOUN [PLACE]`, as in
+"a red house left of the small green tree at night". Its two objects differ in noun and in color.
+A tenth of all unordered pairs of colored nouns is held out: no scene of the training split shows
 such a pair, in any arrangement.
 """
 
@@ -119,7 +119,7 @@ class Caption:
         return self.first, self.second
 
     def noun_index(self, which: int) -> int:
-        """Index into `words` of the first (0) or second (1) noun; its colour comes before it."""
+        """Index into `words` of the first (0) or second (1) noun; its color comes before it."""
         if which == 0:
             return len(self.first.words) - 1
         return len(self.words) - len(self.place.split()) - 1
@@ -144,7 +144,7 @@ class Scene:
 
     @property
     def word_masks(self) -> tuple[Mask | None, ...]:
-        """One entry a word of the caption: the object's mask for nouns and colours, else None."""
+        """One entry a word of the caption: the object's mask for nouns and colors, else None."""
         masks: list[Mask | None] = [None] * len(self.caption.words)
         for which, mask in enumerate(self.object_masks):
             noun = self.caption.noun_index(which)
@@ -160,7 +160,7 @@ def vocabulary() -> tuple[str, ...]:
 
 
 def is_held_out(caption: Caption) -> bool:
-    """Whether the caption's pair of coloured nouns is kept out of training, in any arrangement."""
+    """Whether the caption's pair of colored nouns is kept out of training, in any arrangement."""
     pair = sorted(f"{phrase.color} {phrase.noun}" for phrase in caption.phrases)
     digest = hashlib.blake2b(" + ".join(pair).encode(), digest_size=4).digest()
     return int.from_bytes(digest, "big") % _HELD_OUT_OF == 0

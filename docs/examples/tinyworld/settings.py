@@ -18,6 +18,8 @@ class Config:
     """One run of training.
 
     Attributes:
+        denoiser: "unet", with an autoencoder and a text encoder of its own, or "transformer".
+        base: folder of the UNet whose autoencoder and text encoder a transformer takes over.
         work: folder for checkpoints and losses; a run with the same folder resumes.
         model: folder the pipeline and its card are written to.
         seed: decides the scenes, the weights' start, every batch and all noise.
@@ -35,6 +37,8 @@ class Config:
         sizes: the shapes of all weights.
     """
 
+    denoiser: str = "unet"
+    base: Path = HERE / "model"
     work: Path = Path("runs/tinyworld")
     model: Path = HERE / "model"
     seed: int = 0
@@ -57,6 +61,20 @@ class Config:
     sizes: Sizes = field(default_factory=Sizes)
 
 
+UNET = Config()
+TRANSFORMER = Config(
+    denoiser="transformer",
+    work=Path("runs/tinyworld-transformer"),
+    model=HERE / "model-transformer",
+    scenes=10_000,
+    steps=3700,
+    rate=1e-3,
+    warmup=0.04,
+    cooldown=0.45,
+)
+_DEFAULTS = {config.denoiser: config for config in (UNET, TRANSFORMER)}
+
+
 def peak_share(step: int, steps: int, warmup: float, cooldown: float) -> float:
     """The learning rate at a step, as a share of its peak: up, level, down, each linear."""
     done = (step + 0.5) / steps
@@ -64,14 +82,22 @@ def peak_share(step: int, steps: int, warmup: float, cooldown: float) -> float:
 
 
 def parse(arguments: Sequence[str] | None = None, description: str | None = None) -> Config:
-    """Read a configuration from the command line: every field, and every size, is an option."""
+    """Read a configuration from the command line: every field, and every size, is an option.
+
+    The other defaults depend on the denoiser.
+    """
+    which = argparse.ArgumentParser(add_help=False)
+    which.add_argument("--denoiser", choices=_DEFAULTS, default=UNET.denoiser)
+    defaults = _DEFAULTS[which.parse_known_args(arguments)[0].denoiser]
     parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        parents=[which],
     )
-    defaults = Config()
     for owner in (defaults, defaults.sizes):
         for entry in dataclasses.fields(owner):
-            _add_option(parser, entry.name, getattr(owner, entry.name))
+            if entry.name != "denoiser":
+                _add_option(parser, entry.name, getattr(owner, entry.name))
     options = vars(parser.parse_args(arguments))
     sizes = {entry.name: options.pop(entry.name) for entry in dataclasses.fields(Sizes)}
     for name, value in sizes.items():

@@ -2,6 +2,10 @@
 
     python docs/examples/tinyworld/train.py                # on this machine's CPU or GPU
     accelerate launch docs/examples/tinyworld/train.py     # on several GPUs
+    python docs/examples/tinyworld/train.py --denoiser transformer
+
+The last one trains a transformer alone: it takes autoencoder and text encoder from `--base`, a
+folder that the first has written.
 
 No mask takes part in it. Every batch, its noise and its timesteps are functions of the seed, the
 step and the process alone, so an interrupted run resumes from its last checkpoint to the very
@@ -29,6 +33,7 @@ import denoiser
 import nouns
 import parts
 import scenes
+import transformer
 from settings import Config, parse
 
 logger = logging.getLogger(__name__)
@@ -70,14 +75,18 @@ def run(config: Config) -> None:
     began = time.monotonic()
     logger.info("drawing %d scenes", config.scenes)
     images, captions = draw_dataset(config.scenes, config.seed)
-    vae = autoencoder.train(config, accelerator, images)
+    if config.denoiser == "transformer":
+        vae, _, tokenizer = transformer.load_base(config.base)
+        vae.to(accelerator.device)
+    else:
+        vae = autoencoder.train(config, accelerator, images)
+        tokenizer = parts.build_tokenizer(scenes.vocabulary(), config.sizes.tokens)
     latents = autoencoder.latents_of(config, accelerator, vae, images)
     prepared = time.monotonic() - began
-    tokenizer = parts.build_tokenizer(scenes.vocabulary(), config.sizes.tokens)
     tokens, empty = tokenize(tokenizer, captions), tokenize(tokenizer, [""])[0]
     trained, seconds = denoiser.train(config, accelerator, latents, tokens, empty)
     if accelerator.is_main_process:
-        export(config, trained, vae.cpu(), accelerator.device, prepared + seconds)
+        export(config, trained, vae.cpu(), tokenizer, accelerator.device, prepared + seconds)
         logger.info("exported to %s", config.model)
 
 
@@ -85,15 +94,19 @@ def export(
     config: Config,
     trained: denoiser.Denoiser,
     vae: AutoencoderKL,
+    tokenizer: CLIPTokenizer,
     device: torch.device,
     seconds: float,
 ) -> None:
     """Write the pipeline's folder and its card."""
-    tokenizer = parts.build_tokenizer(scenes.vocabulary(), config.sizes.tokens)
-    parts.save_pipeline(config.model, tokenizer, trained.text_encoder, vae, trained.unet)
+    if isinstance(trained, transformer.Denoiser):
+        transformer.save_pipeline(config.model, tokenizer, vae, trained)
+    else:
+        parts.save_pipeline(config.model, tokenizer, trained.text_encoder, vae, trained.unet)
     weights = [*trained.parameters(), *vae.parameters()]
     card.write(
         config.model,
+        card.KINDS[config.denoiser],
         _facts(config, device, seconds),
         parameters=sum(weight.numel() for weight in weights),
         nouns=len(nouns.DRAWINGS),
@@ -103,11 +116,19 @@ def export(
 
 def _facts(config: Config, device: torch.device, seconds: float) -> dict[str, object]:
     """The card's table on training."""
-    sizes = ", ".join(f"{name} {value}" for name, value in dataclasses.asdict(config.sizes).items())
+    transformer_alone = config.denoiser == "transformer"
+    others = ("unet_", "vae_", "text_") if transformer_alone else ("transformer_",)
+    sizes = ", ".join(
+        f"{name} {value}"
+        for name, value in dataclasses.asdict(config.sizes).items()
+        if not name.startswith(others)
+    )
+    taken_over = f"of `{config.base.name}/`, frozen; so is the text encoder"
     return {
-        "data": f"{config.scenes:,} drawn scenes, none with a held-out pair of coloured nouns",
-        "autoencoder": f"{config.vae_steps:,} steps of {config.vae_batch}, peak rate "
-        f"{config.vae_rate:g}",
+        "data": f"{config.scenes:,} drawn scenes, none with a held-out pair of colored nouns",
+        "autoencoder": taken_over
+        if transformer_alone
+        else f"{config.vae_steps:,} steps of {config.vae_batch}, peak rate {config.vae_rate:g}",
         "denoiser": f"{config.steps:,} steps of {config.batch}, peak rate {config.rate:g}, "
         f"averaged weights ({config.ema:g})",
         "sizes": sizes,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from diffusers import (
@@ -11,6 +15,11 @@ from diffusers import (
     AutoencoderKL,
     AutoencoderKLFlux2,
     AutoencoderKLQwenImage,
+    AutoencoderKLWan,
+    BriaFiboPipeline,
+    BriaFiboTransformer2DModel,
+    BriaPipeline,
+    BriaTransformer2DModel,
     ChromaPipeline,
     ChromaTransformer2DModel,
     FlowMatchEulerDiscreteScheduler,
@@ -21,25 +30,52 @@ from diffusers import (
     FluxKontextPipeline,
     FluxPipeline,
     FluxTransformer2DModel,
+    GlmImagePipeline,
+    GlmImageTransformer2DModel,
     HiDreamImagePipeline,
     HiDreamImageTransformer2DModel,
+    Kandinsky5T2IPipeline,
+    Kandinsky5Transformer3DModel,
+    Krea2Pipeline,
+    Krea2Transformer2DModel,
+    LongCatImagePipeline,
+    LongCatImageTransformer2DModel,
+    NucleusMoEImagePipeline,
+    NucleusMoEImageTransformer2DModel,
+    OvisImagePipeline,
+    OvisImageTransformer2DModel,
+    PRXPipeline,
+    PRXTransformer2DModel,
+    QwenImageEditPipeline,
+    QwenImageEditPlusPipeline,
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
     StableDiffusion3Pipeline,
 )
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
+from diffusers.pipelines.kandinsky5.pipeline_output import KandinskyImagePipelineOutput
+from diffusers.pipelines.nucleusmoe_image.pipeline_nucleusmoe_image import DEFAULT_SYSTEM_PROMPT
+from diffusers.pipelines.qwenimage import pipeline_qwenimage_edit, pipeline_qwenimage_edit_plus
 from tiny_pipelines import Variant, picture, quiet
 from tiny_text import (
+    byt5_encoder,
+    byt5_tokenizer,
     clip_encoder,
     clip_tokenizer,
     llama_encoder,
     llama_tokenizer,
     mistral3,
     mistral3_processor,
+    prx_encoder,
+    prx_tokenizer,
     qwen3_encoder,
+    qwen3_vl,
+    qwen3_vl_processor,
     qwen_tokenizer,
     qwen_vl,
+    qwen_vl_processor,
+    smollm3_encoder,
     t5_encoder,
     t5_tokenizer,
     umt5_encoder,
@@ -308,6 +344,56 @@ def qwen_image() -> QwenImagePipeline:
     )
 
 
+QWEN_EDIT_TEMPLATE = QWEN_TEMPLATE + (
+    " Describe the key features of the input image then explain how the user s text instruction"
+    " should alter or modify the image Generate a new image that meets the user requirements while"
+    " maintaining consistency with the original input where appropriate Picture"
+)
+
+
+def qwen_edit(kind: Any = QwenImageEditPipeline) -> Any:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(QWEN_EDIT_TEMPLATE)
+    return quiet(
+        kind(
+            scheduler=flow(),
+            vae=qwen_vae(),
+            text_encoder=qwen_vl(16, tokenizer=tokenizer),
+            tokenizer=tokenizer,
+            processor=qwen_vl_processor(tokenizer),
+            transformer=qwen_transformer(),
+        )
+    )
+
+
+@dataclass(frozen=True)
+class OneImage(Variant):
+    """A pipeline whose output calls its images `image`."""
+
+    def run(self, pipe: Any, *args: Any, **changes: Any) -> torch.Tensor:
+        with patch.object(KandinskyImagePipelineOutput, "images", property(_image), create=True):
+            return super().run(pipe, *args, **changes)
+
+
+def _image(output: Any) -> torch.Tensor:
+    return output.image
+
+
+@dataclass(frozen=True)
+class SmallReferences(Variant):
+    """A pipeline that scales reference pictures to a megapixel, made to scale them to 32 x 64."""
+
+    module: ModuleType = pipeline_qwenimage_edit
+
+    def run(self, pipe: Any, *args: Any, **changes: Any) -> torch.Tensor:
+        with patch.object(self.module, "calculate_dimensions", self._dimensions()):
+            return super().run(pipe, *args, **changes)
+
+    def _dimensions(self) -> Callable[..., tuple[int | None, ...]]:
+        plus = self.module is pipeline_qwenimage_edit_plus
+        return lambda area, ratio: (64, 32) if plus else (64, 32, None)
+
+
 # -- HiDream -------------------------------------------------------------------------------------
 
 
@@ -346,6 +432,231 @@ def hidream() -> HiDreamImagePipeline:
     )
     # Every picture is scaled to the area of the default one, here 40 x 40 pixels.
     pipe.default_sample_size = 20
+    return pipe
+
+
+# -- relatives of FLUX ---------------------------------------------------------------------------
+
+
+def longcat() -> LongCatImagePipeline:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(QWEN_TEMPLATE)
+    sizes = {**FLUX_SIZES, "in_channels": 64, "joint_attention_dim": 16}
+    transformer = LongCatImageTransformer2DModel(
+        **sizes, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8]
+    )
+    return quiet(
+        LongCatImagePipeline(
+            scheduler=flow(),
+            vae=flow_vae(latent_channels=16, shift_factor=0.06),
+            text_encoder=qwen_vl(16, tokenizer=tokenizer),
+            tokenizer=tokenizer,
+            text_processor=qwen_vl_processor(tokenizer),
+            transformer=transformer.eval(),
+        )
+    )
+
+
+def ovis() -> OvisImagePipeline:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(QWEN_TEMPLATE)
+    sizes = {**FLUX_SIZES, "joint_attention_dim": 16, "out_channels": 16}
+    return quiet(
+        OvisImagePipeline(
+            scheduler=flow(),
+            vae=shifted_vae(),
+            text_encoder=qwen3_encoder(16, tokenizer=tokenizer),
+            tokenizer=tokenizer,
+            transformer=OvisImageTransformer2DModel(**sizes, axes_dims_rope=(4, 4, 8)).eval(),
+        )
+    )
+
+
+def bria() -> BriaPipeline:
+    torch.manual_seed(0)
+    return quiet(
+        BriaPipeline(
+            scheduler=flow(),
+            vae=shifted_vae(),
+            text_encoder=t5_encoder(),
+            tokenizer=t5_tokenizer(),
+            transformer=BriaTransformer2DModel(**FLUX_SIZES, axes_dims_rope=[4, 4, 8]).eval(),
+        )
+    )
+
+
+def fibo() -> BriaFiboPipeline:
+    """Every block reads another layer of the text encoder beside what the block before made."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=[0.0] * 4,
+        latents_std=[1.0] * 4,
+    )
+    sizes = {**FLUX_SIZES, "in_channels": 4, "joint_attention_dim": 32, "text_encoder_dim": 16}
+    return quiet(
+        BriaFiboPipeline(
+            scheduler=flow(),
+            vae=vae.eval(),
+            text_encoder=smollm3_encoder(16),
+            tokenizer=llama_tokenizer(start=False),
+            transformer=BriaFiboTransformer2DModel(**sizes, axes_dims_rope=[4, 4, 8]).eval(),
+        )
+    )
+
+
+# -- queries of the pixels alone -----------------------------------------------------------------
+
+
+def prx() -> PRXPipeline:
+    torch.manual_seed(0)
+    transformer = PRXTransformer2DModel(
+        in_channels=4,
+        patch_size=2,
+        context_in_dim=16,
+        hidden_size=32,
+        num_heads=2,
+        depth=2,
+        axes_dim=[8, 8],
+    )
+    return quiet(
+        PRXPipeline(
+            transformer=transformer.eval(),
+            scheduler=flow(),
+            text_encoder=prx_encoder(16),
+            tokenizer=prx_tokenizer(),
+            vae=flow_vae(),
+        )
+    )
+
+
+def nucleus() -> NucleusMoEImagePipeline:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(DEFAULT_SYSTEM_PROMPT + " system user assistant")
+    transformer = NucleusMoEImageTransformer2DModel(
+        in_channels=16,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        joint_attention_dim=16,
+        axes_dims_rope=(4, 4, 8),
+        moe_enabled=False,
+        capacity_factors=8.0,
+    )
+    return quiet(
+        NucleusMoEImagePipeline(
+            transformer=transformer.eval(),
+            scheduler=flow(),
+            vae=qwen_vae(),
+            text_encoder=qwen3_vl(16, tokenizer=tokenizer),
+            processor=qwen3_vl_processor(tokenizer),
+        )
+    )
+
+
+# -- one sequence --------------------------------------------------------------------------------
+
+
+def glm_image() -> GlmImagePipeline:
+    """The denoiser reads what stands in quotation marks, byte by byte, and nothing else."""
+    torch.manual_seed(0)
+    transformer = GlmImageTransformer2DModel(
+        patch_size=2,
+        in_channels=4,
+        out_channels=4,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        text_embed_dim=16,
+        time_embed_dim=16,
+        condition_dim=8,
+        prior_vq_quantizer_codebook_size=32,
+    )
+    return quiet(
+        GlmImagePipeline(
+            tokenizer=byt5_tokenizer(),
+            processor=None,
+            text_encoder=byt5_encoder(16),
+            vision_language_encoder=None,
+            vae=flow_vae(latents_mean=[0.0] * 4, latents_std=[1.0] * 4),
+            transformer=transformer.eval(),
+            scheduler=flow(),
+        )
+    )
+
+
+def _glm_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    return {
+        "prompt": 'a red car beside "a blue dog"',
+        "prior_token_ids": torch.arange(8 * 12)[None] % 32,
+    }
+
+
+def krea2() -> Krea2Pipeline:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(QWEN_TEMPLATE)
+    transformer = Krea2Transformer2DModel(
+        in_channels=16,
+        num_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        intermediate_size=32,
+        timestep_embed_dim=16,
+        text_hidden_dim=16,
+        num_text_layers=2,
+        text_num_attention_heads=2,
+        text_num_key_value_heads=2,
+        text_intermediate_size=16,
+        num_layerwise_text_blocks=1,
+        num_refiner_text_blocks=1,
+        axes_dims_rope=(4, 4, 8),
+    )
+    return quiet(
+        Krea2Pipeline(
+            scheduler=flow(),
+            vae=qwen_vae(),
+            text_encoder=qwen3_vl(16, tokenizer=tokenizer, head=False),
+            tokenizer=tokenizer,
+            transformer=transformer.eval(),
+            text_encoder_select_layers=(1, 3),
+        )
+    )
+
+
+def kandinsky5() -> Kandinsky5T2IPipeline:
+    torch.manual_seed(0)
+    tokenizer = qwen_tokenizer(QWEN_TEMPLATE + " You are a prompt engineer")
+    transformer = Kandinsky5Transformer3DModel(
+        in_visual_dim=4,
+        in_text_dim=16,
+        in_text_dim2=32,
+        time_dim=16,
+        out_visual_dim=4,
+        model_dim=32,
+        ff_dim=32,
+        num_text_blocks=1,
+        num_visual_blocks=2,
+        axes_dims=(4, 4, 8),
+    )
+    pipe = quiet(
+        Kandinsky5T2IPipeline(
+            transformer=transformer.eval(),
+            vae=flow_vae(),
+            text_encoder=qwen_vl(16, tokenizer=tokenizer),
+            tokenizer=qwen_vl_processor(tokenizer),
+            text_encoder_2=clip_encoder(),
+            tokenizer_2=clip_tokenizer(),
+            scheduler=flow(),
+        )
+    )
+    pipe.resolutions = [(64, 96)]  # of the trained ones, the nearest is taken
     return pipe
 
 
@@ -389,4 +700,37 @@ VARIANTS = {
         size=(64, 96),
     ),
     "hidream": Variant(hidream, _flux_arguments(negative_prompt="the left house")),
+    "qwen edit": SmallReferences(
+        qwen_edit,
+        lambda dtype: {"image": picture(32, 64), "height": 64, "width": 96},
+    ),
+    "qwen edit plus": SmallReferences(
+        lambda: qwen_edit(QwenImageEditPlusPipeline),
+        lambda dtype: {"image": [picture(32, 64), picture(16, 16)], "height": 64, "width": 96},
+        module=pipeline_qwenimage_edit_plus,
+    ),
+    "longcat": Variant(
+        longcat,
+        lambda dtype: {"enable_prompt_rewrite": False, "negative_prompt": "the left house"},
+    ),
+    "ovis": Variant(ovis, _flux_arguments(negative_prompt="the left house")),
+    "bria": Variant(bria, _flux_arguments(negative_prompt="the left house")),
+    "fibo": Variant(fibo, lambda dtype: {"negative_prompt": "the left house"}, size=(64, 96)),
+    "prx": Variant(
+        prx, lambda dtype: {"use_resolution_binning": False, "negative_prompt": "the left house"}
+    ),
+    "nucleus": Variant(
+        nucleus,
+        lambda dtype: {"negative_prompt": "the left house", "return_index": -2},
+        size=(64, 96),
+    ),
+    "glm image": Variant(glm_image, _glm_arguments),
+    "krea2": Variant(
+        krea2,
+        lambda dtype: {"negative_prompt": "the left house", "max_sequence_length": 24},
+        size=(64, 96),
+    ),
+    "kandinsky5": OneImage(
+        kandinsky5, lambda dtype: {"negative_prompt": "the left house"}, size=(64, 96)
+    ),
 }

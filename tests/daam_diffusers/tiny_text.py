@@ -50,6 +50,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+from transformers.models.t5gemma.configuration_t5gemma import T5GemmaModuleConfig
+from transformers.models.t5gemma.modeling_t5gemma import T5GemmaEncoder
 
 CHARACTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.,;:!?'\"-()<>_/"
 CHATML = (
@@ -237,6 +239,16 @@ def _decoder_config(tokenizer: Any, width: int, layers: int) -> dict[str, Any]:
 
 def gemma_encoder(width: int = 32, layers: int = 2) -> Gemma2Model:
     return Gemma2Model(Gemma2Config(**_decoder_config(gemma_tokenizer(), width, layers))).eval()
+
+
+def prx_tokenizer() -> GemmaTokenizer:
+    return gemma_tokenizer(24)
+
+
+def prx_encoder(width: int = 32, layers: int = 2) -> T5GemmaEncoder:
+    config = T5GemmaModuleConfig(**_decoder_config(prx_tokenizer(), width, layers))
+    config.is_decoder, config.dropout_rate = False, 0.0  # as the whole model sets them
+    return T5GemmaEncoder(config).eval()
 
 
 def qwen3_encoder(

@@ -88,7 +88,7 @@ def test_a_mask_is_what_reaches_the_threshold_after_upscaling_and_normalizing():
         heat(values).iou(torch.zeros(3, 4, 4))
 
 
-def test_an_overlay_colours_hot_pixels_and_leaves_cold_ones(maps):
+def test_an_overlay_colors_hot_pixels_and_leaves_cold_ones(maps):
     values = torch.zeros(8, 16)
     values[:4, 12:] = 1.0
     image = Image.new("RGB", (320, 160), (10, 120, 10))  # (width, height)

@@ -2,123 +2,248 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 
-from daam_diffusers.colours import blend
+from daam_diffusers import video
+from daam_diffusers.atomic import written_beside
+from daam_diffusers.colors import blend, colored
 from daam_diffusers.evaluation import iou
+from daam_diffusers.upsample import resize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from daam_diffusers.video import Frames
 
-@dataclass(frozen=True, eq=False)
+_PLOTTED = 6  # frames of a video in one plot
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class HeatMap:
-    """Where a word was drawn.
+    """Where a word was drawn, in an image or in the frames of a video.
 
     Attributes:
         text: the word, as written in the prompt.
         values: mean attention probabilities in [0, 1], float32 on the CPU, (*axes, H, W); H and W
-            are those of the latents unless the map was upscaled.
-        axes: names of the leading axes that were kept: `"step"`, `"layer"`, `"head"`.
-        image_size: rows and columns of the generated image in pixels, (H, W).
+            are those of the latents unless the map was upscaled, and so is the length of "frame".
+        axes: names of the leading axes that were kept: `"step"`, `"layer"`, `"head"`; the last
+            one of a video is `"frame"`.
+        image_size: rows and columns of the generated image or video in pixels, (H, W).
+        frames: how many frames the generated video has; None for an image.
     """
 
     text: str
     values: torch.Tensor
     axes: tuple[str, ...]
     image_size: tuple[int, int]
+    frames: int | None = None
 
-    def mean(self) -> HeatMap:
-        """The map averaged over the axes that were kept: values of (H, W)."""
-        if not self.axes:
-            return self
-        return replace(self, values=self.values.flatten(0, -3).mean(dim=0), axes=())
+    def __post_init__(self) -> None:
+        if (self.frames is not None) != (self.axes[-1:] == ("frame",)):
+            raise ValueError(
+                f'the last axis is "frame" where frames is a number, and only there; got axes '
+                f"{self.axes} and frames={self.frames}"
+            )
 
-    def upscale(self, size: tuple[int, int] | None = None) -> HeatMap:
+    def __repr__(self) -> str:
+        height, width = self.values.shape[-2:]
+        axes = zip(self.axes, self.values.shape, strict=False)
+        kept = "".join(f"{axis}={length}, " for axis, length in axes)
+        return f"HeatMap({self.text!r}, {kept}{height}×{width})"
+
+    def mean(self, keep: Collection[str] = ()) -> HeatMap:
+        """The map averaged over the axes that were kept: values of (H, W), of a video (f, H, W).
+
+        Args:
+            keep: axes to leave as they are, e.g. `("step",)`.
+        """
+        left = tuple(axis for axis in self.axes if axis == "frame" or axis in keep)
+        over = [i for i, axis in enumerate(self.axes) if axis not in left]
+        return replace(self, values=self.values.mean(dim=over), axes=left) if over else self
+
+    def upscale(self, size: tuple[int, int] | None = None, frames: int | None = None) -> HeatMap:
         """The map resized bicubically, and clamped to [0, 1], which bicubic overshoots.
+
+        A video's frames take the map of the latent frame that they were decoded from, unchanged:
+        causal VAEs decode latent frame 0 to frame 0 and latent frame k ≥ 1 to the r frames
+        1 + (k - 1)r to kr, where frames == 1 + r(f - 1) of f latent frames (Wan's 81 of 21: r is
+        4). Other numbers of frames are shared evenly among the latent frames.
 
         Args:
             size: rows and columns, (H, W); by default the image's. Mind that `Image.size` is
                 (W, H).
+            frames: of a video; by default its own.
+
+        Raises:
+            ValueError: a number below 1; frames for the map of an image.
         """
         height, width = size or self.image_size
         if height < 1 or width < 1:
             raise ValueError(f"size must be (rows, columns) of at least 1, got {size!r}")
-        if self.values.shape[-2:] == (height, width):
-            return self
-        leading = self.values.shape[:-2]
-        flat = self.values.reshape(1, -1, *self.values.shape[-2:])  # (1, axes, h, w)
-        scaled = F.interpolate(flat, (height, width), mode="bicubic", align_corners=False)
-        return replace(self, values=scaled.clamp(0, 1).reshape(*leading, height, width))
+        values = resize(self.values, (height, width)).clamp(0, 1)
+        if self.frames is None:
+            if frames is not None:
+                raise ValueError(f"the map of an image has no frames, got frames={frames!r}")
+            return replace(self, values=values)
+        wanted = self.frames if frames is None else frames
+        if wanted < 1:
+            raise ValueError(f"frames must be at least 1, got {frames!r}")
+        order = video.latent_frames(wanted, values.shape[-3])
+        return replace(self, values=values[..., order, :, :], frames=wanted)
 
-    def normalized(self) -> HeatMap:
-        """The map stretched to [0, 1] by its own minimum and maximum; a flat map becomes 0."""
-        low = self.values.amin(dim=(-2, -1), keepdim=True)
-        span = self.values.amax(dim=(-2, -1), keepdim=True) - low
+    def normalized(self, *, per_frame: bool = False) -> HeatMap:
+        """The map stretched to [0, 1] by its own minimum and maximum; a flat map becomes 0.
+
+        Args:
+            per_frame: stretch each frame of a video by its own, instead of all by the video's:
+                a frame where the word is nowhere is then stretched too.
+        """
+        dim = (-2, -1) if self.frames is None or per_frame else (-3, -2, -1)
+        low = self.values.amin(dim=dim, keepdim=True)
+        span = self.values.amax(dim=dim, keepdim=True) - low
         flat = span <= 0
         return replace(
             self, values=((self.values - low) / span.masked_fill(flat, 1)).masked_fill(flat, 0)
         )
 
-    def mask(self, threshold: float = 0.4, size: tuple[int, int] | None = None) -> torch.Tensor:
-        """Pixels whose upscaled, min-max normalised value is at least `threshold`.
+    def mask(
+        self,
+        threshold: float = 0.4,
+        size: tuple[int, int] | None = None,
+        frames: int | None = None,
+        *,
+        per_frame: bool = False,
+    ) -> torch.Tensor:
+        """Pixels whose upscaled, min-max normalized value is at least `threshold`.
 
         Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5.
 
+        Args:
+            threshold: in [0, 1].
+            size: rows and columns; by default the image's.
+            frames: of a video; by default its own.
+            per_frame: see `normalized`.
+
         Returns:
-            bool, (H, W), by default of the image's size.
+            bool, (H, W); of a video (F, H, W).
 
         Raises:
-            ValueError: the threshold is not in [0, 1].
+            ValueError: the threshold is not in [0, 1]; see also `upscale`.
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold!r}")
-        return self.mean().upscale(size).normalized().values >= threshold
+        upscaled = self.mean().upscale(size, frames)
+        return upscaled.normalized(per_frame=per_frame).values >= threshold
 
     def iou(
-        self, mask: torch.Tensor | np.ndarray[Any, Any] | Image.Image, threshold: float = 0.4
+        self,
+        mask: torch.Tensor | np.ndarray[Any, Any] | Image.Image | Sequence[Image.Image],
+        threshold: float = 0.4,
     ) -> float:
         """Intersection over union of `mask(threshold)` with a true mask.
 
         Args:
-            mask: (H, W), bool or non-zero where the object is; its size sets the resolution.
+            mask: (H, W), of a video (F, H, W) or a picture a frame; bool, or non-zero where the
+                object is. Its size sets the resolution.
             threshold: see `mask`.
 
         Raises:
-            ValueError: the mask is not two-dimensional.
+            ValueError: the mask has another number of dimensions.
         """
-        true = mask if isinstance(mask, torch.Tensor) else torch.from_numpy(np.array(mask))
-        if true.ndim != 2:
-            raise ValueError(f"mask must be (H, W), got shape {tuple(true.shape)}")
-        return iou(self.mask(threshold, (true.shape[0], true.shape[1])), true != 0)
+        if not isinstance(mask, torch.Tensor):
+            stacked = np.stack([*map(np.array, mask)]) if isinstance(mask, Sequence) else mask
+            mask = torch.from_numpy(np.array(stacked))
+        wanted = "(H, W)" if self.frames is None else "(F, H, W)"
+        if mask.ndim != len(wanted.split(",")):
+            raise ValueError(f"mask must be {wanted}, got shape {tuple(mask.shape)}")
+        frames = None if self.frames is None else mask.shape[0]
+        size = (mask.shape[-2], mask.shape[-1])
+        return iou(self.mask(threshold, size, frames), mask != 0)
 
-    def overlay(self, image: Image.Image, *, opacity: float = 0.75) -> Image.Image:
-        """The image under the normalised map: hot pixels coloured, cold ones left as they are.
+    @overload
+    def overlay(self, image: Image.Image, *, opacity: float = 0.75) -> Image.Image: ...
+    @overload
+    def overlay(self, image: Frames, *, opacity: float = 0.75) -> list[Image.Image]: ...
+    def overlay(
+        self, image: Image.Image | Frames, *, opacity: float = 0.75
+    ) -> Image.Image | list[Image.Image]:
+        """The image under the normalized map: hot pixels colored, cold ones left as they are.
 
         Args:
-            image: of any size and mode; the map is scaled to it.
+            image: of any size and mode; the map is scaled to it. Of a video its frames: PIL
+                images, or what pipelines return with `output_type` "np" or "pt", (F, H, W, 3) or
+                (F, 3, H, W) in [0, 1].
             opacity: of the hottest pixel, in [0, 1].
 
         Returns:
-            An RGB image of the same size.
+            An RGB image of the same size; of a video one for each frame, all on one scale.
 
         Raises:
-            ValueError: the opacity is not in [0, 1].
+            ValueError: the opacity is not in [0, 1]; an image for a video or the reverse;
+                another number of frames.
         """
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
-        size = (image.height, image.width)
-        heat = self.mean().upscale(size).normalized().values.numpy()
-        return Image.fromarray(blend(np.asarray(image.convert("RGB")), heat, opacity))
+        pictures = video.pictures(image, self.frames)
+        heat = self._heat((pictures[0].height, pictures[0].width))
+        drawn = [
+            Image.fromarray(blend(np.asarray(picture.convert("RGB")), heat[latent], opacity))
+            for picture, latent in zip(pictures, self._order(), strict=True)
+        ]
+        return drawn[0] if self.frames is None else drawn
+
+    def save(
+        self,
+        path: str | os.PathLike[str],
+        frames: Image.Image | Frames | None = None,
+        *,
+        fps: int = 8,
+        opacity: float = 0.75,
+    ) -> Path:
+        """Write the overlay to a file that is there in whole or not at all.
+
+        Args:
+            path: `dog.png` or the like; of a video `dog.webp` (animated), `dog.gif` or `dog.mp4`,
+                which needs `daam-diffusers[video]`.
+            frames: the image or the video's frames, see `overlay`; None for the map alone.
+            fps: frames a second of a video.
+            opacity: see `overlay`.
+
+        Returns:
+            The path written.
+
+        Raises:
+            ValueError: a suffix that cannot be written; see also `overlay`.
+            ImportError: MP4 without what it needs; the message is the pip line.
+            FileNotFoundError: the folder does not exist.
+        """
+        drawn: Image.Image | list[Image.Image]
+        if frames is not None:
+            drawn = self.overlay(frames, opacity=opacity)
+        else:
+            alone = [Image.fromarray(colored(heat)) for heat in self._heat(self.image_size)]
+            drawn = alone[0] if self.frames is None else [alone[k] for k in self._order()]
+        if isinstance(drawn, list):
+            return video.save(path, drawn, fps)
+        kind = Image.registered_extensions().get(Path(path).suffix.lower(), "")
+        if kind not in Image.SAVE:
+            raise ValueError(f"an image is saved as .png or the like, got {os.fspath(path)!r}")
+        with written_beside(path) as beside:
+            drawn.save(beside, format=kind)
+        return Path(path)
 
     def plot(self, ax: Axes | None = None) -> Axes:
-        """Draw the map with a colour bar of its probabilities; needs `daam-diffusers[plot]`.
+        """Draw the map with a color bar of its probabilities; needs `daam-diffusers[plot]`.
+
+        Of a video at most six of its latent frames, evenly spread, side by side.
 
         Args:
             ax: matplotlib axes; by default new ones.
@@ -131,8 +256,29 @@ class HeatMap:
             ) from error
         if ax is None:
             _, ax = plt.subplots()
-        drawn = ax.imshow(self.mean().values.numpy(), cmap="inferno", interpolation="nearest")
+        values = self.mean().values.numpy()
+        if self.frames is not None:
+            chosen = np.linspace(0, len(values) - 1, min(len(values), _PLOTTED)).round().astype(int)
+            gaps = np.pad(values[chosen], ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)
+            values = np.concatenate([*gaps], axis=1)[:, :-1]  # (h, frames · (w + 1) - 1)
+        drawn = ax.imshow(values, cmap="inferno", interpolation="nearest")
         ax.set_title(self.text)
         ax.set_axis_off()
         ax.figure.colorbar(drawn, ax=ax, label="mean attention probability")
         return ax
+
+    def _heat(self, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """The normalized map at a size, before its frames are repeated: (f, H, W), of an image
+        (1, H, W)."""
+        found = self.mean()
+        frames = None if self.frames is None else found.values.shape[0]
+        heat = found.upscale(size, frames).normalized().values.numpy()
+        return heat.reshape(-1, *size)
+
+    def _order(self) -> list[int]:
+        """The entry of `_heat` that each frame shows."""
+        return [0] if self.frames is None else video.latent_frames(self.frames, self._latent)
+
+    @property
+    def _latent(self) -> int:
+        return self.values.shape[-3]

@@ -1,30 +1,44 @@
 """One self-contained HTML page: hover or focus a word of the prompt, see its map on the image.
 
-The page holds everything it shows (image, maps, style, script) and its Content-Security-Policy
-forbids it to load anything else. This module knows arrays and text only: no pipeline, no torch.
+The page holds everything it shows (image or frames, maps, style, script) and its
+Content-Security-Policy forbids it to load anything else. This module knows arrays and text only:
+no pipeline, no torch.
 """
+
+from __future__ import annotations
 
 import base64
 import hashlib
 import io
+import math
 import os
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from daam_diffusers import video
 from daam_diffusers.atomic import written_beside
-from daam_diffusers.colours import RAMP, blend
+from daam_diffusers.colors import RAMP, blend
+
+if TYPE_CHECKING:
+    from daam_diffusers.video import Frames
 
 OPACITY = 0.8  # of the hottest cell: the slider's default, and the thumbnails'
 SHORT_IMAGE = 512  # CSS pixels: an image whose longer side is shorter is shown enlarged to this
 THUMBNAIL = 176  # pixels, longer side
+
+# What keeps a page within some megabytes: frames are WebP of at most this many pixels on the longer
+# side and, together, about this many bytes; maps are 8 bits a cell, at most this many cells.
+FRAME_SIDE = 832
+FRAME_BYTES = 4_000_000
+CELLS = 4_000_000
 
 # What PNG stores without loss; an image of any other mode is embedded as RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
@@ -40,8 +54,10 @@ class ReportWord:
         text: The word as written in the prompt, ``prompt[start:end]``.
         start: First character of the word in the prompt.
         end: One past its last character.
-        values: Mean attention probabilities at latent resolution, float32, shape (H, W). Any size
-            and aspect: the page stretches a map over the whole image.
+        values: Mean attention probabilities at latent resolution, float32, shape (H, W); of a
+            video (f, H, W), f latent frames. Either may have the denoising steps as a leading axis
+            more, which become a slider. Any size and aspect: the page stretches a map over the
+            whole image.
     """
 
     text: str
@@ -51,29 +67,38 @@ class ReportWord:
 
 
 def render(
-    image: Image.Image,
+    image: Image.Image | Frames,
     prompt: str,
     words: Sequence[ReportWord],
     *,
-    title: str = "DAAM heat maps",
+    frames: int | None = None,
+    fps: int = 8,
+    title: str | None = None,
     provenance: Mapping[str, str] | None = None,
 ) -> str:
     """The page as a string, to be stored as UTF-8.
 
-    Colours show each map on its own min-max scale; numbers are the absolute probabilities.
+    Colors show each map on its own min-max scale, or all on one at the turn of a switch; numbers
+    are the absolute probabilities. An image is embedded without loss. A video's frames are WebP,
+    shrunk where they would be larger than 832 pixels or together than 4 MB; maps are 8 bits a
+    cell, shrunk where all together have more than 4 million cells.
 
     Args:
-        image: The generated image.
+        image: The generated image, or the video's frames as `HeatMap.overlay` takes them.
         prompt: The prompt as the user wrote it. It is shown as text, whatever it contains.
         words: The words that have a map, in any order, none overlapping another. A word that
             occurs twice is two entries with spans of their own. May be empty.
-        title: Heading and window title.
+        frames: How many frames the video has; None for an image.
+        fps: Frames a second at which the page plays a video.
+        title: Heading and window title; by default the window's is the prompt.
         provenance: What produced the maps (model, steps, layers, versions), as rows of a table.
 
     Raises:
         ImportError: jinja2 is missing.
-        ValueError: An empty image, a span outside the prompt or on top of another, a text that is
-            not what stands there, or values that are not a non-empty 2-D array of finite numbers.
+        ValueError: An empty image, an image for a video or the reverse, another number of frames,
+            a span outside the prompt or on top of another, a text that is not what stands there,
+            or values that are not a non-empty array of finite numbers, of the shape above and of
+            as many steps and latent frames as the others.
     """
     try:
         import jinja2
@@ -82,11 +107,20 @@ def render(
             'the HTML report needs jinja2: pip install "daam-diffusers[report]"'
         ) from error
 
-    if not image.width or not image.height:
-        raise ValueError(f"the image is empty: {image.width} x {image.height} pixels")
+    pictures = video.pictures(image, frames)
+    first = pictures[0]
+    if not first.width or not first.height:
+        raise ValueError(f"the image is empty: {first.width} x {first.height} pixels")
     words = sorted(words, key=lambda word: word.start)
-    maps = [_checked_values(word) for word in words]
+    maps = [_checked_values(word, is_video=frames is not None) for word in words]
+    if len(lengths := {values.shape[:2] for values in maps}) > 1:
+        raise ValueError(f"maps must agree in (steps, latent frames), got {sorted(lengths)}")
+    steps, latent = lengths.pop() if lengths else (1, 1)
     segments = list(_segments(prompt, words))
+    if frames is not None:
+        uris = _frame_uris(pictures)
+    else:
+        uris = [_data_uri(first if first.mode in _PNG_MODES else first.convert("RGB"))]
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("daam_diffusers"),
@@ -96,16 +130,23 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["csp_hash"] = _csp_hash
+    environment.filters["fixed"] = "{:.{}f}".format
     return environment.get_template("report.html.j2").render(
-        title=title,
+        title=title or "DAAM heat maps",
+        window_title=title or " ".join(prompt.split()) or "DAAM heat maps",
         direction=_direction(prompt),
         segments=segments,
         words=list(_word_data(words, maps)),
-        thumbnails=[_data_uri(thumbnail, "JPEG") for thumbnail in _thumbnails(image, maps)],
-        image=_data_uri(image if image.mode in _PNG_MODES else image.convert("RGB")),
-        width=image.width,
-        height=image.height,
-        shown_width=round(image.width * max(1.0, SHORT_IMAGE / max(image.size)), 2),
+        decimals=_decimals(maps),
+        thumbnails=[_data_uri(thumbnail, "JPEG") for thumbnail in _thumbnails(first, maps)],
+        image=uris[0],
+        frames=uris[1:],
+        latent_frames=video.latent_frames(len(pictures), latent),
+        fps=None if frames is None else fps,
+        steps=steps - 1,
+        width=first.width,
+        height=first.height,
+        shown_width=round(first.width * max(1.0, SHORT_IMAGE / max(first.size)), 2),
         ramp=RAMP,
         opacity=OPACITY,
         provenance=dict(provenance or {}),
@@ -128,19 +169,29 @@ def write(path: str | os.PathLike[str], html: str) -> Path:
     return Path(path)
 
 
-def _checked_values(word: ReportWord) -> npt.NDArray[np.float32]:
-    """The word's map, float32 (H, W), or a ValueError that says what was given."""
+def _checked_values(word: ReportWord, *, is_video: bool) -> npt.NDArray[np.float32]:
+    """The word's map, float32 (S, f, H, W): the mean over steps, then each step if there are any.
+
+    Raises:
+        ValueError: what was given is no map.
+    """
     values = np.asarray(word.values, dtype=np.float32)
-    if values.ndim != 2 or not values.size:
+    wanted = "(f, H, W)" if is_video else "(H, W)"
+    if values.ndim - wanted.count(",") not in (1, 2) or not values.size:
         raise ValueError(
-            f"the map of {word.text!r} must be a non-empty array (H, W), got shape {values.shape}"
+            f"the map of {word.text!r} must be a non-empty array {wanted}, or one more axis of "
+            f"steps before, got shape {values.shape}"
         )
     if broken := int(np.count_nonzero(~np.isfinite(values))):
         raise ValueError(
             f"the map of {word.text!r} must be finite, got {broken} of {values.size} values that "
             "are NaN or infinite"
         )
-    return values
+    if not is_video:
+        values = values[..., None, :, :]
+    if values.ndim == 3:
+        return values[None]
+    return np.concatenate([values.mean(axis=0, keepdims=True, dtype=np.float64), values])
 
 
 def _segments(prompt: str, words: Sequence[ReportWord]) -> Iterator[tuple[str, int | None]]:
@@ -174,42 +225,56 @@ def _direction(text: str) -> Literal["ltr", "rtl"]:
 
 def _word_data(
     words: Sequence[ReportWord], maps: Sequence[npt.NDArray[np.float32]]
-) -> Iterator[dict[str, str | int]]:
-    """What the page's script knows of each word."""
+) -> Iterator[dict[str, Any]]:
+    """What the page's script knows of each word: numbers of whole maps, levels of each step."""
     totals = Counter(word.text.casefold() for word in words)
     seen: Counter[str] = Counter()
+    factor = min(1.0, math.sqrt(CELLS / max(1, sum(values.size for values in maps))))
     for word, values in zip(words, maps, strict=True):
         key = word.text.casefold()
         seen[key] += 1
-        levels = np.rint(_min_max(values) * 255).astype(np.uint8)
+        height, width = (math.ceil(length * factor) for length in values.shape[-2:])
+        levels = [
+            np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX)) * 255
+            for step in values
+            for frame in _min_max(step)
+        ]
         yield {
             "text": word.text,
             "occurrence": seen[key],
             "occurrences": totals[key],
-            "mean": f"{values.mean(dtype=np.float64):.3g}",
-            "min": f"{values.min():.3g}",
-            "max": f"{values.max():.3g}",
-            "height": values.shape[0],
-            "width": values.shape[1],
-            "levels": base64.b64encode(levels.tobytes()).decode("ascii"),
+            "steps": [
+                {"mean": float(step.mean()), "min": float(step.min()), "max": float(step.max())}
+                for step in values.astype(np.float64)
+            ],
+            "height": height,
+            "width": width,
+            "levels": _base64(np.rint(levels).astype(np.uint8).tobytes()),
         }
+
+
+def _decimals(maps: Sequence[npt.NDArray[np.float32]]) -> int:
+    """How many decimals all numbers of the page have: two digits of the smallest mean, up to 8."""
+    means = [mean for values in maps if (mean := values[0].mean(dtype=np.float64)) > 0]
+    return min(max(1 - math.floor(math.log10(min(means, default=1))), 2), 8)
 
 
 def _thumbnails(
     image: Image.Image, maps: Sequence[npt.NDArray[np.float32]]
 ) -> Iterator[Image.Image]:
-    """What the page's script draws at its default settings, for readers without scripts."""
+    """What the page's script draws of the first frame at its default settings, for readers without
+    scripts."""
     scale = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))  # (W, H)
     picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
     for values in maps:
-        resized = Image.fromarray(_min_max(values)).resize(size, Image.Resampling.BICUBIC)
+        resized = Image.fromarray(_min_max(values[0])[0]).resize(size, Image.Resampling.BICUBIC)
         heat = np.clip(np.asarray(resized), 0, 1)  # bicubic overshoots
         yield Image.fromarray(blend(picture, heat, OPACITY))
 
 
 def _min_max(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """(H, W) scaled to [0, 1]; all zero where the map is flat and so has nothing to point at."""
+    """(f, H, W) scaled to [0, 1]; all zero where the map is flat and so has nothing to point at."""
     # float64: the difference of two float32 may overflow float32.
     low, high = float(values.min()), float(values.max())
     if low == high:
@@ -217,14 +282,29 @@ def _min_max(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def _data_uri(image: Image.Image, kind: Literal["PNG", "JPEG"] = "PNG") -> str:
+def _frame_uris(frames: Sequence[Image.Image]) -> list[str]:
+    """The frames as WebP, shrunk until they are small enough."""
+    scale = min(1.0, FRAME_SIDE / max(frames[0].size))
+    while True:
+        size = (math.ceil(frames[0].width * scale), math.ceil(frames[0].height * scale))
+        uris = [_data_uri(frame.resize(size), "WEBP") for frame in frames]
+        total = sum(map(len, uris)) * 3 // 4  # base64
+        if total <= FRAME_BYTES or scale < 0.1:
+            return uris
+        scale *= math.sqrt(FRAME_BYTES / total) * 0.9
+
+
+def _data_uri(image: Image.Image, kind: Literal["PNG", "JPEG", "WEBP"] = "PNG") -> str:
     buffer = io.BytesIO()
     image.save(buffer, format=kind)
-    encoded = base64.b64encode(buffer.getvalue()).decode("ascii")
-    return f"data:image/{kind.lower()};base64,{encoded}"
+    return f"data:image/{kind.lower()};base64,{_base64(buffer.getvalue())}"
+
+
+def _base64(data: bytes) -> str:
+    return base64.b64encode(data).decode("ascii")
 
 
 def _csp_hash(source: str) -> str:
     """The source expression that allows exactly this inline style or script."""
     digest = hashlib.sha256(source.encode("utf-8")).digest()
-    return "sha256-" + base64.b64encode(digest).decode("ascii")
+    return "sha256-" + _base64(digest)

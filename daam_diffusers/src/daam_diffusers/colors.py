@@ -1,4 +1,4 @@
-"""The colours of heat, on the page and in pictures."""
+"""The colors of heat, on the page and in pictures."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 # Anchors at equal distances on the min-max scale, from cold to hot. CIE lightness rises from each
-# to the next, so that the order of values survives a grey print and colour blindness.
+# to the next, so that the order of values survives a gray print and color blindness.
 RAMP: tuple[tuple[int, int, int], ...] = (
     (29, 14, 72),
     (92, 24, 128),
@@ -18,10 +18,15 @@ RAMP: tuple[tuple[int, int, int], ...] = (
 )
 
 
+def colored(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
+    """A map alone: the ramp's color of each value, (H, W) in [0, 1] → (H, W, 3) uint8 RGB."""
+    return np.rint(_ramp(heat)).astype(np.uint8)
+
+
 def blend(
     picture: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], opacity: float
 ) -> npt.NDArray[np.uint8]:
-    """A picture under a map: the hotter a pixel, the more of the ramp's colour it takes.
+    """A picture under a map: the hotter a pixel, the more of the ramp's color it takes.
 
     Args:
         picture: (H, W, 3) uint8 RGB.
@@ -31,7 +36,10 @@ def blend(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    at = np.linspace(0, 1, len(RAMP))
-    colours = np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)
     alpha = opacity * heat[..., None].astype(np.float64)  # (H, W, 1)
-    return np.rint(picture * (1 - alpha) + colours * alpha).astype(np.uint8)
+    return np.rint(picture * (1 - alpha) + _ramp(heat) * alpha).astype(np.uint8)
+
+
+def _ramp(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    at = np.linspace(0, 1, len(RAMP))
+    return np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)

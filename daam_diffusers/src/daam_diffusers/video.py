@@ -1,0 +1,143 @@
+"""Videos: frames as pictures, the latent frame that each was decoded from, files that play.
+
+No torch is imported: the report page, which knows arrays only, uses this module too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from daam_diffusers.atomic import written_beside
+
+if TYPE_CHECKING:
+    import torch
+
+    Frames = Sequence[Image.Image] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any] | torch.Tensor
+
+SUFFIXES = (".webp", ".gif", ".mp4")
+
+
+def latent_frames(frames: int, latent: int) -> list[int]:
+    """The latent frame that each frame of a video was decoded from.
+
+    Causal VAEs (Wan, CogVideoX, HunyuanVideo, LTX, Mochi) decode latent frame 0 to frame 0, and
+    latent frame k ≥ 1 to the frames 1 + (k - 1)r to kr, so that frames == 1 + r(latent - 1). Other
+    numbers are spread evenly: frame i comes from latent frame ⌊i · latent / frames⌋. Where both
+    fit (16 frames of 4), the even ratio is taken: VAEs compress time by 4, 6 or 8.
+
+    >>> latent_frames(9, 3)
+    [0, 1, 1, 1, 1, 2, 2, 2, 2]
+    >>> latent_frames(8, 4)
+    [0, 0, 1, 1, 2, 2, 3, 3]
+    """
+    ratio, rest = divmod(frames - 1, latent - 1) if latent > 1 else (0, 0)
+    if ratio and not rest and (ratio % 2 == 0 or frames % latent):
+        return [-(-frame // ratio) for frame in range(frames)]
+    return [frame * latent // frames for frame in range(frames)]
+
+
+def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Image]:
+    """What a pipeline returned, as pictures: one for an image, RGB of one size for a video.
+
+    Args:
+        given: for an image a PIL image; for a video PIL images, or an array or a tensor of
+            (F, H, W, 3) or (F, 3, H, W), uint8 or floats in [0, 1].
+        frames: how many frames the map has, None for the map of an image.
+
+    Raises:
+        ValueError: an image for a video or the reverse, a batch of videos, frames of several
+            sizes or none, another number of frames, floats that are not in [0, 1].
+    """
+    if frames is None:
+        if not isinstance(given, Image.Image):
+            raise ValueError(
+                f"the map is of an image, got {type(given).__name__}: give one PIL image"
+            )
+        return [given]
+    if isinstance(given, Image.Image):
+        raise ValueError(
+            f"the map is of a video of {frames} frames, got one image: give the video's frames, "
+            "e.g. pipe(…).frames[0]"
+        )
+    if isinstance(given, Sequence) and all(isinstance(frame, Image.Image) for frame in given):
+        found = [frame.convert("RGB") for frame in given if isinstance(frame, Image.Image)]
+    else:
+        found = [Image.fromarray(frame) for frame in _bytes(given)]
+    if len(found) != frames:
+        raise ValueError(
+            f"the map is of a video of {frames} frames, got {len(found)}; if these are the right "
+            f"ones, bring the map to them first: upscale(frames={len(found)})"
+        )
+    if len(sizes := {frame.size for frame in found}) > 1:
+        raise ValueError(f"frames must be of one size (width, height), got {sorted(sizes)}")
+    return found
+
+
+def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
+    """(F, H, W, 3) uint8 of arrays or tensors, as pipelines make pictures of their own floats."""
+    if isinstance(frames, Sequence) and not any(isinstance(frame, Sequence) for frame in frames):
+        frames = np.stack([_array(frame) for frame in frames])
+    array = _array(frames)
+    if array.ndim == 4 and array.shape[1] == 3 != array.shape[-1]:
+        array = np.moveaxis(array, 1, -1)
+    if array.ndim != 4 or array.shape[-1] != 3 or not array.size:
+        raise ValueError(
+            "a video's frames must be PIL images or (F, H, W, 3) or (F, 3, H, W), got "
+            f"shape {array.shape}; of a batch, give one video: pipe(…).frames[0]"
+        )
+    if array.dtype == np.uint8:
+        return np.asarray(array, dtype=np.uint8)
+    if not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
+        raise ValueError(
+            f"frames of {array.dtype} must be in [0, 1], got {array.min():g} to {array.max():g}"
+        )
+    return np.asarray(np.rint(array * 255), dtype=np.uint8)
+
+
+def _array(frames: Any) -> npt.NDArray[Any]:
+    if hasattr(frames, "detach"):  # a tensor; bfloat16 is unknown to NumPy
+        frames = frames.detach().cpu()
+        frames = frames.float() if frames.is_floating_point() else frames
+    return np.asarray(frames)
+
+
+def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: int) -> Path:
+    """Write an animated WebP or GIF or an MP4, by the suffix; GIF and MP4 as diffusers does.
+
+    Raises:
+        ValueError: another suffix, fewer than one frame a second.
+        ImportError: MP4 without imageio and imageio-ffmpeg; the message is the pip line.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"a video is saved as {', '.join(SUFFIXES)}, got {os.fspath(path)!r}")
+    if fps < 1:
+        raise ValueError(f"fps must be at least 1 frame a second, got {fps!r}")
+    if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
+        raise ImportError(
+            'MP4 needs imageio and imageio-ffmpeg: pip install "daam-diffusers[video]"; '
+            ".webp and .gif need neither"
+        )
+    # The writers go by the suffix, which the name beside `path` lacks.
+    with written_beside(path) as beside, TemporaryDirectory() as folder:
+        file = Path(folder) / f"video{suffix}"
+        if suffix == ".webp":
+            rest, duration = images[1:], round(1000 / fps)
+            images[0].save(file, save_all=True, append_images=rest, duration=duration, loop=0)
+        else:
+            from diffusers.utils import export_to_gif, export_to_video
+
+            export = export_to_gif if suffix == ".gif" else export_to_video
+            export(list(images), str(file), fps=fps)
+        shutil.copyfile(file, beside)
+    return Path(path)

@@ -1,18 +1,23 @@
-"""Tokens, words and character spans of a prompt, and the embedding columns they stand in.
+"""Tokens and words of a prompt, and the embedding columns they stand in.
 
-Pure logic over strings and offsets; of a tokenizer only its public call is used.
+Pure logic over strings and offsets; of a tokenizer only its public calls are used.
 """
 
 from __future__ import annotations
 
-import unicodedata
+import difflib
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 from daam_diffusers.errors import TraceError
+from daam_diffusers.words import Span, closest_spans, find_spans, word_spans
+
+SEPARATOR = "\n"  # between the windows of a prompt that is given window by window
+_LISTED = 20  # words that an error lists
+_CUT = 5  # words that a warning lists
 
 
 @dataclass(frozen=True)
@@ -55,6 +60,8 @@ class Prompt:
         cut: words that lie, in part or whole, beyond the text encoder's window.
         start: columns of start tokens: none, one, or one a window.
         end: columns of end tokens, likewise.
+        added: spans of tokens that were added to the tokenizer, such as those of textual
+            inversion; each is one word.
     """
 
     text: str
@@ -63,43 +70,70 @@ class Prompt:
     cut: tuple[str, ...] = ()
     start: tuple[int, ...] = ()
     end: tuple[int, ...] = ()
+    added: tuple[Span, ...] = ()
 
     @cached_property
     def words(self) -> tuple[Word, ...]:
         """Words and punctuation marks that have tokens, in the order of the prompt."""
-        found = (self._word(start, end) for start, end in word_spans(self.text))
+        found = (self._word(start, end) for start, end in word_spans(self.text, self.added))
         return tuple(word for word in found if word.columns)
 
     def find(self, text: str, occurrence: int = 0) -> Word:
         """The `occurrence`-th place, from 0, where a word or group of words stands.
 
-        Upper and lower case, Unicode's compatible forms and the amount of white space do not
-        matter; whole words do, except in scripts that do not separate them.
+        What stands in the prompt exactly as written is found before the same words in upper or
+        lower case or in Unicode's compatible forms, and both before parts of words ("red" in
+        "red-haired"); only places of the first such kind that there is are counted. The amount of
+        white space and characters without width do not matter.
 
         Raises:
             KeyError: it is not in the prompt, or not as often; the message names what is.
         """
-        places = list(find_spans(self.text, text))
+        places = closest_spans(self.text, text, self.added)
         words = [self._word(start, end) for start, end in places]
         words = [word for word in words if word.columns]
         if 0 <= occurrence < len(words):
             return words[occurrence]
         if words:
+            others = self._others(text, places)
             raise KeyError(
-                f"{text!r} occurs {len(words)} time(s) in the prompt, so occurrence "
+                f"{text!r} occurs {len(words)} time(s) in the prompt{others}, so occurrence "
                 f"{occurrence} does not exist; the first is occurrence 0"
             )
         if places:
             raise KeyError(f"{text!r} lies beyond the text encoder's window and drew nothing")
-        there = ", ".join(repr(word) for word in dict.fromkeys(w.text for w in self.words))
-        raise KeyError(f"{text!r} is not in the prompt; its words are: {there or 'none'}")
+        listed = list(dict.fromkeys(word.text for word in self.words))
+        folded = {word.casefold(): word for word in reversed(listed)}
+        close = difflib.get_close_matches(text.casefold(), folded, n=1)
+        hint = f". Did you mean {folded[close[0]]!r}?" if close else ""
+        raise KeyError(
+            f"{text!r} is not in the prompt; its words are: {_listed(listed, _LISTED)}{hint}"
+        )
+
+    def _others(self, text: str, places: Sequence[Span]) -> str:
+        """Where else a word stands, in other letters or inside of other words."""
+        covered = {index for start, end in places for index in range(start, end)}
+        spans = [span for span in find_spans(self.text, text) if span[0] not in covered]
+        inside = dict.fromkeys(
+            self.text[first:last]
+            for first, last in word_spans(self.text, self.added)
+            if any(first < end and start < last for start, end in spans)
+        )
+        return f" (and in {_listed(list(inside), _CUT)})" if inside else ""
 
     def _word(self, start: int, end: int) -> Word:
         columns = tuple(t.column for t in self.tokens if t.start < end and start < t.end)
         return Word(self.text[start:end], start, end, columns)
 
 
-def tokenize(text: str, tokenizer: Any, columns: int) -> Prompt:
+def tokenize(
+    text: str | Sequence[str],
+    tokenizer: Any,
+    columns: int,
+    *,
+    convert: Callable[[str], str] | None = None,
+    encoder: str = "",
+) -> Prompt:
     """Place a prompt's tokens in text embeddings of `columns` positions.
 
     Up to the tokenizer's own window (77 for CLIP) the tokens stand as the tokenizer places them.
@@ -107,161 +141,285 @@ def tokenize(text: str, tokenizer: Any, columns: int) -> Prompt:
     each with its own start and end token (77·n), or one start and one end token around all
     (75·n + 2).
 
+    Args:
+        text: the prompt as the user wrote it, or the texts of the windows; see `tokenize_windows`.
+        tokenizer: a fast tokenizer.
+        columns: length of the text embeddings.
+        convert: see `token_spans`.
+        encoder: see `Token`.
+
     Warns:
-        UserWarning: words lie beyond the window; it names them.
+        UserWarning: words lie beyond the window; or the embeddings hold several windows and where
+            each begins in the text is a guess.
 
     Raises:
         TraceError: the tokenizer gives no character offsets, or `columns` fits no known layout.
+        ValueError: there are not as many texts as windows.
+    """
+    if not isinstance(text, str):
+        return tokenize_windows(text, tokenizer, columns, convert=convert, encoder=encoder)
+    spans = token_spans(text, tokenizer, convert)
+    if columns <= _window(tokenizer):
+        slots, start, end = _own_layout(convert(text) if convert else text, tokenizer, columns)
+    else:
+        windows, joined = _windows(tokenizer, columns)
+        slots = [column for window in windows for column in window]
+        size = len(windows[0])
+        if -(-len(spans) // size) != len(windows) or any(
+            not char.isalnum() and not char.isspace() for char in text
+        ):
+            # Helpers end a window at a punctuation mark, or give each of several prompts its own.
+            warnings.warn(
+                f"where the prompt's {len(spans)} tokens stand in {len(windows)} windows of "
+                f"{size} tokens is a guess: say which text each window holds, "
+                "prompt=[text of the first window, text of the second, …]",
+                stacklevel=2,
+            )
+        filled = [min(max(len(spans) - size * i, 0), size) for i in range(len(windows))]
+        start, end = _specials(windows, filled, joined, columns)
+    prompt = place(
+        text, spans, slots, columns=columns, start=start, end=end, encoder=encoder,
+        added=added_spans(spans, tokenizer),
+    )  # fmt: skip
+    warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
+    return prompt
+
+
+def tokenize_windows(
+    texts: Sequence[str],
+    tokenizer: Any,
+    columns: int,
+    *,
+    convert: Callable[[str], str] | None = None,
+    encoder: str = "",
+) -> Prompt:
+    """Place a prompt that is given window by window; see `tokenize` for the other arguments.
+
+    The prompt's text is that of all windows with `SEPARATOR`, a line break, between them; words
+    and their occurrences count over all windows in order.
+
+    Args:
+        texts: the text of each window, in order.
+
+    Raises:
+        ValueError: there are not as many texts as the embeddings hold windows.
+    """
+    texts = list(texts)
+    window = _window(tokenizer)
+    if columns <= window:
+        windows, joined = [range(0)], False
+    else:
+        windows, joined = _windows(tokenizer, columns)
+    if len(texts) != len(windows) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(
+            f"text embeddings of {columns} columns hold {len(windows)} window(s) of "
+            f"{min(window, columns)}, so prompt must be a list of {len(windows)} text(s), one a "
+            f"window; got {len(texts)}: {_listed(texts, _CUT)}"
+        )
+    if columns <= window:
+        return tokenize(texts[0], tokenizer, columns, convert=convert, encoder=encoder)
+    spans: list[tuple[int, int, int]] = []
+    slots: list[int | None] = []
+    filled: list[int] = []
+    offset = 0
+    for text, content in zip(texts, windows, strict=True):
+        own = token_spans(text, tokenizer, convert)
+        spans += [(token, start + offset, end + offset) for token, start, end in own]
+        slots += [*content[: len(own)], *[None] * (len(own) - len(content))]
+        filled.append(min(len(own), len(content)))
+        offset += len(text) + len(SEPARATOR)
+    start, end = _specials(windows, filled, joined, columns)
+    prompt = place(
+        SEPARATOR.join(texts), spans, slots, columns=columns, start=start, end=end,
+        encoder=encoder, added=added_spans(spans, tokenizer),
+    )  # fmt: skip
+    warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
+    return prompt
+
+
+def token_spans(
+    text: str, tokenizer: Any, convert: Callable[[str], str] | None = None
+) -> list[tuple[int, int, int]]:
+    """Ids of a text's tokens, without special tokens, and the span of `text` each stands for.
+
+    Args:
+        text: as the user wrote it.
+        tokenizer: a fast tokenizer.
+        convert: what the pipeline does to the text before it is tokenized: it writes an added
+            token that has several vectors as several tokens, `"<cat> <cat>_1 <cat>_2"`. All of
+            them get the span of what the user wrote, `"<cat>"`.
+
+    Returns:
+        A triple (id, start, end) a token. White space at the edge of a token is no part of its
+        span; the span of a token without text of its own is empty.
+
+    Raises:
+        TraceError: the tokenizer gives no character offsets.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise TraceError(
             f"{type(tokenizer).__name__} gives no character offsets; load the pipeline with a "
             "fast tokenizer (the default in transformers 5)."
         )
-    whole = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    offsets = [(int(start), int(end)) for start, end in whole["offset_mapping"]]
-    places = _columns(text, tokenizer, columns, len(offsets))
-    tokens = tuple(
-        Token(text[start:end], start, end, column)
-        for (start, end), column in zip(offsets, places, strict=False)
-        if end > start
-    )
-    lost = offsets[len(places) :]
+    read = convert(text) if convert else text
+    encoded = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    spans = []
+    for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        piece = read[start:end]
+        first = int(start) + len(piece) - len(piece.lstrip())
+        spans.append((int(token), first, max(first, first + len(piece.strip()))))
+    if convert is None or read == text:
+        return spans
+    origin = _origin(text, read, tokenizer, convert)
+    return [
+        (token, origin[start][0], origin[end - 1][1] if start < end else origin[start][0])
+        for token, start, end in spans
+    ]
+
+
+def _origin(text: str, read: str, tokenizer: Any, convert: Callable[[str], str]) -> list[Span]:
+    """For each character of the converted text, and its end, the span of `text` it stands for."""
+    made: list[str] = []
+    origin: list[Span] = []
+    position = 0
+    own = added_spans(token_spans(text, tokenizer), tokenizer)
+    for start, end in (*own, (len(text), len(text))):
+        made += [text[position:start], convert(text[start:end]) if start < end else ""]
+        origin += [(i, i + 1) for i in range(position, start)] + [(start, end)] * len(made[-1])
+        position = end
+    if "".join(made) != read:  # a conversion that does more than write tokens out
+        origin = []
+        matcher = difflib.SequenceMatcher(None, text, read, autojunk=False)
+        for kind, start, end, first, last in matcher.get_opcodes():
+            if kind == "equal":
+                origin += [(i, i + 1) for i in range(start, end)]
+            else:
+                origin += [(start if start < end else max(start - 1, 0), end)] * (last - first)
+    return [*origin, (len(text), len(text))]
+
+
+def added_spans(spans: Iterable[tuple[int, int, int]], tokenizer: Any) -> tuple[Span, ...]:
+    """Which of `token_spans` are those of tokens added to the tokenizer, each span once."""
+    added = set(tokenizer.get_added_vocab().values())
+    return tuple(dict.fromkeys((s, e) for token, s, e in spans if token in added and s < e))
+
+
+def place(
+    text: str,
+    spans: Sequence[tuple[int, int, int]],
+    slots: Sequence[int | None],
+    *,
+    columns: int,
+    start: tuple[int, ...] = (),
+    end: tuple[int, ...] = (),
+    encoder: str = "",
+    added: tuple[Span, ...] = (),
+) -> Prompt:
+    """A prompt whose tokens stand in known columns.
+
+    Args:
+        text: as the user wrote it.
+        spans: its tokens, from `token_spans`.
+        slots: the column of each, None for one that the text encoder did not read; tokens beyond
+            the end of `slots` were not read, and columns beyond the last token are not used.
+        columns, start, end, encoder, added: see `Prompt` and `Token`.
+    """
+    tokens: list[Token] = []
+    lost: list[Span] = []
+    for index, (_, first, last) in enumerate(spans):
+        column = slots[index] if index < len(slots) else None
+        if first == last:
+            continue
+        if column is None:
+            lost.append((first, last))
+        else:
+            tokens.append(Token(text[first:last], first, last, column, encoder))
     cut = tuple(
-        text[start:end]
-        for start, end in word_spans(text)
-        if any(s < end and start < e for s, e in lost)
+        text[first:last]
+        for first, last in (word_spans(text, added) if lost else ())
+        if any(s < last and first < e for s, e in lost)
     )
+    return Prompt(text, tuple(tokens), columns, cut, start, end, added)
+
+
+def warn_of_cut(cut: Sequence[str], tokens: int, read: int, *, stacklevel: int = 3) -> None:
+    """Warn of words that a text encoder never saw; name the first few and count the others."""
     if cut:
         warnings.warn(
-            f"the prompt has {len(offsets)} tokens and the text encoder read {len(places)} of "
-            f"them; it never saw: {', '.join(repr(word) for word in cut)}",
-            stacklevel=2,
+            f"the prompt has {tokens} tokens and the text encoder read {read} of them; it never "
+            f"saw: {_listed(cut, _CUT)}",
+            stacklevel=stacklevel,
         )
-    return Prompt(text, tokens, columns, cut)
 
 
-def _columns(text: str, tokenizer: Any, columns: int, tokens: int) -> list[int]:
-    """The columns of the first of `tokens` tokens, as many as have one."""
-    window = min(int(tokenizer.model_max_length), 1_000_000)
-    if columns <= window:
-        placed = tokenizer(
-            text,
-            padding="max_length",
-            truncation=True,
-            max_length=columns,
-            return_special_tokens_mask=True,
-        )
-        return [i for i, special in enumerate(placed["special_tokens_mask"]) if not special]
+def _listed(words: Sequence[object], limit: int) -> str:
+    """The first `limit` of some words, each cut at 40 characters, and how many more there are."""
+    shown = [text if len(text) <= 40 else f"{text[:39]}…" for text in map(repr, words[:limit])]
+    more = f" and {len(words) - limit} more" if len(words) > limit else ""
+    return ", ".join(shown) + more or "none"
+
+
+def _window(tokenizer: Any) -> int:
+    return min(int(tokenizer.model_max_length), 1_000_000)
+
+
+def _own_layout(
+    text: str, tokenizer: Any, columns: int
+) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
+    """Columns of tokens, start tokens and end tokens as the tokenizer itself places them."""
+    placed = tokenizer(
+        text,
+        padding="max_length",
+        truncation=True,
+        max_length=columns,
+        return_special_tokens_mask=True,
+    )
+    special = placed["special_tokens_mask"]
+    slots = [column for column, is_special in enumerate(special) if not is_special]
+    # Special tokens that are no padding, though the id may be the same (CLIP pads with its end).
+    others = [c for c, real in enumerate(placed["attention_mask"]) if real and special[c]]
+    if slots:
+        start = tuple(column for column in others if column < slots[0])
+    else:
+        start = tuple(c for c in others if placed["input_ids"][c] == tokenizer.bos_token_id)
+    return slots, start, tuple(column for column in others if column not in start)
+
+
+def _windows(tokenizer: Any, columns: int) -> tuple[list[range], bool]:
+    """The content columns of each window, and whether one start and end token are around all.
+
+    Raises:
+        TraceError: no known layout has so many columns.
+    """
+    window = _window(tokenizer)
     content = window - 2
     if columns % window == 0:
-        every = [c for c in range(columns) if c % window not in (0, window - 1)]
-    elif (columns - 2) % content == 0:
-        every = list(range(1, columns - 1))
-    else:
-        raise TraceError(
-            f"text embeddings of {columns} tokens fit no known layout for a window of {window}: "
-            f"expected at most {window}, a multiple of {window}, or a multiple of {content} plus 2."
-        )
-    return every[:tokens]
+        return [range(i + 1, i + 1 + content) for i in range(0, columns, window)], False
+    if (columns - 2) % content == 0:
+        return [range(i, i + content) for i in range(1, columns - 1, content)], True
+    raise TraceError(
+        f"text embeddings of {columns} tokens fit no known layout for a window of {window}: "
+        f"expected at most {window}, a multiple of {window}, or a multiple of {content} plus 2."
+    )
 
 
-def word_spans(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of words, of punctuation marks one by one, and of runs of symbols such as emoji."""
-    start = 0
-    while start < len(text):
-        kind = _kind(text[start])
-        end = start + 1
-        if kind in ("word", "symbol"):
-            while end < len(text) and (_kind(text[end]) == kind or _joins(text, end, kind)):
-                end += 1
-        if kind != "space":
-            yield start, end
-        start = end
-
-
-def find_spans(text: str, query: str) -> Iterator[tuple[int, int]]:
-    """Spans of `text` that equal `query` up to case, compatible forms and white space."""
-    haystack, origin = _fold(text)
-    needle = " ".join(_fold(query)[0].split())
-    at = haystack.find(needle) if needle else -1
-    while at >= 0:
-        last = at + len(needle)
-        start, end = origin[at], origin[last - 1] + 1
-        while end < len(text) and unicodedata.combining(text[end]):
-            end += 1  # a mark folded into the letter before it belongs to that letter
-        if _boundary(text, start) and _boundary(text, end):
-            yield start, end
-            at = haystack.find(needle, last)
-        else:
-            at = haystack.find(needle, at + 1)
-
-
-def _fold(text: str) -> tuple[str, list[int]]:
-    """Case-folded text with single spaces, and for each of its characters the index it came from.
-
-    Compatible forms are composed a base letter with its marks at a time: a letter written in one
-    code point equals the same letter written in two.
-    """
-    folded: list[str] = []
-    origin: list[int] = []
-    index = 0
-    while index < len(text):
-        end = index + 1
-        while end < len(text) and unicodedata.combining(text[end]):
-            end += 1
-        piece = unicodedata.normalize("NFKC", text[index:end]).casefold()
-        piece = unicodedata.normalize("NFKC", piece)
-        if piece.isspace():
-            piece = "" if folded and folded[-1] == " " else " "
-        folded.extend(piece)
-        origin.extend([index] * len(piece))
-        index = end
-    return "".join(folded), origin
-
-
-def _kind(char: str) -> str:
-    if char.isspace():
-        return "space"
-    match unicodedata.category(char)[0]:
-        case "L" | "N" | "M":
-            return "word"
-        case "S" | "C":
-            return "symbol"
-        case _:
-            return "mark"
-
-
-def _joins(text: str, index: int, kind: str) -> bool:
-    """An apostrophe or hyphen inside a word; a variation selector or joiner inside an emoji."""
-    if kind == "symbol":
-        return unicodedata.category(text[index]) in ("Mn", "Cf", "Sk")
-    inside = index + 1 < len(text) and _kind(text[index + 1]) == "word"
-    return inside and text[index] in "'’-\u2010\u2011"
-
-
-# Scripts written without spaces between words: any place between two characters may divide them.
-_UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "HANGUL", "THAI", "LAO", "KHMER", "MYANMAR")
-
-
-def _boundary(text: str, index: int) -> bool:
-    if index in (0, len(text)):
-        return True
-    before, after = text[index - 1], text[index]
-    if _kind(before) != "word" or _kind(after) != "word":
-        return True
-    return any(unicodedata.name(c, "").startswith(_UNSPACED) for c in (before, after))
+def _specials(
+    windows: Sequence[range], filled: Sequence[int], joined: bool, columns: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Columns of start and end tokens, of windows that hold so many tokens each."""
+    if joined:
+        return (0,), (columns - 1,)
+    start = tuple(window.start - 1 for window in windows)
+    return start, tuple(w.start + tokens for w, tokens in zip(windows, filled, strict=True))
 
 
 def kept_columns(prompts: Sequence[Prompt]) -> tuple[int, ...]:
     """The columns that any of the prompts' tokens, or their start and end tokens, stand in.
 
-    The column before the first token and the one after the last are the special tokens that
-    attention likes to rest on; they are kept apart from padding.
+    Start and end tokens, which attention likes to rest on, are kept apart from padding.
     """
     columns: set[int] = set()
     for prompt in prompts:
-        own = {token.column for token in prompt.tokens}
-        columns |= own | {c + 1 for c in own} | {c - 1 for c in own} | {0}
+        columns |= {token.column for token in prompt.tokens} | {*prompt.start, *prompt.end}
     limit = min(prompt.columns for prompt in prompts)
     return tuple(sorted(c for c in columns if 0 <= c < limit))

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
 
-# Scores of as many heads at once as fit this many bytes. A processor's caches want few, a GPU
-# wants few launches. The former is measured by tests/benchmarks/bench_scores.py, the latter is not.
+# As many scores at once as fit this many bytes. A processor's caches want few, a GPU wants few
+# launches. The former is measured by tests/benchmarks/bench_scores.py, the latter is not.
 _CHUNK_BYTES = {"cpu": 2 << 20}
 _CHUNK_BYTES_ACCELERATOR = 128 << 20
+
+# cuDNN's kernel is left out where we call one: it may draw from the random numbers of the host.
+_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 @dataclass(frozen=True)
@@ -20,59 +27,174 @@ class AttentionCall:
 
     Attributes:
         query: (B, H, N, d), any floating dtype.
-        key: (B, H, K, d).
+        key: (B, Hk, K, d); Hk divides H (grouped-query attention).
         mask: None, or broadcastable to (B, H, N, K): boolean (True attends) or additive.
         scale: factor on the scores before the softmax.
+        log_sum_exp: None, or float32 (B, H, N): the logarithm of the sum over all K keys of
+            exp(q·kᵀ·scale + mask), where the kernel that ran gave it.
     """
 
     query: torch.Tensor
     key: torch.Tensor
     mask: torch.Tensor | None
     scale: float
+    log_sum_exp: torch.Tensor | None = None
 
 
 @torch.no_grad()
 def text_probabilities(
-    call: AttentionCall, *, rows: slice, columns: Sequence[int], keep_heads: bool = False
+    call: AttentionCall,
+    *,
+    rows: Sequence[int] | slice,
+    columns: Sequence[int],
+    cells: slice = slice(None),
+    keep_heads: bool = False,
 ) -> torch.Tensor:
     """Attention probabilities of some keys, the others summed into one more column.
 
-    softmax(q·kᵀ·scale + mask) over all K keys, in float32 whatever the dtype of q and k; never
-    more than a few heads' scores exist at once.
+    softmax(q·kᵀ·scale + mask) over all K keys, in float32 whatever the dtype of q and k. The
+    scores of all cells and heads never exist at once, and where the call has its log-sum-exp only
+    those of `columns` are computed. A cell that may attend to no key has 0 in each kept column.
 
     Args:
-        call: queries, keys, mask and scale.
+        call: queries, keys, mask and scale, and the log-sum-exp if it is known.
         rows: the samples of the batch that carry the prompt, B' of them.
-        columns: increasing key positions to keep, C of them.
+        columns: increasing key positions to keep, C of them, each below K.
+        cells: the query positions to keep, N' of them, such as the pixels of a joint sequence.
         keep_heads: keep the heads apart instead of averaging over them.
 
     Returns:
-        float32, (B', C + 1, N), or (B', H, C + 1, N) with `keep_heads`. The last column is the
-        sum of the keys that were not kept, so the columns of one cell sum to 1.
+        float32, (B', C + 1, N'), or (B', H, C + 1, N') with `keep_heads`. The last column is what
+        the kept ones leave of 1.
     """
-    query, key = call.query[rows], call.key[rows]
-    batch, heads, cells, _ = query.shape
-    keys = key.shape[2]
-    if heads != key.shape[1]:  # grouped-query attention: several query heads share a key head
-        key = key.repeat_interleave(heads // key.shape[1], dim=1)
-    mask = None if call.mask is None else _rows_of(call.mask, rows)
-    chunk = _heads_at_once(query.device, batch * cells * keys * 4)
-    kept: list[torch.Tensor] = []
-    total: torch.Tensor | None = None
-    with _without_autocast(query.device):
-        for start in range(0, heads, chunk):
-            part = slice(start, start + chunk)
-            # Keys lead: the softmax then runs over the slower axis, and a column is contiguous.
-            scores = key[:, part].float().mul(call.scale) @ query[:, part].float().mT
-            if mask is not None:
-                scores = _masked(scores, mask if mask.shape[1] == 1 else mask[:, part])
-            probabilities = scores.softmax(dim=2)  # (B', heads, K, N)
+    known = call.log_sum_exp is not None
+    call = _narrowed(call, rows, cells, columns if known else None)
+    batch, heads, count, _ = call.query.shape
+    shape = (batch, heads if keep_heads else 1, len(columns) + 1, count)
+    result = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
+    own, rest = result[:, :, :-1], result[:, :, -1]
+    with _without_autocast(call.query.device):
+        for part, some, values in _probabilities(call, columns):
             if keep_heads:
-                kept.append(_kept(probabilities, columns))
+                own[:, part, :, some] = values
             else:
-                summed = probabilities.sum(dim=1)
-                total = summed if total is None else total.add_(summed)
-    return torch.cat(kept, dim=1) if total is None else _kept(total.div_(heads), columns)
+                own[..., some] += values.sum(dim=1, keepdim=True)
+    if not keep_heads:
+        own /= heads
+    rest.copy_(1 - own.sum(dim=2)).clamp_(min=0)
+    return result if keep_heads else result[:, 0]
+
+
+def _narrowed(
+    call: AttentionCall, rows: Sequence[int] | slice, cells: slice, columns: Sequence[int] | None
+) -> AttentionCall:
+    """The call of these rows, cells and, unless None, keys; its mask is (B', H, N', K)."""
+    query, key = _taken(call.query, rows, 0)[:, :, cells], _taken(call.key, rows, 0)
+    key = key if columns is None else _taken(key, columns, 2)
+    lse = None if call.log_sum_exp is None else _taken(call.log_sum_exp, rows, 0)[:, :, cells]
+    mask = call.mask
+    if mask is not None:
+        mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
+        mask = mask if mask.shape[0] == 1 else _taken(mask, rows, 0)
+        mask = mask if mask.shape[2] == 1 else mask[:, :, cells]
+        mask = mask if mask.shape[3] == 1 or columns is None else _taken(mask, columns, 3)
+        mask = mask.expand(*query.shape[:3], key.shape[2])
+    return AttentionCall(query, key, mask, call.scale, lse)
+
+
+_Values = Iterator[tuple[slice, slice, torch.Tensor]]
+
+
+def _probabilities(call: AttentionCall, columns: Sequence[int]) -> _Values:
+    """The kept probabilities, float32 (B', heads, C, cells), piece by piece.
+
+    Each piece comes with the heads and the cells that it is of.
+    """
+    if not columns:
+        return iter(())
+    if call.log_sum_exp is not None:
+        return _from_log_sum_exp(call, call.log_sum_exp)
+    batch, heads, cells, _ = call.query.shape
+    whole = 4 * batch * heads * cells * call.key.shape[2]
+    # To a GPU, a softmax that goes through memory costs several times the fused kernel. On a CPU
+    # it is the other way round.
+    if call.query.device.type not in _CHUNK_BYTES and whole > _CHUNK_BYTES_ACCELERATOR:
+        return _from_one_hot_values(call, columns)
+    return _from_softmax(call, columns)
+
+
+def _from_log_sum_exp(call: AttentionCall, lse: torch.Tensor) -> _Values:
+    for part, some, query, key, mask in _pieces(call):
+        # Keys lead, so that a column is contiguous.
+        scores = _masked(key @ query.mT, None if mask is None else mask.mT)
+        yield part, some, scores.sub_(lse[:, part, some].float().unsqueeze(2)).exp_()
+
+
+def _from_softmax(call: AttentionCall, columns: Sequence[int]) -> _Values:
+    for part, some, query, key, mask in _pieces(call):
+        probabilities = _masked(query @ key.mT, mask).softmax(dim=-1)
+        values = _taken(probabilities, columns, 3).mT
+        # Only where no key at all may be attended to is a softmax not a number.
+        yield part, some, values if mask is None else values.nan_to_num(nan=0.0)
+
+
+def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> _Values:
+    """With a one-hot vector for each key's value, attention returns the probabilities themselves.
+
+    One call of the fused kernel for as many columns as a head is wide.
+    """
+    batch, heads, _, width = call.query.shape
+    _, key_heads, keys, _ = call.key.shape
+    pieces = []
+    for first in range(0, len(columns), width):
+        chosen = columns[first : first + width]
+        values = call.query.new_zeros(keys, width)
+        at = 0
+        for start, stop in _runs(chosen):
+            values[start:stop, at : at + stop - start].fill_diagonal_(1)
+            at += stop - start
+        with sdpa_kernel(_KERNELS):
+            found = F.scaled_dot_product_attention(
+                call.query,
+                call.key,
+                values.expand(batch, key_heads, keys, width),
+                attn_mask=call.mask,
+                scale=call.scale,
+                enable_gqa=key_heads != heads,
+            )
+        pieces.append(found[..., : len(chosen)].float().mT)
+    yield slice(None), slice(None), torch.cat(pieces, dim=2)
+
+
+def _pieces(
+    call: AttentionCall,
+) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
+    """Heads and cells, and their scaled queries, keys and mask: as much as the budget allows."""
+    batch, heads, cells, _ = call.query.shape
+    shared = heads // call.key.shape[1]  # query heads that share a key head
+    budget = _CHUNK_BYTES.get(call.query.device.type, _CHUNK_BYTES_ACCELERATOR)
+    row = 4 * batch * call.key.shape[2]
+    cells_at_once = min(cells, max(1, budget // row))
+    heads_at_once = max(1, budget // (row * cells_at_once))
+    for first in range(0, heads, heads_at_once):
+        part = slice(first, min(first + heads_at_once, heads))
+        low = first // shared
+        key = call.key[:, low : -(-part.stop // shared)].float()
+        if shared > 1:
+            key = key.repeat_interleave(shared, dim=1)
+            key = key[:, first - low * shared : part.stop - low * shared]
+        for start in range(0, cells, cells_at_once):
+            some = slice(start, start + cells_at_once)
+            query = call.query[:, part, some].float() * call.scale
+            yield part, some, query, key, None if call.mask is None else call.mask[:, part, some]
+
+
+def _masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    if mask is None:
+        return scores
+    if mask.dtype == torch.bool:
+        return scores.masked_fill_(~mask, -torch.inf)
+    return scores.add_(mask)
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
@@ -81,45 +203,110 @@ def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _heads_at_once(device: torch.device, bytes_per_head: int) -> int:
-    budget = _CHUNK_BYTES.get(device.type, _CHUNK_BYTES_ACCELERATOR)
-    return max(1, budget // bytes_per_head)
+def _taken(tensor: torch.Tensor, places: Sequence[int] | slice, dim: int) -> torch.Tensor:
+    """`places` of one dimension, without the copy of an index to a GPU for which the host waits."""
+    if isinstance(places, slice):
+        return tensor[(slice(None),) * dim + (places,)]
+    parts = [tensor.narrow(dim, start, stop - start) for start, stop in _runs(places) or [(0, 0)]]
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=dim)
 
 
-def _rows_of(mask: torch.Tensor, rows: slice) -> torch.Tensor:
-    mask = mask.reshape((1,) * (4 - mask.ndim) + tuple(mask.shape))
-    return mask if mask.shape[0] == 1 else mask[rows]
-
-
-def _masked(scores: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    mask = mask.mT  # (B', 1 or heads, K, 1 or N)
-    if mask.dtype == torch.bool:
-        return scores.masked_fill(~mask, -torch.inf)
-    return scores + mask.float()
-
-
-def _kept(probabilities: torch.Tensor, columns: Sequence[int]) -> torch.Tensor:
-    """(..., K, N) → (..., C + 1, N): the columns, then the sum of all others."""
-    own: list[torch.Tensor] = []
-    others: list[torch.Tensor] = []
-    seen = 0
-    # Runs of columns are slices: a list of indices would be copied to a GPU, and the host wait.
-    for start, stop in _runs(columns):
-        others.append(probabilities[..., seen:start, :])
-        own.append(probabilities[..., start:stop, :])
-        seen = stop
-    others.append(probabilities[..., seen:, :])
-    rest = [part.sum(dim=-2, keepdim=True) for part in others if part.shape[-2]]
-    total = sum(rest[1:], start=rest[0]) if rest else torch.zeros_like(probabilities[..., :1, :])
-    return torch.cat([*own, total], dim=-2)
-
-
-def _runs(columns: Sequence[int]) -> list[tuple[int, int]]:
-    """Increasing columns as half-open runs of neighbours."""
+def _runs(places: Sequence[int]) -> list[tuple[int, int]]:
+    """Half-open runs of neighbors."""
     runs: list[tuple[int, int]] = []
-    for column in columns:
-        if runs and runs[-1][1] == column:
-            runs[-1] = (runs[-1][0], column + 1)
+    for place in places:
+        if runs and runs[-1][1] == place:
+            runs[-1] = (runs[-1][0], place + 1)
         else:
-            runs.append((column, column + 1))
+            runs.append((place, place + 1))
     return runs
+
+
+def attention_with_log_sum_exp(
+    function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> tuple[Any, torch.Tensor | None]:
+    """Call a scaled-dot-product attention, and pick up the log-sum-exp that its kernel returned.
+
+    Args:
+        function: `torch.nn.functional.scaled_dot_product_attention`, or what calls it once.
+        args: its positional arguments.
+        kwargs: its keyword arguments.
+
+    Returns:
+        What the function returned, to the bit what it returns without this, and the log-sum-exp,
+        float32 (B, H, N), see `AttentionCall`; None where the kernel gives none that holds.
+    """
+    with _KernelWatch() as watch:
+        output = function(*args, **kwargs)
+    return output, watch.found[0] if len(watch.found) == 1 else None
+
+
+_EFFICIENT = "aten::_scaled_dot_product_efficient_attention"
+_GIVES_LOG_SUM_EXP = (
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+    _EFFICIENT,
+)
+# Whether the second result of a kernel is the log-sum-exp, for each kernel, dtype and layout:
+# tried once each, since operators with an underscore may change from one torch to the next.
+_HOLDS: dict[tuple[Any, ...], bool] = {}
+
+
+class _KernelWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes the log-sum-exp of each fused attention kernel that runs inside."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.found: list[torch.Tensor | None] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Called by torch for each operator."""
+        kwargs = kwargs or {}
+        name = func._schema.name
+        if name == "aten::scaled_dot_product_attention":  # inference mode leaves it in one piece
+            with self:
+                return func.decompose(*args, **kwargs)
+        if name not in _GIVES_LOG_SUM_EXP:
+            return func(*args, **kwargs)
+        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+        # This kernel writes it only for a gradient, and computes nothing otherwise for that.
+        asked = {**named, "compute_log_sumexp": True} if name == _EFFICIENT else named
+        query, key, bias = named["query"], named["key"], _bias(named)
+        kind = (name, query.device.type, query.dtype, query.shape, query.stride(), key.shape,
+                key.stride(), bias is None)  # fmt: skip
+        plain = named.get("is_causal") or named.get("dropout_p")
+        holds = False if plain else _HOLDS.get(kind)
+        output = func(**(asked if holds else named))
+        if holds is None:
+            again = output if asked is named else func(**asked)
+            holds = torch.equal(again[0], output[0]) and _is_log_sum_exp(again[1], named)
+            _HOLDS[kind] = holds
+            output = again if holds else output
+        self.found.append(_of_cells(output[1], query) if holds else None)
+        return output
+
+
+def _bias(named: Mapping[str, Any]) -> torch.Tensor | None:
+    bias: torch.Tensor | None = named.get("attn_mask", named.get("attn_bias"))
+    return bias
+
+
+def _of_cells(log_sum_exp: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+    """(B, H, N or more) or (B, H, N, 1) → (B, H, N)."""
+    found = log_sum_exp.squeeze(-1) if log_sum_exp.ndim == 4 else log_sum_exp
+    return found[..., : query.shape[2]].float()
+
+
+def _is_log_sum_exp(found: Any, named: Mapping[str, Any]) -> bool:
+    """Whether a tensor is the log-sum-exp, by the first cells of the last sample's last head."""
+    query, key = named["query"], named["key"]
+    if not isinstance(found, torch.Tensor) or _of_cells(found, query).shape != query.shape[:3]:
+        return False
+    some, scale = slice(0, 8), named.get("scale") or query.shape[-1] ** -0.5
+    call = AttentionCall(query, key, _bias(named), scale)
+    last = _narrowed(call, slice(-1, None), some, None)
+    scores = last.query[:, -1].float() @ key[-1:, -1].float().mT * scale  # (1, cells, K)
+    expected = _masked(scores, None if last.mask is None else last.mask[:, -1]).logsumexp(dim=-1)
+    close = torch.isclose(_of_cells(found, query)[-1:, -1, some], expected, rtol=1e-3, atol=1e-2)
+    return bool((close | expected.isinf()).all())

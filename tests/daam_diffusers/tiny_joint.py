@@ -112,6 +112,14 @@ def shifted_vae() -> AutoencoderKL:
     )
 
 
+def awake(module: torch.nn.Module) -> Any:
+    """Give gates that begin at zero, so that training starts from the identity, random weights."""
+    for parameter in module.parameters():
+        if parameter.ndim > 1 and not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return module.eval()
+
+
 # -- FLUX ----------------------------------------------------------------------------------------
 
 FLUX_SIZES: dict[str, Any] = {
@@ -523,15 +531,17 @@ def prx() -> PRXPipeline:
         depth=2,
         axes_dim=[8, 8],
     )
-    return quiet(
+    pipe = quiet(
         PRXPipeline(
-            transformer=transformer.eval(),
+            transformer=awake(transformer),
             scheduler=flow(),
             text_encoder=prx_encoder(16),
             tokenizer=prx_tokenizer(),
             vae=flow_vae(),
         )
     )
+    pipe.text_preprocessor.clean_text = str.lower  # its own needs ftfy
+    return pipe
 
 
 def nucleus() -> NucleusMoEImagePipeline:
@@ -546,6 +556,7 @@ def nucleus() -> NucleusMoEImagePipeline:
         num_key_value_heads=1,
         joint_attention_dim=16,
         axes_dims_rope=(4, 4, 8),
+        mlp_ratio=8.0,  # the least that leaves a layer of any width
         moe_enabled=False,
         capacity_factors=8.0,
     )
@@ -592,10 +603,7 @@ def glm_image() -> GlmImagePipeline:
 
 
 def _glm_arguments(dtype: torch.dtype) -> dict[str, Any]:
-    return {
-        "prompt": 'a red car beside "a blue dog"',
-        "prior_token_ids": torch.arange(8 * 12)[None] % 32,
-    }
+    return {"prior_token_ids": torch.arange(8 * 12)[None] % 32}
 
 
 def krea2() -> Krea2Pipeline:
@@ -647,7 +655,7 @@ def kandinsky5() -> Kandinsky5T2IPipeline:
     )
     pipe = quiet(
         Kandinsky5T2IPipeline(
-            transformer=transformer.eval(),
+            transformer=awake(transformer),
             vae=flow_vae(),
             text_encoder=qwen_vl(16, tokenizer=tokenizer),
             tokenizer=qwen_vl_processor(tokenizer),
@@ -656,7 +664,7 @@ def kandinsky5() -> Kandinsky5T2IPipeline:
             scheduler=flow(),
         )
     )
-    pipe.resolutions = [(64, 96)]  # of the trained ones, the nearest is taken
+    pipe.resolutions = [(96, 64)]  # (width, height): of the trained ones, the nearest is taken
     return pipe
 
 

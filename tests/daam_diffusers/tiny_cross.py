@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 from typing import Any
 from unittest import mock
 
@@ -23,10 +24,16 @@ from diffusers import (
     HunyuanDiTPipeline,
     IFPipeline,
     IFSuperResolutionPipeline,
+    Kandinsky3Pipeline,
+    Kandinsky3UNet,
+    KandinskyPipeline,
+    LDMTextToImagePipeline,
     Lumina2Pipeline,
     Lumina2Transformer2DModel,
     LuminaNextDiT2DModel,
     LuminaPipeline,
+    OmniGenPipeline,
+    OmniGenTransformer2DModel,
     PixArtAlphaPipeline,
     PixArtSigmaPAGPipeline,
     PixArtSigmaPipeline,
@@ -36,16 +43,31 @@ from diffusers import (
     SanaSprintPipeline,
     SanaTransformer2DModel,
     SCMScheduler,
+    SemanticStableDiffusionPipeline,
+    StableDiffusionInstructPix2PixPipeline,
+    StableDiffusionPAGPipeline,
+    StableDiffusionPanoramaPipeline,
+    StableDiffusionXLInstructPix2PixPipeline,
+    StableDiffusionXLPAGPipeline,
     UNet2DConditionModel,
+    VQModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
+from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
 from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
-from tiny_pipelines import Variant, picture, quiet, scheduler, unet, vae
+from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
+    LDMBertConfig,
+    LDMBertModel,
+)
+from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
+from tiny_pipelines import Variant, picture, quiet, scheduler, sd_parts, sdxl, unet, vae
 from tiny_tokenizer import WORDS, clip_tokenizer
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertModel, XLMRobertaTokenizer
+
+OMNIGEN_TEMPLATE = "user Generate an image according to the following instructions assistant"
 
 
 def flow() -> FlowMatchEulerDiscreteScheduler:
@@ -53,8 +75,10 @@ def flow() -> FlowMatchEulerDiscreteScheduler:
 
 
 def gemma_tokenizer() -> Any:
-    """A tokenizer of one's own: some pipelines set its padding side."""
-    return copy.deepcopy(text.gemma_tokenizer())
+    """A tokenizer of one's own, as some pipelines set its padding side; `<bos>` at the start."""
+    tokenizer = copy.deepcopy(text.gemma_tokenizer())
+    tokenizer.add_bos_token = True
+    return tokenizer
 
 
 def pixart(cls: Any = PixArtSigmaPipeline, **pipe_changes: Any) -> Any:
@@ -416,6 +440,165 @@ def lumina_next() -> LuminaPipeline:
     )
 
 
+def kandinsky() -> KandinskyPipeline:
+    """Kandinsky 2.1, whose keys begin with those of an image."""
+    torch.manual_seed(0)
+    pieces = ["<s>", "<pad>", "</s>", "<unk>", "▁", *("▁" + word for word in WORDS)]
+    vocabulary = [(piece, -1.0) for piece in [*pieces, *text.CHARACTERS, "<mask>"]]
+    tokenizer = XLMRobertaTokenizer(vocab=vocabulary, model_max_length=77)
+    encoder = MultilingualCLIP(
+        MCLIPConfig(
+            vocab_size=len(tokenizer),
+            transformerDimSize=32,
+            imageDimSize=32,
+            hidden_size=32,
+            intermediate_size=64,
+            num_attention_heads=4,
+            num_hidden_layers=2,
+            max_position_embeddings=80,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+    )
+    denoiser = added_unet(
+        out_channels=8,
+        addition_embed_type="text_image",
+        encoder_hid_dim_type="text_image_proj",
+    )
+    return quiet(
+        KandinskyPipeline(
+            text_encoder=encoder.eval(),
+            tokenizer=tokenizer,
+            unet=denoiser,
+            scheduler=scheduler(),
+            movq=movq(),
+        )
+    )
+
+
+def movq() -> VQModel:
+    return VQModel(
+        block_out_channels=(32,) * 4,  # its norms have 32 groups
+        layers_per_block=1,
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        latent_channels=4,
+        norm_num_groups=4,
+        norm_type="spatial",
+        num_vq_embeddings=12,
+        vq_embed_dim=4,
+    ).eval()
+
+
+def kandinsky3() -> Kandinsky3Pipeline:
+    torch.manual_seed(0)
+    denoiser = Kandinsky3UNet(
+        time_embedding_dim=16,
+        groups=4,
+        attention_head_dim=8,
+        layers_per_block=2,
+        block_out_channels=(8, 8, 16, 16),
+        cross_attention_dim=32,
+        encoder_hid_dim=32,
+    )
+    return quiet(
+        Kandinsky3Pipeline(
+            tokenizer=text.t5_tokenizer(),
+            text_encoder=text.t5_encoder(),
+            unet=denoiser.eval(),
+            scheduler=DDPMScheduler(),
+            movq=movq(),
+        )
+    )
+
+
+def omnigen() -> OmniGenPipeline:
+    torch.manual_seed(0)
+    tokenizer = text.llama_tokenizer(OMNIGEN_TEMPLATE)
+    denoiser = OmniGenTransformer2DModel(
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        intermediate_size=64,
+        num_layers=2,
+        pad_token_id=0,
+        vocab_size=len(tokenizer),
+        rope_scaling={"long_factor": [1] * 4, "short_factor": [1] * 4},
+        pos_embed_max_size=32,
+        time_step_dim=16,
+    )
+    with (  # diffusers leaves these names out without torchvision, which only input images need
+        mock.patch.object(processor_omnigen, "transforms", create=True),
+        mock.patch.object(
+            pipeline_omnigen,
+            "OmniGenMultiModalProcessor",
+            processor_omnigen.OmniGenMultiModalProcessor,
+            create=True,
+        ),
+    ):
+        pipe = OmniGenPipeline(
+            transformer=denoiser.eval(), scheduler=flow(), vae=vae(4), tokenizer=tokenizer
+        )
+    return quiet(pipe)
+
+
+def latent_diffusion() -> LDMTextToImagePipeline:
+    parts = sd_parts()
+    tokenizer = parts["tokenizer"]
+    bert = LDMBertModel(
+        LDMBertConfig(
+            vocab_size=len(tokenizer),
+            encoder_layers=2,
+            encoder_ffn_dim=64,
+            encoder_attention_heads=4,
+            head_dim=8,
+            d_model=32,
+        )
+    )
+    return quiet(
+        LDMTextToImagePipeline(
+            vqvae=vae(4),
+            bert=bert.eval(),
+            tokenizer=tokenizer,
+            unet=parts["unet"],
+            scheduler=parts["scheduler"],
+        )
+    )
+
+
+def instruct_pix2pix() -> StableDiffusionInstructPix2PixPipeline:
+    return quiet(StableDiffusionInstructPix2PixPipeline(**sd_parts(in_channels=8)))
+
+
+def sdxl_instruct_pix2pix() -> StableDiffusionXLInstructPix2PixPipeline:
+    parts = _text_to_image(sdxl())
+    parts["unet"] = UNet2DConditionModel.from_config(parts["unet"].config, in_channels=8).eval()
+    return quiet(StableDiffusionXLInstructPix2PixPipeline(**parts))
+
+
+def _text_to_image(pipe: Any) -> dict[str, Any]:
+    """The components of a pipeline, without those of image prompts."""
+    extra = ("image_encoder", "feature_extractor")
+    return {name: part for name, part in pipe.components.items() if name not in extra}
+
+
+def panorama() -> StableDiffusionPanoramaPipeline:
+    parts = sd_parts()
+    parts["vae"] = vae(4)
+    pipe = StableDiffusionPanoramaPipeline(**parts)
+    pipe.get_views = functools.partial(pipe.get_views, window_size=8, stride=4)
+    return quiet(pipe)
+
+
+def _pix2pix_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    return {"image": picture(16, 24), "guidance_scale": 5.0, "image_guidance_scale": 1.5}
+
+
+def _kandinsky_arguments(dtype: torch.dtype) -> dict[str, Any]:
+    torch.manual_seed(2)
+    embeds = torch.randn(2, 1, 32, dtype=dtype).unbind()
+    return {"image_embeds": embeds[0], "negative_image_embeds": embeds[1], "output_type": "pt"}
+
+
 _EXACT = {"use_resolution_binning": False}
 _PAG = {"pag_scale": 2.0}
 
@@ -454,4 +637,35 @@ VARIANTS = {
         lambda dtype: {"image": picture(8, 12), "height": 16, "width": 24, "output_type": "pt"},
     ),
     "lumina-next": Variant(lumina_next, size=(64, 96)),
+    "instruct-pix2pix": Variant(instruct_pix2pix, _pix2pix_arguments),
+    "sdxl instruct-pix2pix": Variant(
+        sdxl_instruct_pix2pix,
+        lambda dtype: _pix2pix_arguments(dtype) | {"height": 16, "width": 24},
+    ),
+    "latent diffusion": Variant(
+        latent_diffusion,
+        lambda dtype: {"guidance_scale": 5.0, "output_type": "pt"},
+        size=(64, 96),
+    ),
+    "semantic": Variant(
+        lambda: quiet(SemanticStableDiffusionPipeline(**sd_parts())),
+        lambda dtype: {"editing_prompt": ["a house", "a dog"]},
+        size=(16, 24),
+    ),
+    "sd pag": Variant(
+        lambda: quiet(StableDiffusionPAGPipeline(**sd_parts(), pag_applied_layers=["mid"])),
+        lambda dtype: _PAG,
+        size=(16, 24),
+    ),
+    "sdxl pag": Variant(
+        lambda: quiet(
+            StableDiffusionXLPAGPipeline(**_text_to_image(sdxl()), pag_applied_layers=["mid"])
+        ),
+        lambda dtype: _PAG,
+        size=(16, 24),
+    ),
+    "panorama": Variant(panorama, size=(64, 96)),
+    "kandinsky": Variant(kandinsky, _kandinsky_arguments, size=(64, 128)),
+    "kandinsky3": Variant(kandinsky3, size=(64, 128)),
+    "omnigen": Variant(omnigen, lambda dtype: {"max_input_image_size": 1024}, size=(64, 96)),
 }

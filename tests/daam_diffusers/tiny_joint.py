@@ -51,6 +51,7 @@ from diffusers import (
     QwenImagePipeline,
     QwenImageTransformer2DModel,
     SD3Transformer2DModel,
+    StableDiffusion3PAGPipeline,
     StableDiffusion3Pipeline,
 )
 from diffusers.pipelines.flux2.system_messages import SYSTEM_MESSAGE
@@ -226,7 +227,7 @@ def _flux2_arguments(length: int, **more: Any) -> Any:
 # -- Stable Diffusion 3 --------------------------------------------------------------------------
 
 
-def sd3(*, t5: bool = True, **changes: Any) -> StableDiffusion3Pipeline:
+def sd3(*, t5: bool = True, kind: Any = StableDiffusion3Pipeline, **changes: Any) -> Any:
     torch.manual_seed(0)
     sizes = {
         "sample_size": 32,
@@ -241,7 +242,7 @@ def sd3(*, t5: bool = True, **changes: Any) -> StableDiffusion3Pipeline:
         "pooled_projection_dim": 64,
     }
     return quiet(
-        StableDiffusion3Pipeline(
+        kind(
             transformer=SD3Transformer2DModel(**{**sizes, **changes}).eval(),
             scheduler=flow(),
             vae=shifted_vae(),
@@ -255,7 +256,7 @@ def sd3(*, t5: bool = True, **changes: Any) -> StableDiffusion3Pipeline:
     )
 
 
-def sd35() -> StableDiffusion3Pipeline:
+def sd35() -> Any:
     """Layer 0 attends twice: over text and pixels, then over the pixels alone (`attn2`)."""
     return sd3(dual_attention_layers=(0,), qk_norm="rms_norm")
 
@@ -446,9 +447,15 @@ def hidream() -> HiDreamImagePipeline:
 # -- relatives of FLUX ---------------------------------------------------------------------------
 
 
+LONGCAT_TEMPLATE = (
+    "As an image captioning expert generate a descriptive text prompt based on an image content"
+    " suitable for input to a text to image model system user assistant"
+)
+
+
 def longcat() -> LongCatImagePipeline:
     torch.manual_seed(0)
-    tokenizer = qwen_tokenizer(QWEN_TEMPLATE)
+    tokenizer = qwen_tokenizer(LONGCAT_TEMPLATE)
     sizes = {**FLUX_SIZES, "in_channels": 64, "joint_attention_dim": 16}
     transformer = LongCatImageTransformer2DModel(
         **sizes, pooled_projection_dim=16, axes_dims_rope=[4, 4, 8]
@@ -698,6 +705,10 @@ VARIANTS = {
             skip_layer_guidance_start=0.0,
             skip_layer_guidance_stop=1.0,
         ),
+    ),
+    "sd3 pag": Variant(
+        lambda: sd3(kind=StableDiffusion3PAGPipeline),
+        _sd3_arguments(pag_scale=2.0, negative_prompt="the left house"),
     ),
     "chroma": Variant(chroma, _flux_arguments(negative_prompt="the left house")),
     "auraflow": Variant(auraflow, _flux_arguments(negative_prompt="the left house")),

@@ -46,13 +46,6 @@ class HeatMap:
     image_size: tuple[int, int]
     frames: int | None = None
 
-    def __post_init__(self) -> None:
-        if (self.frames is not None) != (self.axes[-1:] == ("frame",)):
-            raise ValueError(
-                f'the last axis is "frame" where frames is a number, and only there; got axes '
-                f"{self.axes} and frames={self.frames}"
-            )
-
     def __repr__(self) -> str:
         height, width = self.values.shape[-2:]
         axes = zip(self.axes, self.values.shape, strict=False)
@@ -124,16 +117,11 @@ class HeatMap:
     ) -> torch.Tensor:
         """Pixels whose upscaled, min-max normalized value is at least `threshold`.
 
-        Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5.
-
-        Args:
-            threshold: in [0, 1].
-            size: rows and columns; by default the image's.
-            frames: of a video; by default its own.
-            per_frame: see `normalized`.
+        Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5. Size
+        and frames are those of `upscale`, `per_frame` is that of `normalized`.
 
         Returns:
-            bool, (H, W); of a video (F, H, W).
+            bool, (H, W), of a video (F, H, W); by default of the image's or the video's size.
 
         Raises:
             ValueError: the threshold is not in [0, 1]; see also `upscale`.
@@ -162,11 +150,10 @@ class HeatMap:
             stacked = np.stack([*map(np.array, mask)]) if isinstance(mask, Sequence) else mask
             mask = torch.from_numpy(np.array(stacked))
         wanted = "(H, W)" if self.frames is None else "(F, H, W)"
-        if mask.ndim != len(wanted.split(",")):
+        if mask.ndim != wanted.count(",") + 1:
             raise ValueError(f"mask must be {wanted}, got shape {tuple(mask.shape)}")
-        frames = None if self.frames is None else mask.shape[0]
-        size = (mask.shape[-2], mask.shape[-1])
-        return iou(self.mask(threshold, size, frames), mask != 0)
+        *frames, height, width = mask.shape
+        return iou(self.mask(threshold, (height, width), *frames), mask != 0)
 
     @overload
     def overlay(self, image: Image.Image, *, opacity: float = 0.75) -> Image.Image: ...
@@ -193,10 +180,10 @@ class HeatMap:
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
         pictures = video.pictures(image, self.frames)
-        heat = self._heat((pictures[0].height, pictures[0].width))
+        maps = self._heat((pictures[0].height, pictures[0].width))
         drawn = [
-            Image.fromarray(blend(np.asarray(picture.convert("RGB")), heat[latent], opacity))
-            for picture, latent in zip(pictures, self._order(), strict=True)
+            Image.fromarray(blend(np.asarray(picture.convert("RGB")), heat, opacity))
+            for picture, heat in zip(pictures, maps, strict=True)
         ]
         return drawn[0] if self.frames is None else drawn
 
@@ -225,19 +212,18 @@ class HeatMap:
             ImportError: MP4 without what it needs; the message is the pip line.
             FileNotFoundError: the folder does not exist.
         """
-        drawn: Image.Image | list[Image.Image]
-        if frames is not None:
-            drawn = self.overlay(frames, opacity=opacity)
+        if frames is None:
+            drawn = [Image.fromarray(colored(heat)) for heat in self._heat(self.image_size)]
         else:
-            alone = [Image.fromarray(colored(heat)) for heat in self._heat(self.image_size)]
-            drawn = alone[0] if self.frames is None else [alone[k] for k in self._order()]
-        if isinstance(drawn, list):
+            overlay = self.overlay(frames, opacity=opacity)
+            drawn = overlay if isinstance(overlay, list) else [overlay]
+        if self.frames is not None:
             return video.save(path, drawn, fps)
         kind = Image.registered_extensions().get(Path(path).suffix.lower(), "")
         if kind not in Image.SAVE:
             raise ValueError(f"an image is saved as .png or the like, got {os.fspath(path)!r}")
         with written_beside(path) as beside:
-            drawn.save(beside, format=kind)
+            drawn[0].save(beside, format=kind)
         return Path(path)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -268,17 +254,5 @@ class HeatMap:
         return ax
 
     def _heat(self, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The normalized map at a size, before its frames are repeated: (f, H, W), of an image
-        (1, H, W)."""
-        found = self.mean()
-        frames = None if self.frames is None else found.values.shape[0]
-        heat = found.upscale(size, frames).normalized().values.numpy()
-        return heat.reshape(-1, *size)
-
-    def _order(self) -> list[int]:
-        """The entry of `_heat` that each frame shows."""
-        return [0] if self.frames is None else video.latent_frames(self.frames, self._latent)
-
-    @property
-    def _latent(self) -> int:
-        return self.values.shape[-3]
+        """What is drawn: (F, H, W) in [0, 1], of an image (1, H, W)."""
+        return self.mean().upscale(size).normalized().values.reshape(-1, *size).numpy()

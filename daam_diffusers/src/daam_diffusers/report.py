@@ -37,8 +37,8 @@ THUMBNAIL = 176  # pixels, longer side
 # What keeps a page within some megabytes: frames are WebP of at most this many pixels on the longer
 # side and, together, about this many bytes; maps are 8 bits a cell, at most this many cells.
 FRAME_SIDE = 832
-FRAME_BYTES = 4_000_000
-CELLS = 4_000_000
+FRAME_BYTES = 3_000_000
+CELLS = 2_000_000
 
 # What PNG stores without loss; an image of any other mode is embedded as RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
@@ -80,8 +80,8 @@ def render(
 
     Colors show each map on its own min-max scale, or all on one at the turn of a switch; numbers
     are the absolute probabilities. An image is embedded without loss. A video's frames are WebP,
-    shrunk where they would be larger than 832 pixels or together than 4 MB; maps are 8 bits a
-    cell, shrunk where all together have more than 4 million cells.
+    shrunk where they would be larger than 832 pixels or together than 3 MB; maps are 8 bits a
+    cell, shrunk where all together have more than 2 million cells.
 
     Args:
         image: The generated image, or the video's frames as `HeatMap.overlay` takes them.
@@ -141,6 +141,7 @@ def render(
         thumbnails=[_data_uri(thumbnail, "JPEG") for thumbnail in _thumbnails(first, maps)],
         image=uris[0],
         frames=uris[1:],
+        latent=latent,
         latent_frames=video.latent_frames(len(pictures), latent),
         fps=None if frames is None else fps,
         steps=steps - 1,
@@ -191,7 +192,7 @@ def _checked_values(word: ReportWord, *, is_video: bool) -> npt.NDArray[np.float
         values = values[..., None, :, :]
     if values.ndim == 3:
         return values[None]
-    return np.concatenate([values.mean(axis=0, keepdims=True, dtype=np.float64), values])
+    return np.concatenate([values.mean(axis=0, keepdims=True), values])
 
 
 def _segments(prompt: str, words: Sequence[ReportWord]) -> Iterator[tuple[str, int | None]]:
@@ -254,9 +255,9 @@ def _word_data(
 
 
 def _decimals(maps: Sequence[npt.NDArray[np.float32]]) -> int:
-    """How many decimals all numbers of the page have: two digits of the smallest mean, up to 8."""
-    means = [mean for values in maps if (mean := values[0].mean(dtype=np.float64)) > 0]
-    return min(max(1 - math.floor(math.log10(min(means, default=1))), 2), 8)
+    """How many decimals all numbers of the page have: four digits of the greatest, 2 to 8."""
+    greatest = max((float(values.max()) for values in maps), default=1.0)
+    return min(max(3 - math.floor(math.log10(greatest)), 2), 8) if greatest > 0 else 2
 
 
 def _thumbnails(
@@ -296,7 +297,7 @@ def _frame_uris(frames: Sequence[Image.Image]) -> list[str]:
 
 def _data_uri(image: Image.Image, kind: Literal["PNG", "JPEG", "WEBP"] = "PNG") -> str:
     buffer = io.BytesIO()
-    image.save(buffer, format=kind)
+    image.save(buffer, format=kind, **({"quality": 75, "method": 2} if kind == "WEBP" else {}))
     return f"data:image/{kind.lower()};base64,{_base64(buffer.getvalue())}"
 
 

@@ -24,16 +24,11 @@ if TYPE_CHECKING:
 
     Frames = Sequence[Image.Image] | Sequence[npt.NDArray[Any]] | npt.NDArray[Any] | torch.Tensor
 
-SUFFIXES = (".webp", ".gif", ".mp4")
-
 
 def latent_frames(frames: int, latent: int) -> list[int]:
-    """The latent frame that each frame of a video was decoded from.
+    """The latent frame that each frame of a video was decoded from, see `HeatMap.upscale`.
 
-    Causal VAEs (Wan, CogVideoX, HunyuanVideo, LTX, Mochi) decode latent frame 0 to frame 0, and
-    latent frame k ≥ 1 to the frames 1 + (k - 1)r to kr, so that frames == 1 + r(latent - 1). Other
-    numbers are spread evenly: frame i comes from latent frame ⌊i · latent / frames⌋. Where both
-    fit (16 frames of 4), the even ratio is taken: VAEs compress time by 4, 6 or 8.
+    Where both rules fit (16 frames of 4), the even ratio counts: VAEs compress by 4, 6 or 8.
 
     >>> latent_frames(9, 3)
     [0, 1, 1, 1, 1, 2, 2, 2, 2]
@@ -85,9 +80,7 @@ def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Imag
 
 def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
     """(F, H, W, 3) uint8 of arrays or tensors, as pipelines make pictures of their own floats."""
-    if isinstance(frames, Sequence) and not any(isinstance(frame, Sequence) for frame in frames):
-        frames = np.stack([_array(frame) for frame in frames])
-    array = _array(frames)
+    array = np.stack([_array(frame) for frame in frames])
     if array.ndim == 4 and array.shape[1] == 3 != array.shape[-1]:
         array = np.moveaxis(array, 1, -1)
     if array.ndim != 4 or array.shape[-1] != 3 or not array.size:
@@ -96,7 +89,7 @@ def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
             f"shape {array.shape}; of a batch, give one video: pipe(…).frames[0]"
         )
     if array.dtype == np.uint8:
-        return np.asarray(array, dtype=np.uint8)
+        return array
     if not (array.min() >= 0 and array.max() <= 1):  # so that NaN is refused too
         raise ValueError(
             f"frames of {array.dtype} must be in [0, 1], got {array.min():g} to {array.max():g}"
@@ -119,8 +112,8 @@ def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: int) 
         ImportError: MP4 without imageio and imageio-ffmpeg; the message is the pip line.
     """
     suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"a video is saved as {', '.join(SUFFIXES)}, got {os.fspath(path)!r}")
+    if suffix not in (".webp", ".gif", ".mp4"):
+        raise ValueError(f"a video is saved as .webp, .gif or .mp4, got {os.fspath(path)!r}")
     if fps < 1:
         raise ValueError(f"fps must be at least 1 frame a second, got {fps!r}")
     if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 @contextmanager
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A path in the same folder to write to; it takes the name `path` once all went well.
+
+    The file gets the mode that the process's umask gives to new files, whatever wrote it.
 
     Raises:
         FileNotFoundError: the folder does not exist; it is not created.
@@ -24,10 +27,13 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         )
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder: give the path of a file")
-    # Not tempfile: its files are readable by their owner alone, and the rename would keep that.
     beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
     try:
+        beside.touch()
+        mode = stat.S_IMODE(beside.stat().st_mode)
         yield beside
+        if stat.S_IMODE(beside.stat().st_mode) != mode:
+            beside.chmod(mode)  # safetensors, like tempfile, writes what its owner alone can read
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import UnionType
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from daam_diffusers.atomic import written_beside
-from daam_diffusers.families import LayerInfo
-from daam_diffusers.prompt import Prompt, Token
 
 if TYPE_CHECKING:
     from daam_diffusers.maps import HeatMaps
 
+_KEY = "daam_diffusers"
 _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tokens
 
 
@@ -39,7 +41,7 @@ def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     }
     tensors = {name: tensor.contiguous() for name, tensor in maps.probabilities.items()}
     with written_beside(path) as temporary:
-        save_file(tensors, temporary, {"daam_diffusers": json.dumps(description)})
+        save_file(tensors, temporary, {_KEY: json.dumps(description)})
     return Path(path)
 
 
@@ -54,39 +56,88 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{os.fspath(path)} is not a safetensors file: {error}") from error
-    if "daam_diffusers" not in metadata:
+        raise ValueError(
+            f"{os.fspath(path)} is not a safetensors file, or not all of one: {error}"
+        ) from error
+    if _KEY not in metadata:
         raise ValueError(
             f"{os.fspath(path)} holds no heat maps: it was not written by HeatMaps.save"
         )
-    described = json.loads(metadata["daam_diffusers"])
-    if described["format"] > _FORMAT:
-        raise ValueError(
-            f"{os.fspath(path)} has format {described['format']}, and this version reads up to "
-            f"{_FORMAT}; update daam-diffusers"
-        )
-    prompt = described["prompt"]
-    layers = [{**layer, "grid": tuple(layer["grid"])} for layer in described["layers"]]
-    return HeatMaps(
-        prompt=Prompt(
-            prompt["text"],
-            tuple(Token(**token) for token in prompt["tokens"]),
-            prompt["columns"],
-            tuple(prompt["cut"]),
-            tuple(prompt.get("start", ())),
-            tuple(prompt.get("end", ())),
-        ),
-        layers=tuple(LayerInfo(**layer) for layer in layers),
-        probabilities={layer["name"]: tensors[layer["name"]] for layer in layers},
-        columns=tuple(described["columns"]),
-        axes=tuple(described["axes"]),
-        size=(described["size"][0], described["size"][1]),
-        image_size=(described["image_size"][0], described["image_size"][1]),
-        clamp=described["clamp"],
-        provenance=described["provenance"],
-        frames=described.get("frames"),
-        calls=described.get("calls", {}),
+    try:
+        described = _read(dict, json.loads(metadata[_KEY]), "the description")
+        number = _read(int, described.get("format"), "format")
+        if number <= _FORMAT:
+            described["probabilities"] = tensors
+            maps: HeatMaps = _read(HeatMaps, described, "")
+            _check(maps)
+            return maps
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+    raise ValueError(
+        f"{os.fspath(path)} has format {number}, and this version reads up to {_FORMAT}; "
+        "update daam-diffusers"
     )
+
+
+def _read(kind: Any, value: Any, name: str) -> Any:
+    """What was read from JSON, as the type `kind`: dataclasses, tuples and the like, from within.
+
+    Raises:
+        ValueError: it is of another type, negative, or lacks an entry; the message says where.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
+        hints = get_type_hints(kind)
+        for field in fields(kind):
+            required = field.default is MISSING and field.default_factory is MISSING
+            if required and field.name not in value:
+                raise ValueError(f"{name or 'the description'} has no {field.name!r}")
+        known = {key: entry for key, entry in value.items() if key in hints}
+        return kind(
+            **{
+                key: _read(hints[key], item, f"{name}.{key}".strip("."))
+                for key, item in known.items()
+            }
+        )
+    if origin is tuple and isinstance(value, list):
+        kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(kinds) == len(value):
+            parts = zip(kinds, value, strict=True)
+            return tuple(_read(each, item, f"{name}[{i}]") for i, (each, item) in enumerate(parts))
+    if origin is Mapping and isinstance(value, dict):
+        return {key: _read(arguments[1], item, f"{name}[{key!r}]") for key, item in value.items()}
+    if origin is UnionType:
+        return None if value is None else _read(arguments[0], value, name)
+    if kind is int and type(value) is int and value >= 0:
+        return value
+    if kind is not int and isinstance(kind, type) and isinstance(value, kind):
+        return value
+    if origin is Literal and value in arguments:
+        return value
+    wanted = "a number from 0" if kind is int else getattr(kind, "__name__", str(kind))
+    raise ValueError(f"{name} must be {wanted}, got {value!r:.60}")
+
+
+def _check(maps: HeatMaps) -> None:
+    """Check what the types of a file's entries do not say.
+
+    Raises:
+        ValueError: entries do not fit each other, or values are no probabilities.
+    """
+    for token in maps.tokens:
+        if maps.prompt.text[token.start : token.end] != token.text:
+            raise ValueError(
+                f"token {token.text!r} is not what stands at {token.start} to {token.end} of the "
+                "prompt"
+            )
+    if list(maps.columns) != sorted(set(maps.columns)):
+        raise ValueError(f"columns must increase, got {list(maps.columns)[:9]}")
+    for layer, tensor in maps.probabilities.items():
+        if tensor.dtype != torch.float32 or not tensor.isfinite().all():
+            raise ValueError(
+                f"probabilities of layer {layer} must be finite float32, got {tensor.dtype}, "
+                f"{int(tensor.isnan().sum())} of {tensor.numel()} values NaN"
+            )
 
 
 def to_npz(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
@@ -98,6 +149,7 @@ def to_npz(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
             file,
             values=values,
             words=np.array([word.text for word, _ in pairs], dtype=np.str_),
+            occurrences=np.array(maps.prompt.occurrences, dtype=np.int64),
             spans=np.array([(word.start, word.end) for word, _ in pairs], dtype=np.int64),
             prompt=np.array(maps.prompt.text),
             axes=np.array(maps.axes, dtype=np.str_),
@@ -107,7 +159,12 @@ def to_npz(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
 
 
 def to_coco_rle(
-    maps: HeatMaps, threshold: float, size: tuple[int, int] | None
+    maps: HeatMaps,
+    threshold: float,
+    size: tuple[int, int] | None,
+    image_id: int,
+    first_id: int,
+    categories: dict[str, int],
 ) -> list[dict[str, Any]]:
     """See `HeatMaps.to_coco_rle`."""
     try:
@@ -116,25 +173,54 @@ def to_coco_rle(
         raise ImportError(
             'COCO run lengths need pycocotools: pip install "daam-diffusers[coco]"'
         ) from error
-    seen: dict[str, int] = {}
     annotations: list[dict[str, Any]] = []
-    for number, (word, found) in enumerate(maps.by_word(), start=1):
-        key = word.text.casefold()
-        occurrence = seen.get(key, 0)
-        seen[key] = occurrence + 1
+    for (word, found), occurrence in zip(maps.by_word(), maps.prompt.occurrences, strict=True):
+        category = categories.setdefault(word.text, max(categories.values(), default=0) + 1)
         mask = found.mask(threshold, size).numpy()
-        encoded = coco.encode(np.asfortranarray(mask.astype(np.uint8)))
-        annotations.append(
-            {
-                "id": number,
-                "word": word.text,
-                "occurrence": occurrence,
-                "segmentation": {
-                    "size": [int(n) for n in encoded["size"]],
-                    "counts": encoded["counts"].decode("ascii"),
-                },
-                "area": int(coco.area(encoded)),
-                "bbox": [float(n) for n in coco.toBbox(encoded)],
-            }
-        )
+        for frame, shown in enumerate(mask.reshape(-1, *mask.shape[-2:])):
+            encoded = coco.encode(np.asfortranarray(shown.astype(np.uint8)))
+            annotations.append(
+                {
+                    "id": first_id + len(annotations),
+                    "image_id": image_id + frame,
+                    "category_id": category,
+                    "segmentation": {
+                        "size": [int(n) for n in encoded["size"]],
+                        "counts": encoded["counts"].decode("ascii"),
+                    },
+                    "area": int(coco.area(encoded)),
+                    "bbox": [float(n) for n in coco.toBbox(encoded)],
+                    "iscrowd": 0,
+                    "word": word.text,
+                    "occurrence": occurrence,
+                    **({} if maps.frames is None else {"frame": frame}),
+                }
+            )
     return annotations
+
+
+def to_coco(
+    maps: HeatMaps,
+    threshold: float,
+    size: tuple[int, int] | None,
+    file_name: str,
+    image_id: int,
+) -> dict[str, Any]:
+    """See `HeatMaps.to_coco`."""
+    categories: dict[str, int] = {}
+    annotations = to_coco_rle(maps, threshold, size, image_id, 1, categories)
+    height, width = size or maps.image_size
+    named = Path(file_name)
+    names = [file_name]
+    if maps.frames is not None:
+        names = [
+            str(named.with_name(f"{named.stem}-{i:04d}{named.suffix}")) for i in range(maps.frames)
+        ]
+    return {
+        "images": [
+            {"id": image_id + i, "file_name": name, "height": height, "width": width}
+            for i, name in enumerate(names)
+        ],
+        "annotations": annotations,
+        "categories": [{"id": number, "name": word} for word, number in categories.items()],
+    }

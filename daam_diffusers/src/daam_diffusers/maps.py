@@ -6,18 +6,23 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from PIL import Image
 
-from daam_diffusers import files, report
+from daam_diffusers import files, report, video
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
 from daam_diffusers.upsample import average_layers, resize
 
+if TYPE_CHECKING:
+    from daam_diffusers.video import Frames
+
 Clamp = Literal["once", "per_map"]
+Special = Literal["start", "end", "padding"]
+_AXES = ("step", "layer", "head", "frame")
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,11 +66,54 @@ class HeatMaps(Mapping[str, HeatMap]):
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
             raise ValueError(f'clamp must be "once" or "per_map", got {self.clamp!r}')
+        if self.axes != tuple(axis for axis in _AXES if axis in self.axes):
+            raise ValueError(f"axes must be of {_AXES}, in this order, got {self.axes!r}")
+        if ("frame" in self.axes) != (self.frames is not None):
+            raise ValueError(
+                f'a video has the axis "frame" and a number of frames, an image neither; got axes '
+                f"{self.axes} and frames={self.frames}"
+            )
+        missing = {token.column for token in self.tokens} - set(self.columns)
+        if missing:
+            raise ValueError(f"tokens stand in columns that were not kept: {sorted(missing)[:9]}")
         heads = {layer.heads for layer in self.layers}
         if "head" in self.axes and len(heads) > 1:
             raise ValueError(
                 f"heads are kept, and the layers have different numbers of them, {sorted(heads)}; "
                 "choose layers that agree: heat_maps(layers=lambda layer: layer.heads == …)"
+            )
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        if not self.layers:
+            raise ValueError("there are no layers whose maps could be averaged")
+        if min(*self.size, *self.image_size) < 1:
+            raise ValueError(f"sizes must be at least 1, got {self.size} and {self.image_size}")
+        axes = [axis for axis in self.axes if axis != "layer"]
+        steps: dict[int, list[str]] = {}
+        for layer in self.layers:
+            if layer.name not in self.probabilities:
+                raise ValueError(f"there are no probabilities of layer {layer.name}")
+            shape = tuple(self.probabilities[layer.name].shape)
+            kept = dict(zip(axes, shape[1:], strict=False))
+            known = {"head": layer.heads}
+            if hasattr(layer, "frames"):
+                known["frame"] = layer.frames
+            wanted = (len(self.columns) + 1, *({**kept, **known}.get(axis, 1) for axis in axes))
+            if shape != (*wanted, *layer.grid) or 0 in shape:
+                raise ValueError(
+                    f"probabilities of layer {layer.name} must be (columns + 1, "
+                    f"{''.join(f'{axis}s, ' for axis in axes)}rows, columns of the grid), "
+                    f"{(*wanted, *layer.grid)}, got {shape}"
+                )
+            steps.setdefault(kept.get("step", 0), []).append(layer.name)
+        if len(steps) > 1:
+            most = max(steps)
+            raise ValueError(
+                f"steps are kept, and the layers were computed at different numbers of them, "
+                f"{sorted(steps)} (a cache skips some layers at some steps); choose layers that "
+                f"agree, heat_maps(layers=lambda layer: layer.name in […]), or do not keep steps; "
+                f"{most} steps have: {', '.join(steps[most])}"
             )
 
     # Mapping
@@ -96,8 +144,9 @@ class HeatMaps(Mapping[str, HeatMap]):
         """The map of a word or of a group of words: the mean over its tokens.
 
         Args:
-            text: as in the prompt, but for case and white space: `"dog"`, `"red car"`.
-            occurrence: which place where it stands, from 0.
+            text: as in the prompt, `"dog"`, `"red car"`; if it does not stand there as written,
+                in other letters or as a part of words, see `Prompt.find`.
+            occurrence: which of the places where it stands, from 0.
 
         Raises:
             KeyError: it is not in the prompt; the message names the words that are.
@@ -110,21 +159,64 @@ class HeatMaps(Mapping[str, HeatMap]):
         token = self.tokens[index]
         return self._map(token.text, (token.column,))
 
-    def column(self, column: int) -> HeatMap:
-        """The map of one column of the text embeddings, e.g. 0 for CLIP's start token.
+    def combine(self, *words: str | Word) -> HeatMap:
+        """The map of several words that need not be adjacent: the mean over all their tokens.
+
+        Args:
+            words: words or groups of words, each at its first place, or places from `prompt.find`:
+                `maps.combine("red", maps.prompt.find("dress", occurrence=1))`.
 
         Raises:
-            KeyError: the column belongs to the padding, which is kept as a sum only.
+            KeyError: one is not in the prompt.
+            TypeError: no words were given.
         """
-        if column not in self.columns:
-            raise KeyError(f"column {column} was not kept apart; kept: {list(self.columns)}")
-        return self._map(f"[{column}]", (column,))
+        if not words:
+            raise TypeError('combine needs words: maps.combine("red", "dress")')
+        found = [self.prompt.find(word) if isinstance(word, str) else word for word in words]
+        columns = dict.fromkeys(column for word in found for column in word.columns)
+        return self._map(" + ".join(word.text for word in found), tuple(columns))
 
-    def special(self) -> HeatMap:
-        """What falls to no word: the sum over start and end tokens and padding."""
-        own = {token.column for token in self.tokens}
-        rows = [i for i, column in enumerate(self.columns) if column not in own]
-        return self._heat_map("[special]", [*rows, len(self.columns)], total=True)
+    def column(self, *columns: int) -> HeatMap:
+        """The map of a column of the text embeddings, e.g. 0 for CLIP's start token.
+
+        Several columns give their mean: what a word of several tokens is.
+
+        Raises:
+            KeyError: a column belongs to the padding, which is kept as a sum only.
+            TypeError: no columns were given.
+        """
+        if not columns:
+            raise TypeError("column needs the number of a column")
+        for column in columns:
+            if column not in self.columns:
+                raise KeyError(f"column {column} was not kept apart; kept: {list(self.columns)}")
+        return self._map(f"[{', '.join(map(str, columns))}]", columns)
+
+    def special(self, kind: Special | None = None) -> HeatMap:
+        """What falls to no word: the sum over start and end tokens and all else.
+
+        Args:
+            kind: `"start"` or `"end"` for the sum over these tokens alone, or `"padding"` for all
+                but these: padding, a template's text and, in joint attention, pixels.
+
+        Raises:
+            KeyError: the text encoder has no start or end token.
+            ValueError: no such kind.
+        """
+        if kind not in (None, "start", "end", "padding"):
+            raise ValueError(f'kind must be "start", "end" or "padding", got {kind!r}')
+        edges = {"start": set(self.prompt.start), "end": set(self.prompt.end)}
+        if kind in ("start", "end"):
+            wanted = edges[kind] & set(self.columns)
+            if not wanted:
+                raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
+        else:
+            wanted = set(self.columns) - {token.column for token in self.tokens}
+            wanted -= edges["start"] | edges["end"] if kind == "padding" else set()
+        rows = [i for i, column in enumerate(self.columns) if column in wanted]
+        if kind in (None, "padding"):
+            rows.append(len(self.columns))
+        return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:
         index = {column: i for i, column in enumerate(self.columns)}
@@ -134,8 +226,11 @@ class HeatMaps(Mapping[str, HeatMap]):
         maps = [self.probabilities[layer.name][list(rows)] for layer in self.layers]
         if self.clamp == "per_map":
             maps = [resize(m, self.size).clamp_min(0) for m in maps]
-        # Tokens first: (R, [S,] [heads,] h, w) → ([S,] [heads,] h, w), a layer.
+        # Tokens first: (R, [S,] [heads,] [f,] h, w) → ([S,] [heads,] [f,] h, w), a layer.
         maps = [m.sum(dim=0) if total else m.mean(dim=0) for m in maps]
+        if "frame" in self.axes:  # layers may see time at several lengths, as they see space
+            most = max(m.shape[-3] for m in maps)
+            maps = [m[..., video.latent_frames(most, m.shape[-3]), :, :] for m in maps]
         if "layer" in self.axes:
             values = torch.stack([resize(m, self.size) for m in maps])
             values = values.movedim(0, 1) if "step" in self.axes else values
@@ -143,7 +238,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             values = average_layers(maps, self.size)
         if self.clamp == "once":
             values = values.clamp(0, 1)
-        return HeatMap(text, values, self.axes, self.image_size)
+        return HeatMap(text, values, self.axes, self.image_size, self.frames)
 
     # Files
 
@@ -162,39 +257,76 @@ class HeatMaps(Mapping[str, HeatMap]):
         return files.load(path)
 
     def to_npz(self, path: str | os.PathLike[str]) -> Path:
-        """Write the words' maps for NumPy: `values` (W, *axes, H, W'), `words`, `spans` (W, 2).
+        """Write the words' maps for NumPy: `values` (W, *axes, H, W'), `words`, `occurrences`.
 
-        One entry a word in the order of the prompt, repeated words included.
+        One entry a word in the order of the prompt, repeated words included; `spans` (W, 2) are
+        their places in the prompt. Nothing is pickled.
         """
         return files.to_npz(self, path)
 
     def to_coco_rle(
-        self, threshold: float = 0.4, size: tuple[int, int] | None = None
+        self,
+        threshold: float = 0.4,
+        size: tuple[int, int] | None = None,
+        *,
+        image_id: int = 1,
+        first_id: int = 1,
+        categories: dict[str, int] | None = None,
     ) -> list[dict[str, Any]]:
         """The words' masks as COCO annotations; needs `daam-diffusers[coco]`.
 
         Args:
-            threshold: on the min-max normalised map, see `HeatMap.mask`.
+            threshold: on the min-max normalized map, see `HeatMap.mask`.
             size: rows and columns; by default the image's.
+            image_id: the image's id; of a video that of its first frame, counted on by frame.
+            first_id: id of the first annotation, counted on.
+            categories: ids of words; words that it lacks are added to it, so that one dictionary
+                given for many images numbers a word alike in all.
 
         Returns:
-            For each word, in the order of the prompt: `id` from 1, `word`, `occurrence`,
-            `segmentation` (compressed run lengths), `area` and `bbox` in pixels (x, y, w, h).
+            For each word, in the order of the prompt, and each frame of a video: `id`, `image_id`,
+            `category_id`, `segmentation` (compressed run lengths), `area` and `bbox` in pixels
+            (x, y, w, h), `iscrowd` 0, and besides what COCO asks for `word`, `occurrence` and, of
+            a video, `frame`.
         """
-        return files.to_coco_rle(self, threshold, size)
+        return files.to_coco_rle(
+            self, threshold, size, image_id, first_id, {} if categories is None else categories
+        )
 
-    def to_html(self, path: str | os.PathLike[str], image: Image.Image) -> Path:
+    def to_coco(
+        self,
+        threshold: float = 0.4,
+        size: tuple[int, int] | None = None,
+        *,
+        file_name: str = "image.png",
+        image_id: int = 1,
+    ) -> dict[str, Any]:
+        """A whole COCO dataset of this image, to be written as JSON; see `to_coco_rle`.
+
+            dataset = maps.to_coco(file_name="dog.png")
+            Path("instances.json").write_text(json.dumps(dataset))
+            pycocotools.coco.COCO("instances.json")
+
+        Args:
+            file_name: of the image; of a video, frames get `dog-0000.png`, `dog-0001.png`, ….
+        """
+        return files.to_coco(self, threshold, size, file_name, image_id)
+
+    def to_html(
+        self, path: str | os.PathLike[str], image: Image.Image | Frames, *, fps: int = 8
+    ) -> Path:
         """Write one self-contained page: point at a word, see where it was drawn.
 
-        Needs `daam-diffusers[report]`.
+        Needs `daam-diffusers[report]`. Where steps were kept, the page has a slider for them.
 
         Args:
             path: file to write; its folder must exist.
-            image: the generated image.
+            image: the generated image, or the video's frames.
+            fps: frames a second at which a video is played.
         """
         words = [
             report.ReportWord(
-                word.text, word.start, word.end, found.mean().values.numpy().astype("float32")
+                word.text, word.start, word.end, found.mean(keep=("step",)).values.numpy()
             )
             for word, found in self.by_word()
         ]
@@ -204,7 +336,9 @@ class HeatMaps(Mapping[str, HeatMap]):
             "layers": f"{len(self.layers)} ({layers})",
             "size": f"{self.size[0]}×{self.size[1]}",
         }
-        html = report.render(image, self.prompt.text, words, provenance=provenance)
+        html = report.render(
+            image, self.prompt.text, words, frames=self.frames, fps=fps, provenance=provenance
+        )
         return report.write(path, html)
 
     def by_word(self) -> Iterator[tuple[Word, HeatMap]]:

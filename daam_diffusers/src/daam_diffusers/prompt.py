@@ -78,6 +78,12 @@ class Prompt:
         found = (self._word(start, end) for start, end in word_spans(self.text, self.added))
         return tuple(word for word in found if word.columns)
 
+    @cached_property
+    def occurrences(self) -> tuple[int, ...]:
+        """For each of `words`, how often the same text stands before it."""
+        texts = [word.text for word in self.words]
+        return tuple(texts[:i].count(text) for i, text in enumerate(texts))
+
     def find(self, text: str, occurrence: int = 0) -> Word:
         """The `occurrence`-th place, from 0, where a word or group of words stands.
 
@@ -89,18 +95,26 @@ class Prompt:
         Raises:
             KeyError: it is not in the prompt, or not as often; the message names what is.
         """
-        places = closest_spans(self.text, text, self.added)
-        words = [self._word(start, end) for start, end in places]
-        words = [word for word in words if word.columns]
+        words = self.places(text)
         if 0 <= occurrence < len(words):
             return words[occurrence]
+        others = self._others(text, [(word.start, word.end) for word in words])
+        raise KeyError(
+            f"{text!r} occurs {len(words)} time(s) in the prompt{others}, so occurrence "
+            f"{occurrence} does not exist; the first is occurrence 0"
+        )
+
+    def places(self, text: str) -> tuple[Word, ...]:
+        """All places of a word or group of words, at least one; see `find`.
+
+        Raises:
+            KeyError: it is not in the prompt.
+        """
+        spans = closest_spans(self.text, text, self.added)
+        words = tuple(word for start, end in spans if (word := self._word(start, end)).columns)
         if words:
-            others = self._others(text, places)
-            raise KeyError(
-                f"{text!r} occurs {len(words)} time(s) in the prompt{others}, so occurrence "
-                f"{occurrence} does not exist; the first is occurrence 0"
-            )
-        if places:
+            return words
+        if spans:
             raise KeyError(f"{text!r} lies beyond the text encoder's window and drew nothing")
         listed = list(dict.fromkeys(word.text for word in self.words))
         folded = {word.casefold(): word for word in reversed(listed)}
@@ -122,8 +136,9 @@ class Prompt:
         return f" (and in {_listed(list(inside), _CUT)})" if inside else ""
 
     def _word(self, start: int, end: int) -> Word:
-        columns = tuple(t.column for t in self.tokens if t.start < end and start < t.end)
-        return Word(self.text[start:end], start, end, columns)
+        columns = [t.column for t in self.tokens if t.start < end and start < t.end]
+        # Two encoders may read the same columns: CLIPs whose embeddings stand side by side.
+        return Word(self.text[start:end], start, end, tuple(dict.fromkeys(columns)))
 
 
 def tokenize(

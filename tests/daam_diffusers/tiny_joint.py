@@ -92,13 +92,13 @@ def flow() -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler()
 
 
-def flow_vae(kind: Any = AutoencoderKL, **changes: Any) -> Any:
-    """Two levels, so 2 pixels a latent cell; models that pack 2x2 cells have 4 pixels a token."""
+def flow_vae(kind: Any = AutoencoderKL, levels: int = 2, **changes: Any) -> Any:
+    """Two levels: 2 pixels a latent cell; models that pack 2x2 cells have 4 pixels a token."""
     return kind(
         **{
-            "block_out_channels": (8, 8),
-            "down_block_types": ("DownEncoderBlock2D",) * 2,
-            "up_block_types": ("UpDecoderBlock2D",) * 2,
+            "block_out_channels": (8,) * levels,
+            "down_block_types": ("DownEncoderBlock2D",) * levels,
+            "up_block_types": ("UpDecoderBlock2D",) * levels,
             "layers_per_block": 1,
             "latent_channels": 4,
             "norm_num_groups": 4,
@@ -509,6 +509,9 @@ def fibo() -> BriaFiboPipeline:
         dim_mult=[1, 1, 1, 1],
         num_res_blocks=1,
         temperal_downsample=[False, True, True],
+        patch_size=2,  # 16 pixels a latent cell
+        in_channels=12,
+        out_channels=12,
         latents_mean=[0.0] * 4,
         latents_std=[1.0] * 4,
     )
@@ -544,7 +547,7 @@ def prx() -> PRXPipeline:
             scheduler=flow(),
             text_encoder=prx_encoder(16),
             tokenizer=prx_tokenizer(),
-            vae=flow_vae(),
+            vae=shifted_vae(),
         )
     )
     pipe.text_preprocessor.clean_text = str.lower  # its own needs ftfy
@@ -663,7 +666,7 @@ def kandinsky5() -> Kandinsky5T2IPipeline:
     pipe = quiet(
         Kandinsky5T2IPipeline(
             transformer=awake(transformer),
-            vae=flow_vae(),
+            vae=flow_vae(levels=4),
             text_encoder=qwen_vl(16, tokenizer=tokenizer),
             tokenizer=qwen_vl_processor(tokenizer),
             text_encoder_2=clip_encoder(),

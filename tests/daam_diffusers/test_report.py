@@ -3,10 +3,12 @@
 import base64
 import html as markup
 import io
+import json
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -210,6 +212,84 @@ def test_without_jinja2_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatc
         render(picture(), PROMPT, WORDS)
 
 
+def test_the_window_is_named_after_the_prompt() -> None:
+    html = render(picture(), "a <b>\n dog", [])
+    assert "<title>a &lt;b&gt; dog</title>" in html
+    assert "<h1>DAAM heat maps</h1>" in html
+    assert "<title>mine</title>" in render(picture(), PROMPT, WORDS, title="mine")
+
+
+@pytest.mark.parametrize(
+    ("scale", "shown"), [(1.0, "0.4466"), (0.01, "0.004466"), (1e-9, "0.00000000")]
+)
+def test_all_numbers_have_the_same_decimals(scale: float, shown: str) -> None:
+    words = [ReportWord("red", 2, 5, TOP_LEFT), ReportWord("car", 6, 9, TOP_LEFT / 50)]
+    words = [replace(word, values=word.values * np.float32(scale)) for word in words]
+    captions = re.findall(r"m(?:ean|ax) ([\d.e-]+)<", render(picture(), PROMPT, words))
+    assert captions[1] == shown
+    assert {len(number) for number in captions} == {len(shown)}
+
+
+# Videos: the hot corner goes round with the latent frames, 0 to 3 as in WORDS.
+CORNERS = [(0, 1), (0, 0), (1, 0), (1, 1)]
+MOVING = np.stack([bump(8, 12, row, column) for row, column in CORNERS])
+VIDEO = [ReportWord("red", 2, 5, MOVING), ReportWord("car", 6, 9, MOVING[::-1] / 10)]
+
+
+def film(frames: int = 13, size: tuple[int, int] = (96, 64)) -> list[Image.Image]:
+    """Gray frames, each lighter than the one before."""
+    return [Image.new("RGB", size, (40 + 8 * frame,) * 3) for frame in range(frames)]
+
+
+def video(words: Sequence[ReportWord] = VIDEO, **options: Any) -> str:
+    return render(film(), PROMPT, words, frames=13, **options)
+
+
+@pytest.mark.parametrize(
+    ("given", "frames", "words", "message"),
+    [
+        (picture(), 13, VIDEO, "video of 13 frames, got one image"),
+        (film(), None, WORDS, "of an image, got list"),
+        (film(12), 13, VIDEO, "13 frames, got 12"),
+        (
+            film(),
+            13,
+            WORDS,
+            r"array \(f, H, W\), or one more axis of steps before, got .*\(8, 12\)",
+        ),
+        (film(), 13, [*VIDEO, ReportWord("red", 16, 19, MOVING[:2])], r"\(1, 2\), \(1, 4\)"),
+    ],
+)
+def test_a_video_and_its_maps_must_fit(
+    given: Any, frames: int | None, words: list[ReportWord], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        render(given, PROMPT, words, frames=frames)
+
+
+def test_a_page_stays_within_some_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (9, 240, 416, 3), dtype=np.uint8)
+    maps = [ReportWord("red", 2, 5, np.repeat(MOVING, 3, axis=2))]
+    monkeypatch.setattr("daam_diffusers.report.FRAME_BYTES", 100_000)
+    monkeypatch.setattr("daam_diffusers.report.CELLS", 100)
+    html = render(noise, PROMPT, maps, frames=9)
+    first, thumbnail = images(html)
+    assert first.width / first.height == pytest.approx(416 / 240, rel=0.02)
+    assert thumbnail.size == (176, 102)
+    data = re.search(r'id="data">(.*?)</script>', html)
+    assert data
+    content = json.loads(data.group(1))
+    encoded = sum(len(uri) for uri in content["frames"])
+    assert 15_000 < encoded * 3 / 4 * 9 / 8 < 100_000
+    (word,) = content["words"]
+    assert 50 < word["height"] * word["width"] * 4 < 150
+    levels = np.frombuffer(base64.b64decode(word["levels"]), np.uint8)
+    shrunk = levels.reshape(4, word["height"], word["width"])
+    assert [corner(values) for values in shrunk] == [tuple(map(bool, at)) for at in CORNERS]
+    stepwise = [ReportWord("red", 2, 5, np.stack([MOVING, MOVING]))]  # more than twice as large
+    assert 'id="step"' not in render(noise, PROMPT, stepwise, frames=9)
+
+
 # The file
 
 
@@ -314,6 +394,15 @@ def page(show: Show) -> Page:
     return show(render(picture(), PROMPT, WORDS))
 
 
+UNLIKE = [ReportWord("red", 2, 5, TOP_RIGHT), ReportWord("car", 6, 9, TOP_LEFT / 10)]
+
+
+@pytest.fixture
+def page_of_unlike(show: Show) -> Page:
+    """Two words, the second of which has a tenth of the first one's attention."""
+    return show(render(Image.new("RGB", (96, 64)), PROMPT, UNLIKE))
+
+
 def overlay(page: Page) -> npt.NDArray[np.uint8]:
     """What the canvas over the image holds: RGBA, (H, W, 4)."""
     uri: str = page.locator("#overlay").evaluate("canvas => canvas.toDataURL()")
@@ -401,7 +490,7 @@ def test_the_status_names_the_word_with_its_absolute_mean_and_max(page: Page) ->
     page.locator(".word").nth(3).hover()
     expect(status).to_contain_text("dog")
     mean, maximum = BOTTOM_RIGHT.mean(), BOTTOM_RIGHT.max()
-    expect(status).to_contain_text(f"mean probability {mean:.3f}, max {maximum:.3f}")
+    expect(status).to_contain_text(f"mean probability {mean:.4f}, max {maximum:.4f}")
     expect(status).to_have_attribute("aria-live", "polite")
 
 
@@ -639,6 +728,160 @@ def test_on_a_telephone_a_long_prompt_neither_overflows_nor_hides_the_image(show
     assert corner(overlay(page)[..., 3]) == (False, True)
     page.locator(".word").nth(80).tap()
     assert not overlay(page).any()
+
+
+def test_one_scale_for_all_words_leaves_a_faint_word_faint(page_of_unlike: Page) -> None:
+    page = page_of_unlike
+    page.locator(".word").nth(1).hover()  # a tenth as hot as the first
+    assert overlay(page)[..., 3].max() == pytest.approx(255 * OPACITY, abs=1)
+    point_away(page)
+    thumbnail = page.locator(".thumbnails img").nth(1)
+    before, own = images(page.content())[2], thumbnail.get_attribute("src") or ""
+    page.get_by_label("One color scale").check()
+    page.locator(".word").nth(1).hover()
+    assert overlay(page)[..., 3].max() == pytest.approx(255 * OPACITY / 10, abs=2)
+    page.locator(".word").nth(0).hover()
+    assert overlay(page)[..., 3].max() == pytest.approx(255 * OPACITY, abs=1)
+    expect(page.locator(".legend")).to_contain_text("all words")
+    expect(page.locator("#all-words")).to_have_text("All words on one color scale")
+    expect(thumbnail).not_to_have_attribute("src", own)
+    faint = np.asarray(images(page.content())[2], dtype=int)
+    assert faint.max() < np.asarray(before, dtype=int).max() - 30
+
+
+def test_the_map_stands_on_the_image_in_gray_or_alone(page: Page) -> None:
+    page.locator(".word").nth(1).click()
+    image = page.get_by_alt_text("The generated image")
+    page.get_by_label("Behind the map").select_option("in gray")
+    assert image.evaluate("image => getComputedStyle(image).filter") == "grayscale(1)"
+    assert overlay(page)[..., 3].min() < 10
+    page.get_by_label("Behind the map").select_option("nothing")
+    expect(page.locator(".stage img")).to_be_hidden()
+    assert overlay(page)[..., 3].min() == 255
+    np.testing.assert_allclose(overlay(page)[-1, -1, :3], RAMP[0], atol=4)
+    expect(page.get_by_label("Opacity")).to_be_disabled()
+
+
+@pytest.mark.parametrize("how", ["switch", "Shift"])
+def test_words_are_combined_into_their_mean(page_of_unlike: Page, how: str) -> None:
+    page = page_of_unlike
+    buttons = page.locator(".word")
+    buttons.nth(0).click()
+    if how == "switch":
+        page.get_by_label("Combine words").check()
+    buttons.nth(1).click(modifiers=["Shift"] if how == "Shift" else [])
+    expect(page.locator('.word[aria-pressed="true"]')).to_have_count(2)
+    expect(page.locator(".status")).to_contain_text(
+        "\u2068red\u2069 + \u2068car\u2069, mean of 2 words"
+    )
+    mean = (UNLIKE[0].values + UNLIKE[1].values) / 2
+    expect(page.locator("#status-numbers")).to_have_text(
+        f"mean probability {mean.mean():.4f}, max {mean.max():.4f}"
+    )
+    shown = overlay(page)[..., 3]  # with the pointer still on the second
+    stretched = Image.fromarray((mean - mean.min()) / (mean.max() - mean.min()))
+    expected = np.asarray(stretched.resize(shown.shape[::-1], Image.Resampling.BICUBIC)).clip(0, 1)
+    assert np.abs(shown - 255 * OPACITY * expected).max() < 8  # as for one word, rounded twice
+    point_away(page)
+    buttons.nth(0).click(modifiers=["Shift"])
+    expect(page.locator('.word[aria-pressed="true"]')).to_have_text("car")
+
+
+def test_maps_of_unlike_grids_are_combined(page: Page) -> None:
+    page.locator(".word").nth(1).click()  # 8 x 12, top left
+    page.locator(".word").nth(3).click(modifiers=["Shift"])  # 20 x 16, bottom right
+    point_away(page)
+    alpha = overlay(page)[..., 3]
+    assert alpha[5, 5] > 150
+    assert alpha[-5, -5] > 150
+    assert alpha[5, -5] < 20
+
+
+def test_denoising_steps_are_a_slider(show: Show) -> None:
+    words = [ReportWord("red", 2, 5, MOVING)]  # of an image: the first axis is the steps
+    page = show(render(picture(), PROMPT, words))
+    page.locator(".word").click()
+    point_away(page)
+    slider = page.get_by_label("Denoising step")
+    expect(page.locator("#step-value")).to_have_text("mean of 4")
+    expect(page.locator("#legend-max")).to_have_text(f"{MOVING.mean(axis=0).max():.4f}")
+    for step, (row, column) in enumerate(CORNERS, start=1):
+        slider.fill(str(step))
+        assert corner(overlay(page)[..., 3]) == (bool(row), bool(column))
+        expect(page.locator("#legend-max")).to_have_text(f"{MOVING[step - 1].max():.4f}")
+    expect(page.locator("#step-value")).to_have_text("4 of 4")
+
+
+@pytest.mark.parametrize("touch", [True, False])
+def test_the_page_speaks_of_taps_where_there_is_no_pointer(show: Show, touch: bool) -> None:
+    page = show(render(picture(), PROMPT, WORDS), has_touch=touch)
+    words = page.locator("#controls").inner_text()
+    assert ("Tap a word" in words, "Hover" in words, "Esc" in words) == (
+        touch,
+        not touch,
+        not touch,
+    )
+
+
+def brightness(page: Page) -> float:
+    """Of the frame that is shown."""
+    sources = page.locator(".stage img").get_attribute("src") or ""
+    data = base64.b64decode(sources.partition(",")[2])
+    return float(np.asarray(Image.open(io.BytesIO(data)).convert("L")).mean())
+
+
+def test_the_frame_slider_shows_each_frame_with_the_map_it_was_decoded_from(show: Show) -> None:
+    page = show(video(), reduced_motion="reduce")
+    page.locator(".word").nth(0).click()
+    point_away(page)
+    thumbnail = page.locator(".thumbnails img").first
+    first = thumbnail.get_attribute("src") or ""
+    page.get_by_label("Frame", exact=True).focus()
+    for frame in range(13):
+        latent = -(-frame // 4)  # 13 frames of 4: causal
+        assert brightness(page) == pytest.approx(40 + 8 * frame, abs=3)
+        assert corner(overlay(page)[..., 3]) == tuple(map(bool, CORNERS[latent]))
+        expect(page.locator("#frame-value")).to_have_text(f"{frame + 1} of 13")
+        page.keyboard.press("ArrowRight")
+    expect(page.get_by_alt_text("Frame 13 of the generated video")).to_be_visible()
+    # The thumbnails follow.
+    expect(thumbnail).not_to_have_attribute("src", first)
+    shown = np.asarray(images(page.content())[1].convert("L"), dtype=float)
+    assert corner(shown) == (True, True)
+
+
+def test_a_video_plays_until_it_is_paused_and_goes_round(show: Show) -> None:
+    page = show(video(fps=10), reduced_motion="reduce")
+    value = page.locator("#frame-value")
+    page.clock.install(time=0)
+    page.clock.pause_at(10)
+    expect(value).to_have_text("1 of 13")  # motion was not welcome
+    page.get_by_role("button", name="Play").press("Space")
+    for frame in (9, 4):
+        page.clock.run_for(800)
+        expect(value).to_have_text(f"{frame} of 13")
+    page.get_by_role("button", name="Pause").press("Enter")
+    page.clock.run_for(1000)
+    expect(value).to_have_text("4 of 13")
+
+
+def test_a_video_plays_at_once_where_motion_is_welcome_and_stops_when_moved(show: Show) -> None:
+    page = show(video(fps=50), reduced_motion="no-preference")
+    expect(page.locator("#frame-value")).not_to_have_text("1 of 13")
+    page.get_by_label("Frame", exact=True).fill("5")
+    page.wait_for_timeout(100)
+    expect(page.locator("#frame-value")).to_have_text("5 of 13")
+    expect(page.get_by_role("button", name="Play")).to_be_visible()
+
+
+def test_a_video_without_words_plays_and_without_scripts_is_its_first_frame(show: Show) -> None:
+    page = show(video([]), reduced_motion="reduce")
+    page.get_by_label("Frame", exact=True).fill("13")
+    assert brightness(page) == pytest.approx(40 + 8 * 12, abs=3)
+    page = show(video(), java_script_enabled=False)
+    assert brightness(page) == pytest.approx(40, abs=3)
+    expect(page.get_by_role("button", name="Play")).to_be_hidden()
+    expect(page.locator(".thumbnails img")).to_have_count(2)
 
 
 def contrast(first: str, second: str) -> float:

@@ -81,7 +81,8 @@ def render(
     Colors show each map on its own min-max scale, or all on one at the turn of a switch; numbers
     are the absolute probabilities. An image is embedded without loss. A video's frames are WebP,
     shrunk where they would be larger than 832 pixels or together than 3 MB; maps are 8 bits a
-    cell, shrunk where all together have more than 2 million cells.
+    cell, shrunk where all together have more than 2 million cells; where that would halve their
+    sides, the single steps are left out.
 
     Args:
         image: The generated image, or the video's frames as `HeatMap.overlay` takes them.
@@ -115,7 +116,9 @@ def render(
     maps = [_checked_values(word, is_video=frames is not None) for word in words]
     if len(lengths := {values.shape[:2] for values in maps}) > 1:
         raise ValueError(f"maps must agree in (steps, latent frames), got {sorted(lengths)}")
-    steps, latent = lengths.pop() if lengths else (1, 1)
+    if sum(values.size for values in maps) > 4 * CELLS:
+        maps = [values[:1] for values in maps]
+    steps, latent = maps[0].shape[:2] if maps else (1, 1)
     segments = list(_segments(prompt, words))
     if frames is not None:
         uris = _frame_uris(pictures)

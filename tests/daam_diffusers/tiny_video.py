@@ -454,6 +454,9 @@ class _Unchecked(torch.nn.Module):
     def check_text_safety(self, prompt: str) -> bool:
         return True
 
+    def check_video_safety(self, video: Any) -> Any:
+        return video
+
 
 def cosmos() -> CosmosTextToWorldPipeline:
     """Without the padding mask's channel: resizing it takes torchvision."""
@@ -678,7 +681,7 @@ def given(**arguments: Any) -> Callable[[torch.dtype], dict[str, Any]]:
 
 _SHORT = {"max_sequence_length": 16}
 _IMAGE = {"image": picture(*SIZE)}
-_LTX = {**_SHORT, "height": 32, "width": 64}
+_LTX: dict[str, Any] = {"size": (32, 64), "grid": (5, 8, 16)}
 
 VIDEOS = {
     "animatediff": Video(animatediff, size=(16, 24), frames=5, grid=(5, 8, 12)),
@@ -691,14 +694,14 @@ VIDEOS = {
         lambda: with_ftfy(WanImageToVideoPipeline(**wan_parts(two=True, in_channels=36))),
         given(**_IMAGE, **_SHORT),
     ),
-    "ltx": Video(ltx, given(**_LTX), grid=(5, 8, 16)),
+    "ltx": Video(ltx, given(**_SHORT), **_LTX),
     "ltx image-to-video": Video(
-        lambda: ltx(LTXImageToVideoPipeline), given(**_LTX, image=picture(32, 64)), grid=(5, 8, 16)
+        lambda: ltx(LTXImageToVideoPipeline), given(**_SHORT, image=picture(32, 64)), **_LTX
     ),
     "ltx condition": Video(
         lambda: ltx(LTXConditionPipeline),
-        given(**_LTX, conditions=[LTXVideoCondition(picture(32, 64), frame_index=8)]),
-        grid=(5, 8, 16),
+        given(**_SHORT, conditions=[LTXVideoCondition(picture(32, 64), frame_index=8)]),
+        **_LTX,
     ),
     "cogvideox": Video(cogvideox, given(**_SHORT)),
     "cogvideox image-to-video": Video(
@@ -735,5 +738,5 @@ VIDEOS = {
         given(max_sequence_length=24, use_resolution_binning=False, complex_human_instruction=None),
     ),
     "hunyuan-video 1.5": Video(hunyuan_video15),
-    "ltx2": Video(ltx2, given(**_LTX, spatio_temporal_guidance_blocks=[1]), grid=(5, 8, 16)),
+    "ltx2": Video(ltx2, given(**_SHORT, spatio_temporal_guidance_blocks=[1]), **_LTX),
 }

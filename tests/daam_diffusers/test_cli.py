@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,9 +15,9 @@ import pytest
 from PIL import Image
 
 import daam_diffusers
-from daam_diffusers import HeatMaps
+from daam_diffusers import HeatMaps, commands
 from daam_diffusers.cli import main
-from daam_diffusers.folder import read_mask
+from daam_diffusers.folder import evaluate, read_mask
 
 
 @pytest.fixture(scope="session")
@@ -24,6 +26,10 @@ def model(build: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
     build["sd"]().save_pretrained(folder)
     return folder
+
+
+def save_mask(path: Path, mask: Any) -> None:
+    Image.fromarray(np.where(mask, 255, 0).astype(np.uint8)).save(path)
 
 
 @pytest.fixture
@@ -39,20 +45,119 @@ def run(model: Path, *extra: str, prompt: str = "a red dog / beside a car") -> i
     return main([*arguments, "--height", "32", "--width", "48", *extra])
 
 
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_generate_writes_image_maps_overlays_and_report(generated):
     with Image.open(generated / "image.png") as image:
         assert image.size == (48, 32)
     maps = HeatMaps.load(generated / "heat_maps.safetensors")
     assert maps.prompt.text == "a red dog / beside a car"
     assert maps.provenance["steps"] == "2"
-    names = sorted(path.name for path in (generated / "overlays").iterdir())
-    assert names == [
-        "01-a.png", "02-red.png", "03-dog.png", "04-_.png", "05-beside.png", "06-car.png",
+    assert names(generated / "overlays") == [
+        "01-a-2.png", "01-a.png", "02-red.png", "03-dog.png", "04-_.png", "05-beside.png",
+        "06-car.png",
     ]  # fmt: skip
+    with Image.open(generated / "image.png") as image:
+        for name, word in (("01-a-2", maps.word("a", 1)), ("03-dog", maps["dog"])):
+            with Image.open(generated / "overlays" / f"{name}.png") as overlay:
+                assert np.array_equal(np.asarray(overlay), np.asarray(word.overlay(image)))
     assert "dog" in (generated / "report.html").read_text(encoding="utf-8")
-    assert {path.name for path in generated.iterdir()} == {
-        "image.png", "heat_maps.safetensors", "overlays", "report.html",
-    }  # fmt: skip
+    assert names(generated) == ["heat_maps.safetensors", "image.png", "overlays", "report.html"]
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in generated.rglob("*.*")}
+    assert modes == {0o666 & ~current_umask()}
+
+
+def current_umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def test_files_say_what_the_command_line_was_asked_for(model, tmp_path):
+    asked = ["--seed", "5", "--negative-prompt", "a house", "--dtype", "bfloat16"]
+    assert run(model, "--out", str(tmp_path), *asked, "--words", "dog") == 0
+    provenance = HeatMaps.load(tmp_path / "heat_maps.safetensors").provenance
+    assert provenance["seed"] == "5"
+    assert provenance["negative_prompt"] == "a house"
+    assert provenance["dtype"] == "bfloat16"
+    assert provenance["scheduler"] == "DDIMScheduler"
+    assert "a house" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_words_in_other_letters_have_overlays_of_their_own(model, tmp_path):
+    prompt = "A red-haired Dog, a red dog's house and a red dog"
+    assert (
+        run(model, "--out", str(tmp_path), "--words", "dog", "--words", "red", prompt=prompt) == 0
+    )
+    assert names(tmp_path / "overlays") == ["01-dog.png", "02-red-2.png", "02-red.png"]
+    maps = HeatMaps.load(tmp_path / "heat_maps.safetensors")
+    with (
+        Image.open(tmp_path / "image.png") as image,
+        Image.open(tmp_path / "overlays/01-dog.png") as shown,
+    ):
+        assert maps.prompt.find("dog").start == 46
+        assert np.array_equal(np.asarray(shown), np.asarray(maps["dog"].overlay(image)))
+
+
+def test_words_beyond_the_window_are_warned_of_in_a_line_each(model, tmp_path, capsys):
+    prompt = " ".join(["red"] * 75 + ["dog"] * 40)
+    assert (
+        run(model, "--out", str(tmp_path), "--words", "dog", "--words", "red", prompt=prompt) == 0
+    )
+    warned = [x for x in capsys.readouterr().err.splitlines() if x.startswith("daam-diffusers: ")]
+    assert len(warned) == 2
+    assert "it never saw: 'dog', 'dog', 'dog', 'dog', 'dog' and 35 more" in warned[0]
+    assert "'dog' lies beyond the text encoder's window" in warned[1]
+    assert len(names(tmp_path / "overlays")) == 75
+
+
+def test_a_variant_and_loras_are_loaded(build, tmp_path):
+    from peft import LoraConfig
+
+    pipe = build["sd"]()
+    pipe.save_pretrained(tmp_path / "model", variant="fp16")
+    assert run(tmp_path / "model", "--out", str(tmp_path / "plain"), "--variant", "fp16") == 0
+    pipe.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"], init_lora_weights=False))
+    from peft.utils import get_peft_model_state_dict
+
+    layers = get_peft_model_state_dict(pipe.unet)
+    pipe.save_lora_weights(tmp_path / "lora", unet_lora_layers=layers)
+    files = ["--lora", str(tmp_path / "lora"), "--variant", "fp16"]
+    assert run(tmp_path / "model", "--out", str(tmp_path / "changed"), *files) == 0
+    (file,) = (tmp_path / "lora").iterdir()
+    files = ["--lora", str(file), "--variant", "fp16"]
+    assert run(tmp_path / "model", "--out", str(tmp_path / "again"), *files) == 0
+    plain, changed, again = (
+        (tmp_path / name / "image.png").read_bytes() for name in ("plain", "changed", "again")
+    )
+    assert plain != changed
+    assert changed == again
+    maps = HeatMaps.load(tmp_path / "again/heat_maps.safetensors")
+    assert maps.provenance["lora"] == str(file)
+
+
+def test_report_of_a_video_takes_the_animated_picture_it_was_written_as(tmp_path, capsys):
+    from made_maps import made
+
+    from daam_diffusers import video
+    from daam_diffusers.commands import _write, _write_overlays
+
+    maps = made("a red dog and a car", axes=("frame",))  # of 5 frames
+    gray = (0, 0, 90, 90, 200)  # WebP writes equal frames once
+    drawn = [Image.new("RGB", (48, 32), (level,) * 3) for level in gray]
+    _write(maps, drawn, tmp_path, 8)
+    _write_overlays(maps, drawn, list(maps), tmp_path, 8)
+    assert "01-a-2.webp" in names(tmp_path)
+    page = tmp_path / "page.html"
+    files = [str(tmp_path / "heat_maps.safetensors"), str(tmp_path / "video.webp")]
+    assert main(["report", *files, "--out", str(page)]) == 0
+    assert page.read_text("utf-8").count("data:image/webp") >= len(set(gray))
+    video.save(tmp_path / "short.gif", drawn[1:3], 8)
+    Image.new("RGB", (48, 32)).save(tmp_path / "one.png")
+    assert main(["report", files[0], str(tmp_path / "one.png"), "--out", str(page)]) == 2
+    assert "of a video of 5 frames, got 1" in capsys.readouterr().err
 
 
 def test_the_same_seed_makes_the_same_files_and_another_does_not(generated, model, tmp_path):
@@ -65,8 +170,7 @@ def test_the_same_seed_makes_the_same_files_and_another_does_not(generated, mode
 
 def test_chosen_words_only_and_groups_of_words(model, tmp_path, capsys):
     assert run(model, "--out", str(tmp_path), "--words", "Red dog", "--words", "car") == 0
-    names = sorted(path.name for path in (tmp_path / "overlays").iterdir())
-    assert names == ["01-red_dog.png", "02-car.png"]
+    assert names(tmp_path / "overlays") == ["01-red_dog.png", "02-car.png"]
     assert "red dog" in capsys.readouterr().out
 
 
@@ -96,6 +200,47 @@ def test_evaluate_scores_masks_beside_maps(generated, tmp_path, capsys):
     assert "1.000" in capsys.readouterr().out
 
 
+def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys):
+    from made_maps import made
+
+    maps = made("a red dog and a car")
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+        maps.save(tmp_path / name / "heat_maps.safetensors")
+    save_mask(tmp_path / "first/dog.gt.png", maps["dog"].mask(0.4))
+    save_mask(tmp_path / "first/cat.gt.png", maps["dog"].mask(0.4))
+    (tmp_path / "first/car.gt.png").write_text("no picture")
+    whole = (tmp_path / "first/dog.gt.png").read_bytes()
+    (tmp_path / "second/red.gt.png").write_bytes(whole[:-40])
+    (tmp_path / "second/car.gt.png").mkdir()
+    (tmp_path / "third/car.gt.png").write_bytes(whole)
+    (tmp_path / "third/heat_maps.safetensors").write_bytes(b"damaged")
+
+    scores = tmp_path / "scores.json"
+    assert main(["evaluate", str(tmp_path), "--threshold", "0.4", "--out", str(scores)]) == 1
+    captured = capsys.readouterr()
+    assert "1 images, 1 masks" in captured.out
+    warned = [x for x in captured.err.splitlines() if x.startswith("daam-diffusers: warning: ")]
+    wrong = [
+        "car.gt.png is not a picture",
+        "cat.gt.png: 'cat' is not in the prompt",
+        "second/car.gt.png",
+        "second/red.gt.png",
+        "third/heat_maps.safetensors is not",
+    ]
+    assert len(warned) == len(wrong)
+    assert all(part in line for part, line in zip(wrong, warned, strict=True))
+    found = json.loads(scores.read_text())
+    assert found["miou"] == {"0.4": 1.0}
+    assert len(found["problems"]) == 5
+
+    (tmp_path / "first/dog.gt.png").unlink()
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "no mask can be judged: " in capsys.readouterr().err
+    with pytest.raises(ValueError, match="and 4 more problems"):
+        evaluate(tmp_path, (0.4,))
+
+
 def test_masks_are_read_from_alpha_or_else_from_light(tmp_path):
     grey = Image.fromarray(np.array([[0, 255], [127, 128]], dtype=np.uint8))
     grey.save(tmp_path / "grey.png")
@@ -123,6 +268,17 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "bad dtype": ([*generate, "--model", str(model), "--dtype", "int8"], "int8"),
         "half a size": ([*generate, "--model", str(model), "--height", "32"], "--width"),
         "out is a file": ([*generate[:-1], str(tmp / "text.png"), "--model", str(model)], "text"),
+        "offload on a CPU": (
+            [*generate, "--model", str(model), "--offload", "model", "--device", "cpu"],
+            "--offload model",
+        ),
+        "an option it lacks": ([*generate, "--model", str(model), "--frames", "9"], "num_frames"),
+        "no variant": ([*generate, "--model", str(model), "--variant", "fp8"], "fp8"),
+        "no lora": ([*generate, "--model", str(model), "--lora", str(tmp / "empty")], "empty"),
+        "close word": ([*generate, "--model", str(model), "--words", "dgo"], "Did you mean 'dog'?"),
+        "report to a folder": (["report", "x", "y", "--out", str(tmp / "empty")], "is a folder"),
+        "scores to a folder": (["evaluate", str(tmp), "--out", str(tmp / "empty")], "is a folder"),
+        "scores to nowhere": (["evaluate", str(tmp), "--out", str(tmp / "n" / "s")], "not exist"),
         "no maps": (["report", str(tmp / "no.safetensors"), str(tmp / "text.png")], "no.safet"),
         "no evaluation": (["evaluate", str(tmp / "nowhere")], "nowhere"),
         "nothing to evaluate": (["evaluate", str(tmp / "empty")], "heat_maps.safetensors"),
@@ -133,7 +289,9 @@ MISTAKES = [
     "unknown flag", "no prompt", "half a size", "unknown command", "bad number",
     "missing folder", "no pipeline",
     "hub id offline", "unknown word", "bad device", "bad dtype", "out is a file",
-    "no maps", "no evaluation", "nothing to evaluate",
+    "no maps", "no evaluation", "nothing to evaluate", "offload on a CPU", "an option it lacks",
+    "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
+    "scores to nowhere",
 ]  # fmt: skip
 
 
@@ -174,6 +332,40 @@ def test_the_installed_script_fails_without_a_traceback(tmp_path):
     assert done.stderr.splitlines() == [
         f"daam-diffusers: error: no such folder: {tmp_path / 'nowhere'}"
     ]
+
+
+def test_the_first_lines_are_not_of_other_libraries(model, tmp_path):
+    script = Path(sys.executable).with_name("daam-diffusers")
+    asked = ["--model", model, "--prompt", "a dog", "--out", tmp_path / "out", "--steps", "1"]
+    done = subprocess.run(
+        [script, "generate", *asked, "--height", "16", "--width", "16"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "overlay" in done.stdout.splitlines()[1]
+    shown = [line for line in done.stderr.splitlines() if "it/s" not in line and "?it" not in line]
+    assert not "".join(shown)
+
+
+@pytest.mark.parametrize("way", ["model", "sequential"])
+def test_offloading_is_left_to_the_pipeline(model, tmp_path, monkeypatch, way):
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    asked = []
+    monkeypatch.setattr(commands, "_device", lambda name: torch.device("meta"))
+    monkeypatch.setattr(
+        StableDiffusionPipeline, f"enable_{way}_cpu_offload",
+        lambda self, device: asked.append(device),
+    )  # fmt: skip
+    out = str(tmp_path / "out")
+    assert run(model, "--out", out, "--offload", way, "--dtype", "float32") == 0
+    assert asked == [torch.device("meta")]
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"daam-diffusers {daam_diffusers.__version__}\n"
 
 
 def test_the_package_and_its_help_import_neither_torch_nor_diffusers():

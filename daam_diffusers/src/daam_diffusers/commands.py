@@ -6,27 +6,35 @@ answered at once.
 
 from __future__ import annotations
 
+import inspect
 import json
+import os
 import re
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
+from importlib import import_module
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 from rich.console import Console
 from rich.table import Table
 
 from daam_diffusers.atomic import written_beside
-from daam_diffusers.errors import TraceError
+from daam_diffusers.errors import TraceError, TraceWarning
 
 if TYPE_CHECKING:
     import torch
 
     from daam_diffusers.maps import HeatMaps
+    from daam_diffusers.video import Frames
 
 app = typer.Typer(
-    help="Which words drew which pixels: DAAM heat maps for diffusers pipelines.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -46,14 +54,25 @@ class Dtype(StrEnum):
     bfloat16 = "bfloat16"
 
 
+class Offload(StrEnum):
+    """Ways to keep on the accelerator only what runs."""
+
+    model = "model"
+    sequential = "sequential"
+
+
 def run(arguments: list[str]) -> int:
     """Run a command; errors become one line on standard error and exit code 2."""
-    try:
-        return app(arguments, prog_name="daam-diffusers", standalone_mode=False) or 0
-    except (typer.TyperException, typer.Exit, typer.Abort) as error:
-        return _usage(error)
-    except (InputError, TraceError, ImportError) as error:
-        return _fail(str(error))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what other libraries warn of is not the user's doing
+        warnings.simplefilter("always", TraceWarning)
+        warnings.showwarning = lambda message, *_args, **_kwargs: _warn(str(message))
+        try:
+            return app(arguments, prog_name="daam-diffusers", standalone_mode=False) or 0
+        except (typer.TyperException, typer.Exit, typer.Abort) as error:
+            return _usage(error)
+        except (InputError, TraceError, ImportError, OSError) as error:
+            return _fail(str(error))
 
 
 def _usage(error: Exception) -> int:
@@ -69,6 +88,28 @@ def _fail(message: str) -> int:
     if line:
         typer.echo(f"daam-diffusers: error: {line}", err=True)
     return 2
+
+
+def _warn(message: str) -> None:
+    typer.echo(f"daam-diffusers: warning: {' '.join(message.split())}", err=True)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"daam-diffusers {version('daam-diffusers')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    _: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Show the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Which words drew which pixels: DAAM heat maps for diffusers pipelines."""
 
 
 @app.command()
@@ -92,62 +133,130 @@ def generate(
     dtype: Annotated[
         Dtype | None, typer.Option(help="Default: float32 on a CPU, float16 elsewhere.")
     ] = None,
+    frames: Annotated[int | None, typer.Option(min=1, help="Frames of a video.")] = None,
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second of a video's overlays.")] = 8,
+    variant: Annotated[
+        str | None, typer.Option(help="Variant of the weights' files, e.g. fp16.")
+    ] = None,
+    lora: Annotated[
+        list[str] | None,
+        typer.Option(help="LoRA to load, a file, a folder or an id on the Hub; repeatable."),
+    ] = None,
+    offload: Annotated[
+        Offload | None, typer.Option(help="Keep in the accelerator's memory only what runs.")
+    ] = None,
 ) -> None:
-    """Generate an image and write it with its overlays, heat maps and report."""
+    """Generate an image or a video and write it with its overlays, heat maps and report.
+
+    Each place of a word gets an overlay: 02-dog.png is the first "dog" of the prompt, 02-dog-2.png
+    the second.
+    """
     import torch
 
     from daam_diffusers.tracer import trace
 
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
         raise InputError("--height and --width go together")
+    chosen = _check_words(prompt, words)
     place = _device(device)
-    pipe = _load(model, dtype or (Dtype.float32 if place.type == "cpu" else Dtype.float16), place)
-    chosen = _check_words(pipe, prompt, words)
+    if offload and place.type == "cpu":
+        raise InputError(f"--offload {offload} needs an accelerator, and --device is the CPU")
+    precision = dtype or (Dtype.float32 if place.type == "cpu" else Dtype.float16)
+    with _quiet_libraries():
+        pipe = _load(model, precision, variant)
+        _load_loras(pipe, lora or [])
+        if offload:
+            getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
+        else:
+            pipe.to(place)
+    given = {
+        "--negative-prompt": ("negative_prompt", negative_prompt or None),
+        "--guidance-scale": ("guidance_scale", guidance_scale),
+        "--height": ("height", height),
+        "--width": ("width", width),
+        "--frames": ("num_frames", frames),
+    }
+    arguments = _arguments(pipe, given)
     overlays = _folder(out / "overlays")
-    arguments: dict[str, Any] = {"guidance_scale": guidance_scale, "height": height, "width": width}
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    if negative_prompt:
-        arguments["negative_prompt"] = negative_prompt
     try:
         with trace(pipe) as tracer:
-            image = pipe(
+            output = pipe(
                 prompt,
                 num_inference_steps=steps,
                 generator=torch.Generator("cpu").manual_seed(seed),
                 **arguments,
-            ).images[0]
-    except ValueError as error:  # e.g. a size that the pipeline cannot make
+            )
+    except (ValueError, torch.OutOfMemoryError) as error:  # e.g. a size it cannot make
         raise InputError(str(error)) from error
     maps = tracer.heat_maps()
-    with written_beside(out / "image.png") as temporary:
-        image.save(temporary, format="PNG")
-    maps.save(out / "heat_maps.safetensors")
-    maps.to_html(out / "report.html", image)
-    table = Table("word", "mean", "max", "overlay")
-    for number, word in enumerate(chosen or maps, start=1):
-        heat = maps[word]
-        name = re.sub(r"[^\w-]+", "_", word)
-        path = overlays / f"{number:02d}-{name}.png"
-        with written_beside(path) as temporary:
-            heat.overlay(image).save(temporary, format="PNG")
-        table.add_row(word, f"{heat.values.mean():.4f}", f"{heat.values.max():.4f}", path.name)
-    console.print(table)
-    for name in ("image.png", "overlays", "heat_maps.safetensors", "report.html"):
+    known = {
+        "seed": str(seed),
+        "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+        "negative_prompt": negative_prompt,
+        "dtype": str(precision),
+        "lora": ", ".join(lora or []),
+        "variant": variant or "",
+    }
+    known = {key: value for key, value in known.items() if value}
+    maps = replace(maps, provenance={**maps.provenance, **known})
+    drawn = output.images[0] if maps.frames is None else output.frames[0]
+    _write(maps, drawn, out, fps)
+    _write_overlays(maps, drawn, chosen or list(maps), overlays, fps)
+    for name in sorted(path.name for path in out.iterdir()):
         console.print(f"{out / name}", soft_wrap=True)
+
+
+def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> None:
+    """Write what was drawn, the maps and the report."""
+    from daam_diffusers import video
+
+    if maps.frames is None:
+        with written_beside(out / "image.png") as temporary:
+            drawn.save(temporary, format="PNG")
+    else:
+        video.save(out / "video.webp", video.pictures(drawn, maps.frames), fps)
+    maps.save(out / "heat_maps.safetensors")
+    maps.to_html(out / "report.html", drawn, fps=fps)
+
+
+def _write_overlays(maps: HeatMaps, drawn: Any, words: list[str], folder: Path, fps: int) -> None:
+    """Write an overlay for each place of each word, and show a table of them."""
+    suffix = ".png" if maps.frames is None else ".webp"
+    table = Table("word", "mean", "max", "overlay")
+    for number, text in enumerate(words, start=1):
+        try:
+            places = maps.prompt.places(text)
+        except KeyError as error:  # beyond the text encoder's window
+            _warn(_message(error))
+            continue
+        for occurrence, word in enumerate(places, start=1):
+            heat = maps.combine(word)
+            later = f"-{occurrence}" if occurrence > 1 else ""
+            name = re.sub(r"[^\w-]+", "_", word.text)[:60]
+            path = heat.save(folder / f"{number:02d}-{name}{later}{suffix}", drawn, fps=fps)
+            row = (f"{heat.values.mean():.4f}", f"{heat.values.max():.4f}", path.name)
+            table.add_row(f"{word.text} ({occurrence})" if later else word.text, *row)
+    console.print(table)
 
 
 @app.command()
 def report(
     maps: Annotated[Path, typer.Argument(help="A file written by HeatMaps.save or generate.")],
-    image: Annotated[Path, typer.Argument(help="The image it belongs to.")],
+    image: Annotated[
+        Path, typer.Argument(help="The image it belongs to, or the video as WebP or GIF.")
+    ],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("report.html"),
+    fps: Annotated[int, typer.Option(min=1, help="Frames a second of a video.")] = 8,
 ) -> None:
     """Write the page that shows each word's map over the image."""
+    _check_out(out)
     found = _maps(maps)
     with _image(image) as picture:
-        if not out.parent.is_dir():
-            raise InputError(f"the folder {out.parent} does not exist")
-        found.to_html(out, picture)
+        try:
+            shown = picture if found.frames is None else _frames(picture, found.frames)
+            found.to_html(out, shown, fps=fps)
+        except (ValueError, OSError, SyntaxError) as error:  # e.g. a picture that is cut short
+            raise InputError(f"{image}: {error}") from error
     console.print(str(out), soft_wrap=True)
 
 
@@ -162,17 +271,23 @@ def evaluate(
         typer.Option(min=0, max=1, help="On min-max maps; repeatable. Default: .3, .4, .5."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores as JSON.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the random baseline.")] = 0,
-) -> None:
-    """Judge heat maps by segmentation: mean IoU with true masks, beside the plain baselines."""
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random baseline.")] = 0,
+) -> int:
+    """Judge heat maps by segmentation: mean IoU with true masks, beside the plain baselines.
+
+    A mask that cannot be judged is named and left out, and the exit code is 1 then; it is 2 if
+    none can be judged.
+    """
     if not folder.is_dir():
         raise InputError(f"no such folder: {folder}")
+    if out is not None:
+        _check_out(out)
     from daam_diffusers import folder as folders
 
     try:
         scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)), seed=seed)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(_message(error)) from error
+    except (OSError, ValueError) as error:
+        raise InputError(str(error)) from error
     table = Table("method", "mIoU", title=f"{scores.images} images, {scores.masks} masks")
     for value, mean in scores.daam:
         table.add_row(f"DAAM, threshold {value:g}", f"{mean:.3f}")
@@ -180,11 +295,12 @@ def evaluate(
     table.add_row("random half", f"{scores.random_half:.3f}")
     console.print(table)
     if out is not None:
-        if not out.parent.is_dir():
-            raise InputError(f"the folder {out.parent} does not exist")
         with written_beside(out) as temporary:
             temporary.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
         console.print(str(out), soft_wrap=True)
+    for problem in scores.problems:
+        _warn(problem)
+    return 1 if scores.problems else 0
 
 
 def _device(name: str) -> torch.device:
@@ -201,7 +317,25 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load(model: str, dtype: Dtype, device: torch.device) -> Any:
+@contextmanager
+def _quiet_libraries() -> Iterator[None]:
+    """Silence warnings and bars of the libraries that load a pipeline; errors are exceptions."""
+    libraries = [import_module(f"{name}.utils.logging") for name in ("transformers", "diffusers")]
+    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    for library in libraries:
+        if f"{library.__name__.partition('.')[0].upper()}_VERBOSITY" not in os.environ:
+            library.set_verbosity_error()
+            library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        for library, (verbosity, has_bars) in zip(libraries, before, strict=True):
+            library.set_verbosity(verbosity)
+            if has_bars:
+                library.enable_progress_bar()
+
+
+def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
     is_folder = Path(model).is_dir()
     if is_folder and not (Path(model) / "model_index.json").is_file():
         raise InputError(f"{model} is no pipeline: it has no model_index.json")
@@ -211,23 +345,48 @@ def _load(model: str, dtype: Dtype, device: torch.device) -> Any:
     from diffusers import DiffusionPipeline
 
     try:
-        pipe = DiffusionPipeline.from_pretrained(model, dtype=getattr(torch, dtype.value))
+        return DiffusionPipeline.from_pretrained(
+            model, dtype=getattr(torch, dtype.value), variant=variant
+        )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load {model}: {_message(error)}") from error
-    return pipe.to(device)
 
 
-def _check_words(pipe: Any, prompt: str, words: list[str] | None) -> list[str]:
-    """Unknown words are told before the image is made, not after."""
-    from daam_diffusers.host import tokenizer_of
-    from daam_diffusers.prompt import tokenize
+def _load_loras(pipe: Any, loras: list[str]) -> None:
+    if loras and not hasattr(pipe, "load_lora_weights"):
+        raise InputError(f"--lora: {type(pipe).__name__} takes no LoRA")
+    for number, lora in enumerate(loras):
+        path = Path(lora)
+        source, name = (str(path.parent), path.name) if path.is_file() else (lora, None)
+        try:
+            pipe.load_lora_weights(source, weight_name=name, adapter_name=f"lora_{number}")
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise InputError(f"cannot load the LoRA {lora}: {_message(error)}") from error
+    if loras:
+        pipe.set_adapters([f"lora_{number}" for number in range(len(loras))])
 
-    tokenizer = tokenizer_of(pipe)
-    if not words or tokenizer is None:
-        return []
-    read = tokenize(prompt, tokenizer, int(tokenizer.model_max_length))
+
+def _arguments(pipe: Any, given: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
+    """The options that were given, as arguments of the pipeline, which must know them."""
+    known = inspect.signature(pipe.__call__).parameters  # many swallow others as **kwargs
+    for option, (name, value) in given.items():
+        if value is not None and name not in known:
+            raise InputError(f"{option}: {type(pipe).__name__} has no {name}")
+    return {name: value for name, value in given.values() if value is not None}
+
+
+def _check_words(prompt: str, words: list[str] | None) -> list[str]:
+    """Words that are not in the prompt are told before the image is made, not after.
+
+    Which tokens a word has does not matter here, so no tokenizer is asked.
+    """
+    from daam_diffusers.prompt import Prompt, Token
+    from daam_diffusers.words import word_spans
+
+    tokens = [Token(prompt[s:e], s, e, i) for i, (s, e) in enumerate(word_spans(prompt))]
+    read = Prompt(prompt, tuple(tokens), len(tokens))
     try:
-        return [read.find(word).text for word in words]
+        return [read.find(word).text for word in words or []]
     except KeyError as error:
         raise InputError(_message(error)) from error
 
@@ -248,6 +407,24 @@ def _image(path: Path) -> Image.Image:
         raise InputError(f"{path} is not an image") from error
     except OSError as error:
         raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def _frames(image: Image.Image, frames: int) -> Frames:
+    """The frames of an animated picture, in which equal ones that follow each other are one."""
+    shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+    lasting = [frame.info.get("duration", 0) for frame in shown]
+    if len(shown) == frames or not sum(lasting):
+        return shown
+    each = sum(lasting) / frames  # milliseconds
+    pairs = zip(shown, lasting, strict=True)
+    return [frame for frame, duration in pairs for _ in range(round(duration / each))]
+
+
+def _check_out(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise InputError(f"the folder {path.parent} does not exist")
+    if path.is_dir():
+        raise InputError(f"--out {path} is a folder: give the path of a file")
 
 
 def _folder(path: Path) -> Path:

@@ -7,7 +7,7 @@ masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,11 +41,13 @@ class FolderScores:
 
     Attributes:
         thresholds: on the min-max normalised maps.
-        words: a score for every mask.
+        words: a score for every mask that could be judged.
+        problems: what is wrong with each file that could not be.
     """
 
     thresholds: tuple[float, ...]
     words: tuple[WordScore, ...]
+    problems: tuple[str, ...] = ()
 
     @property
     def images(self) -> int:
@@ -81,6 +83,7 @@ class FolderScores:
             "miou": {f"{threshold:g}": mean for threshold, mean in self.daam},
             "baselines": {"whole_image": self.whole_image, "random_half": self.random_half},
             "words": [vars(score) for score in self.words],
+            "problems": list(self.problems),
         }
 
 
@@ -92,46 +95,57 @@ def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> Fol
         thresholds: on min-max maps, in [0, 1].
         seed: of the random baseline.
 
+    A file that is not what its name says, or a mask of a word that is not in its prompt, is left
+    out and named in `problems`.
+
     Raises:
-        ValueError: no maps, no masks beside them, or a file that is not what its name says.
-        KeyError: a mask's word is not in its prompt.
+        ValueError: no maps, no masks beside them, or none that can be judged.
     """
     files = sorted(folder.rglob(MAPS))
     if not files:
         raise ValueError(f"no {MAPS} below {folder}")
     rng = np.random.default_rng(seed)
-    scores = [
-        score
-        for path in tqdm(files, desc="evaluate", unit="image", leave=False)
-        for score in _scores(path, folder, thresholds, rng)
-    ]
+    scores: list[WordScore] = []
+    problems: list[str] = []
+    for path in tqdm(files, desc="evaluate", unit="image", leave=False):
+        masks = sorted(path.parent.glob(f"*{MASK}"))
+        try:
+            maps = HeatMaps.load(path) if masks else None
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
+        for file in masks:
+            assert maps is not None  # there are masks
+            try:
+                scores.append(_score(maps, file, folder, thresholds, rng))
+            except (OSError, ValueError) as error:
+                problems.append(str(error))
+            except KeyError as error:
+                problems.append(f"{file}: {error.args[0]}")
+    if not scores and problems:
+        others = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise ValueError(f"no mask can be judged: {problems[0]}{others}")
     if not scores:
         raise ValueError(f"no masks WORD{MASK} beside the {len(files)} {MAPS} below {folder}")
-    return FolderScores(tuple(thresholds), tuple(scores))
+    return FolderScores(tuple(thresholds), tuple(scores), tuple(problems))
 
 
-def _scores(
-    path: Path, folder: Path, thresholds: Sequence[float], rng: np.random.Generator
-) -> Iterator[WordScore]:
-    masks = sorted(path.parent.glob(f"*{MASK}"))
-    if not masks:
-        return
-    maps = HeatMaps.load(path)
-    for file in masks:
-        word = file.name.removesuffix(MASK)
-        try:
-            heat = maps[word]
-        except KeyError as error:
-            raise KeyError(f"{file}: {error.args[0]}") from error
-        true = read_mask(file)
-        shape = (true.shape[0], true.shape[1])
-        yield WordScore(
-            image=str(path.parent.relative_to(folder)),
-            word=word,
-            daam=tuple(iou(heat.mask(threshold, shape), true) for threshold in thresholds),
-            whole_image=iou(whole_image(shape), true),
-            random_half=iou(random_half(shape, rng), true),
-        )
+def _score(
+    maps: HeatMaps, file: Path, folder: Path, thresholds: Sequence[float], rng: np.random.Generator
+) -> WordScore:
+    word = file.name.removesuffix(MASK)
+    heat = maps[word]
+    if maps.frames is not None:
+        raise ValueError(f"{file}: the maps beside it are of a video, and a mask is of an image")
+    true = read_mask(file)
+    shape = (true.shape[0], true.shape[1])
+    return WordScore(
+        image=str(file.parent.relative_to(folder)),
+        word=word,
+        daam=tuple(iou(heat.mask(threshold, shape), true) for threshold in thresholds),
+        whole_image=iou(whole_image(shape), true),
+        random_half=iou(random_half(shape, rng), true),
+    )
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
@@ -144,6 +158,6 @@ def read_mask(path: Path) -> npt.NDArray[np.bool_]:
         with Image.open(path) as image:
             has_alpha = "A" in image.getbands()
             channel = image.getchannel("A") if has_alpha else image.convert("L")
-    except OSError as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} is not a picture: {error}") from error
     return np.asarray(channel) >= 128

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from daam_diffusers.errors import TraceError
+from daam_diffusers.errors import TraceError, TraceWarning
 from daam_diffusers.words import Span, closest_spans, find_spans, word_spans
 
 SEPARATOR = "\n"  # between the windows of a prompt that is given window by window
@@ -164,7 +164,7 @@ def tokenize(
         encoder: see `Token`.
 
     Warns:
-        UserWarning: words lie beyond the window; or the embeddings hold several windows and where
+        TraceWarning: words lie beyond the window; or the embeddings hold several windows and where
             each begins in the text is a guess.
 
     Raises:
@@ -188,6 +188,7 @@ def tokenize(
                 f"where the prompt's {len(spans)} tokens stand in {len(windows)} windows of "
                 f"{size} tokens is a guess: say which text each window holds, "
                 "prompt=[text of the first window, text of the second, …]",
+                TraceWarning,
                 stacklevel=2,
             )
         filled = [min(max(len(spans) - size * i, 0), size) for i in range(len(windows))]
@@ -363,6 +364,7 @@ def warn_of_cut(cut: Sequence[str], tokens: int, read: int, *, stacklevel: int =
         warnings.warn(
             f"the prompt has {tokens} tokens and the text encoder read {read} of them; it never "
             f"saw: {_listed(cut, _CUT)}",
+            TraceWarning,
             stacklevel=stacklevel,
         )
 

@@ -138,6 +138,14 @@ def vision(kind: Any, width: int) -> tuple[Any, CLIPImageProcessor]:
     return kind(config).eval(), CLIPImageProcessor(crop_size=32, size=32)
 
 
+def filled(denoiser: Any) -> Any:
+    """Random values for weights that start at zero, which keep whole layers out of the output."""
+    for weight in denoiser.parameters():
+        if weight.ndim > 1 and not weight.any():
+            torch.nn.init.normal_(weight, std=0.1)
+    return denoiser.eval()
+
+
 def flow(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
     return FlowMatchEulerDiscreteScheduler(shift=shift)
 
@@ -145,7 +153,7 @@ def flow(shift: float = 1.0) -> FlowMatchEulerDiscreteScheduler:
 def sd_video_parts(unet: Any = None) -> dict[str, Any]:
     """Stable Diffusion's parts without its checker of images, with another U-Net if given."""
     parts = {name: part for name, part in sd_parts().items() if "safety" not in name}
-    return {**parts, "unet": unet.eval()} if unet is not None else parts
+    return {**parts, "unet": filled(unet)} if unet is not None else parts
 
 
 def animatediff() -> AnimateDiffPipeline:
@@ -326,7 +334,7 @@ def mochi() -> MochiPipeline:
         max_sequence_length=16,
     )
     return quiet(
-        MochiPipeline(**parts, vae=vae.eval(), transformer=denoiser.eval(), scheduler=flow())
+        MochiPipeline(**parts, vae=vae.eval(), transformer=filled(denoiser), scheduler=flow())
     )
 
 
@@ -487,7 +495,9 @@ def cosmos() -> CosmosTextToWorldPipeline:
     )
     parts |= {"scheduler": EDMEulerScheduler(sigma_schedule="karras"), "vae": vae.eval()}
     return quiet(
-        CosmosTextToWorldPipeline(**parts, transformer=denoiser.eval(), safety_checker=_Unchecked())
+        CosmosTextToWorldPipeline(
+            **parts, transformer=filled(denoiser), safety_checker=_Unchecked()
+        )
     )
 
 
@@ -513,7 +523,7 @@ def kandinsky5() -> Kandinsky5T2VPipeline:
         axes_dims=(2, 2, 4),
     )
     pipe = Kandinsky5T2VPipeline(
-        transformer=denoiser.eval(),
+        transformer=filled(denoiser),
         vae=hunyuan_vae(),
         text_encoder=text.qwen_vl(),
         tokenizer=text.qwen_vl_processor(),

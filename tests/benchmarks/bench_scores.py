@@ -1,10 +1,15 @@
-"""How many heads' scores to hold at once: what the constants in `scores.py` rest on.
+"""What the probability columns of one attention call cost, beside the attention itself.
 
     python tests/benchmarks/bench_scores.py
+    python tests/benchmarks/bench_scores.py --layers joint --dtype bfloat16
 
-For each attention resolution of Stable Diffusion 1.5 at 512², `text_probabilities` with several
-budgets is timed in turn with two yardsticks: the layer's own attention over the whole guided batch
-(`scaled_dot_product_attention`), and the same columns from a softmax over all heads at once.
+For layers of published models, all timed in turn in one run: the layer's own attention
+(`scaled_dot_product_attention`), the same watched for its log-sum-exp and with the columns computed
+from that, and the columns alone in the ways that are left where a kernel gives none: a softmax over
+all keys, piece by piece, and one-hot values through the fused kernel. Ratios are to the layer's own
+attention, medians of the rounds' ratios. The peak is of what a call allocates, its output included.
+
+`--budgets` asks how many scores to hold at once: what the constants in `scores.py` rest on.
 """
 
 from __future__ import annotations
@@ -12,9 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import torch
@@ -22,90 +30,240 @@ import torch.nn.functional as F
 from rich.console import Console
 from rich.table import Table
 from timing import measure
+from torch.profiler import ProfilerActivity, profile
 
 from daam_diffusers import scores
-from daam_diffusers.scores import AttentionCall, text_probabilities
+from daam_diffusers.scores import AttentionCall, attention_with_log_sum_exp, text_probabilities
 
-HEADS, KEYS, COLUMNS = 8, 77, 22  # a prompt of 20 tokens between its start and end token
-RESOLUTIONS = {4096: 40, 1024: 80, 256: 160}  # cells: width of a head
 MIB = 2**20
-BUDGETS = {
-    "one head": 0,
-    **{f"{n} MiB": n * MIB for n in (1, 2, 4, 8)},
-    "all heads": 1 << 40,
+BUDGETS = {"one cell": 0, **{f"{n} MiB": n * MIB for n in (1, 2, 4, 8)}, "all": 1 << 60}
+# Of joint attention on the CPU, more than the attention alone, and bytes.
+BOUND, PEAK_BOUND = 1.15, 64 * MIB
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Shapes of one attention call.
+
+    Attributes:
+        batch: samples, of which the last carries the prompt.
+        heads: attention heads.
+        width: of a head.
+        cells: pixels.
+        text: text tokens.
+        columns: text tokens to keep, from the first on.
+        joint: whether text and pixels, in this order, attend to text and pixels; else the pixels
+            attend to the text.
+    """
+
+    batch: int
+    heads: int
+    width: int
+    cells: int
+    text: int
+    columns: int = 22  # a prompt of 20 tokens between its start and end token
+    joint: bool = False
+
+    def inputs(self, device: str, dtype: torch.dtype) -> tuple[torch.Tensor, ...]:
+        """Query, key and value as the projections leave them: heads apart by a view only."""
+        torch.manual_seed(0)
+        queries = self.cells + self.text if self.joint else self.cells
+        keys = self.cells + self.text if self.joint else self.text
+        return tuple(
+            torch.randn(self.batch, length, self.heads, self.width, device=device, dtype=dtype)
+            .transpose(1, 2)
+            for length in (queries, keys, keys)
+        )  # fmt: skip
+
+    @property
+    def kept(self) -> dict[str, Any]:
+        """The arguments of `text_probabilities`."""
+        cells = slice(self.text, None) if self.joint else slice(None)
+        return {
+            "rows": slice(self.batch - 1, self.batch),
+            "columns": range(self.columns),
+            "cells": cells,
+        }
+
+
+LAYERS = {
+    "sd15 64²": Layer(2, 8, 40, 4096, 77),
+    "sd15 32²": Layer(2, 8, 80, 1024, 77),
+    "sd15 16²": Layer(2, 8, 160, 256, 77),
+    "pixart": Layer(2, 16, 72, 4096, 300),
+    "wan": Layer(1, 12, 128, 7800, 512),
+    "joint": Layer(1, 24, 64, 4096, 256, joint=True),
+    "joint, all text": Layer(1, 24, 64, 4096, 256, 256, joint=True),
 }
-ROWS = slice(1, 2)  # of the guided batch of two, the row that carries the prompt
 
 
-def own_attention(call: AttentionCall, value: torch.Tensor) -> torch.Tensor:
-    return F.scaled_dot_product_attention(call.query, call.key, value)
-
-
-def all_at_once(call: AttentionCall) -> torch.Tensor:
-    """What `text_probabilities` returns, without its loop over heads and its layout."""
-    query, key = call.query[ROWS].float(), call.key[ROWS].float()
-    probabilities = (query @ key.mT * call.scale).softmax(dim=-1).mean(dim=1)  # (1, N, K)
-    own, rest = probabilities[..., :COLUMNS], probabilities[..., COLUMNS:]
-    return torch.cat([own, rest.sum(dim=-1, keepdim=True)], dim=-1).mT
-
-
-def with_budget(call: AttentionCall, budget: int) -> torch.Tensor:
-    # Host and accelerator alike: on either, only one of the two constants is read.
+@contextmanager
+def budget(size: int, *, one_hot: bool = False) -> Iterator[None]:
+    """Few or many scores at once; with `one_hot`, as on a GPU whose memory they would not fit."""
     with (
-        mock.patch.dict(scores._CHUNK_BYTES, {"cpu": budget}),
-        mock.patch.object(scores, "_CHUNK_BYTES_ACCELERATOR", budget),
+        mock.patch.object(scores, "_CHUNK_BYTES", {} if one_hot else {"cpu": size}),
+        mock.patch.object(scores, "_CHUNK_BYTES_ACCELERATOR", size),
     ):
-        return text_probabilities(call, rows=ROWS, columns=range(COLUMNS))
+        yield
 
 
-def bench(cells: int, *, device: str, dtype: torch.dtype, repeats: int) -> dict[str, float]:
-    """Median milliseconds of each contestant, all timed in turn."""
-    width = RESOLUTIONS[cells]
-    torch.manual_seed(0)
-    # As the projections leave them: (B, N, H·d), heads apart by a view only.
-    query, key, value = (
-        torch.randn(2, length, HEADS, width, device=device, dtype=dtype).transpose(1, 2)
-        for length in (cells, KEYS, KEYS)
-    )
-    call = AttentionCall(query, key, None, width**-0.5)
-    contestants: dict[str, Callable[[], torch.Tensor]] = {
-        "own attention": partial(own_attention, call, value),
-        "all at once": partial(all_at_once, call),
-        **{name: partial(with_budget, call, budget) for name, budget in BUDGETS.items()},
-    }
-    expected = all_at_once(call)
-    for name in BUDGETS:
-        torch.testing.assert_close(contestants[name](), expected, rtol=1e-3, atol=1e-5)
+def peak(call: Callable[[], object], device: str) -> int:
+    """Most bytes that a call held at once."""
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return int(torch.cuda.max_memory_allocated() - before)
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        call()
+    held = most = 0
+    for event in profiler.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            held += event.nbytes()
+            most = max(most, held)
+    return most
+
+
+class Contestants:
+    """The ways to compute the columns of one layer."""
+
+    def __init__(self, layer: Layer, device: str, dtype: torch.dtype) -> None:
+        self.inputs = layer.inputs(device, dtype)
+        self.kept = layer.kept
+        query, key, _ = self.inputs
+        self.unknown = AttentionCall(query, key, None, layer.width**-0.5)
+
+    def attention(self) -> torch.Tensor:
+        """The layer's own, alone."""
+        with torch.no_grad():
+            return F.scaled_dot_product_attention(*self.inputs)
+
+    def traced(self) -> torch.Tensor:
+        """The layer's own attention, and the columns from its log-sum-exp."""
+        with torch.no_grad():
+            output, lse = attention_with_log_sum_exp(
+                F.scaled_dot_product_attention, self.inputs, {}
+            )
+        if lse is None:
+            raise SystemExit("This kernel gives no log-sum-exp.")
+        query, key, _ = self.inputs
+        found = text_probabilities(
+            AttentionCall(query, key, None, self.unknown.scale, lse), **self.kept
+        )
+        del output
+        return found
+
+    def softmax(self, size: int = scores._CHUNK_BYTES["cpu"]) -> torch.Tensor:
+        """The columns alone, from a softmax over all keys."""
+        with budget(size):
+            return text_probabilities(self.unknown, **self.kept)
+
+    def one_hot(self) -> torch.Tensor:
+        """The columns alone, from one-hot values."""
+        with budget(0, one_hot=True):
+            return text_probabilities(self.unknown, **self.kept)
+
+
+def times(
+    contestants: Mapping[str, Callable[[], object]], *, device: str, repeats: int
+) -> dict[str, list[float]]:
+    """Seconds of each contestant, all timed in turn; on a CPU of the processor."""
     clock = "cpu" if device == "cpu" else "wall"
     taken: dict[str, list[float]] = {name: [] for name in contestants}
     for _ in range(repeats):
         for name, contestant in contestants.items():
             taken[name].append(getattr(measure(contestant, device), clock))
-    return {name: 1000 * statistics.median(seconds) for name, seconds in taken.items()}
+    return taken
+
+
+def bench_ways(layer: Layer, *, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Seconds, ratios to the layer's own attention, and peaks of each way."""
+    ways = Contestants(layer, device, dtype)
+    # Before anything is timed, each way gives the same; it warms them up, too.
+    expected = ways.softmax()
+    tolerance = 1e-5 if dtype == torch.float32 else 1e-2
+    for found in (ways.traced(), ways.one_hot()):
+        assert (found - expected).abs().max() <= tolerance * expected.max()
+    taken = times(
+        {
+            "attention": ways.attention,
+            "traced": ways.traced,
+            "softmax": ways.softmax,
+            "one-hot": ways.one_hot,
+        },
+        device=device,
+        repeats=repeats,
+    )
+    return {
+        "seconds": {name: statistics.median(seconds) for name, seconds in taken.items()},
+        "ratios": {
+            name: statistics.median(
+                a / b for a, b in zip(seconds, taken["attention"], strict=True)
+            )
+            for name, seconds in taken.items()
+        },
+        "peaks": {
+            name: peak(call, device)
+            for name, call in (("attention", ways.attention), ("traced", ways.traced),
+                               ("softmax", ways.softmax))
+        },
+    }  # fmt: skip
+
+
+def bench_budgets(layer: Layer, *, device: str, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
+    """Median seconds of a softmax over all keys, by how many scores may exist at once."""
+    ways = Contestants(layer, device, dtype)
+    contestants = {
+        name: partial(ways.softmax, size)
+        for name, size in BUDGETS.items()
+        if not (layer.joint and name in ("one cell", "all"))  # minutes, and gigabytes
+    }
+    taken = times(contestants, device=device, repeats=repeats)
+    return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    dtype = getattr(torch, arguments.dtype)
-    results = {
-        cells: bench(cells, device=arguments.device, dtype=dtype, repeats=arguments.repeats)
-        for cells in RESOLUTIONS
-    }
-    table = Table(
-        "milliseconds", *(f"{cells} cells" for cells in results), "per step",
-        title="Probability columns of one call of a layer",
-        caption=f"{arguments.device}, {arguments.dtype}, {arguments.threads} thread(s), medians "
-        f"of {arguments.repeats}; per step: 5 layers of each resolution; torch {torch.__version__}",
-    )  # fmt: skip
-    for name in results[4096]:
-        times = [results[cells][name] for cells in results]
-        table.add_row(name, *(f"{t:.2f}" for t in times), f"{5 * sum(times):.1f}")
-    Console(width=100).print(table)
     settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    options = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
+    caption = f"{arguments.device}, {arguments.dtype}, {arguments.threads} thread(s), medians of "
+    caption += f"{arguments.repeats}; torch {torch.__version__}"
+    table = Table(
+        "layer", "attention ms", "traced", "softmax alone", "one-hot alone",
+        "peak of attention", "traced", "with softmax alone", title="Columns of one call",
+        caption=f"{caption}; bounds of joint: {BOUND}, {PEAK_BOUND // MIB} MiB",
+    )  # fmt: skip
+    results: dict[str, Any] = {}
+    for name in arguments.layers:
+        layer = LAYERS[name]
+        found = bench_ways(layer, repeats=arguments.repeats, **options)
+        ratios, peaks = found["ratios"], found["peaks"]
+        found["within_bound"] = ratios["traced"] <= BOUND and peaks["traced"] <= PEAK_BOUND
+        results[name] = {"layer": asdict(layer), **found}
+        verdict = ("", " met") if found["within_bound"] else ("", " MISSED")
+        table.add_row(
+            f"{name}, {layer.columns} columns",
+            f"{1000 * found['seconds']['attention']:.1f}",
+            f"× {ratios['traced']:.3f}{verdict[layer.joint]}",
+            *(f"+ {ratios[way]:.2f}" for way in ("softmax", "one-hot")),
+            *(f"{size / MIB:.0f} MiB" for size in peaks.values()),
+        )
+    Console(width=120).print(table)
+    if arguments.budgets:
+        table = Table("ms", *arguments.layers, title="Scores at once", caption=caption)
+        budgets = {
+            name: bench_budgets(LAYERS[name], repeats=arguments.repeats, **options)
+            for name in arguments.layers
+        }
+        for size in BUDGETS:
+            row = (budgets[name].get(size) for name in arguments.layers)
+            table.add_row(size, *("" if ms is None else f"{1000 * ms:.1f}" for ms in row))
+        Console(width=120).print(table)
+        results["budgets"] = budgets
     path: Path = arguments.json
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"settings": settings, "ms": results}, indent=2) + "\n")
+    path.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
 
 
 def _arguments() -> argparse.Namespace:
@@ -114,7 +272,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--dtype", default="float32")
-    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--layers", nargs="+", choices=tuple(LAYERS), default=tuple(LAYERS))
+    parser.add_argument("--budgets", action="store_true", help="several budgets, too")
+    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--json", type=Path, default=Path("out/bench/scores.json"))
     return parser.parse_args()

@@ -169,23 +169,23 @@ def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> _Values
 def _pieces(
     call: AttentionCall,
 ) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Heads and cells, and their scaled queries, keys and mask: as much as the budget allows."""
-    batch, heads, cells, _ = call.query.shape
+    """Heads and cells, and their queries, scaled keys and mask: as much as the budget allows."""
+    batch, heads, cells, width = call.query.shape
     shared = heads // call.key.shape[1]  # query heads that share a key head
     budget = _CHUNK_BYTES.get(call.query.device.type, _CHUNK_BYTES_ACCELERATOR)
-    row = 4 * batch * call.key.shape[2]
+    row = 4 * batch * (call.key.shape[2] + width)  # a cell's scores and its query
     cells_at_once = min(cells, max(1, budget // row))
     heads_at_once = max(1, budget // (row * cells_at_once))
     for first in range(0, heads, heads_at_once):
         part = slice(first, min(first + heads_at_once, heads))
         low = first // shared
-        key = call.key[:, low : -(-part.stop // shared)].float()
+        key = call.key[:, low : -(-part.stop // shared)].float() * call.scale
         if shared > 1:
             key = key.repeat_interleave(shared, dim=1)
             key = key[:, first - low * shared : part.stop - low * shared]
         for start in range(0, cells, cells_at_once):
             some = slice(start, start + cells_at_once)
-            query = call.query[:, part, some].float() * call.scale
+            query = call.query[:, part, some].float()
             yield part, some, query, key, None if call.mask is None else call.mask[:, part, some]
 
 

@@ -1,8 +1,10 @@
 """Pipelines of known geometry with random weights, built offline for measurements.
 
-The denoisers `sd15` and `sdxl` have the published configurations; text encoders and VAE are tiny,
-since no measurement here is about them. Nothing in this file needs daam_diffusers, and it works
-with diffusers 0.21 as with today's: the peers' environments import it too.
+The denoisers `sd15` and `sdxl` have the published configurations; those of `flux`, `sd3`, `pixart`
+and `wan` have the published widths and few blocks of each kind, or with `full=True` all of them.
+Text encoders and VAE are tiny, since no measurement here is about them. Nothing in this file needs
+daam_diffusers, and the UNets work with diffusers 0.21 as with today's: the peers' environments
+import it too.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -133,12 +135,39 @@ GEOMETRIES: Mapping[str, Geometry] = {
 }
 
 
+@dataclass(frozen=True)
+class Transformer:
+    """Shapes of a pipeline whose denoiser is a transformer.
+
+    Attributes:
+        pipeline: makes it, of these parts and the denoiser's configuration.
+        config: configuration of the denoiser.
+        depth: what the configuration says besides in the published model.
+        call: arguments of a call, besides the prompt, the steps and the generator.
+    """
+
+    pipeline: Callable[[Mapping[str, Any], str], Any]
+    config: Mapping[str, Any]
+    depth: Mapping[str, Any]
+    call: Mapping[str, Any]
+
+
 def build(
-    name: str, *, device: str = "cpu", dtype: torch.dtype = torch.float32, seed: int = 0
+    name: str,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+    full: bool = False,
 ) -> Any:
-    """The pipeline of a geometry, ready to be called."""
-    geometry = GEOMETRIES[name]
+    """The pipeline of a geometry, ready to be called; `full` with all blocks of a transformer."""
     torch.manual_seed(seed)
+    if name in TRANSFORMERS:
+        made = TRANSFORMERS[name]
+        pipe = made.pipeline({**made.config, **(made.depth if full else {})}, device)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe.to(device, dtype)
+    geometry = GEOMETRIES[name]
     tokenizer = clip_tokenizer()
     parts: dict[str, Any] = {
         "vae": _vae(geometry.vae_levels),
@@ -171,17 +200,20 @@ def build(
 
 
 def generate(pipe: Any, name: str, *, prompt: str = PROMPT, steps: int = 1) -> torch.Tensor:
-    """The latents of one seeded call with guidance: (1, 4, h, w)."""
-    pixels = GEOMETRIES[name].pixels
+    """The latents of one seeded call, as the pipeline gives them; a UNet's are (1, 4, h, w)."""
+    if name in TRANSFORMERS:
+        call = TRANSFORMERS[name].call
+    else:
+        pixels = GEOMETRIES[name].pixels
+        call = {"height": pixels, "width": pixels, "guidance_scale": 7.5}
     latents: torch.Tensor = pipe(
         prompt,
-        height=pixels,
-        width=pixels,
         num_inference_steps=steps,
-        guidance_scale=7.5,
         output_type="latent",
         generator=torch.Generator().manual_seed(7),
-    ).images
+        return_dict=False,
+        **call,
+    )[0]
     return latents
 
 
@@ -246,14 +278,15 @@ def _text_encoder(tokenizer: CLIPTokenizer, width: int, *, projected: bool = Fal
     return (CLIPTextModelWithProjection if projected else CLIPTextModel)(config).eval()
 
 
-def _vae(levels: int) -> AutoencoderKL:
+def _vae(levels: int, channels: int = 4, **settings: Any) -> AutoencoderKL:
     return AutoencoderKL(
         block_out_channels=(8,) * levels,
         down_block_types=("DownEncoderBlock2D",) * levels,
         up_block_types=("UpDecoderBlock2D",) * levels,
         layers_per_block=1,
-        latent_channels=4,
+        latent_channels=channels,
         norm_num_groups=4,
+        **settings,
     ).eval()
 
 
@@ -275,3 +308,194 @@ def _unet(config: Mapping[str, Any], device: str, dtype: torch.dtype) -> UNet2DC
                     bound = math.sqrt(3 / weight[0].numel())
                     weight.uniform_(-bound, bound)
     return unet
+
+
+def _flux(config: Mapping[str, Any], device: str) -> Any:
+    from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
+
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
+    return FluxPipeline(
+        transformer=_transformer(FluxTransformer2DModel, config, device),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, 16, shift_factor=0.1),
+        text_encoder=_text_encoder(clip, config["pooled_projection_dim"]),
+        tokenizer=clip,
+        text_encoder_2=_t5(config["joint_attention_dim"]),
+        tokenizer_2=t5,
+    )
+
+
+def _sd3(config: Mapping[str, Any], device: str) -> Any:
+    from diffusers import (
+        FlowMatchEulerDiscreteScheduler,
+        SD3Transformer2DModel,
+        StableDiffusion3Pipeline,
+    )
+
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
+    # Two text encoders, one of 3/8 of the pooled width as CLIP ViT-L's 768 of 2048.
+    first = config["pooled_projection_dim"] * 3 // 8
+    return StableDiffusion3Pipeline(
+        transformer=_transformer(SD3Transformer2DModel, config, device),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        vae=_vae(4, 16, shift_factor=0.1),
+        text_encoder=_text_encoder(clip, first, projected=True),
+        tokenizer=clip,
+        text_encoder_2=_text_encoder(clip, config["pooled_projection_dim"] - first, projected=True),
+        tokenizer_2=clip,
+        text_encoder_3=_t5(config["joint_attention_dim"]),
+        tokenizer_3=t5,
+    )
+
+
+def _pixart(config: Mapping[str, Any], device: str) -> Any:
+    from diffusers import PixArtSigmaPipeline, PixArtTransformer2DModel
+
+    return PixArtSigmaPipeline(
+        transformer=_transformer(PixArtTransformer2DModel, config, device),
+        scheduler=DDIMScheduler(),
+        vae=_vae(4),
+        text_encoder=_t5(config["caption_channels"]),
+        tokenizer=t5_tokenizer(),
+    )
+
+
+def _wan(config: Mapping[str, Any], device: str) -> Any:
+    from diffusers import (
+        AutoencoderKLWan,
+        FlowMatchEulerDiscreteScheduler,
+        WanPipeline,
+        WanTransformer3DModel,
+    )
+    from transformers import UMT5Config, UMT5EncoderModel
+
+    return WanPipeline(
+        transformer=_transformer(WanTransformer3DModel, config, device),
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
+        vae=AutoencoderKLWan(base_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1).eval(),
+        text_encoder=_t5(config["text_dim"], UMT5EncoderModel, UMT5Config),
+        tokenizer=t5_tokenizer(),
+    )
+
+
+def _transformer(model: Any, config: Mapping[str, Any], device: str) -> Any:
+    # On the device from the start: billions of weights are drawn there in seconds.
+    with torch.device(device):
+        return model(**config).eval()
+
+
+def t5_tokenizer() -> Any:
+    """SentencePiece's unigrams as T5's: `WORDS` are one token each, all others letters."""
+    from transformers import T5Tokenizer
+
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
+    pieces += [("▁" + word, -1.0) for word in WORDS]
+    pieces += [(letter, -6.0) for letter in "abcdefghijklmnopqrstuvwxyz.,"]
+    return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)
+
+
+def _t5(width: int, model: Any = None, config: Any = None) -> Any:
+    from transformers import T5Config, T5EncoderModel
+
+    settings = (config or T5Config)(
+        vocab_size=len(t5_tokenizer()),
+        d_model=width,
+        d_kv=8,
+        d_ff=64,
+        num_layers=1,
+        num_heads=2,
+        is_encoder_decoder=False,
+        use_cache=False,
+    )
+    return (model or T5EncoderModel)(settings).eval()
+
+
+_FLUX: dict[str, Any] = {
+    "in_channels": 64,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (16, 56, 56),
+    "num_layers": 1,
+    "num_single_layers": 1,
+}
+_SD3: dict[str, Any] = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 192,
+    "num_layers": 2,  # the last block is of a kind of its own: its text is not used further
+}
+_PIXART: dict[str, Any] = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 4,
+    "out_channels": 8,
+    "attention_head_dim": 72,
+    "num_attention_heads": 16,
+    "cross_attention_dim": 1152,
+    "caption_channels": 4096,
+    "interpolation_scale": 2,
+    "use_additional_conditions": False,
+    "num_layers": 2,
+}
+_WAN: dict[str, Any] = {
+    "patch_size": (1, 2, 2),
+    "in_channels": 16,
+    "out_channels": 16,
+    "attention_head_dim": 128,
+    "num_attention_heads": 12,
+    "text_dim": 4096,
+    "freq_dim": 256,
+    "ffn_dim": 8960,
+    "cross_attn_norm": True,
+    "qk_norm": "rms_norm_across_heads",
+    "num_layers": 1,
+}
+_SQUARE = {"height": 1024, "width": 1024}
+_SMALL = {"height": 64, "width": 96, "max_sequence_length": 32}
+
+# FLUX.1-dev, Stable Diffusion 3 medium, PixArt-Σ and, at 480×832, Wan 2.1 of 1.3 billion weights;
+# the text lengths are the pipelines' own defaults.
+TRANSFORMERS: Mapping[str, Transformer] = {
+    "flux": Transformer(_flux, _FLUX, {"num_layers": 19, "num_single_layers": 38}, _SQUARE),
+    "sd3": Transformer(_sd3, _SD3, {"num_layers": 24}, {**_SQUARE, "guidance_scale": 7.0}),
+    "pixart": Transformer(_pixart, _PIXART, {"num_layers": 28}, {**_SQUARE, "guidance_scale": 4.5}),
+    "wan": Transformer(
+        _wan, _WAN, {"num_layers": 30}, {"height": 480, "width": 832, "num_frames": 17}
+    ),
+    "tiny-flux": Transformer(
+        _flux,
+        {
+            **_FLUX,
+            "attention_head_dim": 16,
+            "num_attention_heads": 2,
+            "joint_attention_dim": 32,
+            "pooled_projection_dim": 32,
+            "axes_dims_rope": (4, 4, 8),
+        },
+        {"num_layers": 2},
+        _SMALL,
+    ),
+    "tiny-sd3": Transformer(
+        _sd3,
+        {
+            **_SD3,
+            "attention_head_dim": 8,
+            "num_attention_heads": 4,
+            "joint_attention_dim": 96,
+            "caption_projection_dim": 32,
+            "pooled_projection_dim": 64,
+        },
+        {"num_layers": 3},
+        _SMALL,
+    ),
+}

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import io
 import logging
+import pickle
 from typing import Any
 
 import pytest
@@ -15,6 +19,8 @@ from daam_diffusers import TraceError, Tracer, trace
 def state(pipe: Any) -> dict[str, Any]:
     """Everything a tracer could have left behind, by identity."""
     found: dict[str, Any] = {f"pipe.{k}": id(v) for k, v in vars(pipe).items() if k[0] != "_"}
+    found["class"] = type(pipe)
+    found["text"] = tuple(pipe.text_encoder._forward_hooks)
     for name, module in pipe.unet.named_modules():
         for key, value in vars(module).items():
             if "hooks" in key:
@@ -191,12 +197,49 @@ def test_a_compiled_denoiser_runs_eagerly_while_traced_and_says_so_once(sd, buil
     assert compiled_calls > 0
 
 
-def test_two_tracers_at_once_are_refused_and_change_nothing(sd):
-    with trace(sd):
-        before = state(sd)
-        with pytest.raises(TraceError, match="another tracer"), trace(sd):
-            pass
+def test_a_new_tracer_takes_over_from_one_that_is_still_at_work(sd, build):
+    before = state(sd)
+    with trace(sd) as first:
+        build["variant"]("sd").run(sd)
+        with trace(sd) as second:
+            build["variant"]("sd").run(sd, "a blue dog")
         assert state(sd) == before
+    assert state(sd) == before
+    assert first.heat_maps().prompt.text != second.heat_maps().prompt.text == "a blue dog"
+    assert (first.runs, second.runs) == (1, 1)
+
+
+def test_a_tracer_that_was_forgotten_is_taken_off_by_the_next(sd):
+    before = state(sd)
+    sd.unet.set_attn_processor(Tracer(sd).processors())
+    gc.collect()
+    with trace(sd):
+        pass
+    assert state(sd) == before
+
+
+def test_projections_fused_while_traced_leave_no_wrapper_when_they_are_unfused(sd, build):
+    before = dict(sd.unet.attn_processors)
+    with trace(sd) as tracer:
+        sd.fuse_qkv_projections(vae=False)
+        build["variant"]("sd").run(sd)
+        assert tracer.heat_maps()["dog"].values.max() > 0
+    sd.unfuse_qkv_projections(vae=False)
+    after = sd.unet.attn_processors
+    assert {name: id(one) for name, one in after.items()} == {n: id(p) for n, p in before.items()}
+
+
+def test_copies_of_what_is_traced_are_not_traced_and_pickles_say_what_to_do(sd, build):
+    with trace(sd) as tracer:
+        unet, pipe = copy.deepcopy(sd.unet), copy.deepcopy(sd)
+        for saving in (pickle.dumps, lambda what: torch.save(what, io.BytesIO())):
+            with pytest.raises(TraceError, match=r"leave `with trace\(pipe\)`"):
+                saving(sd.unet)
+        build["variant"]("sd").run(pipe)
+        assert tracer.runs == 0
+    assert type(pipe) is type(sd)
+    assert {type(p).__name__ for p in unet.attn_processors.values()} == {"AttnProcessor2_0"}
+    pickle.dumps(sd.unet)
 
 
 def test_random_state_is_not_touched(sd, build):

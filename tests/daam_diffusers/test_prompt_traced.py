@@ -63,12 +63,16 @@ def test_long_prompt_embeddings_give_the_maps_of_their_words(sd, build, joined):
     assert maps.prompt.cut == ()
 
 
-def test_textual_inversion_tokens_are_expanded_as_the_pipeline_does(sd, build):
+def test_a_token_of_textual_inversion_is_one_word_with_all_its_vectors(sd, build):
     sd.tokenizer = build["tokenizer"].__wrapped__()  # a tokenizer of its own to change
-    embedding = {"<toy>": torch.randn(2, 32)}
+    embedding = {"<toy>": torch.randn(3, 32)}
     sd.load_textual_inversion(embedding)
     with trace(sd) as tracer:
-        build["variant"]("sd").run(sd, "a <toy> dog")
+        build["variant"]("sd").run(sd, "a <toy> beside a <toy> dog")
     maps = tracer.heat_maps()
-    assert maps.prompt.text == "a <toy> <toy>_1 dog"
-    assert maps.prompt.find("dog").columns == (4,)
+    assert maps.prompt.text == "a <toy> beside a <toy> dog"
+    assert list(maps) == ["a", "<toy>", "beside", "dog"]
+    assert [maps.prompt.find("<toy>", n).columns for n in (0, 1)] == [(2, 3, 4), (7, 8, 9)]
+    assert maps.prompt.find("dog").columns == (10,)
+    with pytest.raises(KeyError, match=r"occurs 2 time\(s\)"):
+        maps.word("<toy>", 2)

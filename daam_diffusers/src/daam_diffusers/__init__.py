@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from daam_diffusers.errors import TraceError as TraceError
+    from daam_diffusers.families import Family as Family
     from daam_diffusers.families import LayerInfo as LayerInfo
+    from daam_diffusers.families import register_family as register_family
     from daam_diffusers.heat_map import HeatMap as HeatMap
     from daam_diffusers.maps import HeatMaps as HeatMaps
     from daam_diffusers.processor import TracingProcessor as TracingProcessor

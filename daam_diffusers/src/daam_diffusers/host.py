@@ -1,80 +1,269 @@
-"""What a tracer asks of a pipeline beyond its denoiser: prompts, tokenizer, sizes, versions."""
+"""What a tracer asks of a pipeline beyond its denoiser: its calls, its text, its picture."""
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+import weakref
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
+from daam_diffusers.encoders import Reading
 from daam_diffusers.errors import TraceError
+from daam_diffusers.processor import NO_PICKLE
+
+
+class Listener(Protocol):
+    """What hears of a pipeline's doings."""
+
+    def began(self, arguments: Mapping[str, Any]) -> None:
+        """The pipeline was called."""
+
+    def ended(self, output: Any) -> None:
+        """Its call returned, or raised, then `output` is None."""
+
+    def counts_steps(self) -> None:
+        """It made a progress bar."""
+
+    def advanced(self) -> None:
+        """A step is done."""
+
+    def encoded(
+        self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
+    ) -> None:
+        """A prompt was encoded."""
+
+
+class Weak:
+    """A method that is called while its object lives: hooks must not keep a forgotten tracer.
+
+    A copy of a hooked module carries hooks that do nothing.
+
+    Args:
+        method: a bound method, or None.
+        first: arguments that come before those of the call.
+    """
+
+    def __init__(self, method: Callable[..., Any] | None, *first: Any) -> None:
+        self._method = None if method is None else weakref.WeakMethod(method)
+        self._first = first
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        """Call it, if its object lives."""
+        method = None if self._method is None else self._method()
+        if method is not None:
+            method(*self._first, *args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weak:
+        return Weak(None)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TraceError(NO_PICKLE)
 
 
 @contextmanager
-def observed_encode_prompt(
-    pipe: Any, callback: Callable[[dict[str, Any], Any], None]
+def observed(
+    pipe: Any, components: Sequence[str], listener: Listener, readings: list[Reading]
 ) -> Iterator[None]:
-    """Let `callback` see the arguments and the result of each `pipe.encode_prompt(...)`.
+    """Let a listener hear of a pipeline's calls, steps and prompts.
 
-    The method is replaced on the instance by itself plus the callback, and put back after.
+    Args:
+        pipe: the pipeline.
+        components: its text encoders.
+        listener: held weakly.
+        readings: where to add what the text encoders read since `encode_prompt`, or the pipeline,
+            was called.
     """
+    ear = weakref.ref(listener)
+    with ExitStack() as stack:
+        for name in components:
+            encoder = getattr(pipe, name, None)
+            if isinstance(encoder, nn.Module):
+                handle = encoder.register_forward_hook(
+                    _reader(name, encoder, readings), with_kwargs=True
+                )
+                stack.callback(handle.remove)
+        if callable(getattr(pipe, "encode_prompt", None)):
+            stack.enter_context(_observed_encode_prompt(pipe, readings, ear))
+        if callable(pipe):
+            stack.enter_context(_observed_calls(pipe, readings, ear))
+        yield
+
+
+def _reader(
+    name: str, encoder: nn.Module, readings: list[Reading]
+) -> Callable[[Any, Any, Any, Any], None]:
+    parameters = inspect.signature(type(encoder).forward)
+
+    def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
+        given = parameters.bind_partial(module, *args, **kwargs).arguments
+        ids, mask = given.get("input_ids"), given.get("attention_mask")
+        if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+            return
+        if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
+            mask = None
+        values = (output,) if isinstance(output, torch.Tensor) else tuple(output[:2])
+        states = [v for v in values if isinstance(v, torch.Tensor) and v.ndim == 3]
+        readings.append(
+            Reading(
+                name,
+                tuple(tuple(row) for row in ids.tolist()),
+                None if mask is None else tuple(tuple(map(bool, row)) for row in mask.tolist()),
+                states[0] if states else None,
+            )
+        )
+
+    return hook
+
+
+@contextmanager
+def _observed_encode_prompt(
+    pipe: Any, readings: list[Reading], ear: weakref.ref[Listener]
+) -> Iterator[None]:
+    """The method is replaced on the instance by itself plus the listener, and put back after."""
     original = pipe.encode_prompt
     signature = inspect.signature(original)
     before = pipe.__dict__.get("encode_prompt")
 
     @functools.wraps(original)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
+        readings.clear()
         result = original(*args, **kwargs)
-        callback(dict(signature.bind(*args, **kwargs).arguments), result)
+        listener = ear()
+        if listener is not None:
+            bound = signature.bind(*args, **kwargs)
+            listener.encoded(dict(bound.arguments), result, tuple(readings))
+        readings.clear()
         return result
 
     pipe.encode_prompt = encode_prompt
     try:
         yield
     finally:
-        if before is None:
-            del pipe.__dict__["encode_prompt"]
-        else:
-            pipe.encode_prompt = before
+        if pipe.__dict__.get("encode_prompt") is encode_prompt:
+            if before is None:
+                del pipe.__dict__["encode_prompt"]
+            else:
+                pipe.encode_prompt = before
 
 
-def texts_of(
-    pipe: Any, prompt: str | Sequence[str] | None, embeds: torch.Tensor
-) -> tuple[str, ...] | None:
-    """The prompt of each row of text embeddings, as the tokenizer reads it; None if not given.
+@contextmanager
+def _observed_calls(
+    pipe: Any, readings: list[Reading], ear: weakref.ref[Listener]
+) -> Iterator[None]:
+    """The instance's class is replaced by a subclass that listens, and put back after.
+
+    Python looks `pipe(...)` up on the class, so this is the one place where a single pipeline's
+    calls can be seen to begin and to end, also by an exception.
+    """
+    cls = type(pipe)
+    signature = inspect.signature(cls.__call__)
+    owner: list[weakref.ref[Any]] = [weakref.ref(pipe)]
+
+    def listening(instance: Any) -> Listener | None:
+        return ear() if owner and owner[0]() is instance else None
+
+    class Traced(cls):  # type: ignore[misc, valid-type]
+        @functools.wraps(cls.__call__)
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            listener = listening(self)
+            if listener is None:
+                return super().__call__(*args, **kwargs)
+            bound = signature.bind(self, *args, **kwargs)
+            bound.apply_defaults()
+            readings.clear()
+            listener.began(dict(bound.arguments))
+            output = None
+            try:
+                output = super().__call__(*args, **kwargs)
+            finally:
+                listener.ended(output)
+            return output
+
+        def progress_bar(self, *args: Any, **kwargs: Any) -> Any:
+            bar = super().progress_bar(*args, **kwargs)
+            listener = listening(self)
+            if listener is not None and bar.iterable is None:
+                update = bar.update
+
+                def advance(*args: Any, **kwargs: Any) -> Any:
+                    listener.advanced()
+                    return update(*args, **kwargs)
+
+                listener.counts_steps()
+                bar.update = advance
+            return bar
+
+        def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+            copied = object.__new__(cls)
+            memo[id(self)] = copied
+            own = {name: value for name, value in vars(self).items() if name != "encode_prompt"}
+            vars(copied).update(copy.deepcopy(own, memo))
+            return copied
+
+        def __reduce_ex__(self, protocol: Any) -> Any:
+            raise TraceError(NO_PICKLE.replace("denoiser", "pipeline"))
+
+    for name in ("__name__", "__qualname__", "__module__", "__doc__"):
+        setattr(Traced, name, getattr(cls, name))
+    pipe.__class__ = Traced
+    try:
+        yield
+    finally:
+        owner.clear()
+        if type(pipe) is Traced:  # else somebody else's subclass is on top: this one stays, silent
+            pipe.__class__ = cls
+
+
+def texts_of(prompt: str | Sequence[str], rows: int) -> tuple[str, ...]:
+    """The text of each row of embeddings, of which several images of a prompt are neighbors.
 
     Raises:
         TraceError: the rows are no multiple of the prompts.
     """
-    if prompt is None:
-        return None
-    convert = getattr(pipe, "maybe_convert_prompt", None)  # multi-vector textual inversion
-    tokenizer = tokenizer_of(pipe)
-    if convert is not None and tokenizer is not None:
-        prompt = convert(prompt, tokenizer)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    images, rest = divmod(embeds.shape[0], len(prompts))
+    prompts = [prompt] if isinstance(prompt, str) else [str(text) for text in prompt]
+    images, rest = divmod(rows, max(1, len(prompts)))
     if rest:
-        raise TraceError(
-            f"{len(prompts)} prompts made {embeds.shape[0]} rows of embeddings, not a multiple"
-        )
+        raise TraceError(f"{len(prompts)} prompts made {rows} rows of embeddings, not a multiple")
     return tuple(text for text in prompts for _ in range(images))
 
 
+def embeddings_of(result: Any) -> list[Any]:
+    """Text embeddings among what `encode_prompt` returned: the prompt's, then the negative one's.
+
+    Embeddings are floating tensors (B, K, D), or lists of tensors (K, D); both of one width. What
+    else is returned (pooled embeddings, masks, positions) is of another shape.
+    """
+    found: list[Any] = []
+    width: int | None = None
+    for value in result if isinstance(result, tuple) else (result,):
+        first = value[0] if isinstance(value, list) and value else value
+        ndim = 2 if isinstance(value, list) else 3
+        if not isinstance(first, torch.Tensor) or not first.is_floating_point():
+            continue
+        if first.ndim == ndim and width in (None, first.shape[-1]):
+            width = first.shape[-1]
+            found.append(value)
+    return found
+
+
 def tokenizer_of(pipe: Any) -> Any:
-    """The tokenizer whose tokens the embedding columns are; None if the pipeline has none."""
+    """The pipeline's first tokenizer; None if it has none."""
     candidates = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
     return next((tokenizer for tokenizer in candidates if tokenizer is not None), None)
 
 
 def is_compiled(pipe: Any, denoiser: nn.Module) -> bool:
-    """Whether the denoiser, or a part of it, was given to `torch.compile`."""
-    held = [getattr(pipe, name, None) for name in ("unet", "transformer")]
+    """Whether a denoiser, or a part of it, was given to `torch.compile`."""
+    held = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
     wrapped = not any(module is denoiser for module in held)
     # nn.Module.compile() leaves the module in place and only sets this.
     return wrapped or any(
@@ -82,19 +271,78 @@ def is_compiled(pipe: Any, denoiser: nn.Module) -> bool:
     )
 
 
-def image_size(pipe: Any, latent: tuple[int, int]) -> tuple[int, int]:
-    """Rows and columns of the image that latents of this size decode to."""
-    factor = int(getattr(pipe, "vae_scale_factor", 1))
-    return latent[0] * factor, latent[1] * factor
+def output_size(output: Any) -> tuple[int | None, int, int] | None:
+    """Frames (None for images), rows and columns of what a pipeline returned; None for latents."""
+    frames = getattr(output, "frames", None)
+    pictures = frames if frames is not None else getattr(output, "images", None)
+    if pictures is None and isinstance(output, tuple) and output:
+        pictures = output[0]
+    if pictures is None or len(pictures) == 0:
+        return None
+    first = pictures[0]
+    if isinstance(first, Image.Image):
+        return None, first.height, first.width
+    if isinstance(first, list) and first and isinstance(first[0], Image.Image):
+        return len(first), first[0].height, first[0].width
+    shape = tuple(first.shape)
+    if isinstance(first, np.ndarray) and shape[-1] in (1, 3, 4):
+        return (shape[0] if len(shape) == 4 else None), shape[-3], shape[-2]
+    if isinstance(first, torch.Tensor) and len(shape) in (3, 4) and shape[-3] == 3:
+        return (shape[0] if len(shape) == 4 else None), shape[-2], shape[-1]
+    return None
 
 
-def provenance(pipe: Any, steps: int) -> dict[str, str]:
-    """Where maps come from: model, pipeline, steps and versions."""
+def expected_size(pipe: Any, arguments: Mapping[str, Any], grid: tuple[int, int, int]) -> tuple[
+    int | None, int, int
+]:  # fmt: skip
+    """The same from a pipeline's arguments or scale, for a run whose picture was not seen.
+
+    Args:
+        pipe: the pipeline.
+        arguments: of its call.
+        grid: frames, rows and columns of the latents.
+    """
+    spatial = _first_attribute(
+        pipe, "vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor"
+    )
+    temporal = _first_attribute(pipe, "vae_scale_factor_temporal", "vae_temporal_compression_ratio")
+    height, width = arguments.get("height"), arguments.get("width")
+    frames = arguments.get("num_frames") or (grid[0] - 1) * temporal + 1
+    is_video = grid[0] > 1 or "num_frames" in arguments
+    return (
+        int(frames) if is_video else None,
+        int(height or grid[1] * spatial),
+        int(width or grid[2] * spatial),
+    )
+
+
+def _first_attribute(pipe: Any, *names: str) -> int:
+    found = (getattr(pipe, name, None) for name in names)
+    return next((int(value) for value in found if isinstance(value, int)), 1)
+
+
+def provenance(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Where maps come from: model, pipeline, scheduler, seed, prompts and versions."""
+    generator = arguments.get("generator")
+    generators = generator if isinstance(generator, list) else [generator]
+    seeds = [str(one.initial_seed()) for one in generators if isinstance(one, torch.Generator)]
+    negative = arguments.get("negative_prompt")
     return {
         "model": str(getattr(pipe, "name_or_path", "") or "unnamed"),
         "pipeline": type(pipe).__name__,
-        "steps": str(steps),
-        "guidance_scale": str(getattr(pipe, "guidance_scale", "unknown")),
+        "denoiser": type(denoiser).__name__,
+        "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+        "dtype": str(getattr(denoiser, "dtype", "unknown")).removeprefix("torch."),
+        "guidance_scale": str(_guidance(pipe, arguments)),
+        **({"negative_prompt": str(negative)} if negative else {}),
+        **({"seed": ", ".join(seeds)} if seeds else {}),
         **{name: version(name) for name in ("daam-diffusers", "diffusers", "transformers")},
         "torch": torch.__version__,
     }
+
+
+def _guidance(pipe: Any, arguments: Mapping[str, Any]) -> Any:
+    try:
+        return getattr(pipe, "guidance_scale", arguments.get("guidance_scale", "unknown"))
+    except AttributeError:  # the property reads what a call of the pipeline sets
+        return "unknown"

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from typing import Any, Protocol
 
 import torch
-from diffusers.models.attention_processor import Attention
+from torch import nn
 
+from daam_diffusers.errors import TraceError
 from daam_diffusers.scores import AttentionCall
 from daam_diffusers.tap import tap_for
 
@@ -15,11 +17,14 @@ from daam_diffusers.tap import tap_for
 class Observer(Protocol):
     """What a `TracingProcessor` reports to."""
 
-    def wants(self, layer: str, attn: Attention, cells: int, keys: int) -> bool:
+    def wants(self, layer: str) -> bool:
         """Whether this call of this layer is to be looked at."""
 
-    def observe(self, layer: str, attn: Attention, call: AttentionCall) -> None:
-        """Take note of one attention call."""
+    def observe(self, layer: str, calls: list[AttentionCall]) -> None:
+        """Take note of what one call of a layer's processor attended to."""
+
+    def remove(self) -> None:
+        """Take all wrappers off."""
 
 
 class TracingProcessor:
@@ -27,7 +32,8 @@ class TracingProcessor:
 
     The wrapped processor runs untouched, with the arguments it was given, so its output is the
     same to the bit. To the host the wrapper is the processor: the same class for `isinstance`, the
-    same attributes to read and to write, the same signature.
+    same attributes to read and to write, the same signature. A copy is a copy of the wrapped
+    processor.
 
     Attributes:
         inner: the processor that was there.
@@ -44,34 +50,23 @@ class TracingProcessor:
         # Hosts drop the keyword arguments that inspect.signature(processor.__call__) does not
         # name. Looked up on the instance, that is this function, which carries inner's signature.
         @functools.wraps(inner.__call__)
-        def call(attn: Attention, *args: Any, **kwargs: Any) -> Any:
+        def call(attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return TracingProcessor.__call__(self, attn, *args, **kwargs)
 
         own("__call__", call)
 
-    def __call__(self, attn: Attention, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped processor with these arguments, look on, return what it returns."""
         fields = object.__getattribute__(self, "__dict__")
         inner, layer, observer = fields["inner"], fields["_layer"], fields["_observer"]
-        # Every host passes these three first, in this order, by position or by name.
-        pixels, text, mask = (
-            args[i] if i < len(args) else kwargs.get(name)
-            for i, name in enumerate(("hidden_states", "encoder_hidden_states", "attention_mask"))
-        )
-        if isinstance(text, tuple):  # IP-Adapter: the text, and the image prompts
-            text = text[0]
-        if text is None or pixels is None:
-            return inner(attn, *args, **kwargs)
-        cells = pixels.shape[2:].numel() if pixels.ndim == 4 else pixels.shape[1]
-        keys = text.shape[1]
-        if not observer.wants(layer, attn, cells, keys):
+        if not observer.wants(layer):
             return inner(attn, *args, **kwargs)
         with tap_for(inner, attn) as tap:
             output = inner(attn, *args, **kwargs)
-        seen = tap.call(attn, mask, keys)
-        if seen is not None:
-            with torch.no_grad():
-                observer.observe(layer, attn, seen)
+        # Every host passes the mask third, after pixels and text, by position or by name.
+        mask = args[2] if len(args) > 2 else kwargs.get("attention_mask")
+        with torch.no_grad():
+            observer.observe(layer, tap.calls(mask))
         return output
 
     def __getattr__(self, name: str) -> Any:
@@ -87,8 +82,20 @@ class TracingProcessor:
     def __class__(self) -> type:
         return type(self.inner)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Any:
+        return copy.deepcopy(self.inner, memo)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        raise TraceError(NO_PICKLE)
+
     def __repr__(self) -> str:
         return f"TracingProcessor({self.inner!r})"
+
+
+NO_PICKLE = (
+    "a denoiser cannot be pickled or saved with torch.save while it is traced: leave "
+    "`with trace(pipe)`, or call the tracer's remove(), first. (Copies and save_pretrained work.)"
+)
 
 
 def is_tracing(processor: Any) -> bool:

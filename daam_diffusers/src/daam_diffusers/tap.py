@@ -1,12 +1,13 @@
-"""How the queries and keys of one attention call are seen while its processor runs untouched.
+"""How the queries and keys of attention calls are seen while a processor runs untouched.
 
 Two ways of looking, chosen by the kind of processor:
 
 - `ProjectionTap`: q and k are what `to_q` and `to_k` return, so two forward hooks see them for
   next to nothing, whichever kernel multiplies them afterwards. Right for processors that are
   known to do nothing to q and k in between.
-- `DispatchTap`: for any other processor, whatever reaches `scaled_dot_product_attention`; it
-  costs some Python time for each torch function called inside.
+- `DispatchTap`: for any other processor, whatever reaches `scaled_dot_product_attention` or the
+  layer's own `get_attention_scores`; it costs some Python time for each torch function called
+  inside.
 """
 
 from __future__ import annotations
@@ -20,10 +21,10 @@ import torch
 import torch.nn.functional as F
 from diffusers.models import attention_processor
 from diffusers.models.attention_processor import Attention
+from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from daam_diffusers.errors import TraceError
-from daam_diffusers.scores import AttentionCall
+from daam_diffusers.scores import AttentionCall, attention_with_log_sum_exp
 
 
 class Tap(Protocol):
@@ -38,8 +39,8 @@ class Tap(Protocol):
         trace: TracebackType | None,
     ) -> None: ...
 
-    def call(self, attn: Attention, mask: torch.Tensor | None, keys: int) -> AttentionCall | None:
-        """The attention over `keys` text keys, or None if this way of looking missed it."""
+    def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
+        """The attention calls that were seen, in order; `mask` is the processor's argument."""
 
 
 # Processors whose probabilities are softmax(to_q(x)·to_k(y)ᵀ·scale + mask), by exact class: a
@@ -70,12 +71,17 @@ _SCALED_BY_KERNEL = _classes(_FUSED_KERNEL)
 _PLAIN = _SCALED_BY_KERNEL | _classes(_LAYER_SCALE)
 
 
-def tap_for(processor: Any, attn: Attention) -> Tap:
+def tap_for(processor: Any, attn: nn.Module) -> Tap:
     """The way of looking that suits a processor."""
     # Norms on q and k come after the projections, so there the projections are not what is used.
-    if type(processor) in _PLAIN and attn.norm_q is None and attn.norm_k is None:
+    if (
+        type(processor) in _PLAIN
+        and isinstance(attn, Attention)
+        and attn.norm_q is None
+        and attn.norm_k is None
+    ):
         return ProjectionTap(attn, scaled_by_kernel=type(processor) in _SCALED_BY_KERNEL)
-    return DispatchTap()
+    return DispatchTap(attn)
 
 
 class ProjectionTap:
@@ -109,20 +115,21 @@ class ProjectionTap:
 
         return hook
 
-    def call(self, attn: Attention, mask: torch.Tensor | None, keys: int) -> AttentionCall | None:
+    def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
         """See `Tap`."""
+        attn = self._attn
         query, key = self._seen.get("to_q"), self._seen.get("to_k")
         if key is None and "to_kv" in self._seen:
             key = self._seen["to_kv"].chunk(2, dim=-1)[0]
-        if query is None or key is None or key.shape[1] != keys:
-            return None
+        if query is None or key is None:
+            return []
         if mask is not None:
             # As the host does it: broadcast to (B·H, 1 or N, K), then the heads apart.
-            mask = attn.prepare_attention_mask(mask, keys, key.shape[0])
+            mask = attn.prepare_attention_mask(mask, key.shape[1], key.shape[0])
             mask = mask.view(key.shape[0], attn.heads, -1, mask.shape[-1])
         query, key = _split_heads(query, attn.heads), _split_heads(key, attn.heads)
         scale = query.shape[-1] ** -0.5 if self._scaled_by_kernel else attn.scale
-        return AttentionCall(query, key, mask, scale)
+        return [AttentionCall(query, key, mask, scale)]
 
 
 def _split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
@@ -134,11 +141,44 @@ _SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal
 
 
 class DispatchTap(TorchFunctionMode):
-    """Sees every `scaled_dot_product_attention` that is called inside, and lets it pass."""
+    """Sees every `scaled_dot_product_attention` and `get_attention_scores` called inside."""
 
-    def __init__(self) -> None:
+    def __init__(self, attn: nn.Module) -> None:
         super().__init__()
-        self._calls: list[Mapping[str, Any]] = []
+        self._attn = attn
+        self._seen: list[AttentionCall] = []
+        self._scores: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._own = False
+
+    def __enter__(self) -> Self:
+        # Processors of research code multiply q and k by the layer's method, which a mode around
+        # torch functions would see as a product of any two matrices.
+        original = getattr(self._attn, "get_attention_scores", None)
+        if original is not None and "get_attention_scores" not in self._attn.__dict__:
+
+            def get_attention_scores(
+                query: torch.Tensor,
+                key: torch.Tensor,
+                attention_mask: torch.Tensor | None = None,
+            ) -> torch.Tensor:
+                self._scores.append((query, key, attention_mask))
+                return original(query, key, attention_mask)  # type: ignore[no-any-return]
+
+            self._attn.__dict__["get_attention_scores"] = get_attention_scores
+            self._own = True
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        super().__exit__(kind, error, trace)
+        if self._own:
+            del self._attn.__dict__["get_attention_scores"]
+            self._own = False
 
     def __torch_function__(
         self,
@@ -148,26 +188,33 @@ class DispatchTap(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Called by torch for each function; keeps the arguments of the one in question."""
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            self._calls.append({**dict(zip(_SDPA_ARGUMENTS, args, strict=False)), **kwargs})
-        return func(*args, **kwargs)
-
-    def call(self, attn: Attention, mask: torch.Tensor | None, keys: int) -> AttentionCall | None:
-        """See `Tap`."""
-        over_text = [call for call in self._calls if call["key"].shape[-2] == keys]
-        if not over_text:
-            return None
-        if len(over_text) > 1:
-            raise TraceError(
-                f"{attn.processor.__class__.__name__} attends {len(over_text)} times to "
-                f"{keys} keys in one call; which of them is the text cannot be told."
+        if func is not F.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        output, log_sum_exp = attention_with_log_sum_exp(func, args, kwargs or {})
+        seen = {**dict(zip(_SDPA_ARGUMENTS, args, strict=False)), **(kwargs or {})}
+        query, scale = seen["query"], seen.get("scale")
+        self._seen.append(
+            AttentionCall(
+                query,
+                seen["key"],
+                seen.get("attn_mask"),
+                query.shape[-1] ** -0.5 if scale is None else scale,
+                log_sum_exp,
             )
-        (seen,) = over_text
-        scale = seen.get("scale")
-        return AttentionCall(
-            seen["query"],
-            seen["key"],
-            seen.get("attn_mask"),
-            seen["query"].shape[-1] ** -0.5 if scale is None else scale,
         )
+        return output
+
+    def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
+        """See `Tap`."""
+        return self._seen + [_apart(self._attn, *scores) for scores in self._scores]
+
+
+def _apart(
+    attn: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
+) -> AttentionCall:
+    """What `get_attention_scores` was given, (B·H, N, d), with the heads apart."""
+    heads = attn.heads if query.shape[0] % attn.heads == 0 else 1
+    query, key = (x.unflatten(0, (-1, heads)) for x in (query, key))
+    if mask is not None and mask.shape[0] == query.shape[0] * heads:
+        mask = mask.unflatten(0, (-1, heads))
+    return AttentionCall(query, key, mask, attn.scale)

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
-import torch
-from diffusers.models.attention_processor import Attention
-
 from daam_diffusers import host
+from daam_diffusers.encoders import merged
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import LayerInfo, denoiser_of, family_of
+from daam_diffusers.families import denoisers_of, family_of
 from daam_diffusers.maps import Clamp, HeatMaps
-from daam_diffusers.processor import TracingProcessor, is_tracing
-from daam_diffusers.prompt import Prompt, kept_columns, tokenize
-from daam_diffusers.record import AXES, Axis, Branch, Run
-from daam_diffusers.scores import AttentionCall
+from daam_diffusers.prompt import Prompt, tokenize, tokenize_windows
+from daam_diffusers.record import AXES, Axis
+from daam_diffusers.run import Branch, Run
+from daam_diffusers.watch import LayerChoice, Watch, layers_of
 
 logger = logging.getLogger(__name__)
-
-LayerChoice = Callable[[LayerInfo], bool]
 
 
 class Tracer:
@@ -35,19 +31,24 @@ class Tracer:
         ...
         tracer.remove()
 
-    A tracer holds the latest run of its pipeline; each call of the pipeline starts a new one.
+    A run is one call of the pipeline. A denoising loop of one's own is a run as well: it begins
+    with `pipe.encode_prompt(...)`, and the calls of the denoiser that follow belong to it.
+
+    A tracer that is put on a pipeline takes over from the one that was there.
 
     Args:
-        pipe: a diffusers pipeline with a supported denoiser and text.
-        layers: which layers to record; by default the reference's selection, for UNets all down
-            and up blocks but those at an eighth of the latent's size.
+        pipe: a diffusers pipeline whose denoiser is in the table of families, see
+            `register_family`.
+        layers: which layers to record; by default the family's own choice, for Stable Diffusion
+            the reference's: all down and up blocks but those at an eighth of the latents' size.
         keep: axes to keep instead of averaging over them: `"step"`, `"layer"`, `"head"`. Memory
             grows with the number of steps if `"step"` is kept, and else does not.
         negative: record the negative prompt as well, at twice the cost.
+        runs: how many of the latest runs to hold.
 
     Raises:
         TraceError: the pipeline is of a kind that cannot be traced; the message says why.
-        ValueError: `keep` names an axis that does not exist.
+        ValueError: `keep` names an axis that does not exist, or `runs` is less than 1.
     """
 
     def __init__(
@@ -57,44 +58,63 @@ class Tracer:
         layers: LayerChoice | None = None,
         keep: Sequence[Axis] = (),
         negative: bool = False,
+        runs: int = 8,
     ) -> None:
         unknown = [axis for axis in keep if axis not in AXES]
         if isinstance(keep, str) or unknown:
             raise ValueError(f"keep must be a sequence of {AXES}, got {keep!r}")
+        if runs < 1:
+            raise ValueError(f"runs must be at least 1, got {runs}")
         self._pipe = pipe
-        self._denoiser = denoiser_of(pipe)
-        self._family = family_of(self._denoiser)
-        if not callable(getattr(pipe, "encode_prompt", None)):
+        self._denoisers = denoisers_of(pipe)
+        families = {name: family_of(module) for name, module in self._denoisers.items()}
+        self._family = next(iter(families.values()))
+        names = [e.component for text in self._family.text for e in text.encoders]
+        self._encoders = [name for name in names if getattr(pipe, name, None) is not None]
+        if not self._encoders and not callable(getattr(pipe, "encode_prompt", None)):
             raise TraceError(
-                f"{type(pipe).__name__} encodes no prompt (it has no `encode_prompt`): its "
-                f"{type(self._denoiser).__name__} attends to no words that could be traced."
+                f"{type(pipe).__name__} encodes no prompt (it has neither `encode_prompt` nor "
+                f"{' nor '.join(names)}): there are no words that could be traced."
             )
-        self._attention = self._family.layers(self._denoiser)
-        if not self._attention:
+        self._layers = layers_of(self._denoisers, families)
+        if not self._layers:
             raise TraceError(
-                f"this {type(self._denoiser).__name__} has no cross-attention layer: "
-                "it does not read a prompt."
+                f"this {type(next(iter(self._denoisers.values()))).__name__} has no attention "
+                "layer that reads a prompt."
             )
-        self._index = {name: i for i, name in enumerate(self._attention)}
-        self._choose = layers or self._family.default_layers
         self._keep = tuple(axis for axis in AXES if axis in keep)
         self._negative = negative
-        self._run: Run | None = None
-        self._installed = ExitStack()
-        self._is_installed = False
-        self._rewrap = False
+        self._watch = Watch(
+            pipe,
+            self._layers,
+            families,
+            choose=layers,
+            keep_steps="step" in keep,
+            keep_heads="head" in keep,
+            negative=negative,
+            runs=runs,
+        )
 
     # Installing and removing
 
     def processors(self) -> dict[str, Any]:
-        """Processors for all attention layers, those that read the prompt wrapped.
+        """Processors for all attention layers of the denoiser, those that read the prompt wrapped.
 
         A new dictionary at each call (hosts empty the one they are given), keyed as
         `attn_processors` is. From here on the tracer watches the pipeline, until `remove()`.
+
+        Raises:
+            TraceError: the denoiser has no `attn_processors`, or there are two; use `trace`.
         """
-        self._install()
-        wrapped = {f"{name}.processor": self._wrapped(name) for name in self._attention}
-        present: Any = self._denoiser.attn_processors
+        denoiser: Any = next(iter(self._denoisers.values()))
+        if len(self._denoisers) > 1 or not hasattr(denoiser, "attn_processors"):
+            raise TraceError(
+                f"{type(self._pipe).__name__} cannot be given processors by one call of "
+                "set_attn_processor; use `with trace(pipe) as tracer`, which walks its modules."
+            )
+        self._watch.install(self._denoisers, self._encoders)
+        wrapped = {f"{layer.name}.processor": self._watch.wrapped(layer) for layer in self._layers}
+        present = denoiser.attn_processors
         return {key: wrapped.get(key, processor) for key, processor in present.items()}
 
     def remove(self) -> None:
@@ -102,143 +122,58 @@ class Tracer:
 
         A layer whose processor was exchanged for another in the meantime keeps that other one.
         """
-        for attn in self._attention.values():
-            processor = attn.processor
-            if is_tracing(processor) and processor._observer is self:
-                attn.set_processor(processor.inner)
-        self._installed.close()
-        self._is_installed = False
-        self._rewrap = False
-
-    def _wrapped(self, name: str) -> TracingProcessor:
-        processor: Any = self._attention[name].processor
-        if is_tracing(processor):
-            if processor._observer is not self:
-                raise TraceError(
-                    "another tracer is at work on this denoiser; leave its context, or call its "
-                    "remove(), first."
-                )
-            return processor  # type: ignore[no-any-return]
-        return TracingProcessor(processor, name, self)
-
-    def _install(self) -> None:
-        if self._is_installed:
-            return
-        for name in self._attention:
-            self._wrapped(name)  # refuse before anything is changed
-        with ExitStack() as stack:
-            handle = self._denoiser.register_forward_pre_hook(
-                _weak_method(self._before_denoiser), with_kwargs=True
-            )
-            stack.callback(handle.remove)
-            stack.enter_context(
-                host.observed_encode_prompt(self._pipe, _weak_method(self._encoded))
-            )
-            if host.is_compiled(self._pipe, self._denoiser):
-                logger.warning(
-                    "%s is compiled; while it is traced it runs eagerly.",
-                    type(self._denoiser).__name__,
-                )
-                stack.enter_context(torch.compiler.set_stance("force_eager"))
-            self._installed = stack.pop_all()
-        self._is_installed = True
+        self._watch.remove()
 
     def _enter(self) -> None:
-        self._install()
-        self._rewrap = True
-        self._wrap_all()
-
-    def _wrap_all(self) -> None:
-        if any(not is_tracing(attn.processor) for attn in self._attention.values()):
-            denoiser: Any = self._denoiser
-            denoiser.set_attn_processor(self.processors())
-
-    # Watching a run
-
-    def _encoded(self, arguments: dict[str, Any], result: Any) -> None:
-        """A pipeline encoded its prompt: a new run begins."""
-        embeds, negative_embeds = self._family.encoded(result)
-        texts = host.texts_of(self._pipe, arguments.get("prompt"), embeds)
-        branches = {"prompt": self._branch(texts, embeds)}
-        if self._negative and negative_embeds is not None:
-            given = arguments.get("negative_prompt_embeds") is not None
-            text = None if given else arguments.get("negative_prompt") or ""
-            texts = host.texts_of(self._pipe, text, negative_embeds)
-            branches["negative"] = self._branch(texts, negative_embeds)
-        self._run = Run(branches)
-
-    def _branch(self, texts: tuple[str, ...] | None, embeds: torch.Tensor) -> Branch:
-        keys = embeds.shape[1]
-        if texts is None:
-            return Branch(None, embeds, tuple(range(keys)))
-        prompts = {text: tokenize(text, self._tokenizer(), keys) for text in dict.fromkeys(texts)}
-        kept = kept_columns(tuple(prompts.values()))
-        return Branch(tuple(prompts[text] for text in texts), embeds, kept)
-
-    def _before_denoiser(self, _module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if self._rewrap:  # the user, or the host for them, may have exchanged processors
-            self._wrap_all()
-        if self._run is not None:
-            self._run.denoise(*self._family.inputs(args, kwargs))
-
-    def wants(self, layer: str, attn: Attention, cells: int, keys: int) -> bool:
-        """See `Observer`."""
-        run = self._run
-        if run is None or run.latent is None or not run.rows:
-            return False
-        latent = run.latent
-        info = run.select(
-            layer,
-            lambda: self._family.layer_info(
-                self._denoiser, layer, attn, self._index[layer], latent, cells
-            ),
-            self._choose,
-        )
-        if info is None:
-            return False
-        for name in run.rows:
-            run.branches[name].asked[layer] += 1
-        return True
-
-    def observe(self, layer: str, attn: Attention, call: AttentionCall) -> None:
-        """See `Observer`."""
-        run = self._run
-        info = None if run is None else run.infos.get(layer)
-        if run is None or info is None:
-            return
-        for name, rows in run.rows.items():
-            run.branches[name].add(info, call, rows, self._keep)
+        self._watch.install(self._denoisers, self._encoders)
+        self._watch.rewraps = True
+        self._watch.wrap_all()
 
     # Results
+
+    @property
+    def runs(self) -> int:
+        """How many runs are held; `heat_maps(run=...)` takes one by its index."""
+        return len(self._watch.runs)
 
     def heat_maps(
         self,
         image: int = 0,
         *,
-        prompt: str | None = None,
+        prompt: str | Sequence[str] | None = None,
         negative: bool = False,
+        encoder: str | None = None,
         layers: LayerChoice | None = None,
         clamp: Clamp = "once",
+        run: int = -1,
     ) -> HeatMaps:
-        """Heat maps of one image of the latest run.
+        """Heat maps of one image, or video, of a run.
 
         Args:
             image: which of the run's images, from 0. A list of prompts with several images a
                 prompt counts as the pipeline returns them.
-            prompt: the text behind `prompt_embeds`; only for runs that were given embeddings.
+            prompt: the text behind `prompt_embeds`, for runs that were given embeddings: a text,
+                or a list with the text of each window of a long prompt. For a run that changed its
+                prompt on the way, the text to show.
             negative: maps of the negative prompt; needs `trace(pipe, negative=True)`.
+            encoder: the text encoder whose tokens make up the words, e.g. `"text_encoder_3"`; by
+                default all that read the prompt.
             layers: a choice among the layers recorded; by default all of them.
             clamp: `"once"` after averaging, or `"per_map"` as the reference does, see `HeatMaps`.
+            run: which run, by its index; by default the latest.
 
         Raises:
             TraceError: nothing was recorded, or a layer hid its attention; the message names it.
-            IndexError: there is no such image.
+            IndexError: there is no such image or run.
             ValueError: the prompt is not known, or was given twice.
+
+        Warns:
+            UserWarning: part of the run did not carry the prompt.
         """
-        run, branch = self._recorded("negative" if negative else "prompt")
-        images = branch.embeds.shape[0]
-        if not 0 <= image < images:
-            raise IndexError(f"image {image} does not exist: the run has {images} image(s)")
+        found = self._recorded(run)
+        branch = self._branch(found, prompt, negative)
+        if not 0 <= image < branch.samples:
+            raise IndexError(f"image {image} does not exist: the run has {branch.samples} image(s)")
         records = [
             record
             for record in sorted(branch.layers.values(), key=lambda record: record.info.index)
@@ -246,88 +181,130 @@ class Tracer:
         ]
         if not records:
             raise ValueError("`layers` chose none of the layers that were recorded")
-        means = {record.info.name: record.mean(image) for record in records}
-        assert run.latent is not None  # set before any layer is recorded
+        assert found.grid is not None  # both are set before any layer is seen
+        assert found.latents is not None
+        frames, *image_size = found.output or host.expected_size(self._pipe, {}, found.latents)
+        keep_steps = "step" in self._keep
+        means = {
+            record.info.name: record.mean(image, steps=keep_steps, frames=frames is not None)
+            for record in records
+        }
+        steps = max(len(record.sums) for record in records) if keep_steps else None
         return HeatMaps(
-            prompt=self._prompt(branch, image, prompt),
+            prompt=self._prompt(branch, image, prompt, encoder),
             layers=tuple(record.info for record in records),
             probabilities=means,
             columns=branch.columns,
-            axes=self._keep,
-            size=run.latent,
-            image_size=host.image_size(self._pipe, run.latent),
+            axes=(*self._keep, *(() if frames is None else ("frame",))),
+            size=(found.grid[1], found.grid[2]),
+            image_size=(image_size[0], image_size[1]),
             clamp=clamp,
-            provenance=host.provenance(self._pipe, branch.calls),
+            provenance={**found.provenance, **found.counts(branch, steps)},
+            frames=frames,
+            calls={record.info.name: record.calls for record in records},
         )
 
     def record_bytes(self) -> int:
         """Size of what is recorded of the latest run, in bytes."""
-        return 0 if self._run is None else self._run.bytes()
+        return self._watch.runs[-1].bytes() if self._watch.runs else 0
 
-    def _recorded(self, name: str) -> tuple[Run, Branch]:
-        if name == "negative" and not self._negative:
-            raise ValueError("the negative prompt was not recorded: use trace(pipe, negative=True)")
-        run = self._run
-        if run is None:
+    def _recorded(self, index: int) -> Run:
+        runs = self._watch.runs
+        if not runs:
             raise TraceError(
                 f"nothing was traced: this {type(self._pipe).__name__} was not called while the "
                 "tracer was at work. Call the pipeline that was traced, inside the context."
             )
-        if run.fault is not None:
-            raise TraceError(f"no heat map can be made: {run.fault}")
-        branch = run.branches.get(name)
-        if branch is None:
+        if not -len(runs) <= index < len(runs):
+            raise IndexError(f"run {index} does not exist: the latest {len(runs)} are held")
+        found = runs[index]
+        if found.fault is not None:
+            raise TraceError(f"no heat map can be made: {found.fault}")
+        return found
+
+    def _branch(self, run: Run, prompt: str | Sequence[str] | None, negative: bool) -> Branch:
+        """What was recorded of the text that is asked for."""
+        if negative and not self._negative:
+            raise ValueError("the negative prompt was not recorded: use trace(pipe, negative=True)")
+        role = "negative" if negative else "prompt"
+        branches = [branch for branch in run.branches if branch.first.role == role]
+        if not branches and negative and run.branches:
             raise TraceError(
                 "the run had no negative prompt: guidance was off (guidance_scale ≤ 1)."
             )
-        if branch.calls == 0:
+        if not branches:
             raise TraceError(
                 f"the denoiser was called {run.calls} time(s), never with the embeddings of the "
-                f"{'negative ' if name == 'negative' else ''}prompt as `encode_prompt` returned "
-                "them; if a callback changes them, trace cannot tell which rows carry the prompt."
+                f"{'negative ' if negative else ''}prompt as they were encoded; if a callback "
+                "changes them, trace cannot tell which rows carry the prompt."
             )
-        self._check_complete(run, branch)
-        return run, branch
+        known = [branch.first.texts for branch in branches]
+        chosen = [
+            branch
+            for branch, texts in zip(branches, known, strict=True)
+            if prompt is None or texts is None or prompt in texts
+        ]
+        if not chosen:
+            listed = ", ".join(repr(text) for texts in known for text in dict.fromkeys(texts or ()))
+            raise ValueError(
+                f"the run knows its prompt, {listed}, and `prompt={prompt!r}` is another; "
+                "`prompt` is for runs that were given `prompt_embeds`"
+            )
+        branch = chosen[0]
+        self._check(run, branch, branches)
+        return branch
 
-    def _check_complete(self, run: Run, branch: Branch) -> None:
-        unseen = branch.hidden() or [name for name in self._attention if name not in run.infos]
-        if unseen:
-            processor = self._attention[unseen[0]].processor
+    def _check(self, run: Run, branch: Branch, branches: Sequence[Branch]) -> None:
+        hidden = branch.hidden()
+        if hidden:
             raise TraceError(
-                f"the attention of {len(unseen)} layer(s) was not seen, first {unseen[0]} with "
-                f"{processor.__class__.__name__}. Either its processor hides it, then choose one "
-                "that does not, e.g. pipe.unet.set_attn_processor(AttnProcessor2_0()); or the "
-                "processors were exchanged after Tracer.processors(), then set them again."
+                f"the attention of {len(hidden)} layer(s) was not seen, first {hidden[0]} with "
+                f"{self._watch.processor_of(hidden[0])}, which hides it in some calls. Choose a "
+                "processor that does not, e.g. AttnProcessor2_0()."
             )
         if not branch.layers:
             raise TraceError("`layers` chose none of the denoiser's layers")
+        run.complain_of_repeats()
+        others = [other for other in branches if other is not branch]
+        if run.unknown or others:
+            texts = "; ".join(repr(other.first.texts and other.first.texts[0]) for other in others)
+            elsewhere = f", and other prompts in other calls: {texts}" if others else ""
+            warnings.warn(
+                f"these maps are of {branch.calls} of the run's {run.calls} denoiser calls; "
+                f"{run.unknown} carried text that was not encoded in the run{elsewhere}. "
+                "heat_maps(prompt=...) chooses one.",
+                stacklevel=4,
+            )
         counts = {record.calls for record in branch.layers.values()}
         if len(counts) > 1:
             logger.warning(
                 "layers were called %s to %s times in one run (a cache skips some of them); each "
-                "layer's mean is over its own calls.",
+                "layer's mean is over its own calls, which HeatMaps.calls tells.",
                 min(counts),
                 max(counts),
             )
 
-    def _prompt(self, branch: Branch, image: int, given: str | None) -> Prompt:
-        keys = branch.embeds.shape[1]
-        if branch.prompts is None:
-            # Without a text there are no words, but the columns can still be looked at.
-            return tokenize(given, self._tokenizer(), keys) if given else Prompt("", (), keys)
-        known = branch.prompts[image]
-        if given not in (None, known.text):
-            raise ValueError(
-                f"the run knows its prompt, {known.text!r}, and `prompt={given!r}` is another; "
-                "`prompt` is for runs that were given `prompt_embeds`"
-            )
-        return known
-
-    def _tokenizer(self) -> Any:
-        tokenizer = host.tokenizer_of(self._pipe)
+    def _prompt(
+        self, branch: Branch, image: int, given: str | Sequence[str] | None, encoder: str | None
+    ) -> Prompt:
+        parts = [
+            (part.prompts[image], offset)
+            for part, offset in zip(branch.encoded, branch.offsets, strict=True)
+            if part is not None and part.prompts is not None
+        ]
+        if parts:
+            return merged(parts, branch.keys, encoder)
+        # Without a text there are no words, but the columns can still be looked at.
+        if given is None:
+            return Prompt("", (), branch.keys)
+        encoders = [e for text in self._family.text for e in text.encoders]
+        name = next((e.tokenizer for e in encoders if e.component == encoder), None)
+        tokenizer = getattr(self._pipe, name, None) if name else host.tokenizer_of(self._pipe)
         if tokenizer is None:
             raise TraceError(f"{type(self._pipe).__name__} has no tokenizer to place words with.")
-        return tokenizer
+        if isinstance(given, str):
+            return tokenize(given, tokenizer, branch.keys)
+        return tokenize_windows(given, tokenizer, branch.keys)
 
 
 @contextmanager
@@ -337,6 +314,7 @@ def trace(
     layers: LayerChoice | None = None,
     keep: Sequence[Axis] = (),
     negative: bool = False,
+    runs: int = 8,
 ) -> Iterator[Tracer]:
     """Trace a pipeline inside a `with` block; see `Tracer` for the arguments and errors.
 
@@ -347,21 +325,9 @@ def trace(
     The pipeline's output does not change by a bit, and on leaving, also by an exception, its
     processors, hooks and attributes are those it had.
     """
-    tracer = Tracer(pipe, layers=layers, keep=keep, negative=negative)
+    tracer = Tracer(pipe, layers=layers, keep=keep, negative=negative, runs=runs)
     try:
         tracer._enter()
         yield tracer
     finally:
         tracer.remove()
-
-
-def _weak_method(method: Callable[..., None]) -> Callable[..., None]:
-    """Call a method while its object lives: a forgotten tracer must not be kept by its hooks."""
-    reference = weakref.WeakMethod(method)
-
-    def call(*args: Any, **kwargs: Any) -> None:
-        alive = reference()
-        if alive is not None:
-            alive(*args, **kwargs)
-
-    return call

@@ -1,0 +1,144 @@
+"""Rows of the table for image transformers whose layers attend over text and pixels at once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from daam_diffusers.families.table import (
+    Call,
+    Encoder,
+    Family,
+    Grid,
+    Segments,
+    Text,
+    cells,
+    pixels_first,
+    remembered,
+)
+
+_DOUBLE = r"transformer_blocks\.\d+\.attn"
+_SINGLE = r"single_transformer_blocks\.\d+\.attn"
+_T5 = (Text(encoders=(Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),)),)
+_SEPARATE = "separate calls, the prompt first"
+_EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
+
+
+def _read_ids(ids: torch.Tensor) -> Grid:
+    ids = ids[0] if ids.ndim == 3 else ids
+    own = ids[ids[:, 0] == 0]  # reference images have other numbers there
+    return 1, int(own[:, 1].max()) + 1, int(own[:, 2].max()) + 1
+
+
+def _ids(call: Call) -> Grid:
+    grid: Grid = remembered(call["img_ids"], _read_ids)
+    return grid
+
+
+def _with_references(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
+    """Text, the image, and the tokens of reference images after it."""
+    own = cells(grid)
+    rest = call["hidden_states"].shape[1] - own
+    return (("text", lengths[0]), ("pixels", own), ("reference", rest))
+
+
+def _img_shapes(call: Call) -> Grid:
+    shapes = call["img_shapes"][0]
+    frames, height, width = shapes[0] if isinstance(shapes, list) else shapes
+    return int(frames), int(height), int(width)
+
+
+def _after_registers(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
+    registers = call.denoiser.register_tokens.shape[1]  # type: ignore[union-attr, index]
+    return (("registers", int(registers)), ("text", lengths[0]), ("pixels", cells(grid)))
+
+
+def _hidream(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
+    # Images that are not square are padded to the longest sequence; the picture comes first.
+    own, height, width = cells(grid), grid[1], grid[2]
+    padded = own if height == width else max(own, int(call.denoiser.max_seq))  # type: ignore[arg-type]
+    llama = 2 * call["encoder_hidden_states_llama3"].shape[2]
+    return (("pixels", own), ("padding", padded - own), ("text", lengths[0]), ("llama", llama))
+
+
+FAMILIES = (
+    Family(
+        denoiser="FluxTransformer2DModel",
+        name="Flux.1 dev, schnell, Kontext, Fill, Control",
+        pipelines=("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline"),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+        text=_T5,
+        guidance=_EMBEDDED,
+        notes="Words are those of T5; CLIP gives one vector for the whole prompt.",
+    ),
+    Family(
+        denoiser="Flux2Transformer2DModel",
+        name="Flux.2 dev, Klein",
+        pipelines=("Flux2Pipeline", "Flux2KleinPipeline"),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+        guidance="embedded: one call; Klein in separate calls, the prompt first",
+    ),
+    Family(
+        denoiser="SD3Transformer2DModel",
+        name="Stable Diffusion 3, 3.5",
+        pipelines=("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"),
+        layers={_DOUBLE: "joint"},
+        sequence=pixels_first,
+        text=(
+            Text(
+                encoders=(
+                    Encoder(),
+                    Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),
+                    Encoder("text_encoder_3", "tokenizer_3", "prompt_3", after="text_encoder"),
+                )
+            ),
+        ),
+        skips=("skip_layers",),
+        notes="Both CLIPs share columns, T5 has its own. Calls that skip layers do not count.",
+    ),
+    Family(
+        denoiser="ChromaTransformer2DModel",
+        name="Chroma",
+        pipelines=("ChromaPipeline",),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="AuraFlowTransformer2DModel",
+        name="AuraFlow",
+        pipelines=("AuraFlowPipeline",),
+        layers={r"joint_transformer_blocks\.\d+\.attn": "joint", _SINGLE: "joint"},
+        sequence=_after_registers,
+        notes="Eight registers stand before the text.",
+    ),
+    Family(
+        denoiser="QwenImageTransformer2DModel",
+        name="Qwen-Image, Qwen-Image-Edit",
+        pipelines=("QwenImagePipeline", "QwenImageEditPipeline"),
+        layers={_DOUBLE: "joint"},
+        grid=_img_shapes,
+        sequence=_with_references,
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="HiDreamImageTransformer2DModel",
+        name="HiDream",
+        pipelines=("HiDreamImagePipeline",),
+        layers={r"(double|single)_stream_blocks\.\d+\.block\.attn1": "joint"},
+        sequence=_hidream,
+        text=(
+            Text(
+                "encoder_hidden_states_t5",
+                (Encoder("text_encoder_3", "tokenizer_3", "prompt_3"),),
+            ),
+        ),
+        notes="Words are those of T5; Llama's two columns a token are left out.",
+    ),
+)

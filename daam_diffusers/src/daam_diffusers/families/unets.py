@@ -1,0 +1,97 @@
+"""Rows of the table for UNets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from daam_diffusers.families.table import Call, Encoder, Family, Grid, LayerInfo, Segments, Text
+
+_TWO_ENCODERS = (Encoder(), Encoder("text_encoder_2", "tokenizer_2", "prompt_2"))
+
+
+def _sample(call: Call) -> Grid:
+    shape = call["sample"].shape  # (B, C, H, W), of a video (B, C, F, H, W)
+    return (shape[2] if len(shape) == 5 else 1), shape[-2], shape[-1]
+
+
+def _context(call: Call, lengths: Sequence[int]) -> Segments:
+    """Text; in Kandinsky 2.1 the tokens of an image embedding before it."""
+    tokens = getattr(getattr(call.denoiser, "encoder_hid_proj", None), "num_image_text_embeds", 0)
+    return (("image", int(tokens)), ("text", lengths[0]))
+
+
+def halvings(unet: nn.Module, path: str) -> int:
+    """How often a UNet halved its latents above a module: from its blocks, never from a count."""
+    kind, _, rest = path.partition("_block")
+    down = [getattr(block, "downsamplers", None) for block in unet.down_blocks]  # type: ignore[union-attr]
+    deepest = sum(sampler is not None for sampler in down)
+    if kind == "mid":
+        return deepest
+    number = int(rest.split(".")[1])
+    if kind == "down":
+        return sum(sampler is not None for sampler in down[:number])
+    up = [getattr(block, "upsamplers", None) for block in unet.up_blocks]  # type: ignore[union-attr]
+    return deepest - sum(sampler is not None for sampler in up[:number])
+
+
+def _reference(layer: LayerInfo) -> bool:
+    # castorini/daam 0.2.0: up and down blocks without the middle block, and nothing at factor 8.
+    return layer.block != "mid" and layer.factor != 8
+
+
+_BLOCK = r"(down|mid|up)_block[^.]*(\.\d+)?"
+_CROSS = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
+_ADDED = rf"{_BLOCK}\.attentions\.\d+"
+_DEFAULT = "down and up blocks, without factor 8"
+
+FAMILIES = (
+    Family(
+        denoiser="UNet2DConditionModel",
+        name="Stable Diffusion 1, 2, XL; Kolors; DeepFloyd IF; Kandinsky 2.1; Latent Diffusion",
+        pipelines=(
+            "StableDiffusionPipeline",
+            "StableDiffusionXLPipeline",
+            "StableDiffusionInstructPix2PixPipeline",
+            "KolorsPipeline",
+            "IFPipeline",
+            "LDMTextToImagePipeline",
+        ),
+        layers={_CROSS: "cross", _ADDED: "added"},
+        grid=_sample,
+        context=_context,
+        text=(Text(encoders=(*_TWO_ENCODERS, Encoder("bert"))),),
+        latents="sample",
+        halvings=halvings,
+        default_layers=_reference,
+        default=_DEFAULT,
+        guidance="one batch, negative first; InstructPix2Pix in three parts, the prompt first",
+        notes="DeepFloyd IF's layers attend to text and pixels at once.",
+    ),
+    Family(
+        denoiser="UNetMotionModel",
+        name="AnimateDiff",
+        pipelines=("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"),
+        layers={_CROSS: "cross"},
+        grid=_sample,
+        text=(Text(encoders=_TWO_ENCODERS),),
+        latents="sample",
+        halvings=halvings,
+        default_layers=_reference,
+        default=_DEFAULT,
+        notes="Frames lie in the batch. Motion modules attend over time and read no text.",
+    ),
+    Family(
+        denoiser="UNet3DConditionModel",
+        name="ModelScope text-to-video",
+        pipelines=("TextToVideoSDPipeline",),
+        layers={_CROSS: "cross"},
+        grid=_sample,
+        latents="sample",
+        halvings=halvings,
+        default_layers=_reference,
+        default=_DEFAULT,
+        notes="Frames lie in the batch.",
+    ),
+)

@@ -1,0 +1,409 @@
+"""One run of a pipeline: which text it encoded, which denoiser calls carried it, what was seen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+
+from daam_diffusers.errors import TraceError
+from daam_diffusers.families import Call, Family, Grid, Segments, cells
+from daam_diffusers.prompt import Prompt
+from daam_diffusers.record import LayerRecord
+
+Role = Literal["prompt", "negative"]
+Rows = torch.Tensor | Sequence[torch.Tensor]
+"""Text embeddings, a row a sample: (B, K, D), or B tensors (K, D) of lengths of their own."""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Text as a pipeline encoded it.
+
+    Attributes:
+        role: what the pipeline uses it for.
+        rows: the embeddings.
+        prompts: the prompt of each row by text encoder, columns counted in these embeddings; None
+            if only embeddings were given.
+    """
+
+    role: Role
+    rows: Rows
+    prompts: tuple[Mapping[str, Prompt], ...] | None
+
+    @property
+    def texts(self) -> tuple[str, ...] | None:
+        """The text of each row."""
+        if self.prompts is None:
+            return None
+        return tuple(next(iter(one.values())).text for one in self.prompts)
+
+
+@dataclass
+class Branch:
+    """What is recorded of one text in one run.
+
+    Attributes:
+        encoded: the text, one entry an argument of the denoiser that holds text, or None.
+        offsets: the first column of each of these arguments.
+        keys: columns of all of them.
+        columns: those that are kept apart, increasing.
+        layers: the layers seen so far, by name.
+        calls: denoiser calls that carried it.
+        asked: how many calls of each layer should have been seen.
+    """
+
+    encoded: tuple[Encoded | None, ...]
+    offsets: tuple[int, ...]
+    keys: int
+    columns: tuple[int, ...]
+    layers: dict[str, LayerRecord] = field(default_factory=dict)
+    calls: int = 0
+    asked: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def first(self) -> Encoded:
+        """The text of the denoiser's first text argument, by which rows are told."""
+        assert self.encoded[0] is not None  # a branch is made when its rows are found
+        return self.encoded[0]
+
+    @property
+    def samples(self) -> int:
+        """Images, or videos, of the run."""
+        return len(self.first.rows)
+
+    @property
+    def steps(self) -> int:
+        """Calls of the layer that was seen most often."""
+        return max((record.calls for record in self.layers.values()), default=0)
+
+    def hidden(self) -> list[str]:
+        """Layers that were called more often than their attention was seen."""
+        seen = {name: record.calls for name, record in self.layers.items()}
+        return [name for name, calls in self.asked.items() if seen.get(name, 0) < calls]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where things lie in the present call of a denoiser.
+
+    Attributes:
+        grid: frames, rows and columns of cells, at the finest level.
+        samples: the batch of latents.
+        context: segments of what cross-attention attends to, a sample.
+        sequences: segments of a joint sequence, a sample.
+        rows: the branches that the call carries, and the first of their samples in the batch.
+    """
+
+    grid: Grid
+    samples: int
+    context: Sequence[Segments]
+    sequences: Sequence[Segments]
+    rows: Mapping[int, int]
+
+
+@dataclass
+class Run:
+    """One call of a pipeline, or of a denoising loop of one's own.
+
+    Attributes:
+        arguments: of the pipeline's call, by name; empty for a loop of one's own.
+        is_open: whether the pipeline is still at work.
+        encoded: text that was encoded in it, in order.
+        branches: what is recorded; the first one is the prompt that the run began with.
+        layout: of the denoiser's present call; None if the call is not recorded.
+        grid: of all calls; None before the first.
+        latents: frames, rows and columns of the latents, likewise.
+        calls: denoiser calls.
+        unknown: those whose text is none that was encoded in the run.
+        step: steps that were finished, as the pipeline's progress bar counts them.
+        counts_steps: whether the pipeline has such a bar.
+        in_step: calls with the prompt, by step.
+        order: calls a step that the scheduler asks for.
+        fault: why no heat map can be made of the run, if so.
+        output: frames (None for an image), rows and columns of the generated picture, if seen.
+        provenance: where its maps come from.
+    """
+
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    is_open: bool = True
+    encoded: list[Encoded] = field(default_factory=list)
+    branches: list[Branch] = field(default_factory=list)
+    layout: Layout | None = None
+    grid: Grid | None = None
+    latents: Grid | None = None
+    calls: int = 0
+    unknown: int = 0
+    step: int = 0
+    counts_steps: bool = False
+    in_step: Counter[int] = field(default_factory=Counter)
+    order: int = 1
+    fault: str | None = None
+    output: tuple[int | None, int, int] | None = None
+    provenance: dict[str, str] = field(default_factory=dict)
+    _known: list[tuple[Any, dict[int, int]]] = field(default_factory=list)
+
+    def denoise(self, family: Family, call: Call, *, conditional_first: bool) -> None:
+        """Take note of a call of the denoiser: where text and pixels lie, who is in which row."""
+        self.calls += 1
+        self.layout = None
+        if self.fault is not None:
+            return
+        grid = family.grid(call)
+        self.latents = _latents(call[family.latents], grid)
+        if self.grid not in (None, grid):
+            self.fault = (
+                f"the cells changed from {_shown(self.grid)} to {_shown(grid)} within one run; "
+                "trace the stages of such a pipeline one by one"
+            )
+            return
+        self.grid = grid
+        texts: list[Rows] = [call[text.argument] for text in family.text]
+        samples = len(call[family.latents])
+        rows = self._rows(texts, samples, conditional_first)
+        if not rows:
+            self.unknown += 1
+            return
+        if any(call.arguments.get(name) is not None for name in family.skips):
+            return  # the call is perturbed on purpose
+        repeats = max(1, len(texts[0]) // samples)
+        lengths = [call.lengths(text.argument)[::repeats] for text in family.text]
+        totals = [sum(of_sample) for of_sample in zip(*lengths, strict=True)]
+        context = (
+            (("text", total),) if family.context is None else family.context(call, (total,))
+            for total in totals
+        )
+        self.layout = Layout(
+            grid=grid,
+            samples=samples,
+            context=tuple(context),
+            sequences=_sequences(family, call, grid, totals),
+            rows=rows,
+        )
+        for index in rows:
+            self.branches[index].calls += 1
+        if 0 in rows:
+            self.in_step[self.step] += 1
+
+    def _rows(self, texts: Sequence[Rows], samples: int, conditional_first: bool) -> dict[int, int]:
+        # Pipelines pass the same tensors at every step; comparing values once is enough, and the
+        # tensors are held so that an identity cannot be taken over by another.
+        held = [*texts, samples]
+        for known, rows in self._known:
+            if len(known) == len(held) and all(a is b for a, b in zip(known, held, strict=True)):
+                return rows
+        sampled = texts[0][:: max(1, len(texts[0]) // samples)]
+        rows = {}
+        for encoded in self.encoded:
+            found = _blocks(sampled, encoded.rows)
+            if not found:
+                continue
+            index = self._branch(encoded, texts)
+            if index not in rows:
+                rows[index] = self._chosen(encoded, found, len(sampled), conditional_first)
+        self._known = [*self._known[-3:], (held, rows)]
+        return rows
+
+    def _chosen(
+        self, encoded: Encoded, found: list[int], batch: int, conditional_first: bool
+    ) -> int:
+        """The first sample of a text that stands in several blocks of a batch.
+
+        Perturbed guidance repeats the prompt after its own block, so the first one is right; but
+        a negative prompt equal to the prompt takes the first block in most pipelines.
+        """
+        size = len(encoded.rows)
+        twins = [
+            other
+            for other in self.encoded
+            if other.role != encoded.role and other.rows is not encoded.rows
+            and len(other.rows) == size and _blocks(other.rows, encoded.rows) == [0]
+        ]  # fmt: skip
+        if not twins or len(found) == 1:
+            return found[0]
+        is_second = (encoded.role == "prompt") != conditional_first
+        return found[1] if is_second else found[0]
+
+    def _branch(self, encoded: Encoded, texts: Sequence[Rows]) -> int:
+        """The index of a text's branch, made when its rows are first found."""
+        for index, branch in enumerate(self.branches):
+            if branch.first is encoded:
+                return index
+        parts: list[Encoded | None] = [encoded]
+        for text in texts[1:]:
+            others = [
+                other
+                for other in self.encoded
+                if other.role == encoded.role and other is not encoded
+                and other.texts == encoded.texts and _blocks(text, other.rows)
+            ]  # fmt: skip
+            parts.append(others[0] if others else None)
+        lengths = [max(len(row) for row in text) for text in texts]
+        offsets = tuple(sum(lengths[:n]) for n in range(len(lengths)))
+        keys = sum(lengths)
+        self.branches.append(Branch(tuple(parts), offsets, keys, _kept(parts, offsets, keys)))
+        # The run's own prompt comes first, whatever was encoded before it.
+        self.branches.sort(key=lambda branch: branch.first.role != "prompt")
+        self._known.clear()
+        return next(i for i, branch in enumerate(self.branches) if branch.first is encoded)
+
+    def close(self) -> None:
+        """End the run: let go of embeddings, keep what was recorded."""
+        self.is_open = False
+        self.layout = None
+        self._known.clear()
+        self.encoded.clear()
+        self.arguments = {}
+        for branch in self.branches:
+            branch.encoded = tuple(
+                part and Encoded(part.role, [torch.empty(0)] * len(part.rows), part.prompts)
+                for part in branch.encoded
+            )
+
+    def counts(self, branch: Branch, steps: int | None) -> dict[str, str]:
+        """Steps as the scheduler counts them, and denoiser calls, for the provenance."""
+        done = self.step if self.counts_steps else steps or branch.calls
+        return {"steps": str(done), "calls": str(branch.calls)}
+
+    def complain_of_repeats(self) -> None:
+        """Refuse a run whose denoiser was called with the prompt for other things as well.
+
+        Raises:
+            TraceError: there were more such calls than the steps have.
+        """
+        calls = sum(self.in_step.values())
+        steps = len(self.in_step)
+        # Multistep schedulers may call twice in their first step, second-order ones in each.
+        if self.counts_steps and calls > steps * self.order + 1:
+            raise TraceError(
+                f"the denoiser was called {calls} times with the prompt in {steps} steps: this "
+                "pipeline calls it for other things as well (crops of the image, a reference "
+                "image), and which calls drew the image cannot be told."
+            )
+
+    def bytes(self) -> int:
+        """Size of all running sums."""
+        return sum(record.bytes() for branch in self.branches for record in branch.layers.values())
+
+
+def _sequences(
+    family: Family, call: Call, grid: Grid, lengths: Sequence[int]
+) -> Sequence[Segments]:
+    found = family.sequence(call, grid, lengths)
+    return found if isinstance(found, list) else [found] * len(lengths)
+
+
+def _latents(latents: Any, grid: Grid) -> Grid:
+    """Frames, rows and columns of latents; packed ones, (B, N, C), are as their cells."""
+    shape = latents[0].shape  # of one sample
+    return (grid[0], shape[-2], shape[-1]) if len(shape) > 2 else grid
+
+
+def _blocks(text: Rows, rows: Rows) -> list[int]:
+    """Where in a batch of text embeddings a text stands, by value: first rows of whole blocks.
+
+    Guidance stacks the branches in one batch in either order, in three parts, or not at all;
+    comparing values tells them apart without knowing the pipeline.
+    """
+    size = len(rows)
+    return [
+        start
+        for start in range(0, len(text) - size + 1, max(1, size))
+        if all(_equal(text[start + i], rows[i]) for i in range(size))
+    ]
+
+
+def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    if left is right:
+        return True
+    return left.shape == right.shape and torch.equal(
+        left, right.to(device=left.device, dtype=left.dtype)
+    )
+
+
+def _kept(parts: Sequence[Encoded | None], offsets: Sequence[int], keys: int) -> tuple[int, ...]:
+    """The columns that tokens, or their start and end tokens, of any sample stand in."""
+    columns: set[int] = set()
+    for part, offset in zip(parts, offsets, strict=True):
+        if part is None:
+            continue
+        if part.prompts is None:  # no words are known, so any column may be asked for
+            columns.update(range(offset, offset + len(part.rows[0])))
+            continue
+        for prompts in part.prompts:
+            for prompt in prompts.values():
+                own = [token.column for token in prompt.tokens]
+                columns.update(offset + c for c in (*own, *prompt.start, *prompt.end))
+    return tuple(sorted(column for column in columns if column < keys))
+
+
+def level(grid: Grid, halvings: int, found: int, layer: str) -> Grid:
+    """A layer's grid.
+
+    Args:
+        grid: of the finest level.
+        halvings: how often rows and columns were halved above the layer.
+        found: cells of one sample.
+        layer: its name, for the error.
+
+    Raises:
+        TraceError: the layer has another number of cells.
+    """
+    frames, height, width = grid
+    tried = []
+    for round_up in (True, False):  # strided convolutions round odd sizes up, pooling down
+        h, w = height, width
+        for _ in range(halvings):
+            h, w = ((h + 1) // 2, (w + 1) // 2) if round_up else (h // 2, w // 2)
+        tried.append(f"{h}×{w}")
+        if frames * h * w == found:
+            return frames, h, w
+    raise TraceError(
+        f"{layer} attends from {found} cells where its place in the denoiser means "
+        f"{' or '.join(dict.fromkeys(tried))}{f' in {frames} frames' if frames > 1 else ''}: "
+        "something merges, drops or crops cells (token merging?). Take it off while tracing."
+    )
+
+
+def places(segments: Segments, name: str) -> slice:
+    """Where a segment lies in a sequence."""
+    start = 0
+    for segment, length in segments:
+        if segment == name:
+            return slice(start, start + length)
+        start += length
+    raise TraceError(f"no {name!r} among the segments {[segment for segment, _ in segments]}")
+
+
+def length(segments: Segments) -> int:
+    """Length of a sequence."""
+    return sum(size for _, size in segments)
+
+
+def segments_of(layout: Layout, kind: str, sample: int, pixels: int) -> tuple[Segments, Segments]:
+    """The segments of a layer's queries and keys, for one sample.
+
+    Args:
+        layout: of the denoiser's call.
+        kind: see `Kind`.
+        sample: of the batch of latents.
+        pixels: the layer's cells.
+    """
+    if kind == "joint":
+        return layout.sequences[sample], layout.sequences[sample]
+    own: Segments = (("pixels", pixels),)
+    return own, (*layout.context[sample], *(own if kind == "added" else ()))
+
+
+def _shown(grid: Grid | None) -> str:
+    frames, *size = grid or (1,)
+    return str(tuple(size)) if frames == 1 else str(grid)
+
+
+__all__ = [
+    "Branch", "Encoded", "Layout", "Role", "Rows", "Run", "cells", "length", "level", "places",
+    "segments_of",
+]  # fmt: skip

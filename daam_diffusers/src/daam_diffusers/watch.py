@@ -1,0 +1,584 @@
+"""What a tracer's hooks report to: it makes runs of what a pipeline does, and sums of its attention."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from daam_diffusers import host
+from daam_diffusers.encoders import Reading, placements
+from daam_diffusers.errors import TraceError
+from daam_diffusers.families import Call, Family, Grid, Kind, LayerInfo
+from daam_diffusers.processor import TracingProcessor, is_tracing
+from daam_diffusers.record import LayerRecord
+from daam_diffusers.run import (
+    Branch,
+    Encoded,
+    Layout,
+    Role,
+    Rows,
+    Run,
+    length,
+    level,
+    places,
+    segments_of,
+)
+from daam_diffusers.scores import AttentionCall, text_probabilities
+
+logger = logging.getLogger(__name__)
+
+LayerChoice = Callable[[LayerInfo], bool]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """An attention module that reads the prompt.
+
+    Attributes:
+        name: see `LayerInfo`.
+        module: it has a `processor`.
+        kind: how it reads the prompt.
+        block: see `LayerInfo`.
+        halvings: how often the cells were halved above it.
+        family: of its denoiser.
+        component: the denoiser.
+    """
+
+    name: str
+    module: Any
+    kind: Kind
+    block: str
+    halvings: int
+    family: Family
+    component: str
+
+
+def layers_of(denoisers: Mapping[str, nn.Module], families: Mapping[str, Family]) -> list[Layer]:
+    """All layers of a pipeline's denoisers that read the prompt, in forward order."""
+    found = []
+    for component, denoiser in denoisers.items():
+        family = families[component]
+        modules = dict(denoiser.named_modules())
+        for path, kind in family.attention(denoiser).items():
+            found.append(
+                Layer(
+                    name=path if len(denoisers) == 1 else f"{component}.{path}",
+                    module=modules[path],
+                    kind=kind,
+                    block=_block(path),
+                    halvings=family.halvings(denoiser, path) if family.halvings else 0,
+                    family=family,
+                    component=component,
+                )
+            )
+    # named_modules lists a UNet's up blocks before its middle block; sorting keeps the rest.
+    order = {"down": 0, "mid": 1, "up": 2}
+    return sorted(found, key=lambda layer: (layer.component, order.get(layer.block, 0)))
+
+
+def _block(path: str) -> str:
+    head, _, rest = path.partition("_block")
+    return head if head in ("down", "mid", "up") and rest else path.split(".", 1)[0]
+
+
+class Watch:
+    """Listens to a pipeline, its denoisers and their attention layers.
+
+    Args:
+        pipe: the pipeline.
+        layers: those that read the prompt.
+        families: of the denoisers, by component.
+        choose: which layers to record; None for each family's default.
+        keep_steps, keep_heads: axes that are not averaged over.
+        negative: record the negative prompt as well.
+        runs: how many of the latest runs to hold.
+
+    Attributes:
+        runs: those held, the latest last.
+        rewraps: wrap, before each call of a denoiser, processors that were exchanged since.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        layers: Sequence[Layer],
+        families: Mapping[str, Family],
+        *,
+        choose: LayerChoice | None,
+        keep_steps: bool,
+        keep_heads: bool,
+        negative: bool,
+        runs: int,
+    ) -> None:
+        self._pipe = pipe
+        self._layers = {layer.name: layer for layer in layers}
+        self._index = {layer.name: index for index, layer in enumerate(layers)}
+        self._families = families
+        self._choose = choose
+        self._keep_steps = keep_steps
+        self._keep_heads = keep_heads
+        self._negative = negative
+        self._infos: dict[str, LayerInfo | None] = {}
+        self._current: Run | None = None
+        self._loose: Run | None = None
+        self._checked: set[str] = set()
+        self._seen: set[str] = set()
+        self._depth = 0
+        self._missed: dict[str, str] = {}
+        self.readings: list[Reading] = []
+        self.runs: deque[Run] = deque(maxlen=runs)
+        self.installed = ExitStack()
+        self.is_installed = False
+        self.rewraps = False
+
+    # Installing and removing
+
+    def install(self, denoisers: Mapping[str, nn.Module], encoders: Sequence[str]) -> None:
+        """Put hooks on the pipeline and its denoisers; layers are wrapped apart."""
+        if self.is_installed:
+            return
+        for layer in self._layers.values():
+            self.wrapped(layer)  # take over from another tracer before anything is changed
+        with ExitStack() as stack:
+            stack.callback(self._unwrap, tuple(denoisers.values()))
+            for name, denoiser in denoisers.items():
+                before = host.Weak(self.denoising, name)
+                handle = denoiser.register_forward_pre_hook(before, with_kwargs=True)
+                stack.callback(handle.remove)
+                after = host.Weak(self.denoised, name)
+                stack.callback(denoiser.register_forward_hook(after).remove)
+            stack.enter_context(host.observed(self._pipe, encoders, self, self.readings))
+            compiled = [d for d in denoisers.values() if host.is_compiled(self._pipe, d)]
+            if compiled:
+                logger.warning(
+                    "%s is compiled; while it is traced it runs eagerly.",
+                    type(compiled[0]).__name__,
+                )
+                stack.enter_context(torch.compiler.set_stance("force_eager"))
+            self.installed = stack.pop_all()
+        self.is_installed = True
+
+    def remove(self) -> None:
+        """See `Observer`: leave the pipeline as it was found."""
+        self.rewraps = False
+        self.is_installed = False
+        self.installed.close()
+
+    def wrap_all(self) -> None:
+        """Wrap the processors of all layers."""
+        for layer in self._layers.values():
+            if not self._is_own(layer.module.processor):
+                _set_processor(layer.module, self.wrapped(layer))
+
+    def wrapped(self, layer: Layer) -> TracingProcessor:
+        """The processor of a layer in a wrapper of this watch's own."""
+        processor: Any = layer.module.processor
+        if self._is_own(processor):
+            return processor  # type: ignore[no-any-return]
+        if is_tracing(processor):
+            logger.warning("another tracer was at work on this pipeline; it is taken off.")
+            processor._observer.remove()
+            processor = layer.module.processor
+        return TracingProcessor(processor, layer.name, self)
+
+    def _unwrap(self, denoisers: Sequence[nn.Module]) -> None:
+        for layer in self._layers.values():
+            if self._is_own(layer.module.processor):
+                _set_processor(layer.module, layer.module.processor.inner)
+        for denoiser in denoisers:
+            # The host's fuse_qkv_projections keeps the processors of before for its undoing.
+            kept: dict[str, Any] = getattr(denoiser, "original_attn_processors", None) or {}
+            kept.update({k: one.inner for k, one in kept.items() if self._is_own(one)})
+
+    def _is_own(self, processor: Any) -> bool:
+        return is_tracing(processor) and processor._observer is self
+
+    # The pipeline
+
+    def began(self, arguments: Mapping[str, Any]) -> None:
+        """See `host.Listener`."""
+        self._depth += 1
+        if self._depth > 1:  # a pipeline that calls itself
+            return
+        self._open(Run(arguments={k: v for k, v in arguments.items() if k != "self"}))
+
+    def ended(self, output: Any) -> None:
+        """See `host.Listener`."""
+        self._depth -= 1
+        run = self._current
+        if self._depth or run is None:
+            return
+        self._current = None
+        run.output = host.output_size(output) or (
+            host.expected_size(self._pipe, run.arguments, run.latents) if run.latents else None
+        )
+        run.close()
+
+    def counts_steps(self) -> None:
+        """See `host.Listener`."""
+        if self._current is not None:
+            self._current.counts_steps = True
+
+    def advanced(self) -> None:
+        """See `host.Listener`."""
+        if self._current is not None:
+            self._current.step += 1
+
+    def _open(self, run: Run) -> None:
+        self._infos = {}
+        self._checked = set()
+        self._loose = None
+        self._current = run
+
+    def _run(self) -> Run | None:
+        return self._current or self._loose
+
+    # Text
+
+    def encoded(
+        self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
+    ) -> None:
+        """See `host.Listener`."""
+        run = self._current
+        if run is None:
+            if self._loose is None or self._loose.calls:
+                self._open(Run())
+                self._current, self._loose = None, self._current
+            run = self._loose
+        assert run is not None
+        found = host.embeddings_of(result)
+        if not found:
+            return
+        role = self._role(run, arguments)
+        self._add(run, role, arguments, "", found[0], readings)
+        if len(found) > 1 and role == "prompt":
+            self._add(run, "negative", arguments, "negative_", found[1], readings)
+
+    def _role(self, run: Run, arguments: Mapping[str, Any]) -> Role:
+        """What a call of `encode_prompt` encodes: pipelines may call it for each prompt apart."""
+        given, own = arguments.get("prompt"), run.arguments
+        if given is None:
+            embeds = arguments.get("prompt_embeds")
+            is_negative = embeds is not None and embeds is own.get("negative_prompt_embeds")
+            return "negative" if is_negative else "prompt"
+        earlier = [one for one in run.encoded if one.role == "prompt"]
+        if not own or not earlier or run.calls:
+            return "prompt"
+        if _same(given, own.get("negative_prompt")):
+            return "negative"
+        return "prompt" if _same(given, own.get("prompt")) else "negative"
+
+    def _add(
+        self,
+        run: Run,
+        role: Role,
+        arguments: Mapping[str, Any],
+        prefix: str,
+        rows: Rows,
+        readings: Sequence[Reading],
+    ) -> None:
+        family = next(iter(self._families.values()))
+        read = {reading.component for reading in readings}
+        encoders = next(
+            (
+                text.encoders
+                for text in family.text
+                if read & {encoder.component for encoder in text.encoders}
+            ),
+            family.text[0].encoders,
+        )
+        prompt = arguments.get(f"{prefix}prompt")
+        if prompt is None and (not prefix or arguments.get(f"{prefix}prompt_embeds") is not None):
+            run.encoded.append(Encoded(role, rows, None))
+            return
+        texts = host.texts_of(prompt or "", len(rows))
+        others = {
+            encoder.component: host.texts_of(value, len(rows))
+            for encoder in encoders
+            if (value := arguments.get(prefix + encoder.prompt)) is not None
+        }
+        placed: dict[tuple[str, ...], Mapping[str, Any]] = {}
+        prompts = []
+        for index, text in enumerate(texts):
+            own = {name: values[index] for name, values in others.items()}
+            key = (text, *own.values(), str(len(rows[index])))
+            if key not in placed:
+                columns = len(rows[index])
+                placed[key] = placements(text, encoders, self._pipe, readings, columns, own)
+            prompts.append(placed[key])
+        run.encoded.append(Encoded(role, rows, tuple(prompts)))
+
+    def _read(self, run: Run) -> None:
+        """Take what text encoders returned for prompts, of pipelines without `encode_prompt`."""
+        images = int(run.arguments.get("num_images_per_prompt") or 1)
+        prompt, negative = run.arguments.get("prompt"), run.arguments.get("negative_prompt") or ""
+        for reading in self.readings:
+            if reading.states is None:
+                continue
+            rows = reading.states.repeat_interleave(images, dim=0)
+            expected = len(prompt) if isinstance(prompt, list) else 1
+            tokens = host.tokenizer_of(self._pipe)(prompt, truncation=True)["input_ids"]
+            tokens = tokens if isinstance(prompt, list) else [tokens]
+            is_prompt = len(reading.ids) == expected and all(
+                list(ids[: len(own)]) == list(own)
+                for ids, own in zip(reading.ids, tokens, strict=True)
+            )
+            text = prompt if is_prompt else negative
+            role: Role = "prompt" if is_prompt else "negative"
+            if role == "negative" and not isinstance(text, str) and len(rows) % len(text):
+                continue
+            self._add(run, role, {"prompt": text}, "", rows, (reading,))
+        self.readings.clear()
+
+    # The denoiser
+
+    def denoising(
+        self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> None:
+        """Forward pre-hook of a denoiser."""
+        if self.rewraps:  # the user, or the host for them, may have exchanged processors
+            self.wrap_all()
+        run = self._run()
+        if run is None:
+            return
+        if run.calls == 0:
+            self.runs.append(run)
+            run.provenance = host.provenance(self._pipe, module, run.arguments)
+            run.order = int(getattr(getattr(self._pipe, "scheduler", None), "order", 1))
+        if not callable(getattr(self._pipe, "encode_prompt", None)):
+            self._read(run)
+        self._seen, self._missed = set(), {}
+        if run.arguments and torch.is_grad_enabled():
+            run.layout = None  # an optimization of the latents, not a step of the denoising
+            return
+        family = self._families[component]
+        parameters = inspect.signature(type(module).forward)
+        call = Call(module, parameters.bind_partial(module, *args, **kwargs).arguments)
+        missing = [t.argument for t in family.text if call.arguments.get(t.argument) is None]
+        if missing:
+            raise TraceError(f"{type(module).__name__} was called without {missing[0]}: no text")
+        first = family.conditional_first or "image_guidance_scale" in run.arguments
+        run.denoise(family, call, conditional_first=first)
+
+    def denoised(self, component: str, *_: Any) -> None:
+        """Forward hook of a denoiser: the first time, complain of layers that were not seen.
+
+        Raises:
+            TraceError: a layer's attention cannot be seen; the message says what was found.
+        """
+        run = self._run()
+        if run is None or run.layout is None:
+            return
+        run.layout = None
+        if component in self._checked:
+            return
+        self._checked.add(component)
+        layers = [layer for layer in self._layers.values() if layer.component == component]
+        exchanged = [layer for layer in layers if not is_tracing(layer.module.processor)]
+        if exchanged:
+            run.fault = (
+                f"the processor of {len(exchanged)} layer(s), first {exchanged[0].name}, was "
+                "exchanged after Tracer.processors(); set them again"
+            )
+            return
+        hidden = [layer for layer in layers if layer.name in self._missed]
+        if hidden:
+            raise TraceError(self._hidden(hidden))
+        for layer in layers:
+            replaced = vars(layer.module).get("forward")
+            if layer.name not in self._seen and replaced is not None:
+                raise TraceError(
+                    f"{layer.name} ran without its processor: its `forward` was replaced by "
+                    f"{getattr(replaced, '__qualname__', replaced)}, whose attention cannot be "
+                    "seen. Trace without that extension."
+                )
+
+    def _hidden(self, layers: Sequence[Layer]) -> str:
+        processor = layers[0].module.processor
+        remedy = f"pipe.{layers[0].component}.set_attn_processor(AttnProcessor2_0())"
+        if hasattr(processor, "_attention_backend"):
+            remedy = f'pipe.{layers[0].component}.set_attention_backend("native")'
+        return (
+            f"the attention of {len(layers)} layer(s) was not seen, first {layers[0].name} with "
+            f"{processor.__class__.__name__}: {self._missed[layers[0].name]}. Choose a processor "
+            f"that calls scaled_dot_product_attention or get_attention_scores, e.g. {remedy}."
+        )
+
+    def processor_of(self, name: str) -> str:
+        """The class of a layer's processor."""
+        return str(self._layers[name].module.processor.__class__.__name__)
+
+    # Attention
+
+    def wants(self, name: str) -> bool:
+        """See `Observer`."""
+        run = self._run()
+        return run is not None and run.layout is not None and self._infos.get(name, ...) is not None
+
+    def observe(self, name: str, calls: list[AttentionCall]) -> None:
+        """See `Observer`."""
+        run = self._run()
+        if run is None or run.layout is None:
+            return
+        layer, layout = self._layers[name], run.layout
+        recorded = [
+            (run.branches[index], start)
+            for index, start in layout.rows.items()
+            if self._negative or run.branches[index].first.role == "prompt"
+        ]
+        for branch, start in recorded:
+            samples = range(start, start + branch.samples)
+            sources = [self._source(layout, layer, calls, sample) for sample in samples]
+            found = [source for source in sources if isinstance(source, Source)]
+            if len(found) < len(sources):
+                branch.asked[name] += 1
+                self._missed[name] = next(one for one in sources if isinstance(one, str))
+                continue
+            self._seen.add(name)
+            info = self._info(layer, found[0])
+            if info is None:
+                continue
+            branch.asked[name] += 1
+            values = torch.cat([self._values(group, branch) for group in _groups(found)])
+            record = branch.layers.setdefault(name, LayerRecord(info))
+            record.add(values, self._step(run, branch))
+
+    def _step(self, run: Run, branch: Branch) -> int:
+        if not self._keep_steps:
+            return 0
+        return run.step if run.counts_steps else branch.calls - 1
+
+    def _info(self, layer: Layer, source: Source) -> LayerInfo | None:
+        """The layer's info if it is to be recorded, made and chosen at its first call."""
+        if layer.name not in self._infos:
+            frames, height, width = source.grid
+            info = LayerInfo(
+                name=layer.name,
+                block=layer.block,
+                index=self._index[layer.name],
+                grid=(height, width),
+                factor=2**layer.halvings,
+                heads=source.call.query.shape[1],
+                frames=frames,
+            )
+            choose = self._choose or layer.family.default_layers
+            self._infos[layer.name] = info if choose(info) else None
+        return self._infos[layer.name]
+
+    def _source(
+        self, layout: Layout, layer: Layer, calls: list[AttentionCall], sample: int
+    ) -> Source | str:
+        """Where one sample's attention lies among the calls of a layer; or what was found."""
+        if not calls:
+            return "it computes neither of the two that could be watched"
+        samples, skipped = layout.samples, 0
+        if len(calls) > 1 and sum(len(call.query) for call in calls) == samples:
+            # The batch is attended to in parts: each sample apart, or the perturbed ones.
+            starts = [sum(len(call.query) for call in calls[:n]) for n in range(len(calls))]
+            number = max(n for n, start in enumerate(starts) if start <= sample)
+            calls, samples, skipped = (
+                calls[number : number + 1],
+                len(calls[number].query),
+                starts[number],
+            )
+        fits = []
+        for call in calls:
+            queries, keys = segments_of(layout, layer.kind, sample, call.query.shape[2])
+            if (call.query.shape[2], call.key.shape[2]) == (length(queries), length(keys)):
+                fits.append((call, queries, keys))
+        if len(fits) != 1:
+            shapes = ", ".join(f"{c.query.shape[2]} queries × {c.key.shape[2]} keys" for c in calls)
+            _, keys = segments_of(layout, layer.kind, sample, 0)
+            what = ", ".join(f"{size} of {name}" for name, size in keys if size)
+            return f"it attends {shapes} where keys are expected to be {what}"
+        ((call, queries, keys),) = fits
+        batch, row = len(call.query), sample - skipped
+        if batch % samples == 0:
+            first, count = row * (batch // samples), batch // samples
+        elif batch * 2 == samples and row >= batch and self._halved(layer):
+            first, count = row - batch, 1
+        else:
+            return f"it attends for a batch of {batch} where the denoiser was called with {samples}"
+        pixels = places(queries, "pixels")
+        found = (pixels.stop - pixels.start) * count
+        grid = level(layout.grid, layer.halvings, found, layer.name)
+        return Source(call, slice(first, first + count), pixels, places(keys, "text"), grid)
+
+    def _halved(self, layer: Layer) -> bool:
+        """Whether FasterCache takes the first half of the batch, the unconditional one, away."""
+        denoiser = getattr(self._pipe, layer.component)
+        registry = getattr(denoiser, "_diffusers_hook", None)
+        return "faster_cache_denoiser" in getattr(registry, "hooks", {})
+
+    def _values(self, sources: Sequence[Source], branch: Branch) -> torch.Tensor:
+        """Probabilities of neighboring samples, (B, [H,] C + 1, N)."""
+        first = sources[0]
+        keys = first.text.stop - first.text.start
+        # A sample's own padding may not be there as keys at all.
+        present = [column for column in branch.columns if column < keys]
+        values = text_probabilities(
+            first.call,
+            rows=slice(first.rows.start, sources[-1].rows.stop),
+            columns=[first.text.start + column for column in present],
+            cells=first.cells,
+            keep_heads=self._keep_heads,
+        )
+        absent = len(branch.columns) - len(present)
+        if absent:
+            zeros = torch.zeros_like(values[..., :1, :]).expand(
+                *values.shape[:-2], absent, values.shape[-1]
+            )
+            values = torch.cat([values[..., :-1, :], zeros, values[..., -1:, :]], dim=-2)
+        frames = first.rows.stop - first.rows.start
+        if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
+            values = values.unflatten(0, (-1, frames)).movedim(1, -2).flatten(-2)
+        return values
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one sample's attention lies: rows, queries and keys of a call, and its cells."""
+
+    call: AttentionCall
+    rows: slice
+    cells: slice
+    text: slice
+    grid: Grid
+
+
+def _set_processor(module: Any, processor: Any) -> None:
+    if hasattr(module, "set_processor"):
+        module.set_processor(processor)
+    else:
+        module.processor = processor
+
+
+def _groups(sources: Sequence[Source]) -> list[list[Source]]:
+    """Neighboring samples that one computation serves."""
+    groups: list[list[Source]] = []
+    for source in sources:
+        last = groups[-1][-1] if groups else None
+        if (
+            last is not None
+            and last.call is source.call
+            and (last.cells, last.text) == (source.cells, source.text)
+            and last.rows.stop == source.rows.start
+        ):
+            groups[-1].append(source)
+        else:
+            groups.append([source])
+    return groups
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Whether two prompts are the same texts, one or a list."""
+    texts = [[one] if isinstance(one, str) else list(one or []) for one in (left, right)]
+    return texts[0] == texts[1] or (len(set(map(str, texts[0]))) == 1 and texts[0][:1] == texts[1])

@@ -166,7 +166,7 @@ class DispatchTap(TorchFunctionMode):
 
             self._attn.__dict__["get_attention_scores"] = get_attention_scores
             self._own = True
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
@@ -175,7 +175,7 @@ class DispatchTap(TorchFunctionMode):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         if self._own:
             del self._attn.__dict__["get_attention_scores"]
             self._own = False
@@ -214,7 +214,7 @@ def _apart(
 ) -> AttentionCall:
     """What `get_attention_scores` was given, (B·H, N, d), with the heads apart."""
     heads = attn.heads if query.shape[0] % attn.heads == 0 else 1
-    query, key = (x.unflatten(0, (-1, heads)) for x in (query, key))
+    query, key = (x.view(-1, heads, *x.shape[1:]) for x in (query, key))
     if mask is not None and mask.shape[0] == query.shape[0] * heads:
-        mask = mask.unflatten(0, (-1, heads))
+        mask = mask.view(-1, heads, *mask.shape[1:])
     return AttentionCall(query, key, mask, attn.scale)

@@ -13,7 +13,7 @@ from daam_diffusers.encoders import merged
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import denoisers_of, family_of
 from daam_diffusers.maps import Clamp, HeatMaps
-from daam_diffusers.prompt import Prompt, tokenize, tokenize_windows
+from daam_diffusers.prompt import Prompt, tokenize
 from daam_diffusers.record import AXES, Axis
 from daam_diffusers.run import Branch, Run
 from daam_diffusers.watch import LayerChoice, Watch, layers_of
@@ -302,9 +302,7 @@ class Tracer:
         tokenizer = getattr(self._pipe, name, None) if name else host.tokenizer_of(self._pipe)
         if tokenizer is None:
             raise TraceError(f"{type(self._pipe).__name__} has no tokenizer to place words with.")
-        if isinstance(given, str):
-            return tokenize(given, tokenizer, branch.keys)
-        return tokenize_windows(given, tokenizer, branch.keys)
+        return tokenize(given, tokenizer, branch.keys)
 
 
 @contextmanager

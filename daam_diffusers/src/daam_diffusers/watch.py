@@ -1,4 +1,4 @@
-"""What a tracer's hooks report to: it makes runs of what a pipeline does, and sums of its attention."""
+"""What a tracer's hooks report to: it makes runs and sums of what a pipeline does."""
 
 from __future__ import annotations
 
@@ -324,6 +324,8 @@ class Watch:
             if reading.states is None:
                 continue
             rows = reading.states.repeat_interleave(images, dim=0)
+            if prompt is None:
+                break
             expected = len(prompt) if isinstance(prompt, list) else 1
             tokens = host.tokenizer_of(self._pipe)(prompt, truncation=True)["input_ids"]
             tokens = tokens if isinstance(prompt, list) else [tokens]
@@ -539,7 +541,7 @@ class Watch:
             values = torch.cat([values[..., :-1, :], zeros, values[..., -1:, :]], dim=-2)
         frames = first.rows.stop - first.rows.start
         if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
-            values = values.unflatten(0, (-1, frames)).movedim(1, -2).flatten(-2)
+            values = values.reshape(-1, frames, *values.shape[1:]).movedim(1, -2).flatten(-2)
         return values
 
 

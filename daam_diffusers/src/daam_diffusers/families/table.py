@@ -73,7 +73,7 @@ class Call:
 
     def config(self, name: str) -> Any:
         """An entry of the denoiser's configuration."""
-        return self.denoiser.config[name]  # type: ignore[index, union-attr]
+        return self.denoiser.config[name]  # type: ignore[index]
 
     def lengths(self, name: str) -> tuple[int, ...]:
         """Length of a text argument, a sample: a tensor (B, K, ...) or a list of (K, ...)."""
@@ -154,7 +154,7 @@ def remembered(tensor: torch.Tensor, read: Callable[[torch.Tensor], Any]) -> Any
 
     Reading waits for the device, so doing it at each step would cost time on a GPU.
     """
-    known = _REMEMBERED.setdefault(tensor, {})
+    known = _REMEMBERED.setdefault(tensor, {})  # type: ignore[no-untyped-call]
     if read not in known:
         known[read] = read(tensor)
     return known[read]

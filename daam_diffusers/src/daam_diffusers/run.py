@@ -284,6 +284,24 @@ class Run:
                 "image), and which calls drew the image cannot be told."
             )
 
+    def complain_of_crops(self, aspect: float) -> None:
+        """Refuse a run whose denoiser saw parts of the picture.
+
+        Args:
+            aspect: rows of the picture to its columns.
+
+        Raises:
+            TraceError: the cells have another aspect.
+        """
+        assert self.grid is not None  # set before any layer is seen
+        _, height, width = self.grid
+        # Pipelines round sizes to what they were trained on and crop the rest.
+        if not 0.8 < aspect * width / height < 1.25:
+            raise TraceError(
+                f"the denoiser saw {height}×{width} cells, and the picture has {aspect:.2f} rows a "
+                "column: it is put together from crops, and maps of one crop are no maps of it."
+            )
+
     def bytes(self) -> int:
         """Size of all running sums."""
         return sum(record.bytes() for branch in self.branches for record in branch.layers.values())

@@ -184,6 +184,7 @@ class Tracer:
         assert found.grid is not None  # both are set before any layer is seen
         assert found.latents is not None
         frames, *image_size = found.output or host.expected_size(self._pipe, {}, found.latents)
+        found.complain_of_crops(image_size[0] / image_size[1])
         keep_steps = "step" in self._keep
         means = {
             record.info.name: record.mean(image, steps=keep_steps, frames=frames is not None)

@@ -188,7 +188,7 @@ def test_occurrences_are_told_apart():
     with pytest.raises(KeyError, match="occurs 2 time"):
         prompt.find("dog", occurrence=2)
     prompt = tokenize("A dog's t-shirt and a dog", clip_tokenizer(), 77)
-    with pytest.raises(KeyError, match=r"occurs 1 time\(s\) in the prompt \(and in .dog.+s"):
+    with pytest.raises(KeyError, match="occurs 1 time"):
         prompt.find("dog", occurrence=1)
 
 

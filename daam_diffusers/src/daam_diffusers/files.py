@@ -71,6 +71,8 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
             maps: HeatMaps = _read(HeatMaps, described, "")
             _check(maps)
             return maps
+    except KeyError as error:
+        raise ValueError(f"{os.fspath(path)} is damaged: it has no layer {error}") from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
     raise ValueError(
@@ -132,6 +134,8 @@ def _check(maps: HeatMaps) -> None:
             )
     if list(maps.columns) != sorted(set(maps.columns)):
         raise ValueError(f"columns must increase, got {list(maps.columns)[:9]}")
+    if (maps.frames is not None) != ("frame" in maps.axes):
+        raise ValueError(f"frames is {maps.frames}, and axes are {maps.axes}")
     for layer, tensor in maps.probabilities.items():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise ValueError(
@@ -197,30 +201,3 @@ def to_coco_rle(
                 }
             )
     return annotations
-
-
-def to_coco(
-    maps: HeatMaps,
-    threshold: float,
-    size: tuple[int, int] | None,
-    file_name: str,
-    image_id: int,
-) -> dict[str, Any]:
-    """See `HeatMaps.to_coco`."""
-    categories: dict[str, int] = {}
-    annotations = to_coco_rle(maps, threshold, size, image_id, 1, categories)
-    height, width = size or maps.image_size
-    named = Path(file_name)
-    names = [file_name]
-    if maps.frames is not None:
-        names = [
-            str(named.with_name(f"{named.stem}-{i:04d}{named.suffix}")) for i in range(maps.frames)
-        ]
-    return {
-        "images": [
-            {"id": image_id + i, "file_name": name, "height": height, "width": width}
-            for i, name in enumerate(names)
-        ],
-        "annotations": annotations,
-        "categories": [{"id": number, "name": word} for word, number in categories.items()],
-    }

@@ -68,52 +68,39 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise ValueError(f'clamp must be "once" or "per_map", got {self.clamp!r}')
         if self.axes != tuple(axis for axis in _AXES if axis in self.axes):
             raise ValueError(f"axes must be of {_AXES}, in this order, got {self.axes!r}")
-        if ("frame" in self.axes) != (self.frames is not None):
-            raise ValueError(
-                f'a video has the axis "frame" and a number of frames, an image neither; got axes '
-                f"{self.axes} and frames={self.frames}"
-            )
-        missing = {token.column for token in self.tokens} - set(self.columns)
-        if missing:
+        if missing := {token.column for token in self.tokens} - set(self.columns):
             raise ValueError(f"tokens stand in columns that were not kept: {sorted(missing)[:9]}")
-        heads = {layer.heads for layer in self.layers}
-        if "head" in self.axes and len(heads) > 1:
+        if not self.layers or min(*self.size, *self.image_size) < 1:
             raise ValueError(
-                f"heads are kept, and the layers have different numbers of them, {sorted(heads)}; "
-                "choose layers that agree: heat_maps(layers=lambda layer: layer.heads == …)"
+                f"expected layers and sizes of at least 1, got {len(self.layers)} layers, sizes "
+                f"{self.size} and {self.image_size}"
             )
-        self._check_shapes()
-
-    def _check_shapes(self) -> None:
-        if not self.layers:
-            raise ValueError("there are no layers whose maps could be averaged")
-        if min(*self.size, *self.image_size) < 1:
-            raise ValueError(f"sizes must be at least 1, got {self.size} and {self.image_size}")
         axes = [axis for axis in self.axes if axis != "layer"]
-        steps: dict[int, list[str]] = {}
         for layer in self.layers:
-            if layer.name not in self.probabilities:
-                raise ValueError(f"there are no probabilities of layer {layer.name}")
             shape = tuple(self.probabilities[layer.name].shape)
-            kept = dict(zip(axes, shape[1:], strict=False))
-            known = {"head": layer.heads}
-            if hasattr(layer, "frames"):
-                known["frame"] = layer.frames
-            wanted = (len(self.columns) + 1, *({**kept, **known}.get(axis, 1) for axis in axes))
-            if shape != (*wanted, *layer.grid) or 0 in shape:
+            inner = shape[1 : 1 + len(axes)]
+            if shape != (len(self.columns) + 1, *inner, *layer.grid) or 0 in shape:
                 raise ValueError(
-                    f"probabilities of layer {layer.name} must be (columns + 1, "
-                    f"{''.join(f'{axis}s, ' for axis in axes)}rows, columns of the grid), "
-                    f"{(*wanted, *layer.grid)}, got {shape}"
+                    f"probabilities of layer {layer.name} must be ({len(self.columns) + 1}, "
+                    f"{''.join(f'{axis}s, ' for axis in axes)}{layer.grid[0]}, {layer.grid[1]}), "
+                    f"got {shape}"
                 )
-            steps.setdefault(kept.get("step", 0), []).append(layer.name)
-        if len(steps) > 1:
-            most = max(steps)
+        for axis, why in (("head", ""), ("step", " (a cache skips some layers at some steps)")):
+            self._check_agreed(axis, axes, why)
+
+    def _check_agreed(self, axis: str, axes: Sequence[str], why: str) -> None:
+        if axis not in axes:
+            return
+        at = 1 + axes.index(axis)
+        lengths = {x.name: self.probabilities[x.name].shape[at] for x in self.layers}
+        if len(set(lengths.values())) > 1:
+            most = max(lengths.values())
+            names = [name for name, length in lengths.items() if length == most]
             raise ValueError(
-                f"steps are kept, and the layers were computed at different numbers of them, "
-                f"{sorted(steps)} (a cache skips some layers at some steps); choose layers that "
-                f"agree, heat_maps(layers=lambda layer: layer.name in […]), or do not keep steps; "
-                f"{most} steps have: {', '.join(steps[most])}"
+                f"{axis}s are kept, and the layers have different numbers of them, "
+                f"{sorted(set(lengths.values()))}{why}; choose layers that agree, "
+                f"heat_maps(layers=lambda layer: layer.name in […]), or do not keep {axis}s; "
+                f"{most} {axis}s have: {', '.join(names)}"
             )
 
     # Mapping
@@ -287,30 +274,12 @@ class HeatMaps(Mapping[str, HeatMap]):
             For each word, in the order of the prompt, and each frame of a video: `id`, `image_id`,
             `category_id`, `segmentation` (compressed run lengths), `area` and `bbox` in pixels
             (x, y, w, h), `iscrowd` 0, and besides what COCO asks for `word`, `occurrence` and, of
-            a video, `frame`.
+            a video, `frame`. pycocotools loads them in a dataset with these images, and with
+            `[{"id": id, "name": word} for word, id in categories.items()]` as its categories.
         """
         return files.to_coco_rle(
             self, threshold, size, image_id, first_id, {} if categories is None else categories
         )
-
-    def to_coco(
-        self,
-        threshold: float = 0.4,
-        size: tuple[int, int] | None = None,
-        *,
-        file_name: str = "image.png",
-        image_id: int = 1,
-    ) -> dict[str, Any]:
-        """A whole COCO dataset of this image, to be written as JSON; see `to_coco_rle`.
-
-            dataset = maps.to_coco(file_name="dog.png")
-            Path("instances.json").write_text(json.dumps(dataset))
-            pycocotools.coco.COCO("instances.json")
-
-        Args:
-            file_name: of the image; of a video, frames get `dog-0000.png`, `dog-0001.png`, ….
-        """
-        return files.to_coco(self, threshold, size, file_name, image_id)
 
     def to_html(
         self, path: str | os.PathLike[str], image: Image.Image | Frames, *, fps: int = 8

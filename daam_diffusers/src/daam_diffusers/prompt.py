@@ -6,6 +6,7 @@ Pure logic over strings and offsets; of a tokenizer only its public calls are us
 from __future__ import annotations
 
 import difflib
+import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,9 @@ from functools import cached_property
 from typing import Any
 
 from daam_diffusers.errors import TraceError, TraceWarning
-from daam_diffusers.words import Span, closest_spans, find_spans, word_spans
+from daam_diffusers.words import Span, closest_spans, word_spans
+
+TokenSpan = tuple[int, int, int]  # id, start, end
 
 SEPARATOR = "\n"  # between the windows of a prompt that is given window by window
 _LISTED = 20  # words that an error lists
@@ -98,9 +101,8 @@ class Prompt:
         words = self.places(text)
         if 0 <= occurrence < len(words):
             return words[occurrence]
-        others = self._others(text, [(word.start, word.end) for word in words])
         raise KeyError(
-            f"{text!r} occurs {len(words)} time(s) in the prompt{others}, so occurrence "
+            f"{text!r} occurs {len(words)} time(s) in the prompt, so occurrence "
             f"{occurrence} does not exist; the first is occurrence 0"
         )
 
@@ -124,17 +126,6 @@ class Prompt:
             f"{text!r} is not in the prompt; its words are: {_listed(listed, _LISTED)}{hint}"
         )
 
-    def _others(self, text: str, places: Sequence[Span]) -> str:
-        """Where else a word stands, in other letters or inside of other words."""
-        covered = {index for start, end in places for index in range(start, end)}
-        spans = [span for span in find_spans(self.text, text) if span[0] not in covered]
-        inside = dict.fromkeys(
-            self.text[first:last]
-            for first, last in word_spans(self.text, self.added)
-            if any(first < end and start < last for start, end in spans)
-        )
-        return f" (and in {_listed(list(inside), _CUT)})" if inside else ""
-
     def _word(self, start: int, end: int) -> Word:
         columns = [t.column for t in self.tokens if t.start < end and start < t.end]
         # Two encoders may read the same columns: CLIPs whose embeddings stand side by side.
@@ -157,7 +148,8 @@ def tokenize(
     (75·n + 2).
 
     Args:
-        text: the prompt as the user wrote it, or the texts of the windows; see `tokenize_windows`.
+        text: the prompt as the user wrote it; or a text for each window, then the prompt is all
+            of them with a line break between, and occurrences are counted over all.
         tokenizer: a fast tokenizer.
         columns: length of the text embeddings.
         convert: see `token_spans`.
@@ -171,91 +163,52 @@ def tokenize(
         TraceError: the tokenizer gives no character offsets, or `columns` fits no known layout.
         ValueError: there are not as many texts as windows.
     """
-    if not isinstance(text, str):
-        return tokenize_windows(text, tokenizer, columns, convert=convert, encoder=encoder)
-    spans = token_spans(text, tokenizer, convert)
-    if columns <= _window(tokenizer):
-        slots, start, end = _own_layout(convert(text) if convert else text, tokenizer, columns)
-    else:
-        windows, joined = _windows(tokenizer, columns)
-        slots = [column for window in windows for column in window]
-        size = len(windows[0])
-        if -(-len(spans) // size) != len(windows) or any(
-            not char.isalnum() and not char.isspace() for char in text
-        ):
-            # Helpers end a window at a punctuation mark, or give each of several prompts its own.
-            warnings.warn(
-                f"where the prompt's {len(spans)} tokens stand in {len(windows)} windows of "
-                f"{size} tokens is a guess: say which text each window holds, "
-                "prompt=[text of the first window, text of the second, …]",
-                TraceWarning,
-                stacklevel=2,
-            )
-        filled = [min(max(len(spans) - size * i, 0), size) for i in range(len(windows))]
-        start, end = _specials(windows, filled, joined, columns)
-    prompt = place(
-        text, spans, slots, columns=columns, start=start, end=end, encoder=encoder,
-        added=added_spans(spans, tokenizer),
-    )  # fmt: skip
-    warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
-    return prompt
-
-
-def tokenize_windows(
-    texts: Sequence[str],
-    tokenizer: Any,
-    columns: int,
-    *,
-    convert: Callable[[str], str] | None = None,
-    encoder: str = "",
-) -> Prompt:
-    """Place a prompt that is given window by window; see `tokenize` for the other arguments.
-
-    The prompt's text is that of all windows with `SEPARATOR`, a line break, between them; words
-    and their occurrences count over all windows in order.
-
-    Args:
-        texts: the text of each window, in order.
-
-    Raises:
-        ValueError: there are not as many texts as the embeddings hold windows.
-    """
-    texts = list(texts)
-    window = _window(tokenizer)
-    if columns <= window:
-        windows, joined = [range(0)], False
-    else:
-        windows, joined = _windows(tokenizer, columns)
-    if len(texts) != len(windows) or not all(isinstance(text, str) for text in texts):
+    texts = [text] if isinstance(text, str) else list(text)
+    parts = [token_spans(each, tokenizer, convert) for each in texts]
+    window = min(int(tokenizer.model_max_length), 1_000_000)
+    windows = [range(columns)] if columns <= window else _windows(window, columns)
+    if texts != [text] and len(texts) != len(windows):
         raise ValueError(
             f"text embeddings of {columns} columns hold {len(windows)} window(s) of "
             f"{min(window, columns)}, so prompt must be a list of {len(windows)} text(s), one a "
             f"window; got {len(texts)}: {_listed(texts, _CUT)}"
         )
-    if columns <= window:
-        return tokenize(texts[0], tokenizer, columns, convert=convert, encoder=encoder)
-    spans: list[tuple[int, int, int]] = []
-    slots: list[int | None] = []
-    filled: list[int] = []
     offset = 0
-    for text, content in zip(texts, windows, strict=True):
-        own = token_spans(text, tokenizer, convert)
-        spans += [(token, start + offset, end + offset) for token, start, end in own]
-        slots += [*content[: len(own)], *[None] * (len(own) - len(content))]
-        filled.append(min(len(own), len(content)))
-        offset += len(text) + len(SEPARATOR)
-    start, end = _specials(windows, filled, joined, columns)
-    prompt = place(
-        SEPARATOR.join(texts), spans, slots, columns=columns, start=start, end=end,
-        encoder=encoder, added=added_spans(spans, tokenizer),
-    )  # fmt: skip
+    for i, each in enumerate(texts):
+        parts[i] = [(token, start + offset, end + offset) for token, start, end in parts[i]]
+        offset += len(each) + len(SEPARATOR)
+    if len(windows) == 1:
+        read = convert(texts[0]) if convert else texts[0]
+        slots, start, end = _own_layout(read, tokenizer, columns)
+    else:
+        if texts == [text]:
+            parts = _guessed(texts[0], parts[0], len(windows), len(windows[0]))
+        slots, start, end = _layout(windows, [len(part) for part in parts], columns)
+    spans = [span for part in parts for span in part]
+    added = added_spans(spans, tokenizer)
+    prompt = place(SEPARATOR.join(texts), spans, slots, columns, start, end, encoder, added)
     warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
     return prompt
 
 
+def _guessed(text: str, spans: list[TokenSpan], windows: int, size: int) -> list[list[TokenSpan]]:
+    """Tokens shared out to windows that are filled one after the other."""
+    if -(-len(spans) // size) != windows or re.search(r"[^\w\s]", text):
+        # Helpers end a window at a punctuation mark, or give each of several prompts its own.
+        warnings.warn(
+            f"where the prompt's {len(spans)} tokens stand in {windows} windows of {size} tokens "
+            "is a guess: say which text each window holds, "
+            "prompt=[text of the first window, text of the second, …]",
+            TraceWarning,
+            stacklevel=3,
+        )
+    ends = [size * i for i in range(1, windows)] + [len(spans)]
+    return [spans[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
 def token_spans(
     text: str, tokenizer: Any, convert: Callable[[str], str] | None = None
-) -> list[tuple[int, int, int]]:
+) -> list[TokenSpan]:
     """Ids of a text's tokens, without special tokens, and the span of `text` each stands for.
 
     Args:
@@ -314,7 +267,7 @@ def _origin(text: str, read: str, tokenizer: Any, convert: Callable[[str], str])
     return [*origin, (len(text), len(text))]
 
 
-def added_spans(spans: Iterable[tuple[int, int, int]], tokenizer: Any) -> tuple[Span, ...]:
+def added_spans(spans: Iterable[TokenSpan], tokenizer: Any) -> tuple[Span, ...]:
     """Which of `token_spans` are those of tokens added to the tokenizer, each span once."""
     added = set(tokenizer.get_added_vocab().values())
     return tuple(dict.fromkeys((s, e) for token, s, e in spans if token in added and s < e))
@@ -322,23 +275,21 @@ def added_spans(spans: Iterable[tuple[int, int, int]], tokenizer: Any) -> tuple[
 
 def place(
     text: str,
-    spans: Sequence[tuple[int, int, int]],
+    spans: Sequence[TokenSpan],
     slots: Sequence[int | None],
-    *,
     columns: int,
     start: tuple[int, ...] = (),
     end: tuple[int, ...] = (),
     encoder: str = "",
     added: tuple[Span, ...] = (),
 ) -> Prompt:
-    """A prompt whose tokens stand in known columns.
+    """A prompt whose tokens stand in known columns; see `Prompt` and `Token` for what is not named.
 
     Args:
         text: as the user wrote it.
         spans: its tokens, from `token_spans`.
         slots: the column of each, None for one that the text encoder did not read; tokens beyond
-            the end of `slots` were not read, and columns beyond the last token are not used.
-        columns, start, end, encoder, added: see `Prompt` and `Token`.
+            the end of `slots` were not read.
     """
     tokens: list[Token] = []
     lost: list[Span] = []
@@ -376,13 +327,9 @@ def _listed(words: Sequence[object], limit: int) -> str:
     return ", ".join(shown) + more or "none"
 
 
-def _window(tokenizer: Any) -> int:
-    return min(int(tokenizer.model_max_length), 1_000_000)
-
-
 def _own_layout(
     text: str, tokenizer: Any, columns: int
-) -> tuple[list[int], tuple[int, ...], tuple[int, ...]]:
+) -> tuple[list[int | None], tuple[int, ...], tuple[int, ...]]:
     """Columns of tokens, start tokens and end tokens as the tokenizer itself places them."""
     placed = tokenizer(
         text,
@@ -392,42 +339,45 @@ def _own_layout(
         return_special_tokens_mask=True,
     )
     special = placed["special_tokens_mask"]
-    slots = [column for column, is_special in enumerate(special) if not is_special]
+    own = [column for column, is_special in enumerate(special) if not is_special]
     # Special tokens that are no padding, though the id may be the same (CLIP pads with its end).
     others = [c for c, real in enumerate(placed["attention_mask"]) if real and special[c]]
-    if slots:
-        start = tuple(column for column in others if column < slots[0])
+    if own:
+        start = tuple(column for column in others if column < own[0])
     else:
         start = tuple(c for c in others if placed["input_ids"][c] == tokenizer.bos_token_id)
-    return slots, start, tuple(column for column in others if column not in start)
+    return [*own], start, tuple(column for column in others if column not in start)
 
 
-def _windows(tokenizer: Any, columns: int) -> tuple[list[range], bool]:
-    """The content columns of each window, and whether one start and end token are around all.
+def _windows(window: int, columns: int) -> list[range]:
+    """The columns of each window that hold its text.
 
     Raises:
         TraceError: no known layout has so many columns.
     """
-    window = _window(tokenizer)
     content = window - 2
     if columns % window == 0:
-        return [range(i + 1, i + 1 + content) for i in range(0, columns, window)], False
+        return [range(i + 1, i + 1 + content) for i in range(0, columns, window)]
     if (columns - 2) % content == 0:
-        return [range(i, i + content) for i in range(1, columns - 1, content)], True
+        return [range(i, i + content) for i in range(1, columns - 1, content)]
     raise TraceError(
         f"text embeddings of {columns} tokens fit no known layout for a window of {window}: "
         f"expected at most {window}, a multiple of {window}, or a multiple of {content} plus 2."
     )
 
 
-def _specials(
-    windows: Sequence[range], filled: Sequence[int], joined: bool, columns: int
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Columns of start and end tokens, of windows that hold so many tokens each."""
-    if joined:
-        return (0,), (columns - 1,)
-    start = tuple(window.start - 1 for window in windows)
-    return start, tuple(w.start + tokens for w, tokens in zip(windows, filled, strict=True))
+def _layout(
+    windows: Sequence[range], lengths: Sequence[int], columns: int
+) -> tuple[list[int | None], tuple[int, ...], tuple[int, ...]]:
+    """Columns of tokens, start tokens and end tokens, of windows of so many tokens each."""
+    slots: list[int | None] = []
+    for content, length in zip(windows, lengths, strict=True):
+        slots += [*content[:length], *[None] * (length - len(content))]
+    if windows[0].stop == windows[1].start:  # one start and one end token around all
+        return slots, (0,), (columns - 1,)
+    pairs = zip(windows, lengths, strict=True)
+    ends = tuple(min(content.start + length, content.stop) for content, length in pairs)
+    return slots, tuple(content.start - 1 for content in windows), ends
 
 
 def kept_columns(prompts: Sequence[Prompt]) -> tuple[int, ...]:

@@ -103,9 +103,9 @@ class HeatMap:
         low = self.values.amin(dim=dim, keepdim=True)
         span = self.values.amax(dim=dim, keepdim=True) - low
         flat = span <= 0
-        return replace(
-            self, values=((self.values - low) / span.masked_fill(flat, 1)).masked_fill(flat, 0)
-        )
+        # In place after the first operation: a video's map has hundreds of megabytes.
+        values = (self.values - low).div_(span.masked_fill(flat, 1)).masked_fill_(flat, 0)
+        return replace(self, values=values)
 
     def mask(
         self,

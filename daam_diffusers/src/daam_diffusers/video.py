@@ -80,7 +80,10 @@ def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Imag
 
 def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
     """(F, H, W, 3) uint8 of arrays or tensors, as pipelines make pictures of their own floats."""
-    array = np.stack([_array(frame) for frame in frames])
+    if hasattr(frames, "detach"):  # a tensor; bfloat16 is unknown to NumPy
+        frames = frames.detach().cpu()
+        frames = frames.float() if frames.is_floating_point() else frames
+    array = np.asarray(frames)
     if array.ndim == 4 and array.shape[1] == 3 != array.shape[-1]:
         array = np.moveaxis(array, 1, -1)
     if array.ndim != 4 or array.shape[-1] != 3 or not array.size:
@@ -95,13 +98,6 @@ def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
             f"frames of {array.dtype} must be in [0, 1], got {array.min():g} to {array.max():g}"
         )
     return np.asarray(np.rint(array * 255), dtype=np.uint8)
-
-
-def _array(frames: Any) -> npt.NDArray[Any]:
-    if hasattr(frames, "detach"):  # a tensor; bfloat16 is unknown to NumPy
-        frames = frames.detach().cpu()
-        frames = frames.float() if frames.is_floating_point() else frames
-    return np.asarray(frames)
 
 
 def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: int) -> Path:

@@ -4,9 +4,10 @@
         image = pipe("a red car beside a dog").images[0]
     tracer.heat_maps()["dog"].overlay(image)
 
-The method is DAAM (Tang et al., "What the DAAM", arXiv 2210.04885): cross-attention probabilities
-of a prompt's words, averaged over denoising steps, layers and heads. Processors are wrapped, never
-re-implemented: the traced output equals the untraced one bit for bit.
+The method is DAAM (Tang et al., "What the DAAM", arXiv 2210.04885): attention probabilities of a
+prompt's words, averaged over denoising steps, layers and heads. Processors are wrapped, never
+re-implemented: the traced output equals the untraced one bit for bit. `docs/families.md` lists the
+denoisers that can be traced; `register_family` adds one.
 """
 
 from importlib import import_module
@@ -14,8 +15,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from daam_diffusers.errors import TraceError as TraceError
+    from daam_diffusers.families import Encoder as Encoder
     from daam_diffusers.families import Family as Family
     from daam_diffusers.families import LayerInfo as LayerInfo
+    from daam_diffusers.families import Text as Text
     from daam_diffusers.families import register_family as register_family
     from daam_diffusers.heat_map import HeatMap as HeatMap
     from daam_diffusers.maps import HeatMaps as HeatMaps
@@ -30,15 +33,19 @@ if TYPE_CHECKING:
 
 # Imported at first use: torch and diffusers take seconds, and `--help` needs neither.
 _HOME = {
+    "Encoder": "families",
+    "Family": "families",
     "HeatMap": "heat_map",
     "HeatMaps": "maps",
     "LayerInfo": "families",
     "Prompt": "prompt",
+    "Text": "families",
     "Token": "prompt",
     "TraceError": "errors",
     "Tracer": "tracer",
     "TracingProcessor": "processor",
     "Word": "prompt",
+    "register_family": "families",
     "trace": "tracer",
 }
 __all__ = [*_HOME]

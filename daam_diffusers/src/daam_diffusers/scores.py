@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +72,10 @@ def text_probabilities(
     shape = (batch, heads if keep_heads else 1, len(columns) + 1, count)
     result = torch.zeros(shape, dtype=torch.float32, device=call.query.device)
     own, rest = result[:, :, :-1], result[:, :, -1]
-    with _without_autocast(call.query.device):
+    with torch.autocast(call.query.device.type, enabled=False):
         for part, some, values in _probabilities(call, columns):
+            if call.mask is not None:  # nothing to attend to is not a number in most kernels
+                values = values.nan_to_num(nan=0.0)
             if keep_heads:
                 own[:, part, :, some] = values
             else:
@@ -102,43 +103,29 @@ def _narrowed(
     return AttentionCall(query, key, mask, call.scale, lse)
 
 
-_Values = Iterator[tuple[slice, slice, torch.Tensor]]
+# Some heads, some cells, and a tensor of these.
+_Pieces = Iterator[tuple[slice, slice, torch.Tensor]]
 
 
-def _probabilities(call: AttentionCall, columns: Sequence[int]) -> _Values:
-    """The kept probabilities, float32 (B', heads, C, cells), piece by piece.
-
-    Each piece comes with the heads and the cells that it is of.
-    """
-    if not columns:
-        return iter(())
-    if call.log_sum_exp is not None:
-        return _from_log_sum_exp(call, call.log_sum_exp)
+def _probabilities(call: AttentionCall, columns: Sequence[int]) -> _Pieces:
+    """The kept probabilities, float32 (B', heads, C, cells), in the cheapest way that there is."""
     batch, heads, cells, _ = call.query.shape
     whole = 4 * batch * heads * cells * call.key.shape[2]
+    if not columns:
+        return
+    if call.log_sum_exp is not None:
+        for part, some, scores in _scores(call, keys_lead=True):
+            yield part, some, scores.sub_(call.log_sum_exp[:, part, some].unsqueeze(2)).exp_()
     # To a GPU, a softmax that goes through memory costs several times the fused kernel. On a CPU
     # it is the other way round.
-    if call.query.device.type not in _CHUNK_BYTES and whole > _CHUNK_BYTES_ACCELERATOR:
-        return _from_one_hot_values(call, columns)
-    return _from_softmax(call, columns)
+    elif call.query.device.type not in _CHUNK_BYTES and whole > _CHUNK_BYTES_ACCELERATOR:
+        yield slice(None), slice(None), _from_one_hot_values(call, columns)
+    else:
+        for part, some, scores in _scores(call):
+            yield part, some, _taken(scores.softmax(dim=-1), columns, 3).mT
 
 
-def _from_log_sum_exp(call: AttentionCall, lse: torch.Tensor) -> _Values:
-    for part, some, query, key, mask in _pieces(call):
-        # Keys lead, so that a column is contiguous.
-        scores = _masked(key @ query.mT, None if mask is None else mask.mT)
-        yield part, some, scores.sub_(lse[:, part, some].float().unsqueeze(2)).exp_()
-
-
-def _from_softmax(call: AttentionCall, columns: Sequence[int]) -> _Values:
-    for part, some, query, key, mask in _pieces(call):
-        probabilities = _masked(query @ key.mT, mask).softmax(dim=-1)
-        values = _taken(probabilities, columns, 3).mT
-        # Only where no key at all may be attended to is a softmax not a number.
-        yield part, some, values if mask is None else values.nan_to_num(nan=0.0)
-
-
-def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> _Values:
+def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> torch.Tensor:
     """With a one-hot vector for each key's value, attention returns the probabilities themselves.
 
     One call of the fused kernel for as many columns as a head is wide.
@@ -163,13 +150,14 @@ def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> _Values
                 enable_gqa=key_heads != heads,
             )
         pieces.append(found[..., : len(chosen)].float().mT)
-    yield slice(None), slice(None), torch.cat(pieces, dim=2)
+    return torch.cat(pieces, dim=2)
 
 
-def _pieces(
-    call: AttentionCall,
-) -> Iterator[tuple[slice, slice, torch.Tensor, torch.Tensor, torch.Tensor | None]]:
-    """Heads and cells, and their queries, scaled keys and mask: as much as the budget allows."""
+def _scores(call: AttentionCall, *, keys_lead: bool = False) -> _Pieces:
+    """Scaled and masked scores, as many at once as the budget allows.
+
+    float32 (B', heads, cells, K), or (B', heads, K, cells), which suits few keys.
+    """
     batch, heads, cells, width = call.query.shape
     shared = heads // call.key.shape[1]  # query heads that share a key head
     budget = _CHUNK_BYTES.get(call.query.device.type, _CHUNK_BYTES_ACCELERATOR)
@@ -186,21 +174,12 @@ def _pieces(
         for start in range(0, cells, cells_at_once):
             some = slice(start, start + cells_at_once)
             query = call.query[:, part, some].float()
-            yield part, some, query, key, None if call.mask is None else call.mask[:, part, some]
-
-
-def _masked(scores: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    if mask is None:
-        return scores
-    if mask.dtype == torch.bool:
-        return scores.masked_fill_(~mask, -torch.inf)
-    return scores.add_(mask)
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
+            scores = key @ query.mT if keys_lead else query @ key.mT
+            if call.mask is not None:
+                mask = call.mask[:, part, some].mT if keys_lead else call.mask[:, part, some]
+                boolean = mask.dtype == torch.bool
+                scores = scores.masked_fill_(~mask, -torch.inf) if boolean else scores.add_(mask)
+            yield part, some, scores
 
 
 def _taken(tensor: torch.Tensor, places: Sequence[int] | slice, dim: int) -> torch.Tensor:
@@ -233,24 +212,12 @@ def attention_with_log_sum_exp(
         kwargs: its keyword arguments.
 
     Returns:
-        What the function returned, to the bit what it returns without this, and the log-sum-exp,
-        float32 (B, H, N), see `AttentionCall`; None where the kernel gives none that holds.
+        What the function returned, and the log-sum-exp, float32 (B, H, N), see `AttentionCall`;
+        None where the kernel gives none, or another than a masked softmax's.
     """
     with _KernelWatch() as watch:
         output = function(*args, **kwargs)
     return output, watch.found[0] if len(watch.found) == 1 else None
-
-
-_EFFICIENT = "aten::_scaled_dot_product_efficient_attention"
-_GIVES_LOG_SUM_EXP = (
-    "aten::_scaled_dot_product_flash_attention_for_cpu",
-    "aten::_scaled_dot_product_flash_attention",
-    "aten::_scaled_dot_product_cudnn_attention",
-    _EFFICIENT,
-)
-# Whether the second result of a kernel is the log-sum-exp, for each kernel, dtype and layout:
-# tried once each, since operators with an underscore may change from one torch to the next.
-_HOLDS: dict[tuple[Any, ...], bool] = {}
 
 
 class _KernelWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -261,52 +228,49 @@ class _KernelWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.found: list[torch.Tensor | None] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Called by torch for each operator."""
-        kwargs = kwargs or {}
-        name = func._schema.name
+        """Called by torch for each operator, which runs as it is."""
+        kwargs, name = kwargs or {}, func._schema.name
         if name == "aten::scaled_dot_product_attention":  # inference mode leaves it in one piece
             with self:
                 return func.decompose(*args, **kwargs)
-        if name not in _GIVES_LOG_SUM_EXP:
-            return func(*args, **kwargs)
-        named = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
-        # This kernel writes it only for a gradient, and computes nothing otherwise for that.
-        asked = {**named, "compute_log_sumexp": True} if name == _EFFICIENT else named
-        query, key, bias = named["query"], named["key"], _bias(named)
-        kind = (name, query.device.type, query.dtype, query.shape, query.stride(), key.shape,
-                key.stride(), bias is None)  # fmt: skip
-        plain = named.get("is_causal") or named.get("dropout_p")
-        holds = False if plain else _HOLDS.get(kind)
-        output = func(**(asked if holds else named))
-        if holds is None:
-            again = output if asked is named else func(**asked)
-            holds = torch.equal(again[0], output[0]) and _is_log_sum_exp(again[1], named)
-            _HOLDS[kind] = holds
-            output = again if holds else output
-        self.found.append(_of_cells(output[1], query) if holds else None)
+        output = func(*args, **kwargs)
+        if name in _FUSED:
+            named = dict(zip((a.name for a in func._schema.arguments), args, strict=False))
+            self.found.append(_log_sum_exp(name, output[1], named | kwargs))
         return output
 
 
-def _bias(named: Mapping[str, Any]) -> torch.Tensor | None:
-    bias: torch.Tensor | None = named.get("attn_mask", named.get("attn_bias"))
-    return bias
+_FUSED = (
+    "aten::_scaled_dot_product_flash_attention_for_cpu",
+    "aten::_scaled_dot_product_flash_attention",
+    "aten::_scaled_dot_product_efficient_attention",
+    "aten::_scaled_dot_product_cudnn_attention",
+)
+# Whether the second result of a kernel is the log-sum-exp. Tried once for each kernel, device and
+# dtype, since operators with an underscore may change from one torch to the next.
+_HOLDS: dict[tuple[Any, ...], bool] = {}
 
 
-def _of_cells(log_sum_exp: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
-    """(B, H, N or more) or (B, H, N, 1) → (B, H, N)."""
-    found = log_sum_exp.squeeze(-1) if log_sum_exp.ndim == 4 else log_sum_exp
-    return found[..., : query.shape[2]].float()
+def _log_sum_exp(kernel: str, found: Any, named: Mapping[str, Any]) -> torch.Tensor | None:
+    query, mask = named["query"], named.get("attn_mask", named.get("attn_bias"))
+    if not isinstance(found, torch.Tensor) or named.get("is_causal") or named.get("dropout_p"):
+        return None
+    # One kernel pads the cells, another's has a last dimension of 1; empty if it was not computed.
+    found = (found.squeeze(-1) if found.ndim == 4 else found)[..., : query.shape[2]].float()
+    if found.shape != query.shape[:3]:
+        return None
+    kind = (kernel, query.device.type, query.dtype, mask is None)
+    if kind not in _HOLDS:
+        scale = named.get("scale") or query.shape[-1] ** -0.5
+        _HOLDS[kind] = _holds(found, AttentionCall(query, named["key"], mask, scale))
+    return found if _HOLDS[kind] else None
 
 
-def _is_log_sum_exp(found: Any, named: Mapping[str, Any]) -> bool:
-    """Whether a tensor is the log-sum-exp, by the first cells of the last sample's last head."""
-    query, key = named["query"], named["key"]
-    if not isinstance(found, torch.Tensor) or _of_cells(found, query).shape != query.shape[:3]:
-        return False
-    some, scale = slice(0, 8), named.get("scale") or query.shape[-1] ** -0.5
-    call = AttentionCall(query, key, _bias(named), scale)
-    last = _narrowed(call, slice(-1, None), some, None)
-    scores = last.query[:, -1].float() @ key[-1:, -1].float().mT * scale  # (1, cells, K)
-    expected = _masked(scores, None if last.mask is None else last.mask[:, -1]).logsumexp(dim=-1)
-    close = torch.isclose(_of_cells(found, query)[-1:, -1, some], expected, rtol=1e-3, atol=1e-2)
-    return bool((close | expected.isinf()).all())
+def _holds(found: torch.Tensor, call: AttentionCall) -> bool:
+    """Whether this is the log-sum-exp of the scores, by a few cells of the last sample."""
+    holds = True
+    for part, some, scores in _scores(_narrowed(call, slice(-1, None), slice(0, 8), None)):
+        expected = scores.logsumexp(dim=-1)
+        close = torch.isclose(found[-1:, part, :8][..., some], expected, rtol=1e-3, atol=1e-2)
+        holds &= bool((close | expected.isinf()).all())
+    return holds

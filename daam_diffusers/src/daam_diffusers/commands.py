@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -191,7 +190,7 @@ def generate(
     maps = tracer.heat_maps()
     known = {
         "seed": str(seed),
-        "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
+        "scheduler": type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else "",
         "negative_prompt": negative_prompt,
         "dtype": str(precision),
         "lora": ", ".join(lora or []),
@@ -200,23 +199,23 @@ def generate(
     known = {key: value for key, value in known.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     drawn = output.images[0] if maps.frames is None else output.frames[0]
-    _write(maps, drawn, out, fps)
+    picture = _write(maps, drawn, out, fps)
     _write_overlays(maps, drawn, chosen or list(maps), overlays, fps)
-    for name in sorted(path.name for path in out.iterdir()):
+    for name in (picture, "overlays", "heat_maps.safetensors", "report.html"):
         console.print(f"{out / name}", soft_wrap=True)
 
 
-def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> None:
-    """Write what was drawn, the maps and the report."""
+def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> str:
+    """Write what was drawn, the maps and the report; the name of the first."""
     from daam_diffusers import video
 
-    if maps.frames is None:
-        with written_beside(out / "image.png") as temporary:
-            drawn.save(temporary, format="PNG")
-    else:
-        video.save(out / "video.webp", video.pictures(drawn, maps.frames), fps)
     maps.save(out / "heat_maps.safetensors")
     maps.to_html(out / "report.html", drawn, fps=fps)
+    if maps.frames is not None:
+        return video.save(out / "video.webp", video.pictures(drawn, maps.frames), fps).name
+    with written_beside(out / "image.png") as temporary:
+        drawn.save(temporary, format="PNG")
+    return "image.png"
 
 
 def _write_overlays(maps: HeatMaps, drawn: Any, words: list[str], folder: Path, fps: int) -> None:
@@ -319,20 +318,16 @@ def _device(name: str) -> torch.device:
 
 @contextmanager
 def _quiet_libraries() -> Iterator[None]:
-    """Silence warnings and bars of the libraries that load a pipeline; errors are exceptions."""
+    """Silence what other libraries log while a pipeline is loaded; errors are exceptions."""
     libraries = [import_module(f"{name}.utils.logging") for name in ("transformers", "diffusers")]
-    before = [(library.get_verbosity(), library.is_progress_bar_enabled()) for library in libraries]
+    before = [library.get_verbosity() for library in libraries]
     for library in libraries:
-        if f"{library.__name__.partition('.')[0].upper()}_VERBOSITY" not in os.environ:
-            library.set_verbosity_error()
-            library.disable_progress_bar()
+        library.set_verbosity_error()
     try:
         yield
     finally:
-        for library, (verbosity, has_bars) in zip(libraries, before, strict=True):
+        for library, verbosity in zip(libraries, before, strict=True):
             library.set_verbosity(verbosity)
-            if has_bars:
-                library.enable_progress_bar()
 
 
 def _load(model: str, dtype: Dtype, variant: str | None) -> Any:

@@ -122,6 +122,8 @@ class Prompt:
         folded = {word.casefold(): word for word in reversed(listed)}
         close = difflib.get_close_matches(text.casefold(), folded, n=1)
         hint = f". Did you mean {folded[close[0]]!r}?" if close else ""
+        if not self.text:
+            hint = "; of embeddings, say what they mean: heat_maps(prompt=…)"
         raise KeyError(
             f"{text!r} is not in the prompt; its words are: {_listed(listed, _LISTED)}{hint}"
         )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 
 Span = tuple[int, int]
 
@@ -89,19 +90,24 @@ def closest_spans(text: str, query: str, whole: Sequence[Span] = ()) -> list[Spa
         query: a word, or a group of words that are adjacent.
         whole: see `word_spans`.
     """
-    words = list(word_spans(text, whole))
-    starts, ends = {start for start, _ in words}, {end for _, end in words}
+    starts, ends = _edges(text, tuple(whole))
     exact = r"\s+".join(re.escape(part) for part in query.split())
-    as_written = [match.span(1) for match in re.finditer(f"(?=({exact}))", text)] if exact else []
-    folded = list(_matches(text, query))
-    for places in (as_written, folded):
-        at_words = [(start, end) for start, end in places if start in starts and end in ends]
-        if at_words:
-            return list(_apart(at_words))
-    return list(_apart(folded))
+    places = [match.span(1) for match in re.finditer(f"(?=({exact}))", text)] if exact else []
+    if at_words := [(start, end) for start, end in places if start in starts and end in ends]:
+        return list(_apart(at_words))
+    places = list(_matches(text, query))
+    at_words = [(start, end) for start, end in places if start in starts and end in ends]
+    return list(_apart(at_words or places))
 
 
-def _apart(spans: Sequence[Span] | Iterator[Span]) -> Iterator[Span]:
+@lru_cache(maxsize=16)
+def _edges(text: str, whole: tuple[Span, ...]) -> tuple[set[int], set[int]]:
+    """Where words start and where they end."""
+    spans = list(word_spans(text, whole))
+    return {start for start, _ in spans}, {end for _, end in spans}
+
+
+def _apart(spans: Iterable[Span]) -> Iterator[Span]:
     """Those of increasing spans that do not overlap one before."""
     last = 0
     for start, end in spans:
@@ -128,6 +134,7 @@ def _matches(text: str, query: str) -> Iterator[Span]:
         at = haystack.find(needle, at + 1)
 
 
+@lru_cache(maxsize=16)
 def _fold(text: str) -> tuple[str, list[int]]:
     """Case-folded text with single spaces, and for each of its characters the index it came from.
 

@@ -445,7 +445,7 @@ _PIXART: dict[str, Any] = {
     "caption_channels": 4096,
     "interpolation_scale": 2,
     "use_additional_conditions": False,
-    "num_layers": 2,
+    "num_layers": 1,
 }
 _WAN: dict[str, Any] = {
     "patch_size": (1, 2, 2),

@@ -810,6 +810,7 @@ def test_denoising_steps_are_a_slider(show: Show) -> None:
         assert corner(overlay(page)[..., 3]) == (bool(row), bool(column))
         expect(page.locator("#legend-max")).to_have_text(f"{MOVING[step - 1].max():.4f}")
     expect(page.locator("#step-value")).to_have_text("4 of 4")
+    expect(page.locator("figcaption")).to_contain_text(f"max {MOVING[3].max():.4f}")
 
 
 @pytest.mark.parametrize("touch", [True, False])

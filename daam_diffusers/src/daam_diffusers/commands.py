@@ -10,14 +10,13 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from enum import StrEnum
 from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from PIL import Image, ImageSequence, UnidentifiedImageError
@@ -33,11 +32,7 @@ if TYPE_CHECKING:
     from daam_diffusers.maps import HeatMaps
     from daam_diffusers.video import Frames
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
 
 
@@ -45,19 +40,8 @@ class InputError(Exception):
     """Something the user gave cannot be used; the message is one line."""
 
 
-class Dtype(StrEnum):
-    """Precisions of the command line."""
-
-    float32 = "float32"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class Offload(StrEnum):
-    """Ways to keep on the accelerator only what runs."""
-
-    model = "model"
-    sequential = "sequential"
+Dtype = Literal["float32", "float16", "bfloat16"]
+Offload = Literal["model", "sequential"]  # what of the pipeline moves to the accelerator at once
 
 
 def run(arguments: list[str]) -> int:
@@ -83,14 +67,13 @@ def _usage(error: Exception) -> int:
 
 
 def _fail(message: str) -> int:
-    line = " ".join(message.split())
-    if line:
-        typer.echo(f"daam-diffusers: error: {line}", err=True)
+    if message.strip():
+        _warn(message, "error")
     return 2
 
 
-def _warn(message: str) -> None:
-    typer.echo(f"daam-diffusers: warning: {' '.join(message.split())}", err=True)
+def _warn(message: str, kind: str = "warning") -> None:
+    typer.echo(f"daam-diffusers: {kind}: {' '.join(message.split())}", err=True)
 
 
 def _version(wanted: bool) -> None:
@@ -160,7 +143,7 @@ def generate(
     place = _device(device)
     if offload and place.type == "cpu":
         raise InputError(f"--offload {offload} needs an accelerator, and --device is the CPU")
-    precision = dtype or (Dtype.float32 if place.type == "cpu" else Dtype.float16)
+    precision = dtype or ("float32" if place.type == "cpu" else "float16")
     with _quiet_libraries():
         pipe = _load(model, precision, variant)
         _load_loras(pipe, lora or [])
@@ -168,14 +151,17 @@ def generate(
             getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
         else:
             pipe.to(place)
-    given = {
-        "--negative-prompt": ("negative_prompt", negative_prompt or None),
-        "--guidance-scale": ("guidance_scale", guidance_scale),
-        "--height": ("height", height),
-        "--width": ("width", width),
-        "--frames": ("num_frames", frames),
+    arguments = {
+        "negative_prompt": negative_prompt or None,
+        "guidance_scale": guidance_scale,
+        "height": height,
+        "width": width,
+        "num_frames": frames,
     }
-    arguments = _arguments(pipe, given)
+    arguments = {name: value for name, value in arguments.items() if value is not None}
+    # Many pipelines swallow arguments that they do not know.
+    if unknown := arguments.keys() - inspect.signature(pipe.__call__).parameters.keys():
+        raise InputError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
     overlays = _folder(out / "overlays")
     try:
         with trace(pipe) as tracer:
@@ -188,14 +174,7 @@ def generate(
     except (ValueError, torch.OutOfMemoryError) as error:  # e.g. a size it cannot make
         raise InputError(str(error)) from error
     maps = tracer.heat_maps()
-    known = {
-        "seed": str(seed),
-        "scheduler": type(pipe.scheduler).__name__ if hasattr(pipe, "scheduler") else "",
-        "negative_prompt": negative_prompt,
-        "dtype": str(precision),
-        "lora": ", ".join(lora or []),
-        "variant": variant or "",
-    }
+    known = {"lora": ", ".join(lora or []), "variant": variant or ""}
     known = {key: value for key, value in known.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     drawn = output.images[0] if maps.frames is None else output.frames[0]
@@ -341,7 +320,7 @@ def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
 
     try:
         return DiffusionPipeline.from_pretrained(
-            model, dtype=getattr(torch, dtype.value), variant=variant
+            model, dtype=getattr(torch, dtype), variant=variant
         )
     except (OSError, ValueError) as error:
         raise InputError(f"cannot load {model}: {_message(error)}") from error
@@ -359,15 +338,6 @@ def _load_loras(pipe: Any, loras: list[str]) -> None:
             raise InputError(f"cannot load the LoRA {lora}: {_message(error)}") from error
     if loras:
         pipe.set_adapters([f"lora_{number}" for number in range(len(loras))])
-
-
-def _arguments(pipe: Any, given: Mapping[str, tuple[str, Any]]) -> dict[str, Any]:
-    """The options that were given, as arguments of the pipeline, which must know them."""
-    known = inspect.signature(pipe.__call__).parameters  # many swallow others as **kwargs
-    for option, (name, value) in given.items():
-        if value is not None and name not in known:
-            raise InputError(f"{option}: {type(pipe).__name__} has no {name}")
-    return {name: value for name, value in given.values() if value is not None}
 
 
 def _check_words(prompt: str, words: list[str] | None) -> list[str]:

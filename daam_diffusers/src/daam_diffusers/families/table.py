@@ -75,9 +75,15 @@ class Call:
         """An entry of the denoiser's configuration."""
         return self.denoiser.config[name]  # type: ignore[index]
 
+    def text(self, name: str) -> Any:
+        """A text argument; of a tensor (B, 1, K, D) without the axis that is one."""
+        text = self.arguments[name]
+        has_extra = isinstance(text, torch.Tensor) and text.ndim == 4 and text.shape[1] == 1
+        return text[:, 0] if has_extra else text
+
     def lengths(self, name: str) -> tuple[int, ...]:
         """Length of a text argument, a sample: a tensor (B, K, ...) or a list of (K, ...)."""
-        text = self.arguments[name]
+        text = self.text(name)
         if isinstance(text, torch.Tensor):
             return (text.shape[1],) * text.shape[0]
         return tuple(row.shape[0] for row in text)
@@ -184,6 +190,7 @@ class Family:
         sequence: a joint layer's segments, from the call, its grid and the text's length in each
             sample. One tuple for all samples, or a list of one a sample.
         context: the segments of what a cross-attention layer attends to, if not text alone.
+        before: cells of other things in front of a cross-attention layer's own, if there may be.
         text: the arguments that hold text embeddings, in the order of their columns.
         latents: the argument that holds latents: a tensor, or a list of tensors, a sample each.
         halvings: how often the pixels were halved above a module; None for denoisers of one level.
@@ -203,6 +210,7 @@ class Family:
     grid: Callable[[Call], Grid] = field(default_factory=patches)
     sequence: Callable[[Call, Grid, Sequence[int]], Segments | list[Segments]] = text_first
     context: Callable[[Call, Sequence[int]], Segments] | None = None
+    before: Callable[[Call, Grid], int] | None = None
     text: tuple[Text, ...] = (Text(),)
     latents: str = "hidden_states"
     halvings: Callable[[nn.Module, str], int] | None = None

@@ -22,6 +22,11 @@ def _context(call: Call, lengths: Sequence[int]) -> Segments:
     return (("image", int(tokens)), ("text", lengths[0]))
 
 
+def _with_image(call: Call, lengths: Sequence[int]) -> Segments:
+    """Text, then I2VGen-XL's first frame: 32×32 halved twice, and a few embeddings."""
+    return (("text", lengths[0]), ("image", 64 + int(call.config("in_channels"))))
+
+
 def halvings(unet: nn.Module, path: str) -> int:
     """How often a UNet halved its latents above a module: from its blocks, never from a count."""
     kind, _, rest = path.partition("_block")
@@ -34,6 +39,12 @@ def halvings(unet: nn.Module, path: str) -> int:
         return sum(sampler is not None for sampler in down[:number])
     up = [getattr(block, "upsamplers", None) for block in unet.up_blocks]  # type: ignore[union-attr]
     return deepest - sum(sampler is not None for sampler in up[:number])
+
+
+def _kandinsky3_halvings(unet: nn.Module, path: str) -> int:
+    """Attention comes before a down block's own halving, and after an up block's doubling."""
+    number = int(path.split(".")[1])
+    return number if path.startswith("down") else len(unet.up_blocks) - 1 - number  # type: ignore[arg-type]
 
 
 def _reference(layer: LayerInfo) -> bool:
@@ -93,5 +104,18 @@ FAMILIES = (
         default_layers=_reference,
         default=_DEFAULT,
         notes="Frames lie in the batch.",
+    ),
+    Family(
+        denoiser="I2VGenXLUNet",
+        name="I2VGen-XL",
+        pipelines=("I2VGenXLPipeline",),
+        layers={_CROSS: "cross"},
+        grid=_sample,
+        context=_with_image,
+        latents="sample",
+        halvings=halvings,
+        default_layers=_reference,
+        default=_DEFAULT,
+        notes="Frames lie in the batch. Keys are the text and the first frame.",
     ),
 )

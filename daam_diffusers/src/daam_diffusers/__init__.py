@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from daam_diffusers.errors import TraceError as TraceError
+    from daam_diffusers.errors import TraceWarning as TraceWarning
     from daam_diffusers.families import Encoder as Encoder
     from daam_diffusers.families import Family as Family
     from daam_diffusers.families import LayerInfo as LayerInfo
@@ -42,6 +43,7 @@ _HOME = {
     "Text": "families",
     "Token": "prompt",
     "TraceError": "errors",
+    "TraceWarning": "errors",
     "Tracer": "tracer",
     "TracingProcessor": "processor",
     "Word": "prompt",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import ProcessorMixin
 
+from daam_diffusers.errors import TraceWarning
 from daam_diffusers.families import Encoder
 from daam_diffusers.prompt import (
     Prompt,
@@ -66,7 +67,7 @@ def placements(
         texts: the text of an encoder, where it is another one.
 
     Warns:
-        UserWarning: no encoder read all of the text, or none read any of it.
+        TraceWarning: no encoder read all of the text, or none read any of it.
     """
     starts: dict[str, int] = {}
     found: dict[str, Prompt] = {}
@@ -89,7 +90,7 @@ def placements(
         window = len(read[0].ids[0])
         starts[name] = start + window
         size = window if name in followed else columns - start
-        prompt, total[name] = _placed(own, tokenizer, convert, read, size, encoder.drop)
+        prompt, total[name] = _placed(own, tokenizer, convert, read, size, encoder)
         found[name] = replace(
             prompt,
             tokens=tuple(
@@ -107,6 +108,7 @@ def placements(
         warnings.warn(
             f"the tokens of {text[:60]!r} were not found in what {', '.join(total)} read, so its "
             "words have no maps; columns can be looked at one by one",
+            TraceWarning,
             stacklevel=2,
         )
     return found or {encoders[0].component: Prompt(text, (), columns)}
@@ -165,7 +167,7 @@ def _placed(
     convert: Callable[[str], str] | None,
     readings: Sequence[Reading],
     columns: int,
-    drop: int | None,
+    encoder: Encoder,
 ) -> tuple[Prompt, int]:
     """The prompt, and how many tokens its text has."""
     special = set(tokenizer.all_special_ids)
@@ -184,7 +186,7 @@ def _placed(
         if best[0] > len(spans):  # all of it
             break
     row = row or readings[0].ids[0]
-    column = _columns(len(row), columns, valid, drop)
+    column = _columns(len(row) - encoder.suffix, columns, valid, encoder.drop)
     first, last = (best[1][0], best[1][-1]) if best[1] else (1, -1)
     prompt = place(
         text,

@@ -136,11 +136,11 @@ def _observed_encode_prompt(
     @functools.wraps(original)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
         readings.clear()
+        arguments = _kept(signature.bind(*args, **kwargs))
         result = original(*args, **kwargs)
         listener = ear()
         if listener is not None:
-            bound = signature.bind(*args, **kwargs)
-            listener.encoded(dict(bound.arguments), result, tuple(readings))
+            listener.encoded(arguments, result, tuple(readings))
         readings.clear()
         return result
 
@@ -180,7 +180,7 @@ def _observed_calls(
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
             readings.clear()
-            listener.began(dict(bound.arguments))
+            listener.began(_kept(bound))
             output = None
             try:
                 output = super().__call__(*args, **kwargs)
@@ -221,6 +221,14 @@ def _observed_calls(
         owner.clear()
         if type(pipe) is Traced:  # else somebody else's subclass is on top: this one stays, silent
             pipe.__class__ = cls
+
+
+def _kept(bound: inspect.BoundArguments) -> dict[str, Any]:
+    """Arguments by name, lists copied: a pipeline may write templates into a list of prompts."""
+    return {
+        name: list(value) if isinstance(value, list) else value
+        for name, value in bound.arguments.items()
+    }
 
 
 def texts_of(prompt: str | Sequence[str], rows: int) -> tuple[str, ...]:
@@ -273,8 +281,8 @@ def is_compiled(pipe: Any, denoiser: nn.Module) -> bool:
 
 def output_size(output: Any) -> tuple[int | None, int, int] | None:
     """Frames (None for images), rows and columns of what a pipeline returned; None for latents."""
-    frames = getattr(output, "frames", None)
-    pictures = frames if frames is not None else getattr(output, "images", None)
+    found = (getattr(output, name, None) for name in ("frames", "images", "image"))
+    pictures = next((one for one in found if one is not None), None)
     if pictures is None and isinstance(output, tuple) and output:
         pictures = output[0]
     if pictures is None or len(pictures) == 0:
@@ -292,27 +300,30 @@ def output_size(output: Any) -> tuple[int | None, int, int] | None:
     return None
 
 
-def expected_size(pipe: Any, arguments: Mapping[str, Any], grid: tuple[int, int, int]) -> tuple[
-    int | None, int, int
-]:  # fmt: skip
-    """The same from a pipeline's arguments or scale, for a run whose picture was not seen.
+def expected_size(
+    pipe: Any, arguments: Mapping[str, Any], grid: tuple[int, int, int], latents: torch.Tensor
+) -> tuple[int | None, int, int]:
+    """The same for a run whose picture was not seen, from its arguments or the pipeline's scale.
 
     Args:
         pipe: the pipeline.
         arguments: of its call.
-        grid: frames, rows and columns of the latents.
+        grid: frames, rows and columns of the denoiser's cells.
+        latents: of one sample.
     """
+    size = tuple(latents.shape[-2:])
     spatial = _first_attribute(
         pipe, "vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor"
     )
+    if latents.ndim == 2:  # packed, (N, C): the processor's scale is that of a cell
+        processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
+        size, spatial = grid[1:], int(processor.config.vae_scale_factor) if processor else spatial
     temporal = _first_attribute(pipe, "vae_scale_factor_temporal", "vae_temporal_compression_ratio")
-    height, width = arguments.get("height"), arguments.get("width")
     frames = arguments.get("num_frames") or (grid[0] - 1) * temporal + 1
-    is_video = grid[0] > 1 or "num_frames" in arguments
     return (
-        int(frames) if is_video else None,
-        int(height or grid[1] * spatial),
-        int(width or grid[2] * spatial),
+        int(frames) if grid[0] > 1 or "num_frames" in arguments else None,
+        int(arguments.get("height") or size[0] * spatial),
+        int(arguments.get("width") or size[1] * spatial),
     )
 
 

@@ -96,6 +96,7 @@ class Layout:
         context: segments of what cross-attention attends to, a sample.
         sequences: segments of a joint sequence, a sample.
         rows: the branches that the call carries, and the first of their samples in the batch.
+        before: cells in front of those of a cross-attention layer.
     """
 
     grid: Grid
@@ -103,20 +104,21 @@ class Layout:
     context: Sequence[Segments]
     sequences: Sequence[Segments]
     rows: Mapping[int, int]
+    before: int = 0
 
 
-@dataclass
+@dataclass(eq=False)
 class Run:
     """One call of a pipeline, or of a denoising loop of one's own.
 
     Attributes:
         arguments: of the pipeline's call, by name; empty for a loop of one's own.
-        is_open: whether the pipeline is still at work.
+        roles: the texts to record.
         encoded: text that was encoded in it, in order.
         branches: what is recorded; the first one is the prompt that the run began with.
         layout: of the denoiser's present call; None if the call is not recorded.
         grid: of all calls; None before the first.
-        latents: frames, rows and columns of the latents, likewise.
+        latents: of one sample, the last ones seen.
         calls: denoiser calls.
         unknown: those whose text is none that was encoded in the run.
         step: steps that were finished, as the pipeline's progress bar counts them.
@@ -124,17 +126,18 @@ class Run:
         in_step: calls with the prompt, by step.
         order: calls a step that the scheduler asks for.
         fault: why no heat map can be made of the run, if so.
+        is_cut_short: whether the pipeline raised before it was done.
         output: frames (None for an image), rows and columns of the generated picture, if seen.
         provenance: where its maps come from.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    is_open: bool = True
+    roles: frozenset[Role] = frozenset({"prompt"})
     encoded: list[Encoded] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     layout: Layout | None = None
     grid: Grid | None = None
-    latents: Grid | None = None
+    latents: torch.Tensor | None = None
     calls: int = 0
     unknown: int = 0
     step: int = 0
@@ -142,9 +145,10 @@ class Run:
     in_step: Counter[int] = field(default_factory=Counter)
     order: int = 1
     fault: str | None = None
+    is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
-    _known: list[tuple[Any, dict[int, int]]] = field(default_factory=list)
+    _known: list[tuple[Any, tuple[dict[int, int], bool]]] = field(default_factory=list)
 
     def denoise(self, family: Family, call: Call, *, conditional_first: bool) -> None:
         """Take note of a call of the denoiser: where text and pixels lie, who is in which row."""
@@ -153,7 +157,7 @@ class Run:
         if self.fault is not None:
             return
         grid = family.grid(call)
-        self.latents = _latents(call[family.latents], grid)
+        self.latents = call[family.latents][0]
         if self.grid not in (None, grid):
             self.fault = (
                 f"the cells changed from {_shown(self.grid)} to {_shown(grid)} within one run; "
@@ -161,11 +165,11 @@ class Run:
             )
             return
         self.grid = grid
-        texts: list[Rows] = [call[text.argument] for text in family.text]
+        texts: list[Rows] = [call.text(text.argument) for text in family.text]
         samples = len(call[family.latents])
-        rows = self._rows(texts, samples, conditional_first)
+        rows, is_known = self._rows(texts, samples, conditional_first)
+        self.unknown += not is_known
         if not rows:
-            self.unknown += 1
             return
         if any(call.arguments.get(name) is not None for name in family.skips):
             return  # the call is perturbed on purpose
@@ -182,30 +186,36 @@ class Run:
             context=tuple(context),
             sequences=_sequences(family, call, grid, totals),
             rows=rows,
+            before=family.before(call, grid) if family.before else 0,
         )
         for index in rows:
             self.branches[index].calls += 1
         if 0 in rows:
             self.in_step[self.step] += 1
 
-    def _rows(self, texts: Sequence[Rows], samples: int, conditional_first: bool) -> dict[int, int]:
+    def _rows(
+        self, texts: Sequence[Rows], samples: int, conditional_first: bool
+    ) -> tuple[dict[int, int], bool]:
+        """Which branches a call carries, from which sample on; and whether its text is known."""
         # Pipelines pass the same tensors at every step; comparing values once is enough, and the
         # tensors are held so that an identity cannot be taken over by another.
         held = [*texts, samples]
-        for known, rows in self._known:
+        for known, result in self._known:
             if len(known) == len(held) and all(a is b for a, b in zip(known, held, strict=True)):
-                return rows
+                return result
         sampled = texts[0][:: max(1, len(texts[0]) // samples)]
-        rows = {}
+        rows: dict[int, int] = {}
+        is_known = False
         for encoded in self.encoded:
             found = _blocks(sampled, encoded.rows)
-            if not found:
+            is_known |= bool(found)
+            if not found or encoded.role not in self.roles:
                 continue
             index = self._branch(encoded, texts)
             if index not in rows:
                 rows[index] = self._chosen(encoded, found, len(sampled), conditional_first)
-        self._known = [*self._known[-3:], (held, rows)]
-        return rows
+        self._known = [*self._known[-3:], (held, (rows, is_known))]
+        return rows, is_known
 
     def _chosen(
         self, encoded: Encoded, found: list[int], batch: int, conditional_first: bool
@@ -252,8 +262,7 @@ class Run:
 
     def close(self) -> None:
         """End the run: let go of embeddings, keep what was recorded."""
-        self.is_open = False
-        self.layout = None
+        self.layout = self.latents = None
         self._known.clear()
         self.encoded.clear()
         self.arguments = {}
@@ -312,12 +321,6 @@ def _sequences(
 ) -> Sequence[Segments]:
     found = family.sequence(call, grid, lengths)
     return found if isinstance(found, list) else [found] * len(lengths)
-
-
-def _latents(latents: Any, grid: Grid) -> Grid:
-    """Frames, rows and columns of latents; packed ones, (B, N, C), are as their cells."""
-    shape = latents[0].shape  # of one sample
-    return (grid[0], shape[-2], shape[-1]) if len(shape) > 2 else grid
 
 
 def _blocks(text: Rows, rows: Rows) -> list[int]:
@@ -412,7 +415,7 @@ def segments_of(layout: Layout, kind: str, sample: int, pixels: int) -> tuple[Se
     """
     if kind == "joint":
         return layout.sequences[sample], layout.sequences[sample]
-    own: Segments = (("pixels", pixels),)
+    own: Segments = (("before", layout.before), ("pixels", pixels - layout.before))
     return own, (*layout.context[sample], *(own if kind == "added" else ()))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from daam_diffusers import host
 from daam_diffusers.encoders import merged
-from daam_diffusers.errors import TraceError
+from daam_diffusers.errors import TraceError, TraceWarning
 from daam_diffusers.families import denoisers_of, family_of
 from daam_diffusers.maps import Clamp, HeatMaps
 from daam_diffusers.prompt import Prompt, tokenize
@@ -168,7 +168,7 @@ class Tracer:
             ValueError: the prompt is not known, or was given twice.
 
         Warns:
-            UserWarning: part of the run did not carry the prompt.
+            TraceWarning: part of the run did not carry the prompt, or it ended by an error.
         """
         found = self._recorded(run)
         branch = self._branch(found, prompt, negative)
@@ -181,9 +181,11 @@ class Tracer:
         ]
         if not records:
             raise ValueError("`layers` chose none of the layers that were recorded")
-        assert found.grid is not None  # both are set before any layer is seen
-        assert found.latents is not None
-        frames, *image_size = found.output or host.expected_size(self._pipe, {}, found.latents)
+        assert found.grid is not None  # it is set before any layer is seen
+        if found.output is None:  # a loop of one's own
+            assert found.latents is not None
+            found.output = host.expected_size(self._pipe, {}, found.grid, found.latents)
+        frames, *image_size = found.output
         found.complain_of_crops(image_size[0] / image_size[1])
         keep_steps = "step" in self._keep
         means = {
@@ -267,6 +269,13 @@ class Tracer:
             raise TraceError("`layers` chose none of the denoiser's layers")
         run.complain_of_repeats()
         others = [other for other in branches if other is not branch]
+        if run.is_cut_short:
+            warnings.warn(
+                f"the pipeline raised an error after {run.calls} denoiser call(s); these maps are "
+                "of those",
+                TraceWarning,
+                stacklevel=4,
+            )
         if run.unknown or others:
             texts = "; ".join(repr(other.first.texts and other.first.texts[0]) for other in others)
             elsewhere = f", and other prompts in other calls: {texts}" if others else ""
@@ -274,6 +283,7 @@ class Tracer:
                 f"these maps are of {branch.calls} of the run's {run.calls} denoiser calls; "
                 f"{run.unknown} carried text that was not encoded in the run{elsewhere}. "
                 "heat_maps(prompt=...) chooses one.",
+                TraceWarning,
                 stacklevel=4,
             )
         counts = {record.calls for record in branch.layers.values()}

@@ -125,7 +125,7 @@ class Watch:
         self._choose = choose
         self._keep_steps = keep_steps
         self._keep_heads = keep_heads
-        self._negative = negative
+        self._roles: frozenset[Role] = frozenset({"prompt", "negative"} if negative else {"prompt"})
         self._infos: dict[str, LayerInfo | None] = {}
         self._current: Run | None = None
         self._loose: Run | None = None
@@ -208,7 +208,8 @@ class Watch:
         self._depth += 1
         if self._depth > 1:  # a pipeline that calls itself
             return
-        self._open(Run(arguments={k: v for k, v in arguments.items() if k != "self"}))
+        own = {name: value for name, value in arguments.items() if name != "self"}
+        self._open(Run(own, self._roles))
 
     def ended(self, output: Any) -> None:
         """See `host.Listener`."""
@@ -217,9 +218,10 @@ class Watch:
         if self._depth or run is None:
             return
         self._current = None
-        run.output = host.output_size(output) or (
-            host.expected_size(self._pipe, run.arguments, run.latents) if run.latents else None
-        )
+        run.output = host.output_size(output)
+        if run.output is None and run.grid is not None and run.latents is not None:
+            run.output = host.expected_size(self._pipe, run.arguments, run.grid, run.latents)
+        run.is_cut_short = output is None
         run.close()
 
     def counts_steps(self) -> None:
@@ -250,7 +252,7 @@ class Watch:
         run = self._current
         if run is None:
             if self._loose is None or self._loose.calls:
-                self._open(Run())
+                self._open(Run(roles=self._roles))
                 self._current, self._loose = None, self._current
             run = self._loose
         assert run is not None
@@ -295,6 +297,9 @@ class Watch:
             ),
             family.text[0].encoders,
         )
+        if role not in self._roles:  # known by its values alone
+            run.encoded.append(Encoded(role, rows, None))
+            return
         prompt = arguments.get(f"{prefix}prompt")
         if prompt is None and (not prefix or arguments.get(f"{prefix}prompt_embeds") is not None):
             run.encoded.append(Encoded(role, rows, None))
@@ -351,7 +356,7 @@ class Watch:
         run = self._run()
         if run is None:
             return
-        if run.calls == 0:
+        if not run.provenance:
             self.runs.append(run)
             run.provenance = host.provenance(self._pipe, module, run.arguments)
             run.order = int(getattr(getattr(self._pipe, "scheduler", None), "order", 1))
@@ -431,12 +436,7 @@ class Watch:
         if run is None or run.layout is None:
             return
         layer, layout = self._layers[name], run.layout
-        recorded = [
-            (run.branches[index], start)
-            for index, start in layout.rows.items()
-            if self._negative or run.branches[index].first.role == "prompt"
-        ]
-        for branch, start in recorded:
+        for branch, start in ((run.branches[i], start) for i, start in layout.rows.items()):
             samples = range(start, start + branch.samples)
             sources = [self._source(layout, layer, calls, sample) for sample in samples]
             found = [source for source in sources if isinstance(source, Source)]

@@ -215,7 +215,7 @@ def token_spans(
 
     Args:
         text: as the user wrote it.
-        tokenizer: a fast tokenizer.
+        tokenizer: a fast tokenizer, or one whose pieces can be found in the text.
         convert: what the pipeline does to the text before it is tokenized: it writes an added
             token that has several vectors as several tokens, `"<cat> <cat>_1 <cat>_2"`. All of
             them get the span of what the user wrote, `"<cat>"`.
@@ -225,17 +225,24 @@ def token_spans(
         span; the span of a token without text of its own is empty.
 
     Raises:
-        TraceError: the tokenizer gives no character offsets.
+        TraceError: the tokenizer gives neither character offsets nor pieces.
     """
-    if not getattr(tokenizer, "is_fast", False):
+    read = convert(text) if convert else text
+    if getattr(tokenizer, "is_fast", False):
+        given = tokenizer(
+            read, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+        )
+        ids, offsets = given["input_ids"], given["offset_mapping"]
+    elif hasattr(tokenizer, "convert_ids_to_tokens"):
+        ids = tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
+        offsets = _piece_spans(read, tokenizer.convert_ids_to_tokens(ids))
+    else:
         raise TraceError(
             f"{type(tokenizer).__name__} gives no character offsets; load the pipeline with a "
             "fast tokenizer (the default in transformers 5)."
         )
-    read = convert(text) if convert else text
-    encoded = tokenizer(read, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     spans = []
-    for token, (start, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+    for token, (start, end) in zip(ids, offsets, strict=True):
         piece = read[start:end]
         first = int(start) + len(piece) - len(piece.lstrip())
         spans.append((int(token), first, max(first, first + len(piece.strip()))))
@@ -246,6 +253,27 @@ def token_spans(
         (token, origin[start][0], origin[end - 1][1] if start < end else origin[start][0])
         for token, start, end in spans
     ]
+
+
+def _piece_spans(text: str, pieces: Sequence[str]) -> list[Span]:
+    """Spans of a slow tokenizer's pieces, which are looked for in the text one after the other.
+
+    Pieces that are not in it, such as single bytes, share what lies between their neighbors.
+    """
+    spans: list[Span] = []
+    position = missing = 0
+    folded = text.lower() if len(text.lower()) == len(text) else text
+    for piece in pieces:
+        own = piece.replace("▁", "").replace("</w>", "").removeprefix("##")
+        own = own or " " * (missing > 0 or text.startswith(" ", position))
+        places = [form.find(own, position) for form in (text, folded)]
+        start = min((at for at in places if at >= 0), default=-1)
+        if start < 0 or not piece:
+            missing += 1
+            continue
+        spans += [(position, start)] * missing + [(start, start + len(own))]
+        position, missing = start + len(own), 0
+    return spans + [(position, len(text))] * missing
 
 
 def _origin(text: str, read: str, tokenizer: Any, convert: Callable[[str], str]) -> list[Span]:

@@ -231,12 +231,11 @@ def _word_data(
     words: Sequence[ReportWord], maps: Sequence[npt.NDArray[np.float32]]
 ) -> Iterator[dict[str, Any]]:
     """What the page's script knows of each word: numbers of whole maps, levels of each step."""
-    totals = Counter(word.text.casefold() for word in words)
+    totals = Counter(word.text for word in words)
     seen: Counter[str] = Counter()
     factor = min(1.0, math.sqrt(CELLS / max(1, sum(values.size for values in maps))))
     for word, values in zip(words, maps, strict=True):
-        key = word.text.casefold()
-        seen[key] += 1
+        seen[word.text] += 1
         height, width = (math.ceil(length * factor) for length in values.shape[-2:])
         levels = [
             np.asarray(Image.fromarray(frame).resize((width, height), Image.Resampling.BOX)) * 255
@@ -245,8 +244,8 @@ def _word_data(
         ]
         yield {
             "text": word.text,
-            "occurrence": seen[key],
-            "occurrences": totals[key],
+            "occurrence": seen[word.text],
+            "occurrences": totals[word.text],
             "steps": [
                 {"mean": float(step.mean()), "min": float(step.min()), "max": float(step.max())}
                 for step in values.astype(np.float64)

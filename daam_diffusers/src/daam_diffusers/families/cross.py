@@ -20,6 +20,11 @@ from daam_diffusers.families.table import (
 )
 
 _CROSS = r"transformer_blocks\.\d+\.attn2"
+_JOINT = r"transformer_blocks\.\d+\.attn1"
+_BINNED = (
+    "A size between the resolution bins is drawn in the nearest bin and cropped: maps then are off "
+    "by up to 4% at two edges, with use_resolution_binning=False not at all."
+)
 _SEPARATE = "separate calls, the prompt first"
 
 
@@ -62,13 +67,14 @@ FAMILIES = (
         name="PixArt-α, PixArt-Σ",
         pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
         layers={_CROSS: "cross"},
+        notes=_BINNED,
     ),
     Family(
         denoiser="SanaTransformer2DModel",
         name="Sana, Sana Sprint",
         pipelines=("SanaPipeline", "SanaSprintPipeline", "SanaPAGPipeline"),
         layers={_CROSS: "cross"},
-        notes="Self-attention is linear and is not looked at.",
+        notes=_BINNED,
     ),
     Family(
         denoiser="Lumina2Transformer2DModel",
@@ -102,5 +108,26 @@ FAMILIES = (
             Text("encoder_hidden_states_t5", (Encoder("text_encoder_2", "tokenizer_2"),)),
         ),
         notes="The columns of CLIP, then those of T5.",
+    ),
+    Family(
+        denoiser="CogView3PlusTransformer2DModel",
+        name="CogView3-Plus",
+        pipelines=("CogView3PlusPipeline",),
+        layers={_JOINT: "joint"},
+    ),
+    Family(
+        denoiser="CogView4Transformer2DModel",
+        name="CogView4",
+        pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
+        layers={_JOINT: "joint"},
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="LuminaNextDiT2DModel",
+        name="Lumina-Next",
+        pipelines=("LuminaPipeline",),
+        layers={r"layers\.\d+\.attn2": "cross"},
+        conditional_first=True,
+        guidance="one batch, the prompt first",
     ),
 )

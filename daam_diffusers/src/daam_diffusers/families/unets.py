@@ -47,6 +47,12 @@ def _kandinsky3_halvings(unet: nn.Module, path: str) -> int:
     return number if path.startswith("down") else len(unet.up_blocks) - 1 - number  # type: ignore[arg-type]
 
 
+def _kandinsky3_halvings(unet: nn.Module, path: str) -> int:
+    """Attention comes before a down block's own halving, and after an up block's doubling."""
+    number = int(path.split(".")[1])
+    return number if path.startswith("down") else len(unet.up_blocks) - 1 - number  # type: ignore[arg-type]
+
+
 def _reference(layer: LayerInfo) -> bool:
     # castorini/daam 0.2.0: up and down blocks without the middle block, and nothing at factor 8.
     return layer.block != "mid" and layer.factor != 8
@@ -117,5 +123,18 @@ FAMILIES = (
         default_layers=_reference,
         default=_DEFAULT,
         notes="Frames lie in the batch. Keys are the text and the first frame.",
+    ),
+    Family(
+        denoiser="Kandinsky3UNet",
+        name="Kandinsky 3",
+        pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
+        # The first attention of each block is self-attention, whatever its class says.
+        layers={r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention": "cross"},
+        grid=_sample,
+        text=(Text(encoders=(Encoder(drop=0),)),),  # padding is cut off after encoding
+        latents="sample",
+        halvings=_kandinsky3_halvings,
+        default_layers=_reference,
+        default=_DEFAULT,
     ),
 )

@@ -266,11 +266,11 @@ def evaluate(
         scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)), seed=seed)
     except (OSError, ValueError) as error:
         raise InputError(str(error)) from error
-    table = Table("method", "mIoU", title=f"{scores.images} images, {scores.masks} masks")
-    for value, mean in scores.daam:
-        table.add_row(f"DAAM, threshold {value:g}", f"{mean:.3f}")
-    table.add_row("whole image", f"{scores.whole_image:.3f}")
-    table.add_row("random half", f"{scores.random_half:.3f}")
+    table = Table("method", "mIoU", title=f"{scores.images} images, {len(scores.words)} masks")
+    for name, mean in scores.miou.items():
+        is_baseline = name in folders.BASELINES
+        method = name.replace("_", " ") if is_baseline else f"DAAM, threshold {name}"
+        table.add_row(method, f"{mean:.3f}")
     console.print(table)
     if out is not None:
         with written_beside(out) as temporary:

@@ -22,6 +22,7 @@ from daam_diffusers.maps import HeatMaps
 
 MAPS = "heat_maps.safetensors"
 MASK = ".gt.png"
+BASELINES = ("whole_image", "random_half")
 
 
 @dataclass(frozen=True)
@@ -51,37 +52,26 @@ class FolderScores:
 
     @property
     def images(self) -> int:
-        """How many images had masks."""
+        """How many images had masks that could be judged."""
         return len({score.image for score in self.words})
 
     @property
-    def masks(self) -> int:
-        """How many masks there were."""
-        return len(self.words)
-
-    @property
-    def daam(self) -> tuple[tuple[float, float], ...]:
-        """Threshold and mean IoU over all masks."""
-        means = np.mean([score.daam for score in self.words], axis=0)
-        return tuple(zip(self.thresholds, means.tolist(), strict=True))
-
-    @property
-    def whole_image(self) -> float:
-        """Mean IoU of marking every pixel."""
-        return float(np.mean([score.whole_image for score in self.words]))
-
-    @property
-    def random_half(self) -> float:
-        """Mean IoU of marking half of the pixels at random."""
-        return float(np.mean([score.random_half for score in self.words]))
+    def miou(self) -> dict[str, float]:
+        """Mean IoU over all masks, by threshold, and of the baselines, by name."""
+        named = {f"{threshold:g}": [score.daam[i] for score in self.words]
+                 for i, threshold in enumerate(self.thresholds)}  # fmt: skip
+        for name in BASELINES:
+            named[name] = [getattr(score, name) for score in self.words]
+        return {name: float(np.mean(scores)) for name, scores in named.items()}
 
     def to_json(self) -> dict[str, Any]:
         """Means and single scores, for a JSON file."""
+        means = self.miou
         return {
             "images": self.images,
-            "masks": self.masks,
-            "miou": {f"{threshold:g}": mean for threshold, mean in self.daam},
-            "baselines": {"whole_image": self.whole_image, "random_half": self.random_half},
+            "masks": len(self.words),
+            "baselines": {name: means.pop(name) for name in BASELINES},
+            "miou": means,
             "words": [vars(score) for score in self.words],
             "problems": list(self.problems),
         }
@@ -90,13 +80,13 @@ class FolderScores:
 def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> FolderScores:
     """Mean IoU of the maps below a folder with the masks beside them.
 
+    A file that is not what its name says, or a mask of a word that is not in its prompt, is left
+    out and named in `problems`.
+
     Args:
         folder: searched in depth for `heat_maps.safetensors`.
         thresholds: on min-max maps, in [0, 1].
         seed: of the random baseline.
-
-    A file that is not what its name says, or a mask of a word that is not in its prompt, is left
-    out and named in `problems`.
 
     Raises:
         ValueError: no maps, no masks beside them, or none that can be judged.
@@ -108,20 +98,17 @@ def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> Fol
     scores: list[WordScore] = []
     problems: list[str] = []
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
-        masks = sorted(path.parent.glob(f"*{MASK}"))
-        try:
-            maps = HeatMaps.load(path) if masks else None
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-            continue
-        for file in masks:
-            assert maps is not None  # there are masks
+        maps = None
+        for file in sorted(path.parent.glob(f"*{MASK}")):
             try:
+                maps = HeatMaps.load(path) if maps is None else maps
                 scores.append(_score(maps, file, folder, thresholds, rng))
             except (OSError, ValueError) as error:
                 problems.append(str(error))
             except KeyError as error:
                 problems.append(f"{file}: {error.args[0]}")
+            if maps is None:
+                break  # the other masks would only say it again
     if not scores and problems:
         others = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise ValueError(f"no mask can be judged: {problems[0]}{others}")

@@ -239,7 +239,8 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         Raises:
             FileNotFoundError: there is no such file.
-            ValueError: it holds no heat maps, or those of a newer format.
+            ValueError: it holds no heat maps, those of a newer format, or is damaged; the message
+                names the file and what is wrong.
         """
         return files.load(path)
 

@@ -19,16 +19,19 @@ from typing import Any
 import accelerate
 import pytest
 import torch
+import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from daam_diffusers import HeatMaps, trace
-from daam_diffusers.scores import AttentionCall, text_probabilities
+from daam_diffusers.scores import AttentionCall, attention_with_log_sum_exp, text_probabilities
 
 DEVICE = os.environ.get("TRACING_TEST_DEVICE", "cuda")
 pytestmark = [pytest.mark.gpu] if DEVICE == "cuda" else []
 CUDA_ONLY = pytest.mark.skipif(DEVICE != "cuda", reason="asks for CUDA's own counters")
 
 GEOMETRIES = ("tiny-sd", "tiny-sdxl")
+ALL = (*GEOMETRIES, "tiny-flux", "tiny-sd3")
 STEPS = 3
 
 
@@ -65,7 +68,7 @@ def _exact_float32(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", ALL)
 def test_traced_latents_are_bit_identical(geometry: str, dtype: torch.dtype) -> None:
     pipe = pipelines.build(geometry, device=DEVICE, dtype=dtype)
     plain = run(pipe, geometry)
@@ -79,7 +82,7 @@ def test_traced_latents_are_bit_identical(geometry: str, dtype: torch.dtype) -> 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", ALL)
 def test_columns_of_a_cell_sum_to_one(geometry: str, dtype: torch.dtype) -> None:
     pipe = pipelines.build(geometry, device=DEVICE, dtype=dtype)
     _, maps = traced(pipe, geometry)
@@ -88,7 +91,7 @@ def test_columns_of_a_cell_sum_to_one(geometry: str, dtype: torch.dtype) -> None
         torch.testing.assert_close(total, torch.ones_like(total), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", ALL)
 def test_maps_equal_those_of_the_cpu(geometry: str) -> None:
     pipe = pipelines.build(geometry)
     _, expected = traced(pipe, geometry)
@@ -243,11 +246,12 @@ def later_calls_must_not_synchronise(denoiser: torch.nn.Module) -> Iterator[list
             handle.remove()
 
 
-@pytest.mark.parametrize("geometry", GEOMETRIES)
+@pytest.mark.parametrize("geometry", ALL)
 def test_tracing_never_makes_the_host_wait_after_the_first_step(geometry: str) -> None:
     pipe = pipelines.build(geometry, device=DEVICE)
+    denoiser = getattr(pipe, "unet", None) or pipe.transformer
     run(pipe, geometry)  # what kernels set up once may wait
-    with later_calls_must_not_synchronise(pipe.unet) as calls:
+    with later_calls_must_not_synchronise(denoiser) as calls:
         run(pipe, geometry)  # the host itself does not wait: else the test would prove nothing
         calls[0] = 0
         with trace(pipe):
@@ -256,14 +260,14 @@ def test_tracing_never_makes_the_host_wait_after_the_first_step(geometry: str) -
 
 
 def test_the_guard_notices_a_tracer_that_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    from daam_diffusers import record
+    from daam_diffusers import watch
 
     def waiting(*args: Any, **kwargs: Any) -> torch.Tensor:
         probabilities = text_probabilities(*args, **kwargs)
         probabilities.sum().item()
         return probabilities
 
-    monkeypatch.setattr(record, "text_probabilities", waiting)
+    monkeypatch.setattr(watch, "text_probabilities", waiting)
     pipe = pipelines.build("tiny-sd", device=DEVICE)
     with (
         later_calls_must_not_synchronise(pipe.unet),
@@ -285,3 +289,50 @@ def test_choosing_columns_never_makes_the_host_wait(columns: Any) -> None:
     expected = torch.stack([probabilities[..., c] for c in columns], dim=1)
     torch.testing.assert_close(found[:, :-1], expected)
     torch.testing.assert_close(found.sum(dim=1), torch.ones_like(found[:, 0]))
+
+
+KERNELS = {
+    "flash": SDPBackend.FLASH_ATTENTION,
+    "efficient": SDPBackend.EFFICIENT_ATTENTION,
+    "cudnn": SDPBackend.CUDNN_ATTENTION,
+    "any": None,
+}
+
+
+@pytest.mark.parametrize("masked", [False, True], ids=["no mask", "mask"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("gradient", [False, True], ids=["", "for a gradient"])
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_columns_of_joint_attention_equal_a_softmax_whichever_kernel_runs(
+    kernel: str, gradient: bool, dtype: torch.dtype, masked: bool
+) -> None:
+    """With the kernel's log-sum-exp where it gives one, and without, which are one-hot values."""
+    torch.manual_seed(0)
+    heads, cells, text, width = (24, 4096, 256, 64) if DEVICE == "cuda" else (2, 64, 9, 16)
+    length, columns, place = cells + text, (0, 1, 2, 5), slice(text, None)
+    query, key, value = torch.randn(3, 1, length, heads, width, device=DEVICE).to(dtype)
+    query, key, value = (t.transpose(1, 2).requires_grad_(gradient) for t in (query, key, value))
+    mask = None
+    if masked:
+        mask = (torch.arange(length, device=DEVICE) != 5).expand(1, 1, 1, length)
+    backend = KERNELS[kernel]
+    inputs, options = (query, key, value), {"attn_mask": mask}
+    with sdpa_kernel(list(KERNELS.values())[:-1] if backend is None else backend):
+        try:
+            alone = F.scaled_dot_product_attention(*inputs, **options)
+        except RuntimeError as error:  # not each kernel takes each of these
+            pytest.skip(str(error).splitlines()[0])
+        output, lse = attention_with_log_sum_exp(F.scaled_dot_product_attention, inputs, options)
+    assert torch.equal(output, alone)
+    print(f"{kernel}, {dtype}, {masked=}, {gradient=}: log-sum-exp {lse is not None}")
+    with torch.no_grad():
+        scores = query[0, :, place].double() @ key[0].double().mT * width**-0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask[0], -torch.inf)
+        slow = scores.softmax(dim=-1)[..., list(columns)].mean(dim=0).mT  # (C, N)
+        del scores
+    for known in (None,) if lse is None else (None, lse):
+        call = AttentionCall(query, key, mask, width**-0.5, known)
+        found = text_probabilities(call, rows=slice(0, 1), columns=columns, cells=place)[0, :-1]
+        error = (found - slow).abs().max() / slow.max()
+        assert error <= (1e-5 if dtype == torch.float32 else 1e-2), float(error)

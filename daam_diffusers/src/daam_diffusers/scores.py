@@ -89,9 +89,11 @@ def text_probabilities(
 def _narrowed(
     call: AttentionCall, rows: Sequence[int] | slice, cells: slice, columns: Sequence[int] | None
 ) -> AttentionCall:
-    """The call of these rows, cells and, unless None, keys; its mask is (B', H, N', K)."""
+    """The call of these rows, cells and, unless None, keys; its mask is (B', H, N', K), Hk is H."""
     query, key = _taken(call.query, rows, 0)[:, :, cells], _taken(call.key, rows, 0)
     key = key if columns is None else _taken(key, columns, 2)
+    shared = query.shape[1] // key.shape[1]
+    key = key.repeat_interleave(shared, dim=1) if shared > 1 else key
     lse = None if call.log_sum_exp is None else _taken(call.log_sum_exp, rows, 0)[:, :, cells]
     mask = call.mask
     if mask is not None:
@@ -130,8 +132,7 @@ def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> torch.T
 
     One call of the fused kernel for as many columns as a head is wide.
     """
-    batch, heads, _, width = call.query.shape
-    _, key_heads, keys, _ = call.key.shape
+    batch, heads, keys, width = call.key.shape
     pieces = []
     for first in range(0, len(columns), width):
         chosen = columns[first : first + width]
@@ -144,10 +145,9 @@ def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> torch.T
             found = F.scaled_dot_product_attention(
                 call.query,
                 call.key,
-                values.expand(batch, key_heads, keys, width),
+                values.expand(batch, heads, keys, width),
                 attn_mask=call.mask,
                 scale=call.scale,
-                enable_gqa=key_heads != heads,
             )
         pieces.append(found[..., : len(chosen)].float().mT)
     return torch.cat(pieces, dim=2)
@@ -159,18 +159,13 @@ def _scores(call: AttentionCall, *, keys_lead: bool = False) -> _Pieces:
     float32 (B', heads, cells, K), or (B', heads, K, cells), which suits few keys.
     """
     batch, heads, cells, width = call.query.shape
-    shared = heads // call.key.shape[1]  # query heads that share a key head
     budget = _CHUNK_BYTES.get(call.query.device.type, _CHUNK_BYTES_ACCELERATOR)
     row = 4 * batch * (call.key.shape[2] + width)  # a cell's scores and its query
     cells_at_once = min(cells, max(1, budget // row))
     heads_at_once = max(1, budget // (row * cells_at_once))
     for first in range(0, heads, heads_at_once):
-        part = slice(first, min(first + heads_at_once, heads))
-        low = first // shared
-        key = call.key[:, low : -(-part.stop // shared)].float() * call.scale
-        if shared > 1:
-            key = key.repeat_interleave(shared, dim=1)
-            key = key[:, first - low * shared : part.stop - low * shared]
+        part = slice(first, first + heads_at_once)
+        key = call.key[:, part].float() * call.scale
         for start in range(0, cells, cells_at_once):
             some = slice(start, start + cells_at_once)
             query = call.query[:, part, some].float()

@@ -71,6 +71,7 @@ def _phrase(words: Sequence[str]) -> scenes.Phrase:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the demo; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", type=Path, default=MODEL, help="default: the UNet")
     parser.add_argument("--caption", default=CAPTION, help=f"default: {CAPTION!r}")
     parser.add_argument("--out", type=Path, default=Path("out/demo"))
     parser.add_argument("--seed", type=int, default=0)
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     code = daam_diffusers(
         [
-            *("generate", "--model", str(MODEL), "--prompt", str(caption)),
+            *("generate", "--model", str(options.model), "--prompt", str(caption)),
             *("--out", str(options.out), "--seed", str(options.seed)),
             *("--steps", str(STEPS), "--guidance-scale", str(GUIDANCE)),
         ]

@@ -15,14 +15,14 @@ import argparse
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, StableDiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -31,13 +31,13 @@ from tqdm.auto import tqdm
 import card
 import masks
 import scenes
-from daam_diffusers import HeatMaps, trace
+from daam_diffusers import HeatMaps, LayerInfo, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
 STEPS = 20
-THRESHOLDS = (0.3, 0.4, 0.475, 0.5)  # 0.475: nouns do best below it, color words above
+THRESHOLDS = (0.3, 0.4, 0.45, 0.475, 0.5)  # nouns do best at low ones, color words at high ones
 SEED = 1_000_000
 """Of the captions; training starts from small seeds. Image i starts from the noise of seed i."""
 
@@ -151,18 +151,22 @@ def held_out(count: int, seed: int = SEED) -> list[scenes.Caption]:
 
 
 def generate(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     captions: list[scenes.Caption],
     *,
     guidance: float = GUIDANCE,
     steps: int = STEPS,
     batch: int = 25,
+    layers: Callable[[LayerInfo], bool] | None = None,
 ) -> Iterator[Generated]:
-    """Generate one image a caption, traced; image i starts from the noise of seed i."""
+    """Generate one image a caption, traced; image i starts from the noise of seed i.
+
+    Maps are of the layers that `trace` chooses, unless `layers` does.
+    """
     with tqdm(total=len(captions), desc="images") as bar:
         for start in range(0, len(captions), batch):
             chunk = captions[start : start + batch]
-            with trace(pipe) as tracer:
+            with trace(pipe, layers=layers) as tracer:
                 images = pipe(
                     [str(caption) for caption in chunk],
                     guidance_scale=guidance,
@@ -178,7 +182,7 @@ def generate(
 
 
 @dataclass(frozen=True)
-class _Judged:
+class Judged:
     """A word's map with its object's mask and the other's."""
 
     kind: str
@@ -197,9 +201,9 @@ class _Judged:
         return bool(self.own.flat[int(values.argmax())])
 
 
-def _judged(images: list[Generated], *, any_noun: bool = False) -> list[_Judged]:
+def judged(images: list[Generated], *, any_noun: bool = False) -> list[Judged]:
     """The nouns and color words of the images that show both objects, or both colors at least."""
-    judged = []
+    found = []
     for made in images:
         if not (made.colored if any_noun else made.right):
             continue
@@ -207,12 +211,12 @@ def _judged(images: list[Generated], *, any_noun: bool = False) -> list[_Judged]
             noun = made.caption.noun_index(which)
             own, other = made.objects[which].mask, made.objects[1 - which].mask
             for kind, index in (("noun", noun), ("color", noun - 1)):
-                judged.append(_Judged(kind, made.caption.words[index], made.maps, own, other))
-    return judged
+                found.append(Judged(kind, made.caption.words[index], made.maps, own, other))
+    return found
 
 
-def _word_score(judged: list[_Judged], kind: str, threshold: float) -> WordScore:
-    of_kind = [word for word in judged if word.kind == kind]
+def _word_score(words: list[Judged], kind: str, threshold: float) -> WordScore:
+    of_kind = [word for word in words if word.kind == kind]
     shape = of_kind[0].own.shape
     rng = np.random.default_rng(SEED)
     found = [word.mask(threshold) for word in of_kind]
@@ -250,7 +254,7 @@ def rule_accuracy(vae: AutoencoderKL, count: int = 200) -> RuleScore:
 
 
 def evaluate(
-    pipe: StableDiffusionPipeline,
+    pipe: DiffusionPipeline,
     *,
     captions: int = 200,
     guidance: float = GUIDANCE,
@@ -269,8 +273,8 @@ def evaluate(
     """
     chosen = held_out(captions, seed)
     made = list(generate(pipe, chosen, guidance=guidance, steps=steps, batch=batch))
-    judged = _judged(made, any_noun=any_noun)
-    if not judged:
+    words = judged(made, any_noun=any_noun)
+    if not words:
         raise ValueError(
             f"none of {captions} images shows both objects: no map can be judged. Is the model "
             "trained? Look at some of its images."
@@ -284,11 +288,11 @@ def evaluate(
         both_colored=float(np.mean([image.colored for image in made])),
         as_told=float(np.mean([image.as_told for image in made])),
         pointing={
-            kind: float(np.mean([word.points() for word in judged if word.kind == kind]))
+            kind: float(np.mean([word.points() for word in words if word.kind == kind]))
             for kind in kinds
         },
         words=tuple(
-            _word_score(judged, kind, threshold) for kind in kinds for threshold in THRESHOLDS
+            _word_score(words, kind, threshold) for kind in kinds for threshold in THRESHOLDS
         ),
         rule=rule_accuracy(pipe.vae),
     )
@@ -352,7 +356,7 @@ def print_report(report: Report, console: Console) -> None:
     console.print(table)
 
 
-def load(model: Path) -> StableDiffusionPipeline:
+def load(model: Path) -> DiffusionPipeline:
     """The pipeline in single precision, silent.
 
     Raises:
@@ -360,7 +364,7 @@ def load(model: Path) -> StableDiffusionPipeline:
     """
     if not (model / "model_index.json").exists():
         raise FileNotFoundError(f"{model} holds no model_index.json; train one with train.py.")
-    pipe = StableDiffusionPipeline.from_pretrained(model, dtype=torch.float32)
+    pipe = DiffusionPipeline.from_pretrained(model, dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

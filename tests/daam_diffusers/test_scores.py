@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from daam_diffusers import scores
 from daam_diffusers.scores import AttentionCall, attention_with_log_sum_exp, text_probabilities
@@ -121,6 +122,33 @@ def test_any_choice_of_columns_leaves_the_rest_in_the_last(way, columns):
     torch.testing.assert_close(found.sum(dim=1), torch.ones(1, N))
     slow = expected(call, [1], columns, slice(None)).mean(dim=1).float()
     torch.testing.assert_close(found, slow, rtol=1e-5, atol=1e-6)
+
+
+class Largest(TorchDispatchMode):
+    """Notes how many numbers the largest tensor has that an operator makes."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple) else (output,):
+            if isinstance(tensor, torch.Tensor) and not func.is_view:
+                self.numbers = max(self.numbers, tensor.numel())
+        return output
+
+
+@pytest.mark.parametrize("name", ["log-sum-exp", "softmax", "one-hot values"])
+def test_scores_of_all_cells_never_exist_at_once_even_of_one_head(name, monkeypatch):
+    length, columns = 1500, range(20)
+    query, key, value = torch.randn(3, 1, 2, length, 16)
+    if name == "one-hot values":
+        monkeypatch.setattr(scores, "_CHUNK_BYTES", {})
+        monkeypatch.setattr(scores, "_CHUNK_BYTES_ACCELERATOR", 0)
+    with torch.no_grad(), Largest() as largest:
+        _, lse = attention_with_log_sum_exp(F.scaled_dot_product_attention, (query, key, value), {})
+        call = AttentionCall(query, key, None, 0.25, lse if name == "log-sum-exp" else None)
+        text_probabilities(call, rows=[0], columns=columns)
+    assert 0 < largest.numbers <= length**2 / 4
 
 
 class Passing(TorchFunctionMode):

@@ -47,12 +47,6 @@ def _kandinsky3_halvings(unet: nn.Module, path: str) -> int:
     return number if path.startswith("down") else len(unet.up_blocks) - 1 - number  # type: ignore[arg-type]
 
 
-def _kandinsky3_halvings(unet: nn.Module, path: str) -> int:
-    """Attention comes before a down block's own halving, and after an up block's doubling."""
-    number = int(path.split(".")[1])
-    return number if path.startswith("down") else len(unet.up_blocks) - 1 - number  # type: ignore[arg-type]
-
-
 def _reference(layer: LayerInfo) -> bool:
     # castorini/daam 0.2.0: up and down blocks without the middle block, and nothing at factor 8.
     return layer.block != "mid" and layer.factor != 8

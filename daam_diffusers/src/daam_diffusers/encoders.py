@@ -170,7 +170,8 @@ def _placed(
     encoder: Encoder,
 ) -> tuple[Prompt, int]:
     """The prompt, and how many tokens its text has."""
-    special = set(tokenizer.all_special_ids)
+    added = tokenizer.added_tokens_decoder.items()
+    special = {*tokenizer.all_special_ids, *(token for token, one in added if one.special)}
     best: tuple[int, list[int]] = (0, [])
     own: Spans = ()
     row: tuple[int, ...] = ()
@@ -188,6 +189,8 @@ def _placed(
     row = row or readings[0].ids[0]
     column = _columns(len(row) - encoder.suffix, columns, valid, encoder.drop)
     first, last = (best[1][0], best[1][-1]) if best[1] else (1, -1)
+    if valid is not None:  # padding next to the text is neither its start nor its end
+        column = {at: one for at, one in column.items() if valid[at]}
     prompt = place(
         text,
         own,
@@ -197,7 +200,7 @@ def _placed(
         end=_special(last + 1, row, special, column) if best[1] else (),
         added=added_spans(own, tokenizer),
     )
-    return prompt, len(own)
+    return prompt, sum(start < end for _, start, end in own)
 
 
 def _variants(text: str, tokenizer: Any, convert: Callable[[str], str] | None) -> Iterator[Spans]:

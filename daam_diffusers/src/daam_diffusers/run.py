@@ -206,7 +206,8 @@ class Run:
         sampled = texts[0][:: max(1, len(texts[0]) // samples)]
         rows: dict[int, int] = {}
         is_known = False
-        for encoded in self.encoded:
+        # Branches of prompts come first, so they are made first.
+        for encoded in sorted(self.encoded, key=lambda one: one.role != "prompt"):
             found = _blocks(sampled, encoded.rows)
             is_known |= bool(found)
             if not found or encoded.role not in self.roles:

@@ -325,25 +325,28 @@ class Watch:
         """Take what text encoders returned for prompts, of pipelines without `encode_prompt`."""
         images = int(run.arguments.get("num_images_per_prompt") or 1)
         prompt, negative = run.arguments.get("prompt"), run.arguments.get("negative_prompt") or ""
+        texts: dict[Role, Any] = {"prompt": prompt, "negative": negative}
         for reading in self.readings:
-            if reading.states is None:
+            if reading.states is None or prompt is None:
                 continue
-            rows = reading.states.repeat_interleave(images, dim=0)
-            if prompt is None:
-                break
-            expected = len(prompt) if isinstance(prompt, list) else 1
-            tokens = host.tokenizer_of(self._pipe)(prompt, truncation=True)["input_ids"]
-            tokens = tokens if isinstance(prompt, list) else [tokens]
-            is_prompt = len(reading.ids) == expected and all(
-                list(ids[: len(own)]) == list(own)
-                for ids, own in zip(reading.ids, tokens, strict=True)
-            )
-            text = prompt if is_prompt else negative
-            role: Role = "prompt" if is_prompt else "negative"
-            if role == "negative" and not isinstance(text, str) and len(rows) % len(text):
-                continue
-            self._add(run, role, {"prompt": text}, "", rows, (reading,))
+            known = {one.role for one in run.encoded}
+            for role, given in texts.items():  # other texts are those of an edit
+                if role not in known and self._was_read(given, reading):
+                    rows = reading.states.repeat_interleave(images, dim=0)
+                    self._add(run, role, {"prompt": given}, "", rows, (reading,))
+                    break
         self.readings.clear()
+
+    def _was_read(self, given: str | list[str], reading: Reading) -> bool:
+        """Whether a text encoder read these texts, one a row, or one for all rows."""
+        texts = [given] * len(reading.ids) if isinstance(given, str) else given
+        tokenizer = host.tokenizer_of(self._pipe)
+        convert = getattr(self._pipe, "maybe_convert_prompt", None)
+        tokens = tokenizer(convert(texts, tokenizer) if convert else texts, truncation=True)
+        return len(texts) == len(reading.ids) and all(
+            list(ids[: len(own)]) == list(own)
+            for ids, own in zip(reading.ids, tokens["input_ids"], strict=True)
+        )
 
     # The denoiser
 

@@ -92,8 +92,14 @@ def weighted(maps: HeatMaps, word: str, weights: list[float]) -> HeatMap:
 
 
 def judge(made: list[evaluate.Generated], thresholds: tuple[float, ...]) -> list[Score]:
-    """Score each layer alone, the plain mean and one weighted mean a rule."""
+    """Score each layer alone, the plain mean and one weighted mean a rule.
+
+    Raises:
+        ValueError: if no image shows both objects, so that there is nothing to judge maps on.
+    """
     shown = [image for image in made if image.right]
+    if not shown:
+        raise ValueError(f"none of {len(made)} images shows both objects: is the model trained?")
     layers = shown[0].maps.layers
     values = {
         name: np.array([[rule(layer) for layer in own_attention(x.maps)] for x in shown])

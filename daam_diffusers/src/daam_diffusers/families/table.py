@@ -100,6 +100,7 @@ class Encoder:
         after: the encoder whose columns come before this one's, or None for the first columns.
         drop: how many leading tokens (of a template) have no column; None: as many as the
             embeddings are shorter than what the encoder read.
+        suffix: how many tokens at the end have none.
     """
 
     component: str = "text_encoder"
@@ -107,6 +108,7 @@ class Encoder:
     prompt: str = "prompt"
     after: str | None = None
     drop: int | None = None
+    suffix: int = 0
 
 
 @dataclass(frozen=True)
@@ -297,6 +299,7 @@ def denoisers_of(pipe: Any) -> dict[str, nn.Module]:
     denoisers = {name: one for name, one in modules.items() if isinstance(one, nn.Module)}
     if not denoisers:
         raise TraceError(
-            f"{type(pipe).__name__} has neither `unet` nor `transformer`: nothing to trace."
+            f"{type(pipe).__name__} has neither `unet` nor `transformer`, the denoisers that can "
+            "be traced; docs/families.md lists the pipelines that have one."
         )
     return denoisers

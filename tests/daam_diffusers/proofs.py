@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Any
 
 import pytest
@@ -52,6 +53,7 @@ class Facts:
         order: of the latents' axes without the batch: "cfhw", "fchw", "fhwc".
         latents: the denoiser's argument that holds them.
         batches, bfloat16: whether the pipeline itself can do it on a CPU.
+        exchanges: whether the pipeline itself leaves other processors behind after an exception.
         mixes_text, mixes_pixels: whether they are mixed before the first layer.
     """
 
@@ -70,6 +72,7 @@ class Facts:
     latents: str = "hidden_states"
     batches: bool = True
     bfloat16: bool = True
+    exchanges: bool = False
     mixes_text: bool = False
     mixes_pixels: bool = False
 
@@ -121,7 +124,9 @@ def denoisers_of(pipe: Any) -> dict[str, torch.nn.Module]:
 def state(pipe: Any) -> dict[str, Any]:
     """Everything a tracer could have left behind, by identity."""
     found: dict[str, Any] = {"class": type(pipe)}
-    found |= {f"pipe.{k}": id(v) for k, v in vars(pipe).items() if k[0] != "_"}
+    for name, value in vars(pipe).items():
+        if name[0] != "_" and not isinstance(value, (torch.Tensor, NoneType)):  # a run's results
+            found[f"pipe.{name}"] = id(value)
     for component, module in pipe.components.items():
         for name, part in module.named_modules() if isinstance(module, torch.nn.Module) else ():
             at = f"{component}.{name}"
@@ -146,10 +151,24 @@ def check_untouched(case: Case) -> None:
 
         with pytest.raises(ZeroDivisionError), trace(case.pipe):
             case.run(callback_on_step_end=fail)
-        assert state(case.pipe) == case.before
+        assert_restored(case)
     with trace(case.pipe), stopped(case):
         case.run()
-    assert state(case.pipe) == case.before
+    assert_restored(case)
+    assert_same(case.run(), case.plain)
+
+
+def assert_restored(case: Case) -> None:
+    own = (
+        (lambda key: not key.endswith(".processor")) if case.facts.exchanges else (lambda key: key)
+    )
+    after = state(case.pipe)
+    assert {k: v for k, v in after.items() if own(k)} == {
+        k: v for k, v in case.before.items() if own(k)
+    }
+    for denoiser in denoisers_of(case.pipe).values():
+        for module in denoiser.modules():
+            assert not hasattr(getattr(module, "processor", None), "inner")
 
 
 def check_bfloat16(case: Case) -> None:
@@ -428,7 +447,7 @@ def check_planted(case: Case) -> None:
 
     So where the map's peak belongs is known from the denoiser's own embedding of patches, and the
     word from the key it was written down to have. Where pixels are mixed before the first layer,
-    the cell that changes most must lie in the region.
+    those of the region must change more than the others.
     """
     facts, layer, path = case.facts, first_layer(case), case.slow[0].path
     plain, changed = _first_queries(case, None), _first_queries(case, region(facts.grid))
@@ -443,7 +462,7 @@ def check_planted(case: Case) -> None:
     planted = F.pad(flat, (start, length - start - cells))
     moved = (plain - changed).abs().amax(dim=(1, 3))  # (batch, queries)
     if facts.mixes_pixels:
-        assert planted.flatten()[moved.argmax()]
+        assert moved[planted].mean() > moved[~planted].mean()
     else:
         assert torch.equal(moved > 0, planted)
     columns = case.tracer.heat_maps().prompt.columns

@@ -170,7 +170,7 @@ def _placed(
     encoder: Encoder,
 ) -> tuple[Prompt, int]:
     """The prompt, and how many tokens its text has."""
-    added = tokenizer.added_tokens_decoder.items()
+    added = getattr(tokenizer, "added_tokens_decoder", {}).items()
     special = {*tokenizer.all_special_ids, *(token for token, one in added if one.special)}
     best: tuple[int, list[int]] = (0, [])
     own: Spans = ()

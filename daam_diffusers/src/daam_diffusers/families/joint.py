@@ -27,8 +27,9 @@ _EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt fir
 
 def _read_ids(ids: torch.Tensor) -> Grid:
     ids = ids[0] if ids.ndim == 3 else ids
-    own = ids[ids[:, 0] == 0]  # reference images have other numbers there
-    return 1, int(own[:, 1].max()) + 1, int(own[:, 2].max()) + 1
+    own = ids[ids[:, 0] == ids[0, 0]]  # reference images have other numbers there
+    height, width = (own[-1, 1:3] - own[0, 1:3] + 1).tolist()
+    return 1, int(height), int(width)
 
 
 def _ids(call: Call) -> Grid:
@@ -60,6 +61,10 @@ def _hidream(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
     padded = own if height == width else max(own, int(call.denoiser.max_seq))  # type: ignore[arg-type]
     llama = 2 * call["encoder_hidden_states_llama3"].shape[2]
     return (("pixels", own), ("padding", padded - own), ("text", lengths[0]), ("llama", llama))
+
+
+def _nucleus_context(call: Call, lengths: Sequence[int]) -> Segments:
+    return (("image", call["hidden_states"].shape[1]), ("text", lengths[0]))
 
 
 FAMILIES = (
@@ -140,5 +145,57 @@ FAMILIES = (
             ),
         ),
         notes="Words are those of T5; Llama's two columns a token are left out.",
+    ),
+    Family(
+        denoiser="LongCatImageTransformer2DModel",
+        name="LongCat-Image",
+        pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+        text=(Text(encoders=(Encoder(suffix=5),)),),
+        guidance=_SEPARATE,
+        notes="Words are those of the prompt as LongCat rewrites it, if it does.",
+    ),
+    Family(
+        denoiser="OvisImageTransformer2DModel",
+        name="Ovis-Image",
+        pipelines=("OvisImagePipeline",),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="BriaTransformer2DModel",
+        name="Bria 3.2",
+        pipelines=("BriaPipeline",),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+    ),
+    Family(
+        denoiser="BriaFiboTransformer2DModel",
+        name="Bria FIBO",
+        pipelines=("BriaFiboPipeline",),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        grid=_ids,
+        sequence=_with_references,
+    ),
+    Family(
+        denoiser="PRXTransformer2DModel",
+        name="PRX",
+        pipelines=("PRXPipeline",),
+        layers={r"blocks\.\d+\.attention": "added"},
+    ),
+    Family(
+        denoiser="NucleusMoEImageTransformer2DModel",
+        name="Nucleus-Image",
+        pipelines=("NucleusMoEImagePipeline",),
+        layers={_DOUBLE: "cross"},
+        grid=_img_shapes,
+        context=_nucleus_context,
+        text=(Text(encoders=(Encoder(tokenizer="processor"),)),),
+        guidance=_SEPARATE,
     ),
 )

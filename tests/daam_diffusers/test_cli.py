@@ -138,26 +138,40 @@ def test_a_variant_and_loras_are_loaded(build, tmp_path):
     assert maps.provenance["lora"] == str(file)
 
 
+def test_a_video_is_written_with_overlays_that_play(tmp_path):
+    from tiny_video import animatediff
+
+    animatediff().save_pretrained(tmp_path / "model")
+    out = tmp_path / "out"
+    prompt = "a red dog and a car"
+    asked = ["--out", str(out), "--frames", "4", "--words", "a", "--words", "dog"]
+    assert run(tmp_path / "model", *asked, prompt=prompt) == 0
+    assert names(out / "overlays") == ["01-a-2.webp", "01-a.webp", "02-dog.webp"]
+    maps = HeatMaps.load(out / "heat_maps.safetensors")
+    assert maps.frames == 4
+    with Image.open(out / "overlays/02-dog.webp") as overlay:
+        assert (overlay.size, overlay.is_animated) == ((48, 32), True)
+    assert (out / "report.html").read_text("utf-8").count("data:image/webp") >= 4
+
+
 def test_report_of_a_video_takes_the_animated_picture_it_was_written_as(tmp_path, capsys):
     from made_maps import made
 
     from daam_diffusers import video
-    from daam_diffusers.commands import _write, _write_overlays
 
     maps = made("a red dog and a car", axes=("frame",))  # of 5 frames
-    gray = (0, 0, 90, 90, 200)  # WebP writes equal frames once
-    drawn = [Image.new("RGB", (48, 32), (level,) * 3) for level in gray]
-    _write(maps, drawn, tmp_path, 8)
-    _write_overlays(maps, drawn, list(maps), tmp_path, 8)
-    assert "01-a-2.webp" in names(tmp_path)
-    page = tmp_path / "page.html"
-    files = [str(tmp_path / "heat_maps.safetensors"), str(tmp_path / "video.webp")]
-    assert main(["report", *files, "--out", str(page)]) == 0
-    assert page.read_text("utf-8").count("data:image/webp") >= len(set(gray))
-    video.save(tmp_path / "short.gif", drawn[1:3], 8)
-    Image.new("RGB", (48, 32)).save(tmp_path / "one.png")
-    assert main(["report", files[0], str(tmp_path / "one.png"), "--out", str(page)]) == 2
-    assert "of a video of 5 frames, got 1" in capsys.readouterr().err
+    maps.save(tmp_path / "maps.safetensors")
+    levels = (0, 0, 90, 90, 200)  # WebP writes equal frames once
+    drawn = [Image.new("RGB", (48, 32), (level,) * 3) for level in levels]
+    video.save(tmp_path / "video.webp", drawn, 8)
+    page = str(tmp_path / "page.html")
+    for name in ("video.webp", "maps.safetensors", "one.png"):
+        Image.new("RGB", (48, 32)).save(tmp_path / "one.png")
+        files = [str(tmp_path / "maps.safetensors"), str(tmp_path / name)]
+        assert main(["report", *files, "--out", page]) == (0 if name == "video.webp" else 2)
+    error = capsys.readouterr().err
+    assert "maps.safetensors is not an image" in error
+    assert "one.png: the map is of a video of 5 frames, got 1" in error
 
 
 def test_the_same_seed_makes_the_same_files_and_another_does_not(generated, model, tmp_path):

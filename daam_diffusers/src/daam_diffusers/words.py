@@ -67,16 +67,6 @@ def _plain_spans(text: str) -> Iterator[Span]:
         start = end
 
 
-def find_spans(text: str, query: str) -> Iterator[Span]:
-    """Spans of `text`, none overlapping, that equal `query` up to case, form and white space.
-
-    They begin and end at the edge of a word or at a mark inside one: "red" is found in
-    "red-haired" and not in "redder". Compatible forms (NFKC) are equal, and characters without
-    width do not count.
-    """
-    return _apart(_matches(text, query))
-
-
 def closest_spans(text: str, query: str, whole: Sequence[Span] = ()) -> list[Span]:
     """The spans of `text` that are `query`, of the closest kind that there is.
 
@@ -95,7 +85,7 @@ def closest_spans(text: str, query: str, whole: Sequence[Span] = ()) -> list[Spa
     places = [match.span(1) for match in re.finditer(f"(?=({exact}))", text)] if exact else []
     if at_words := [(start, end) for start, end in places if start in starts and end in ends]:
         return list(_apart(at_words))
-    places = list(_matches(text, query))
+    places = list(find_spans(text, query))
     at_words = [(start, end) for start, end in places if start in starts and end in ends]
     return list(_apart(at_words or places))
 
@@ -116,7 +106,13 @@ def _apart(spans: Iterable[Span]) -> Iterator[Span]:
             last = end
 
 
-def _matches(text: str, query: str) -> Iterator[Span]:
+def find_spans(text: str, query: str) -> Iterator[Span]:
+    """Spans of `text` that equal `query` up to case, form and white space; they may overlap.
+
+    They begin and end at the edge of a word or at a mark inside one: "red" is found in
+    "red-haired" and not in "redder". Compatible forms (NFKC) are equal, and characters without
+    width do not count.
+    """
     haystack, origin = _fold(text)
     needle = " ".join(_fold(query)[0].split())
     at = haystack.find(needle) if needle else -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import warnings
 from typing import Any
 from unittest import mock
 
@@ -55,8 +56,6 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
-from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
-from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 from diffusers.pipelines.kolors.tokenizer import ChatGLMTokenizer
 from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
     LDMBertConfig,
@@ -66,6 +65,11 @@ from diffusers.pipelines.omnigen import pipeline_omnigen, processor_omnigen
 from tiny_pipelines import Variant, picture, quiet, scheduler, sd_parts, sdxl, unet, vae
 from tiny_tokenizer import WORDS, clip_tokenizer
 from transformers import BertConfig, BertModel, XLMRobertaTokenizer
+
+with warnings.catch_warnings():  # it calls torch.jit.script, which is on its way out
+    warnings.simplefilter("ignore", FutureWarning)
+    from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
+    from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 
 OMNIGEN_TEMPLATE = "user Generate an image according to the following instructions assistant"
 

@@ -49,7 +49,7 @@ class Reading:
 
 
 def placements(
-    text: str,
+    text: str | Sequence[str],
     encoders: Sequence[Encoder],
     pipe: Any,
     readings: Sequence[Reading],
@@ -59,10 +59,10 @@ def placements(
     """Where a text's tokens stand in embeddings of `columns` positions, by text encoder.
 
     Args:
-        text: the prompt as the user wrote it.
+        text: the prompt as the user wrote it; or one a window, see `tokenize`.
         encoders: those whose tokens the columns are.
         pipe: the pipeline, for its tokenizers.
-        readings: what the encoders read while the prompt was encoded.
+        readings: what the encoders read while the prompt was encoded; none if that was not seen.
         columns: length of the embeddings.
         texts: the text of an encoder, where it is another one.
 
@@ -72,25 +72,26 @@ def placements(
     starts: dict[str, int] = {}
     found: dict[str, Prompt] = {}
     total: dict[str, int] = {}
-    followed = {encoder.after for encoder in encoders}
-    for encoder in encoders:
+    followed = {one.after for one in encoders}
+    ended = {one.after for one in encoders if one.component in followed}  # columns with an end
+    present = [one for one in encoders if getattr(pipe, one.component, None) is not None]
+    for encoder in present or encoders:
         name, tokenizer = encoder.component, tokenizer_of(pipe, encoder)
-        if tokenizer is None or getattr(pipe, name, None) is None:
+        read = [one for one in readings if one.component == name]
+        if tokenizer is None or (encoder.has_template if not readings else not read):
             continue
-        own = (texts or {}).get(name, text)
+        own: Any = (texts or {}).get(name, text)
         convert = getattr(pipe, "maybe_convert_prompt", None)  # vectors of a textual inversion
         if convert is not None:
             convert = partial(convert, tokenizer=tokenizer)
-        read = [one for one in readings if one.component == name]
         start = starts.get(encoder.after, 0) if encoder.after is not None else 0
-        if not readings:  # the encoder is called in a way that is not seen
-            found[name] = tokenize(own, tokenizer, columns, convert=convert, encoder=name)
-        if not read:
-            continue
-        window = len(read[0].ids[0])
+        window = len(read[0].ids[0]) if read else int(tokenizer.model_max_length)
         starts[name] = start + window
-        size = window if name in followed else columns - start
-        prompt, total[name] = _placed(own, tokenizer, convert, read, size, encoder)
+        size = window if encoder.after in ended else columns - start
+        if read:
+            prompt, total[name] = _placed(own, tokenizer, convert, read, size, encoder)
+        else:  # only embeddings are there, or the encoder is called in a way that is not seen
+            prompt = tokenize(own, tokenizer, size, convert=convert)
         found[name] = replace(
             prompt,
             tokens=tuple(
@@ -111,7 +112,11 @@ def placements(
             TraceWarning,
             stacklevel=2,
         )
-    return found or {encoders[0].component: Prompt(text, (), columns)}
+    return found or {
+        encoders[0].component: Prompt(
+            "\n".join([*text]) if not isinstance(text, str) else text, (), columns
+        )
+    }
 
 
 def tokenizer_of(pipe: Any, encoder: Encoder) -> Any:

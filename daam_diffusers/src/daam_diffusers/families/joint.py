@@ -21,6 +21,7 @@ from daam_diffusers.families.table import (
 _DOUBLE = r"transformer_blocks\.\d+\.attn"
 _SINGLE = r"single_transformer_blocks\.\d+\.attn"
 _T5 = (Text(encoders=(Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),)),)
+_TEMPLATE = (Text(encoders=(Encoder(has_template=True),)),)
 _SEPARATE = "separate calls, the prompt first"
 _EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
 
@@ -51,7 +52,7 @@ def _img_shapes(call: Call) -> Grid:
 
 
 def _after_registers(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
-    registers = call.denoiser.register_tokens.shape[1]  # type: ignore[union-attr, index]
+    registers = call.denoiser.register_tokens.shape[1]  # type: ignore[index]
     return (("registers", int(registers)), ("text", lengths[0]), ("pixels", cells(grid)))
 
 
@@ -86,6 +87,7 @@ FAMILIES = (
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         grid=_ids,
         sequence=_with_references,
+        text=_TEMPLATE,
         guidance="embedded: one call; Klein in separate calls, the prompt first",
     ),
     Family(
@@ -130,6 +132,7 @@ FAMILIES = (
         layers={_DOUBLE: "joint"},
         grid=_img_shapes,
         sequence=_with_references,
+        text=_TEMPLATE,
         guidance=_SEPARATE,
     ),
     Family(
@@ -164,6 +167,7 @@ FAMILIES = (
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         grid=_ids,
         sequence=_with_references,
+        text=_TEMPLATE,
         guidance=_SEPARATE,
     ),
     Family(
@@ -195,7 +199,7 @@ FAMILIES = (
         layers={_DOUBLE: "cross"},
         grid=_img_shapes,
         context=_nucleus_context,
-        text=(Text(encoders=(Encoder(tokenizer="processor"),)),),
+        text=(Text(encoders=(Encoder(tokenizer="processor", has_template=True),)),),
         guidance=_SEPARATE,
     ),
 )

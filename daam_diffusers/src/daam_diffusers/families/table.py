@@ -101,6 +101,8 @@ class Encoder:
         drop: how many leading tokens (of a template) have no column; None: as many as the
             embeddings are shorter than what the encoder read.
         suffix: how many tokens at the end have none.
+        has_template: the columns hold a template around the text, so that where it stands is known
+            only if the encoder was seen to read it.
     """
 
     component: str = "text_encoder"
@@ -109,6 +111,7 @@ class Encoder:
     after: str | None = None
     drop: int | None = None
     suffix: int = 0
+    has_template: bool = False
 
 
 @dataclass(frozen=True)

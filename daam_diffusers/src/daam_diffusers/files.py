@@ -38,6 +38,7 @@ def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
         "provenance": dict(maps.provenance),
         "frames": maps.frames,
         "calls": dict(maps.calls),
+        "weighting": maps.weighting,
     }
     tensors = {name: tensor.contiguous() for name, tensor in maps.probabilities.items()}
     with written_beside(path) as temporary:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,12 +16,13 @@ from daam_diffusers import files, report, video
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.upsample import average_layers, resize
+from daam_diffusers.upsample import average_layers, information, resize
 
 if TYPE_CHECKING:
     from daam_diffusers.video import Frames
 
 Clamp = Literal["once", "per_map"]
+Weighting = Literal["equal", "information"]
 Special = Literal["start", "end", "padding"]
 _AXES = ("step", "layer", "head", "frame")
 
@@ -49,6 +51,9 @@ class HeatMaps(Mapping[str, HeatMap]):
         frames: frames of the generated video; None for an image.
         calls: by layer, how many denoiser calls its mean is over; layers that a cache skips have
             fewer than others.
+        weighting: `"equal"`: the plain mean of the layers. `"information"`: each layer counts by
+            the mutual information of its words and cells, so that layers in which all words
+            attend to the same places count for little.
     """
 
     prompt: Prompt
@@ -62,6 +67,7 @@ class HeatMaps(Mapping[str, HeatMap]):
     provenance: Mapping[str, str]
     frames: int | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
+    weighting: Weighting = "equal"
 
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
@@ -140,6 +146,17 @@ class HeatMaps(Mapping[str, HeatMap]):
         """
         found = self.prompt.find(text, occurrence)
         return self._map(found.text, found.columns)
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How much each of `layers` counts in a map, in their order; they sum to 1."""
+        own = {token.column for token in self.tokens}
+        rows = [i for i, column in enumerate(self.columns) if column in own]
+        found = [1.0] * len(self.layers)
+        if self.weighting == "information" and len(rows) > 1:
+            found = [information(self.probabilities[x.name][rows]) for x in self.layers]
+        total = sum(found) or 1.0
+        return tuple(weight / total if any(found) else 1 / len(found) for weight in found)
 
     def token(self, index: int) -> HeatMap:
         """The map of one of `tokens`, by its index there."""
@@ -222,7 +239,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             values = torch.stack([resize(m, self.size) for m in maps])
             values = values.movedim(0, 1) if "step" in self.axes else values
         else:
-            values = average_layers(maps, self.size)
+            values = average_layers(maps, self.size, self.weights)
         if self.clamp == "once":
             values = values.clamp(0, 1)
         return HeatMap(text, values, self.axes, self.image_size, self.frames)

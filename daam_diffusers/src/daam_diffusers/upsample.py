@@ -1,4 +1,4 @@
-"""Maps of several layers brought to one grid."""
+"""Maps of several layers brought to one grid, and how much each of them counts."""
 
 from __future__ import annotations
 
@@ -17,13 +17,39 @@ def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return scaled.reshape(*maps.shape[:-2], *size)
 
 
-def average_layers(maps: Sequence[torch.Tensor], size: tuple[int, int]) -> torch.Tensor:
+def average_layers(
+    maps: Sequence[torch.Tensor], size: tuple[int, int], weights: Sequence[float]
+) -> torch.Tensor:
     """The mean of the layers' maps, each brought to `size`: (..., h, w) a layer → (..., H, W).
 
     Resizing is linear, so the layers of one grid are summed first and resized once.
     """
     by_grid: dict[torch.Size, torch.Tensor] = {}
-    for layer in maps:
+    for layer, weight in zip(maps, weights, strict=True):
         grid = layer.shape[-2:]
-        by_grid[grid] = by_grid[grid] + layer if grid in by_grid else layer
-    return torch.stack([resize(m, size) for m in by_grid.values()]).sum(dim=0) / len(maps)
+        by_grid[grid] = by_grid.get(grid, torch.zeros(())) + layer * weight
+    total = torch.stack([resize(m, size) for m in by_grid.values()]).sum(dim=0)
+    return total / sum(weights)
+
+
+def information(attention: torch.Tensor) -> float:
+    """Mutual information between token and cell: what knowing the cell says about the token.
+
+    It is 0 for a layer whose tokens all attend alike, however peaked, and grows as they divide
+    the cells among themselves.
+
+    Args:
+        attention: mean probabilities of at least two tokens, (C, ...).
+
+    Returns:
+        In nats, at least 0.
+
+    >>> information(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]))  # = log 2
+    0.693...
+    >>> information(torch.tensor([[9.0, 1.0], [9.0, 1.0]]))
+    0.0
+    """
+    joint = attention.flatten(1).double()
+    joint = joint / joint.sum()
+    independent = joint.sum(dim=0, keepdim=True) * joint.sum(dim=1, keepdim=True)
+    return max(0.0, float(torch.xlogy(joint, joint / independent).nansum()))

@@ -60,6 +60,7 @@ FACTS = {
     "sd3.5 skip-layer guidance": SD3,  # the third call is the one that skips a layer
     # The third part of the batch, and a second attention, are perturbed.
     "sd3 pag": replace(SD3, exchanges=True),
+    "sd3 pag without guidance": replace(SD3, block=0, negative=None, exchanges=True),
     "chroma": SEPARATE,
     "auraflow": replace(STACKED, layers=r"(joint|single)_transformer_blocks\.\d+\.attn", text=8),
     "qwen": QWEN,
@@ -75,6 +76,7 @@ FACTS = {
     "fibo": replace(STACKED, grid=(1, 4, 6), pixels=-24),
     "prx": replace(STACKED, layers=r"blocks\.\d+\.attention", pixels=0, first=(-1,), batches=False),
     "nucleus": replace(QWEN_SEPARATE, text=24, pixels=0, first=(61,)),
+    "krea2": replace(QWEN_SEPARATE, mixes_text=True),
     "kandinsky5": replace(
         QWEN_SEPARATE,
         layers=r"visual_transformer_blocks\.\d+\.cross_attention",

@@ -713,6 +713,10 @@ VARIANTS = {
         lambda: sd3(kind=StableDiffusion3PAGPipeline),
         _sd3_arguments(pag_scale=2.0, negative_prompt="the left house"),
     ),
+    "sd3 pag without guidance": Variant(
+        lambda: sd3(kind=StableDiffusion3PAGPipeline),
+        _sd3_arguments(pag_scale=2.0, guidance_scale=1.0),
+    ),
     "chroma": Variant(chroma, _flux_arguments(negative_prompt="the left house")),
     "auraflow": Variant(auraflow, _flux_arguments(negative_prompt="the left house")),
     "qwen": Variant(qwen_image, lambda dtype: {}, size=(64, 96)),

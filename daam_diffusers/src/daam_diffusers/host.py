@@ -191,7 +191,7 @@ def _observed_calls(
         def progress_bar(self, *args: Any, **kwargs: Any) -> Any:
             bar = super().progress_bar(*args, **kwargs)
             listener = listening(self)
-            if listener is not None and bar.iterable is None:
+            if listener is not None and getattr(bar, "iterable", bar) is None:
                 update = bar.update
 
                 def advance(*args: Any, **kwargs: Any) -> Any:
@@ -247,18 +247,18 @@ def texts_of(prompt: str | Sequence[str], rows: int) -> tuple[str, ...]:
 def embeddings_of(result: Any) -> list[Any]:
     """Text embeddings among what `encode_prompt` returned: the prompt's, then the negative one's.
 
-    Embeddings are floating tensors (B, K, D), or lists of tensors (K, D); both of one width. What
-    else is returned (pooled embeddings, masks, positions) is of another shape.
+    Embeddings are floating tensors (B, K, D), or (B, K, layers, D), or lists of tensors (K, D), all
+    of one width. What else is returned (pooled embeddings, masks, positions) is of another shape.
     """
     found: list[Any] = []
-    width: int | None = None
+    like: tuple[int, int] | None = None  # axes and width of the first
     for value in result if isinstance(result, tuple) else (result,):
         first = value[0] if isinstance(value, list) and value else value
-        ndim = 2 if isinstance(value, list) else 3
+        ndims = (2,) if isinstance(value, list) else (3, 4)
         if not isinstance(first, torch.Tensor) or not first.is_floating_point():
             continue
-        if first.ndim == ndim and width in (None, first.shape[-1]):
-            width = first.shape[-1]
+        if first.ndim in ndims and like in (None, (first.ndim, first.shape[-1])):
+            like = first.ndim, first.shape[-1]
             found.append(value)
     return found
 
@@ -313,17 +313,52 @@ def expected_size(
     """
     size = tuple(latents.shape[-2:])
     spatial = _first_attribute(
-        pipe, "vae_scale_factor_spatial", "vae_spatial_compression_ratio", "vae_scale_factor"
+        pipe,
+        "vae_scale_factor_spatial",
+        "vae_spatial_compression_ratio",
+        "vae_spatial_scale_factor",
+        "vae_scale_factor",
     )
     if latents.ndim == 2:  # packed, (N, C): the processor's scale is that of a cell
         processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         size, spatial = grid[1:], int(processor.config.vae_scale_factor) if processor else spatial
-    temporal = _first_attribute(pipe, "vae_scale_factor_temporal", "vae_temporal_compression_ratio")
-    frames = arguments.get("num_frames") or (grid[0] - 1) * temporal + 1
+    frames = arguments.get("num_frames") or (grid[0] - 1) * _temporal(pipe) + 1
     return (
         int(frames) if grid[0] > 1 or "num_frames" in arguments else None,
         int(arguments.get("height") or size[0] * spatial),
         int(arguments.get("width") or size[1] * spatial),
+    )
+
+
+def foreign_frames(
+    pipe: Any, denoiser: Any, arguments: Mapping[str, Any], frames: int | None, cells: int
+) -> str | None:
+    """Why the denoiser's frames are not those that the video was decoded from; None if they are.
+
+    Args:
+        pipe: the pipeline.
+        denoiser: its configuration tells the latent frames of a patch.
+        arguments: of the pipeline's call.
+        frames: of the video; None for an image.
+        cells: frames of the denoiser's cells.
+    """
+    frames = frames or int(arguments.get("video_length") or 1)
+    own = (frames - 1) // _temporal(pipe) + 1
+    patch = getattr(getattr(denoiser, "config", None), "patch_size_t", None) or 1
+    if cells == -(-own // patch):
+        return None
+    return (
+        f"the denoiser was called with {cells} latent frames, and the {frames} of the video are "
+        f"decoded from {own}: others stand among them (reference images), or they are drawn apart"
+    )
+
+
+def _temporal(pipe: Any) -> int:
+    return _first_attribute(
+        pipe,
+        "vae_scale_factor_temporal",
+        "vae_temporal_compression_ratio",
+        "vae_temporal_scale_factor",
     )
 
 
@@ -350,6 +385,15 @@ def provenance(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> 
         **{name: version(name) for name in ("daam-diffusers", "diffusers", "transformers")},
         "torch": torch.__version__,
     }
+
+
+def schedule(pipe: Any) -> tuple[int, int, int]:
+    """Calls of the denoiser that a scheduler asks for: a step, in all, more in its first step."""
+    scheduler = getattr(pipe, "scheduler", None)
+    order, timesteps = int(getattr(scheduler, "order", 1)), getattr(scheduler, "timesteps", None)
+    total = 0 if timesteps is None else len(timesteps)
+    steps = getattr(scheduler, "num_inference_steps", None) or total
+    return order, total, max(0, total - steps * order)
 
 
 def _guidance(pipe: Any, arguments: Mapping[str, Any]) -> Any:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 
+from daam_diffusers.errors import TraceError
 from daam_diffusers.families.table import (
     Call,
     Encoder,
@@ -34,6 +36,11 @@ def _read_ids(ids: torch.Tensor) -> Grid:
 
 
 def _ids(call: Call) -> Grid:
+    if call.arguments.get("kv_cache_mode") is not None:
+        raise TraceError(
+            "FLUX.2 with a cache of its reference images' keys attends in pieces that are not "
+            "looked at; trace Flux2KleinPipeline, which has no such cache."
+        )
     grid: Grid = remembered(call["img_ids"], _read_ids)
     return grid
 
@@ -45,7 +52,23 @@ def _with_references(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments
     return (("text", lengths[0]), ("pixels", own), ("reference", rest))
 
 
+def _read_last(positions: torch.Tensor) -> Grid:
+    _, row, column = positions[-1].tolist()
+    return 1, int(row) + 1, int(column) + 1
+
+
+def _positions(call: Call) -> Grid:
+    grid: Grid = remembered(call["position_ids"], _read_last)
+    return grid
+
+
 def _img_shapes(call: Call) -> Grid:
+    config: Mapping[str, Any] = call.denoiser.config  # type: ignore[assignment]
+    if config.get("use_layer3d_rope"):
+        raise TraceError(
+            "Qwen-Image-Layered draws several pictures in one sequence, of which each would need "
+            "maps of its own: it cannot be traced."
+        )
     shapes = call["img_shapes"][0]
     frames, height, width = shapes[0] if isinstance(shapes, list) else shapes
     return int(frames), int(height), int(width)
@@ -72,7 +95,20 @@ FAMILIES = (
     Family(
         denoiser="FluxTransformer2DModel",
         name="Flux.1 dev, schnell, Kontext, Fill, Control",
-        pipelines=("FluxPipeline", "FluxKontextPipeline", "FluxFillPipeline"),
+        pipelines=(
+            "FluxPipeline",
+            "FluxImg2ImgPipeline",
+            "FluxInpaintPipeline",
+            "FluxKontextPipeline",
+            "FluxKontextInpaintPipeline",
+            "FluxFillPipeline",
+            "FluxControlPipeline",
+            "FluxControlImg2ImgPipeline",
+            "FluxControlInpaintPipeline",
+            "FluxControlNetPipeline",
+            "FluxControlNetImg2ImgPipeline",
+            "FluxControlNetInpaintPipeline",
+        ),
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         grid=_ids,
         sequence=_with_references,
@@ -83,17 +119,30 @@ FAMILIES = (
     Family(
         denoiser="Flux2Transformer2DModel",
         name="Flux.2 dev, Klein",
-        pipelines=("Flux2Pipeline", "Flux2KleinPipeline"),
+        pipelines=(
+            "Flux2Pipeline",
+            "Flux2KleinPipeline",
+            "Flux2KleinInpaintPipeline",
+        ),
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         grid=_ids,
         sequence=_with_references,
         text=_TEMPLATE,
         guidance="embedded: one call; Klein in separate calls, the prompt first",
+        notes="Klein's variant with a cache of reference images is refused if there are some.",
     ),
     Family(
         denoiser="SD3Transformer2DModel",
         name="Stable Diffusion 3, 3.5",
-        pipelines=("StableDiffusion3Pipeline", "StableDiffusion3PAGPipeline"),
+        pipelines=(
+            "StableDiffusion3Pipeline",
+            "StableDiffusion3Img2ImgPipeline",
+            "StableDiffusion3InpaintPipeline",
+            "StableDiffusion3ControlNetPipeline",
+            "StableDiffusion3ControlNetInpaintingPipeline",
+            "StableDiffusion3PAGPipeline",
+            "StableDiffusion3PAGImg2ImgPipeline",
+        ),
         layers={_DOUBLE: "joint"},
         sequence=pixels_first,
         text=(
@@ -111,7 +160,11 @@ FAMILIES = (
     Family(
         denoiser="ChromaTransformer2DModel",
         name="Chroma",
-        pipelines=("ChromaPipeline",),
+        pipelines=(
+            "ChromaPipeline",
+            "ChromaImg2ImgPipeline",
+            "ChromaInpaintPipeline",
+        ),
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         grid=_ids,
         sequence=_with_references,
@@ -128,12 +181,22 @@ FAMILIES = (
     Family(
         denoiser="QwenImageTransformer2DModel",
         name="Qwen-Image, Qwen-Image-Edit",
-        pipelines=("QwenImagePipeline", "QwenImageEditPipeline"),
+        pipelines=(
+            "QwenImagePipeline",
+            "QwenImageImg2ImgPipeline",
+            "QwenImageInpaintPipeline",
+            "QwenImageControlNetPipeline",
+            "QwenImageControlNetInpaintPipeline",
+            "QwenImageEditPipeline",
+            "QwenImageEditPlusPipeline",
+            "QwenImageEditInpaintPipeline",
+        ),
         layers={_DOUBLE: "joint"},
         grid=_img_shapes,
         sequence=_with_references,
         text=_TEMPLATE,
         guidance=_SEPARATE,
+        notes="Qwen-Image-Layered is refused: it draws several pictures in one sequence.",
     ),
     Family(
         denoiser="HiDreamImageTransformer2DModel",
@@ -201,5 +264,15 @@ FAMILIES = (
         context=_nucleus_context,
         text=(Text(encoders=(Encoder(tokenizer="processor", has_template=True),)),),
         guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="Krea2Transformer2DModel",
+        name="Krea 2",
+        pipelines=("Krea2Pipeline",),
+        layers={_DOUBLE: "joint"},
+        grid=_positions,
+        text=_TEMPLATE,
+        guidance=_SEPARATE,
+        notes="Tokens are mixed before the first layer that is looked at.",
     ),
 )

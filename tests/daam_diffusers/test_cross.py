@@ -147,14 +147,16 @@ def test_images(check, name):
 
 BATCH = {
     "deepfloyd super-resolution": {"image": [picture(8, 12)] * 2},
-    "instruct-pix2pix": {"image": [picture(16, 24)] * 4},
-    "sdxl instruct-pix2pix": {"image": [picture(16, 24)] * 4},
     "kandinsky": {f"{kind}image_embeds": torch.ones(2, 32) for kind in ("", "negative_")},
 }
 """What goes with two prompts."""
 
 
+ONE_IMAGE = pytest.mark.filterwarnings("ignore:You have passed .* text prompts:FutureWarning")
+
+
 @pytest.mark.parametrize("name", [name for name in FACTS if name != "lumina2"])
+@ONE_IMAGE
 def test_batches(name):
     one = case(name)
     own = one.variant
@@ -178,6 +180,8 @@ def test_the_column_that_changes_most_is_that_of_the_token_that_was_changed(name
     for column in columns_of(one.facts, words, plain.prompt.columns)[-len(one.facts.first) :]:
         changed = first_call(one, name, column)
         moved = (plain.probabilities[path] - changed.probabilities[path]).abs().flatten(1).sum(1)
+        if one.facts.mixes_text:  # also in the columns of a template, which are one map
+            moved = moved[:-1]
         assert plain.columns[int(moved.argmax())] == column
         assert moved.max() > 0
 
@@ -220,7 +224,8 @@ def noisy(text: Any, column: int) -> Any:
 def test_words_of_a_slow_tokenizer_are_found_by_its_pieces():
     text = "A zebra, 中 car"
     spans = token_spans(text, chatglm_tokenizer())
-    assert [text[start:end] for _, start, end in spans] == [*"Azebra,", "中", "car"]
+    words = [text[start:end] for _, start, end in spans if start < end]
+    assert words == [*"Azebra,", "中", "car"]
 
 
 # -- rows -----------------------------------------------------------------------------------------
@@ -234,7 +239,6 @@ def test_words_of_a_slow_tokenizer_are_found_by_its_pieces():
         ("sdxl pag", 0, None, {"guidance_scale": 1.0}),
         ("pixart-sigma pag", 0, None, {"guidance_scale": 1.0}),
         ("sana pag", 0, None, {"guidance_scale": 1.0}),
-        ("hunyuan-dit pag", 0, None, {"guidance_scale": 1.0}),
         ("sd pag", 1, 0, {"negative_prompt": PROMPT}),
         ("sdxl pag", 1, 0, {"negative_prompt": PROMPT}),
         ("pixart-sigma pag", 1, 0, {"negative_prompt": PROMPT}),
@@ -250,6 +254,7 @@ def test_words_of_a_slow_tokenizer_are_found_by_its_pieces():
     ],
 )
 @pytest.mark.parametrize("images", [1, 2])
+@ONE_IMAGE
 def test_rows_of_one_text_are_told_apart(name, block, negative, changes, images):
     one = case(name)
     if images > 1:

@@ -148,7 +148,8 @@ class Run:
     is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
-    _known: list[tuple[Any, tuple[dict[int, int], bool]]] = field(default_factory=list)
+    _known: list[tuple[Any, tuple[dict[int, int], bool, bool]]] = field(default_factory=list)
+    _shared: Counter[int] = field(default_factory=Counter)
 
     def denoise(self, family: Family, call: Call, *, conditional_first: bool) -> None:
         """Take note of a call of the denoiser: where text and pixels lie, who is in which row."""
@@ -167,8 +168,12 @@ class Run:
         self.grid = grid
         texts: list[Rows] = [call.text(text.argument) for text in family.text]
         samples = len(call[family.latents])
-        rows, is_known = self._rows(texts, samples, conditional_first)
+        rows, is_known, is_shared = self._rows(texts, samples, conditional_first)
         self.unknown += not is_known
+        if is_shared:  # guidance in separate calls, the prompt first
+            role: Role = "negative" if self._shared[self.step] % 2 else "prompt"
+            self._shared[self.step] += 1
+            rows = {i: row for i, row in rows.items() if self.branches[i].first.role == role}
         if not rows:
             return
         if any(call.arguments.get(name) is not None for name in family.skips):
@@ -195,8 +200,12 @@ class Run:
 
     def _rows(
         self, texts: Sequence[Rows], samples: int, conditional_first: bool
-    ) -> tuple[dict[int, int], bool]:
-        """Which branches a call carries, from which sample on; and whether its text is known."""
+    ) -> tuple[dict[int, int], bool, bool]:
+        """Which branches a call carries, from which sample on.
+
+        And whether its text is known, and whether all of it is of the prompt and of the negative
+        prompt alike.
+        """
         # Pipelines pass the same tensors at every step; comparing values once is enough, and the
         # tensors are held so that an identity cannot be taken over by another.
         held = [*texts, samples]
@@ -205,18 +214,19 @@ class Run:
                 return result
         sampled = texts[0][:: max(1, len(texts[0]) // samples)]
         rows: dict[int, int] = {}
-        is_known = False
+        is_known = is_shared = False
         # Branches of prompts come first, so they are made first.
         for encoded in sorted(self.encoded, key=lambda one: one.role != "prompt"):
             found = _blocks(sampled, encoded.rows)
             is_known |= bool(found)
             if not found or encoded.role not in self.roles:
                 continue
+            is_shared |= len(sampled) == len(encoded.rows) and self._is_shared(encoded)
             index = self._branch(encoded, texts)
             if index not in rows:
                 rows[index] = self._chosen(encoded, found, len(sampled), conditional_first)
-        self._known = [*self._known[-3:], (held, (rows, is_known))]
-        return rows, is_known
+        self._known = [*self._known[-3:], (held, (rows, is_known, is_shared))]
+        return rows, is_known, is_shared
 
     def _chosen(
         self, encoded: Encoded, found: list[int], batch: int, conditional_first: bool
@@ -226,17 +236,18 @@ class Run:
         Perturbed guidance repeats the prompt after its own block, so the first one is right; but
         a negative prompt equal to the prompt takes the first block in most pipelines.
         """
-        size = len(encoded.rows)
-        twins = [
-            other
-            for other in self.encoded
-            if other.role != encoded.role and other.rows is not encoded.rows
-            and len(other.rows) == size and _blocks(other.rows, encoded.rows) == [0]
-        ]  # fmt: skip
-        if not twins or len(found) == 1:
+        if len(found) == 1 or not self._is_shared(encoded):
             return found[0]
         is_second = (encoded.role == "prompt") != conditional_first
         return found[1] if is_second else found[0]
+
+    def _is_shared(self, encoded: Encoded) -> bool:
+        """Whether the prompt and the negative prompt are the same to the denoiser."""
+        return any(
+            other.role != encoded.role and other.rows is not encoded.rows
+            and len(other.rows) == len(encoded.rows) and _blocks(other.rows, encoded.rows) == [0]
+            for other in self.encoded
+        )  # fmt: skip
 
     def _branch(self, encoded: Encoded, texts: Sequence[Rows]) -> int:
         """The index of a text's branch, made when its rows are first found."""

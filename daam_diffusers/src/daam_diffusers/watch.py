@@ -259,6 +259,9 @@ class Watch:
         found = host.embeddings_of(result)
         if not found:
             return
+        images = int(run.arguments.get("num_images_per_prompt") or 1)
+        if images > 1 and "num_images_per_prompt" not in arguments:  # repeated afterwards
+            found = [[row for row in rows for _ in range(images)] for rows in found]
         role = self._role(run, arguments)
         self._add(run, role, arguments, "", found[0], readings)
         if len(found) > 1 and role == "prompt":
@@ -272,7 +275,7 @@ class Watch:
             is_negative = embeds is not None and embeds is own.get("negative_prompt_embeds")
             return "negative" if is_negative else "prompt"
         earlier = [one for one in run.encoded if one.role == "prompt"]
-        if not own or not earlier or run.calls:
+        if not own or not earlier or run.calls or arguments.get("negative_prompt") is not None:
             return "prompt"
         if _same(given, own.get("negative_prompt")):
             return "negative"

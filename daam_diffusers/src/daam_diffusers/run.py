@@ -124,7 +124,9 @@ class Run:
         step: steps that were finished, as the pipeline's progress bar counts them.
         counts_steps: whether the pipeline has such a bar.
         in_step: calls with the prompt, by step.
-        order: calls a step that the scheduler asks for.
+        schedule: calls a step, calls in all (0 if unknown) and calls more in the first step that
+            the scheduler asks for.
+        grads: whether it computes gradients throughout.
         fault: why no heat map can be made of the run, if so.
         is_cut_short: whether the pipeline raised before it was done.
         output: frames (None for an image), rows and columns of the generated picture, if seen.
@@ -143,7 +145,8 @@ class Run:
     step: int = 0
     counts_steps: bool = False
     in_step: Counter[int] = field(default_factory=Counter)
-    order: int = 1
+    schedule: tuple[int, int, int] = (1, 0, 0)
+    grads: bool = False
     fault: str | None = None
     is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
@@ -168,7 +171,8 @@ class Run:
         self.grid = grid
         texts: list[Rows] = [call.text(text.argument) for text in family.text]
         samples = len(call[family.latents])
-        rows, is_known, is_shared = self._rows(texts, samples, conditional_first)
+        latents = call[family.latents]
+        rows, is_known, is_shared = self._rows(texts, latents, conditional_first)
         self.unknown += not is_known
         if is_shared:  # guidance in separate calls, the prompt first
             role: Role = "negative" if self._shared[self.step] % 2 else "prompt"
@@ -199,7 +203,7 @@ class Run:
             self.in_step[self.step] += 1
 
     def _rows(
-        self, texts: Sequence[Rows], samples: int, conditional_first: bool
+        self, texts: Sequence[Rows], latents: Rows, conditional_first: bool
     ) -> tuple[dict[int, int], bool, bool]:
         """Which branches a call carries, from which sample on.
 
@@ -208,6 +212,7 @@ class Run:
         """
         # Pipelines pass the same tensors at every step; comparing values once is enough, and the
         # tensors are held so that an identity cannot be taken over by another.
+        samples = len(latents)
         held = [*texts, samples]
         for known, result in self._known:
             if len(known) == len(held) and all(a is b for a, b in zip(known, held, strict=True)):
@@ -224,19 +229,32 @@ class Run:
             is_shared |= len(sampled) == len(encoded.rows) and self._is_shared(encoded)
             index = self._branch(encoded, texts)
             if index not in rows:
-                rows[index] = self._chosen(encoded, found, len(sampled), conditional_first)
+                rows[index] = self._chosen(encoded, found, latents, conditional_first)
         self._known = [*self._known[-3:], (held, (rows, is_known, is_shared))]
         return rows, is_known, is_shared
 
     def _chosen(
-        self, encoded: Encoded, found: list[int], batch: int, conditional_first: bool
+        self, encoded: Encoded, found: list[int], latents: Rows, conditional_first: bool
     ) -> int:
         """The first sample of a text that stands in several blocks of a batch.
 
         Perturbed guidance repeats the prompt after its own block, so the first one is right; but
         a negative prompt equal to the prompt takes the first block in most pipelines.
+
+        Raises:
+            TraceError: the prompt stands beside several latents.
         """
-        if len(found) == 1 or not self._is_shared(encoded):
+        if len(found) == 1:
+            return found[0]
+        if not self._is_shared(encoded):
+            size = len(encoded.rows)
+            first, *others = ([latents[at + i] for i in range(size)] for at in found)
+            if encoded.role == "prompt" and not all(_blocks(other, first) for other in others):
+                raise TraceError(
+                    f"a call of the denoiser has the prompt in {len(found)} places, with latents "
+                    "of their own (crops of the image, a reference image), and which of them draw "
+                    "the image cannot be told."
+                )
             return found[0]
         is_second = (encoded.role == "prompt") != conditional_first
         return found[1] if is_second else found[0]
@@ -297,12 +315,14 @@ class Run:
         """
         calls = sum(self.in_step.values())
         steps = len(self.in_step)
-        # Multistep schedulers may call twice in their first step, second-order ones in each.
-        if self.counts_steps and calls > steps * self.order + 1:
+        order, total, more = self.schedule
+        most = steps * order + more if self.counts_steps else calls
+        if calls > min(most, total or most):
             raise TraceError(
-                f"the denoiser was called {calls} times with the prompt in {steps} steps: this "
-                "pipeline calls it for other things as well (crops of the image, a reference "
-                "image), and which calls drew the image cannot be told."
+                f"the denoiser was called {calls} times with the prompt, where the scheduler asks "
+                f"for {min(most, total or most)}: this pipeline calls it for other things as well "
+                "(crops of the image, a reference image), and which calls drew the image cannot "
+                "be told."
             )
 
     def complain_of_crops(self, aspect: float) -> None:
@@ -345,11 +365,12 @@ def _blocks(text: Rows, rows: Rows) -> list[int]:
     return [
         start
         for start in range(0, len(text) - size + 1, max(1, size))
-        if all(_equal(text[start + i], rows[i]) for i in range(size))
+        if all(equal(text[start + i], rows[i]) for i in range(size))
     ]
 
 
-def _equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+def equal(left: torch.Tensor, right: torch.Tensor) -> bool:
+    """Whether two rows of embeddings have the same values, but for dtype and device."""
     if left is right:
         return True
     return left.shape == right.shape and torch.equal(
@@ -437,6 +458,6 @@ def _shown(grid: Grid | None) -> str:
 
 
 __all__ = [
-    "Branch", "Encoded", "Layout", "Role", "Rows", "Run", "cells", "length", "level", "places",
-    "segments_of",
+    "Branch", "Encoded", "Layout", "Role", "Rows", "Run", "cells", "equal", "length", "level",
+    "places", "segments_of",
 ]  # fmt: skip

@@ -18,6 +18,7 @@ from daam_diffusers.encoders import Reading, placements
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import Call, Family, Grid, Kind, LayerInfo
 from daam_diffusers.processor import TracingProcessor, is_tracing
+from daam_diffusers.prompt import Prompt
 from daam_diffusers.record import LayerRecord
 from daam_diffusers.run import (
     Branch,
@@ -26,6 +27,7 @@ from daam_diffusers.run import (
     Role,
     Rows,
     Run,
+    equal,
     length,
     level,
     places,
@@ -80,7 +82,7 @@ def layers_of(denoisers: Mapping[str, nn.Module], families: Mapping[str, Family]
                 )
             )
     # named_modules lists a UNet's up blocks before its middle block; sorting keeps the rest.
-    order = {"down": 0, "mid": 1, "up": 2}
+    order = {"vace_blocks": -1, "down": 0, "mid": 1, "up": 2}
     return sorted(found, key=lambda layer: (layer.component, order.get(layer.block, 0)))
 
 
@@ -129,6 +131,7 @@ class Watch:
         self._infos: dict[str, LayerInfo | None] = {}
         self._current: Run | None = None
         self._loose: Run | None = None
+        self._heard: list[Encoded] = []  # before the pipeline was called, maybe for its call
         self._checked: set[str] = set()
         self._seen: set[str] = set()
         self._depth = 0
@@ -209,6 +212,8 @@ class Watch:
         if self._depth > 1:  # a pipeline that calls itself
             return
         own = {name: value for name, value in arguments.items() if name != "self"}
+        before = self._loose
+        self._heard = before.encoded if before is not None and not before.calls else []
         self._open(Run(own, self._roles))
 
     def ended(self, output: Any) -> None:
@@ -217,10 +222,16 @@ class Watch:
         run = self._current
         if self._depth or run is None:
             return
-        self._current = None
-        run.output = host.output_size(output)
+        self._current, self._heard = None, []
+        is_latent = run.arguments.get("output_type") == "latent"
+        run.output = None if is_latent else host.output_size(output)
         if run.output is None and run.grid is not None and run.latents is not None:
             run.output = host.expected_size(self._pipe, run.arguments, run.grid, run.latents)
+        if run.output is not None and run.grid is not None and run.fault is None:
+            denoiser = getattr(self._pipe, next(iter(self._families)))
+            run.fault = host.foreign_frames(
+                self._pipe, denoiser, run.arguments, run.output[0], run.grid[0]
+            )
         run.is_cut_short = output is None
         run.close()
 
@@ -256,6 +267,7 @@ class Watch:
                 self._current, self._loose = None, self._current
             run = self._loose
         assert run is not None
+        run.grads = torch.is_grad_enabled()
         found = host.embeddings_of(result)
         if not found:
             return
@@ -272,8 +284,9 @@ class Watch:
         given, own = arguments.get("prompt"), run.arguments
         if given is None:
             embeds = arguments.get("prompt_embeds")
-            is_negative = embeds is not None and embeds is own.get("negative_prompt_embeds")
-            return "negative" if is_negative else "prompt"
+            if embeds is None:  # a negative prompt that was not given may be encoded as none
+                return "negative" if any(one.role == "prompt" for one in run.encoded) else "prompt"
+            return "negative" if embeds is own.get("negative_prompt_embeds") else "prompt"
         earlier = [one for one in run.encoded if one.role == "prompt"]
         if not own or not earlier or run.calls or arguments.get("negative_prompt") is not None:
             return "prompt"
@@ -305,7 +318,7 @@ class Watch:
             return
         prompt = arguments.get(f"{prefix}prompt")
         if prompt is None and (not prefix or arguments.get(f"{prefix}prompt_embeds") is not None):
-            run.encoded.append(Encoded(role, rows, None))
+            run.encoded.append(Encoded(role, rows, self._known(rows)))
             return
         texts = host.texts_of(prompt or "", len(rows))
         others = {
@@ -323,6 +336,16 @@ class Watch:
                 placed[key] = placements(text, encoders, self._pipe, readings, columns, own)
             prompts.append(placed[key])
         run.encoded.append(Encoded(role, rows, tuple(prompts)))
+
+    def _known(self, rows: Rows) -> tuple[Mapping[str, Prompt], ...] | None:
+        """The prompts behind embeddings that were encoded before the pipeline was called."""
+        pairs = [
+            pair for one in self._heard if one.prompts is not None
+            for pair in zip(one.rows, one.prompts, strict=True)
+        ]  # fmt: skip
+        found = [next((own for known, own in pairs if equal(known, row)), None) for row in rows]
+        known = [own for own in found if own is not None]
+        return tuple(known) if len(known) == len(found) else None
 
     def _read(self, run: Run) -> None:
         """Take what text encoders returned for prompts, of pipelines without `encode_prompt`."""
@@ -365,11 +388,12 @@ class Watch:
         if not run.provenance:
             self.runs.append(run)
             run.provenance = host.provenance(self._pipe, module, run.arguments)
-            run.order = int(getattr(getattr(self._pipe, "scheduler", None), "order", 1))
+            if run.arguments:
+                run.schedule = host.schedule(self._pipe)
         if not callable(getattr(self._pipe, "encode_prompt", None)):
             self._read(run)
         self._seen, self._missed = set(), {}
-        if run.arguments and torch.is_grad_enabled():
+        if run.arguments and torch.is_grad_enabled() and not run.grads:
             run.layout = None  # an optimization of the latents, not a step of the denoising
             return
         family = self._families[component]
@@ -381,7 +405,7 @@ class Watch:
         first = family.conditional_first or "image_guidance_scale" in run.arguments
         run.denoise(family, call, conditional_first=first)
 
-    def denoised(self, component: str, *_: Any) -> None:
+    def denoised(self, component: str, module: nn.Module, *_: Any) -> None:
         """Forward hook of a denoiser: the first time, complain of layers that were not seen.
 
         Raises:
@@ -406,12 +430,11 @@ class Watch:
         if hidden:
             raise TraceError(self._hidden(hidden))
         for layer in layers:
-            replaced = vars(layer.module).get("forward")
-            if layer.name not in self._seen and replaced is not None:
+            found = "" if layer.name in self._seen else _skipped(module, layer)
+            if found:
                 raise TraceError(
-                    f"{layer.name} ran without its processor: its `forward` was replaced by "
-                    f"{getattr(replaced, '__qualname__', replaced)}, whose attention cannot be "
-                    "seen. Trace without that extension."
+                    f"the attention of {layer.name} was not seen, for its processor was not "
+                    f"called: {found}. Trace without that extension."
                 )
 
     def _hidden(self, layers: Sequence[Layer]) -> str:
@@ -560,6 +583,21 @@ class Source:
     cells: slice
     text: slice
     grid: Grid
+
+
+def _skipped(denoiser: nn.Module, layer: Layer) -> str:
+    """Why a denoiser did not call a layer's processor; empty if a cache of the host's may."""
+    modules = dict(denoiser.named_modules())
+    parts = next(path for path, module in modules.items() if module is layer.module).split(".")
+    way = [".".join(parts[:n]) for n in range(len(parts), 0, -1)]
+    if any(hasattr(modules[path], "_diffusers_hook") for path in ("", *way)):
+        return ""
+    for path in way:
+        forward = vars(modules[path]).get("forward", type(modules[path]).forward)
+        home = str(getattr(forward, "__module__", None))
+        if home.split(".")[0] not in ("accelerate", "diffusers", "torch"):
+            return f"{path} runs {home}.{getattr(forward, '__qualname__', forward)} in its place"
+    return "the denoiser skips it"
 
 
 def _set_processor(module: Any, processor: Any) -> None:

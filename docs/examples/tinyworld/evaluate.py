@@ -33,6 +33,7 @@ import masks
 import scenes
 from daam_diffusers import HeatMaps, LayerInfo, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
+from daam_diffusers.maps import Weighting
 
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
@@ -121,6 +122,7 @@ class Report:
 
     Attributes:
         captions, steps, guidance: how the images were made.
+        weighting: how their maps' layers were averaged.
         both: share of images that show both objects, color and noun right.
         both_colored: share of images that show both colors, whatever the silhouettes.
         as_told: share of images that show both objects, and in the caption's relation.
@@ -132,6 +134,7 @@ class Report:
     captions: int
     steps: int
     guidance: float
+    weighting: Weighting
     both: float
     both_colored: float
     as_told: float
@@ -158,10 +161,11 @@ def generate(
     steps: int = STEPS,
     batch: int = 25,
     layers: Callable[[LayerInfo], bool] | None = None,
+    weighting: Weighting = "equal",
 ) -> Iterator[Generated]:
     """Generate one image a caption, traced; image i starts from the noise of seed i.
 
-    Maps are of the layers that `trace` chooses, unless `layers` does.
+    Maps are of the layers that `trace` chooses, unless `layers` does, weighted as `HeatMaps` says.
     """
     with tqdm(total=len(captions), desc="images") as bar:
         for start in range(0, len(captions), batch):
@@ -176,7 +180,7 @@ def generate(
                 ).images
             for index, (caption, values) in enumerate(zip(chunk, images, strict=True)):
                 image = (values * 255).round().astype(np.uint8)
-                maps = tracer.heat_maps(image=index)
+                maps = dataclasses.replace(tracer.heat_maps(image=index), weighting=weighting)
                 yield Generated(caption, image, maps, masks.find(image, caption))
             bar.update(len(chunk))
 
@@ -262,6 +266,7 @@ def evaluate(
     batch: int = 25,
     seed: int = SEED,
     any_noun: bool = False,
+    weighting: Weighting = "equal",
 ) -> Report:
     """Generate, segment and judge.
 
@@ -272,7 +277,9 @@ def evaluate(
         ValueError: if no image shows both objects, so that there is nothing to judge maps on.
     """
     chosen = held_out(captions, seed)
-    made = list(generate(pipe, chosen, guidance=guidance, steps=steps, batch=batch))
+    made = list(
+        generate(pipe, chosen, guidance=guidance, steps=steps, batch=batch, weighting=weighting)
+    )
     words = judged(made, any_noun=any_noun)
     if not words:
         raise ValueError(
@@ -284,6 +291,7 @@ def evaluate(
         captions=captions,
         steps=steps,
         guidance=guidance,
+        weighting=weighting,
         both=float(np.mean([image.right for image in made])),
         both_colored=float(np.mean([image.colored for image in made])),
         as_told=float(np.mean([image.as_told for image in made])),
@@ -298,6 +306,10 @@ def evaluate(
     )
 
 
+_LAYERS: dict[Weighting, str] = {
+    "equal": "Maps are the plain mean of the layers'.",
+    "information": 'Maps are means weighted by information, `heat_maps(layers="auto")`.',
+}
 _COLUMNS = ("words", "threshold", "DAAM", "whole image", "random half", "swapped")
 
 
@@ -330,6 +342,7 @@ def _sentences(report: Report) -> list[str]:
     )
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
+        _LAYERS[report.weighting],
         f"Both objects present, with the right colors and nouns: {report.both:.1%} of the images.",
         f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
         f"Both colors present, whatever the nouns: {report.both_colored:.1%} of the images.",
@@ -380,6 +393,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--seed", type=int, default=SEED, help="of the captions")
+    parser.add_argument("--weighting", choices=_LAYERS, default="equal", help="of the layers")
     parser.add_argument(
         "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"
     )
@@ -394,6 +408,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch=options.batch,
         seed=options.seed,
         any_noun=options.any_noun,
+        weighting=options.weighting,
     )
     print_report(report, Console())
     if options.json:

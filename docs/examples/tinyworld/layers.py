@@ -8,7 +8,7 @@ then means weighted by a rule that sees nothing but the attention of the prompt'
 - concentration: how far, on average, a word's attention is from being the same in all cells, as
   a divergence in nats;
 - information: the mutual information of word and cell in nats, which is 0 where all words attend
-  to the same cells, however few.
+  to the same cells, however few; `heat_maps(layers="auto")` weights by it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 import evaluate
 from daam_diffusers import HeatMap, HeatMaps
 from daam_diffusers.evaluation import mean_iou
-from daam_diffusers.upsample import resize
+from daam_diffusers.upsample import information, resize
 
 Rule = Callable[[Tensor], float]
 
@@ -40,13 +40,6 @@ def concentration(attention: Tensor) -> float:
     maps = attention.flatten(1)
     shares = maps / maps.sum(1, keepdim=True)
     return float(torch.special.xlogy(shares, shares * shares.shape[1]).sum(1).mean())
-
-
-def information(attention: Tensor) -> float:
-    """Mutual information of word and cell: (C, h, w) -> nats."""
-    joint = attention.flatten(1) / attention.sum()
-    apart = joint.sum(0) * joint.sum(1, keepdim=True)
-    return float(torch.special.xlogy(joint, joint / apart.clamp_min(1e-30)).sum())
 
 
 RULES: Mapping[str, Rule] = {"concentration": concentration, "information": information}

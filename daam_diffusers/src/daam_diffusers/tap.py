@@ -12,7 +12,7 @@ Two ways of looking, chosen by the kind of processor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -137,6 +137,9 @@ def _split_heads(projected: torch.Tensor, heads: int) -> torch.Tensor:
     return projected.view(batch, length, heads, -1).transpose(1, 2)  # (B, N, H·d) → (B, H, N, d)
 
 
+Scores = tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]
+"""Arguments of `get_attention_scores`: query, key, mask, (B·H, N, d) whole or in slices."""
+
 _SDPA_ARGUMENTS = ("query", "key", "value", "attn_mask", "dropout_p", "is_causal", "scale")
 
 
@@ -147,14 +150,15 @@ class DispatchTap(TorchFunctionMode):
         super().__init__()
         self._attn = attn
         self._seen: list[AttentionCall] = []
-        self._scores: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]] = []
+        self._scores: list[Scores] = []
         self._own = False
+        self._before: Any = None
 
     def __enter__(self) -> Self:
         # Processors of research code multiply q and k by the layer's method, which a mode around
         # torch functions would see as a product of any two matrices.
         original = getattr(self._attn, "get_attention_scores", None)
-        if original is not None and "get_attention_scores" not in self._attn.__dict__:
+        if original is not None:
 
             def get_attention_scores(
                 query: torch.Tensor,
@@ -164,6 +168,7 @@ class DispatchTap(TorchFunctionMode):
                 self._scores.append((query, key, attention_mask))
                 return original(query, key, attention_mask)  # type: ignore[no-any-return]
 
+            self._before = self._attn.__dict__.get("get_attention_scores")
             self._attn.__dict__["get_attention_scores"] = get_attention_scores
             self._own = True
         super().__enter__()  # type: ignore[no-untyped-call]
@@ -178,6 +183,8 @@ class DispatchTap(TorchFunctionMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         if self._own:
             del self._attn.__dict__["get_attention_scores"]
+            if self._before is not None:
+                self._attn.__dict__["get_attention_scores"] = self._before
             self._own = False
 
     def __torch_function__(
@@ -206,15 +213,31 @@ class DispatchTap(TorchFunctionMode):
 
     def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
         """See `Tap`."""
-        return self._seen + [_apart(self._attn, *scores) for scores in self._scores]
+        return self._seen + _apart(self._attn, self._scores)
 
 
-def _apart(
-    attn: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None
-) -> AttentionCall:
-    """What `get_attention_scores` was given, (B·H, N, d), with the heads apart."""
-    heads = attn.heads if query.shape[0] % attn.heads == 0 else 1
-    query, key = (x.view(-1, heads, *x.shape[1:]) for x in (query, key))
-    if mask is not None and mask.shape[0] == query.shape[0] * heads:
-        mask = mask.view(-1, heads, *mask.shape[1:])
-    return AttentionCall(query, key, mask, attn.scale)
+def _apart(attn: Any, scores: Sequence[Scores]) -> list[AttentionCall]:
+    """What `get_attention_scores` was given, slices put together and heads apart."""
+    by_shape: dict[tuple[int, int], list[Scores]] = {}
+    for one in scores:
+        by_shape.setdefault((one[0].shape[1], one[1].shape[1]), []).append(one)
+    calls = []
+    for parts in by_shape.values():
+        if len(parts) == attn.heads and not all(query.is_contiguous() for query, _, _ in parts):
+            # A head at a time, of all samples.
+            parts = [_joined(parts, lambda tensors: torch.stack(tensors, dim=1).flatten(0, 1))]
+        elif any(len(query) % attn.heads for query, _, _ in parts):
+            parts = [_joined(parts, torch.cat)]
+        for query, key, mask in parts:
+            heads = attn.heads if len(query) % attn.heads == 0 else 1
+            if mask is not None and len(mask) == len(query):
+                mask = mask.reshape(-1, heads, *mask.shape[1:])
+            query, key = (x.reshape(-1, heads, *x.shape[1:]) for x in (query, key))
+            calls.append(AttentionCall(query, key, mask, attn.scale))
+    return calls
+
+
+def _joined(parts: Sequence[Scores], join: Callable[[list[torch.Tensor]], torch.Tensor]) -> Scores:
+    masks = [mask.expand(len(query), -1, -1) for query, _, mask in parts if mask is not None]
+    query, key = (join([part[n] for part in parts]) for n in (0, 1))  # type: ignore[misc]
+    return query, key, join(masks) if masks else None

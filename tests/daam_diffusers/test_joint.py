@@ -33,7 +33,10 @@ from tiny_pipelines import PROMPT
 
 from daam_diffusers import TraceWarning, trace
 
-pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning")  # diffusers' own
+pytestmark = [  # what diffusers and PyTorch warn of
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+    pytest.mark.filterwarnings("ignore:Mismatch dtype"),
+]
 FIRST, SECOND = (0, 2), (1, 3)  # of two calls a step
 BOTH = r"(single_)?transformer_blocks\.\d+\.attn"
 FLUX = Facts(BOTH, (1, 8, 12), pixels=-96)
@@ -136,6 +139,16 @@ def test_a_prompt_that_one_text_encoder_reads_whole_is_not_cut():
     assert set(maps.prompt.find("red").columns) == {2, 77 + 1}
     with trace(pipe), pytest.warns(TraceWarning, match="read 75"):
         VARIANTS["sd3"].run(pipe, long, num_inference_steps=2, max_sequence_length=20)
+
+
+def test_a_prompt_in_a_template_that_is_cut_keeps_its_columns():
+    pipe = VARIANTS["qwen"].make()
+    with trace(pipe) as tracer, pytest.warns(TraceWarning, match="never saw: 'a', 'blue', 'dog'"):
+        VARIANTS["qwen"].run(pipe, num_inference_steps=2, max_sequence_length=4)
+    maps = tracer.heat_maps()
+    assert [(token.text, token.column) for token in maps.tokens] == [
+        ("a", 0), ("red", 1), ("car", 2), ("beside", 3)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ["flux dev", "sd3", "chroma", "auraflow"])

@@ -89,7 +89,8 @@ def placements(
         starts[name] = start + window
         size = window if encoder.after in ended else columns - start
         if read:
-            prompt, total[name] = _placed(own, tokenizer, convert, read, size, encoder)
+            drop = getattr(pipe, encoder.drop) if isinstance(encoder.drop, str) else encoder.drop
+            prompt, total[name] = _placed(own, tokenizer, convert, read, size, drop, encoder.suffix)
         else:  # only embeddings are there, or the encoder is called in a way that is not seen
             prompt = tokenize(own, tokenizer, size, convert=convert)
         found[name] = replace(
@@ -172,7 +173,8 @@ def _placed(
     convert: Callable[[str], str] | None,
     readings: Sequence[Reading],
     columns: int,
-    encoder: Encoder,
+    drop: int | None,
+    suffix: int,
 ) -> tuple[Prompt, int]:
     """The prompt, and how many tokens its text has."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).items()
@@ -192,7 +194,7 @@ def _placed(
         if best[0] > len(spans):  # all of it
             break
     row = row or readings[0].ids[0]
-    column = _columns(len(row) - encoder.suffix, columns, valid, encoder.drop)
+    column = _columns(len(row) - suffix, columns, valid, drop)
     first, last = (best[1][0], best[1][-1]) if best[1] else (1, -1)
     if valid is not None:  # padding next to the text is neither its start nor its end
         column = {at: one for at, one in column.items() if valid[at]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,6 +25,7 @@ _DOUBLE = r"transformer_blocks\.\d+\.attn"
 _SINGLE = r"single_transformer_blocks\.\d+\.attn"
 _T5 = (Text(encoders=(Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),)),)
 _TEMPLATE = (Text(encoders=(Encoder(has_template=True),)),)
+_QWEN = (Text(encoders=(Encoder(drop="prompt_template_encode_start_idx", has_template=True),)),)
 _SEPARATE = "separate calls, the prompt first"
 _EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
 
@@ -91,42 +93,31 @@ def _nucleus_context(call: Call, lengths: Sequence[int]) -> Segments:
     return (("image", call["hidden_states"].shape[1]), ("text", lengths[0]))
 
 
+def _pipelines(name: str, kinds: str) -> tuple[str, ...]:
+    return tuple(f"{name}{kind}Pipeline" for kind in kinds.split(" "))
+
+
+_flux_like = functools.partial(
+    Family, layers={_DOUBLE: "joint", _SINGLE: "joint"}, grid=_ids, sequence=_with_references
+)
+
 FAMILIES = (
-    Family(
+    _flux_like(
         denoiser="FluxTransformer2DModel",
         name="Flux.1 dev, schnell, Kontext, Fill, Control",
-        pipelines=(
-            "FluxPipeline",
-            "FluxImg2ImgPipeline",
-            "FluxInpaintPipeline",
-            "FluxKontextPipeline",
-            "FluxKontextInpaintPipeline",
-            "FluxFillPipeline",
-            "FluxControlPipeline",
-            "FluxControlImg2ImgPipeline",
-            "FluxControlInpaintPipeline",
-            "FluxControlNetPipeline",
-            "FluxControlNetImg2ImgPipeline",
-            "FluxControlNetInpaintPipeline",
+        pipelines=_pipelines(
+            "Flux",
+            " Img2Img Inpaint Kontext KontextInpaint Fill Control ControlImg2Img ControlInpaint"
+            " ControlNet ControlNetImg2Img ControlNetInpaint",
         ),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
         text=_T5,
         guidance=_EMBEDDED,
         notes="Words are those of T5; CLIP gives one vector for the whole prompt.",
     ),
-    Family(
+    _flux_like(
         denoiser="Flux2Transformer2DModel",
         name="Flux.2 dev, Klein",
-        pipelines=(
-            "Flux2Pipeline",
-            "Flux2KleinPipeline",
-            "Flux2KleinInpaintPipeline",
-        ),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
+        pipelines=_pipelines("Flux2", " Klein KleinInpaint"),
         text=_TEMPLATE,
         guidance="embedded: one call; Klein in separate calls, the prompt first",
         notes="Klein's variant with a cache of reference images is refused if there are some.",
@@ -134,14 +125,8 @@ FAMILIES = (
     Family(
         denoiser="SD3Transformer2DModel",
         name="Stable Diffusion 3, 3.5",
-        pipelines=(
-            "StableDiffusion3Pipeline",
-            "StableDiffusion3Img2ImgPipeline",
-            "StableDiffusion3InpaintPipeline",
-            "StableDiffusion3ControlNetPipeline",
-            "StableDiffusion3ControlNetInpaintingPipeline",
-            "StableDiffusion3PAGPipeline",
-            "StableDiffusion3PAGImg2ImgPipeline",
+        pipelines=_pipelines(
+            "StableDiffusion3", " Img2Img Inpaint ControlNet ControlNetInpainting PAG PAGImg2Img"
         ),
         layers={_DOUBLE: "joint"},
         sequence=pixels_first,
@@ -157,17 +142,10 @@ FAMILIES = (
         skips=("skip_layers",),
         notes="Both CLIPs share columns, T5 has its own. Calls that skip layers do not count.",
     ),
-    Family(
+    _flux_like(
         denoiser="ChromaTransformer2DModel",
         name="Chroma",
-        pipelines=(
-            "ChromaPipeline",
-            "ChromaImg2ImgPipeline",
-            "ChromaInpaintPipeline",
-        ),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
+        pipelines=_pipelines("Chroma", " Img2Img Inpaint"),
         guidance=_SEPARATE,
     ),
     Family(
@@ -181,20 +159,13 @@ FAMILIES = (
     Family(
         denoiser="QwenImageTransformer2DModel",
         name="Qwen-Image, Qwen-Image-Edit",
-        pipelines=(
-            "QwenImagePipeline",
-            "QwenImageImg2ImgPipeline",
-            "QwenImageInpaintPipeline",
-            "QwenImageControlNetPipeline",
-            "QwenImageControlNetInpaintPipeline",
-            "QwenImageEditPipeline",
-            "QwenImageEditPlusPipeline",
-            "QwenImageEditInpaintPipeline",
+        pipelines=_pipelines(
+            "QwenImage", " Img2Img Inpaint ControlNet ControlNetInpaint Edit EditPlus EditInpaint"
         ),
         layers={_DOUBLE: "joint"},
         grid=_img_shapes,
         sequence=_with_references,
-        text=_TEMPLATE,
+        text=_QWEN,
         guidance=_SEPARATE,
         notes="Qwen-Image-Layered is refused: it draws several pictures in one sequence.",
     ),
@@ -206,48 +177,31 @@ FAMILIES = (
         sequence=_hidream,
         text=(
             Text(
-                "encoder_hidden_states_t5",
-                (Encoder("text_encoder_3", "tokenizer_3", "prompt_3"),),
+                "encoder_hidden_states_t5", (Encoder("text_encoder_3", "tokenizer_3", "prompt_3"),)
             ),
         ),
         notes="Words are those of T5; Llama's two columns a token are left out.",
     ),
-    Family(
+    _flux_like(
         denoiser="LongCatImageTransformer2DModel",
         name="LongCat-Image",
         pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
         text=(Text(encoders=(Encoder(suffix=5),)),),
         guidance=_SEPARATE,
         notes="Words are those of the prompt as LongCat rewrites it, if it does.",
     ),
-    Family(
+    _flux_like(
         denoiser="OvisImageTransformer2DModel",
         name="Ovis-Image",
         pipelines=("OvisImagePipeline",),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
-        text=_TEMPLATE,
+        text=(Text(encoders=(Encoder(drop="user_prompt_begin_id", has_template=True),)),),
         guidance=_SEPARATE,
     ),
-    Family(
-        denoiser="BriaTransformer2DModel",
-        name="Bria 3.2",
-        pipelines=("BriaPipeline",),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
-    ),
-    Family(
+    _flux_like(denoiser="BriaTransformer2DModel", name="Bria 3.2", pipelines=("BriaPipeline",)),
+    _flux_like(
         denoiser="BriaFiboTransformer2DModel",
         name="Bria FIBO",
-        pipelines=("BriaFiboPipeline",),
-        layers={_DOUBLE: "joint", _SINGLE: "joint"},
-        grid=_ids,
-        sequence=_with_references,
+        pipelines=("BriaFiboPipeline", "BriaFiboEditPipeline"),
     ),
     Family(
         denoiser="PRXTransformer2DModel",
@@ -271,7 +225,7 @@ FAMILIES = (
         pipelines=("Krea2Pipeline",),
         layers={_DOUBLE: "joint"},
         grid=_positions,
-        text=_TEMPLATE,
+        text=_QWEN,
         guidance=_SEPARATE,
         notes="Tokens are mixed before the first layer that is looked at.",
     ),

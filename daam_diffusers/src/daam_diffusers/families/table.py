@@ -98,8 +98,8 @@ class Encoder:
         tokenizer: the attribute of its tokenizer.
         prompt: `encode_prompt`'s argument that holds its text; `prompt` is taken if that is None.
         after: the encoder whose columns come before this one's, or None for the first columns.
-        drop: how many leading tokens (of a template) have no column; None: as many as the
-            embeddings are shorter than what the encoder read.
+        drop: how many leading tokens (of a template) have no column, or the pipeline's attribute
+            that says so; None: as many as the embeddings are shorter than what the encoder read.
         suffix: how many tokens at the end have none.
         has_template: the columns hold a template around the text, so that where it stands is known
             only if the encoder was seen to read it.
@@ -109,7 +109,7 @@ class Encoder:
     tokenizer: str = "tokenizer"
     prompt: str = "prompt"
     after: str | None = None
-    drop: int | None = None
+    drop: int | str | None = None
     suffix: int = 0
     has_template: bool = False
 

@@ -416,7 +416,7 @@ class _Plant(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             given = inspect.signature(_sdpa).bind(*args, **kwargs).arguments
             query, key = given["query"].clone(), given["key"].clone()
-            if query.shape[2] == self._cells.shape[1]:
+            if query.shape[2] == self._cells.shape[1] and self._key < key.shape[2]:
                 key[..., 0] = 0  # the first feature is the planted key's alone
                 key[:, :, self._key] = 0
                 key[:, :, self._key, 0] = 1

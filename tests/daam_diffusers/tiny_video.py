@@ -742,7 +742,9 @@ VIDEOS = {
     "skyreels-v2": Video(skyreels_v2, given(**_SHORT)),
     "wan vace": Video(wan_vace, given(**_SHORT)),
     "cosmos": Video(cosmos, given(**_SHORT)),
-    "kandinsky5": Video(kandinsky5, given(max_sequence_length=24)),
+    "kandinsky5": Video(
+        kandinsky5, given(max_sequence_length=24, negative_prompt="the left house")
+    ),
     "sana-video": Video(
         sana_video,
         given(max_sequence_length=24, use_resolution_binning=False, complex_human_instruction=None),

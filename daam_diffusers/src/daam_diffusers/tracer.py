@@ -239,7 +239,7 @@ class Tracer:
             raise TraceError(
                 f"the denoiser was called {run.calls} time(s), never with the embeddings of the "
                 f"{'negative ' if negative else ''}prompt as they were encoded; if a callback "
-                "changes them, trace cannot tell which rows carry the prompt."
+                "changes them, or FreeNoise blends them, the prompt's rows cannot be told."
             )
         known = [branch.first.texts for branch in branches]
         chosen = [

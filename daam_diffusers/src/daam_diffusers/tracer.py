@@ -6,14 +6,14 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 from daam_diffusers import host
-from daam_diffusers.encoders import merged
+from daam_diffusers.encoders import merged, placements
 from daam_diffusers.errors import TraceError, TraceWarning
 from daam_diffusers.families import denoisers_of, family_of
 from daam_diffusers.maps import Clamp, HeatMaps
-from daam_diffusers.prompt import Prompt, tokenize
+from daam_diffusers.prompt import Prompt
 from daam_diffusers.record import AXES, Axis
 from daam_diffusers.run import Branch, Run
 from daam_diffusers.watch import LayerChoice, Watch, layers_of
@@ -143,7 +143,7 @@ class Tracer:
         prompt: str | Sequence[str] | None = None,
         negative: bool = False,
         encoder: str | None = None,
-        layers: LayerChoice | None = None,
+        layers: LayerChoice | Literal["auto"] | None = None,
         clamp: Clamp = "once",
         run: int = -1,
     ) -> HeatMaps:
@@ -158,7 +158,9 @@ class Tracer:
             negative: maps of the negative prompt; needs `trace(pipe, negative=True)`.
             encoder: the text encoder whose tokens make up the words, e.g. `"text_encoder_3"`; by
                 default all that read the prompt.
-            layers: a choice among the layers recorded; by default all of them.
+            layers: a choice among the layers recorded; by default all of them. `"auto"` lets each
+                count by the mutual information of its words and cells, see `HeatMaps.weighting`:
+                better than the plain mean where few layers tell words apart, as in transformers.
             clamp: `"once"` after averaging, or `"per_map"` as the reference does, see `HeatMaps`.
             run: which run, by its index; by default the latest.
 
@@ -177,7 +179,7 @@ class Tracer:
         records = [
             record
             for record in sorted(branch.layers.values(), key=lambda record: record.info.index)
-            if layers is None or layers(record.info)
+            if layers is None or layers == "auto" or layers(record.info)
         ]
         if not records:
             raise ValueError("`layers` chose none of the layers that were recorded")
@@ -205,6 +207,7 @@ class Tracer:
             provenance={**found.provenance, **found.counts(branch, steps)},
             frames=frames,
             calls={record.info.name: record.calls for record in records},
+            weighting="information" if layers == "auto" else "equal",
         )
 
     def record_bytes(self) -> int:
@@ -216,7 +219,8 @@ class Tracer:
         if not runs:
             raise TraceError(
                 f"nothing was traced: this {type(self._pipe).__name__} was not called while the "
-                "tracer was at work. Call the pipeline that was traced, inside the context."
+                "tracer was at work. Call the pipeline that was traced, inside the context; a loop of "
+                "your own begins with its encode_prompt."
             )
         if not -len(runs) <= index < len(runs):
             raise IndexError(f"run {index} does not exist: the latest {len(runs)} are held")
@@ -308,12 +312,20 @@ class Tracer:
         # Without a text there are no words, but the columns can still be looked at.
         if given is None:
             return Prompt("", (), branch.keys)
-        encoders = [e for text in self._family.text for e in text.encoders]
-        name = next((e.tokenizer for e in encoders if e.component == encoder), None)
-        tokenizer = getattr(self._pipe, name, None) if name else host.tokenizer_of(self._pipe)
-        if tokenizer is None:
-            raise TraceError(f"{type(self._pipe).__name__} has no tokenizer to place words with.")
-        return tokenize(given, tokenizer, branch.keys)
+        ends = (*branch.offsets[1:], branch.keys)
+        places = zip(self._family.text, branch.offsets, ends, strict=True)
+        parts = [
+            (placements(given, text.encoders, self._pipe, (), end - start), start)
+            for text, start, end in places
+        ]
+        found = merged(parts, branch.keys, encoder)
+        if given and not found.tokens:
+            raise ValueError(
+                f"where {given!r} stands in these prompt_embeds cannot be told: the pipeline has "
+                "no tokenizer, or puts prompts into a template. Call pipe.encode_prompt(...) "
+                "inside the context and pass on what it returns, or pass `prompt`."
+            )
+        return found
 
 
 @contextmanager

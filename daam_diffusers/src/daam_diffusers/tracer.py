@@ -219,8 +219,8 @@ class Tracer:
         if not runs:
             raise TraceError(
                 f"nothing was traced: this {type(self._pipe).__name__} was not called while the "
-                "tracer was at work. Call the pipeline that was traced, inside the context; a loop of "
-                "your own begins with its encode_prompt."
+                "tracer was at work. Call the pipeline that was traced, inside the context; a loop "
+                "of your own begins with its encode_prompt."
             )
         if not -len(runs) <= index < len(runs):
             raise IndexError(f"run {index} does not exist: the latest {len(runs)} are held")

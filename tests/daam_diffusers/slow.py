@@ -118,3 +118,13 @@ def attentions(
             stack.callback(handle.remove)
         stack.enter_context(_Recorder(seen))
         yield found
+
+
+def is_near(maps: Any, seen: list[Attention], row: int) -> None:
+    """Each layer's columns are the mean over calls and heads of a plain softmax's row."""
+    for layer in maps.layers:
+        own = [one.probabilities[row].mean(dim=0) for one in seen if one.path == layer.name]
+        assert len(own) == maps.calls[layer.name]
+        expected = torch.stack(own).mean(dim=0)[:, list(maps.columns)].T  # (C, N)
+        values = maps.probabilities[layer.name][:-1].flatten(1)
+        torch.testing.assert_close(values.double(), expected, rtol=0, atol=1e-5)

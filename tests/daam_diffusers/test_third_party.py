@@ -12,22 +12,12 @@ from diffusers.models.attention_processor import (
     AttnProcessor2_0,
     CustomDiffusionAttnProcessor,
 )
-from slow import Attention, attentions
+from slow import attentions, is_near
 from tiny_pipelines import PROMPT, VARIANTS, stable_diffusion
 
-from daam_diffusers import HeatMaps, TraceError, trace
+from daam_diffusers import TraceError, trace
 
 CPU = torch.device("cpu")
-
-
-def is_near(maps: HeatMaps, seen: list[Attention], row: int) -> None:
-    """Each layer's columns are the mean over calls and heads of a plain softmax's row."""
-    for layer in maps.layers:
-        own = [one.probabilities[row].mean(dim=0) for one in seen if one.path == layer.name]
-        assert len(own) == maps.calls[layer.name]
-        expected = torch.stack(own).mean(dim=0)[:, list(maps.columns)].T  # (C, N)
-        values = maps.probabilities[layer.name][:-1].flatten(1)
-        torch.testing.assert_close(values.double(), expected, rtol=0, atol=1e-5)
 
 
 class Scores:

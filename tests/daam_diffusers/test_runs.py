@@ -1,0 +1,371 @@
+"""A run is one call of the pipeline: which denoiser calls count, in which step, for which text."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from slow import attentions, is_near
+from tiny_cross import VARIANTS as CROSS
+from tiny_pipelines import VARIANTS, picture, quiet, sd_parts
+
+from daam_diffusers import HeatMaps, TraceError, Tracer, trace
+
+CPU = torch.device("cpu")
+SD = VARIANTS["sd"]
+EMBEDS = ["latents", "prompt_embeds"]
+
+
+def numbers(part: int, whole: int) -> str:
+    return rf"of {part} of the run's {whole} denoiser calls"
+
+
+# Runs that carry the prompt in part
+
+
+@pytest.mark.parametrize("steps", [2, 5])
+def test_embeddings_that_a_callback_changes_are_told_with_both_numbers(sd, steps):
+    def noise(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        return {**kwargs, "prompt_embeds": kwargs["prompt_embeds"] + 1e-3}
+
+    with trace(sd) as tracer:
+        SD.run(
+            sd,
+            num_inference_steps=steps,
+            callback_on_step_end=noise,
+            callback_on_step_end_tensor_inputs=EMBEDS,
+        )
+    with pytest.warns(UserWarning, match=numbers(1, steps)):
+        assert set(tracer.heat_maps().calls.values()) == {1}
+
+
+def test_a_prompt_switched_on_purpose_gives_maps_of_both(sd):
+    def switch(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        if step == 1:
+            embeds, negative = pipe.encode_prompt("a blue dog", CPU, 1, True)
+            kwargs["prompt_embeds"] = torch.cat([negative, embeds])
+        return kwargs
+
+    more = {
+        "prompt": "a red car",
+        "num_inference_steps": 4,
+        "callback_on_step_end": switch,
+        "callback_on_step_end_tensor_inputs": EMBEDS,
+    }
+    with attentions(sd.unet) as seen:
+        SD.run(sd, **more)
+    with trace(sd) as tracer:
+        SD.run(sd, **more)
+    for prompt, calls in (("a red car", (0, 1)), ("a blue dog", (2, 3))):
+        with pytest.warns(UserWarning, match=numbers(2, 4)):
+            maps = tracer.heat_maps(prompt=prompt)
+        assert maps.prompt.text == prompt
+        is_near(maps, [one for one in seen if one.call in calls], 1)
+    with pytest.warns(UserWarning, match="a blue dog"):
+        assert tracer.heat_maps().prompt.text == "a red car"
+
+
+@pytest.mark.parametrize("when", ["in a callback", "after the run"])
+def test_encoding_another_prompt_does_not_touch_the_run(sd, when):
+    def encode(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        pipe.encode_prompt("the fog", CPU, 1, True)
+        return kwargs
+
+    more = {"callback_on_step_end": encode} if when == "in a callback" else {}
+    with trace(sd) as tracer:
+        SD.run(sd, "a red car", **more)
+        if when == "after the run":
+            sd.encode_prompt("the fog", CPU, 1, True)
+    maps = tracer.heat_maps()
+    assert (maps.prompt.text, maps.provenance["calls"], tracer.runs) == ("a red car", "3", 1)
+
+
+def test_embeddings_without_a_text_ask_for_prompt_when_a_word_is_looked_up(sd):
+    embeds, negative = sd.encode_prompt("a blue dog", CPU, 1, True)
+    with trace(sd) as tracer:
+        SD.run(sd, None, prompt_embeds=embeds, negative_prompt_embeds=negative)
+    maps = tracer.heat_maps()
+    with pytest.raises(ValueError, match=re.escape("heat_maps(prompt=")):
+        maps["dog"]
+    named = tracer.heat_maps(prompt="a blue dog")
+    assert torch.equal(maps.column(3).values, named["dog"].values)
+
+
+# Steps
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "options", "steps", "calls"),
+    [
+        ("HeunDiscreteScheduler", {}, 5, 9),
+        ("KDPM2DiscreteScheduler", {}, 5, 9),
+        ("PNDMScheduler", {"skip_prk_steps": True}, 10, 11),
+        ("PNDMScheduler", {}, 10, 19),
+        ("EulerDiscreteScheduler", {}, 5, 5),
+        ("UniPCMultistepScheduler", {}, 5, 5),
+        ("LCMScheduler", {}, 4, 4),
+        ("DPMSolverSinglestepScheduler", {}, 5, 5),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_steps_are_those_the_scheduler_was_asked_for(sd, scheduler, options, steps, calls):
+    sd.scheduler = getattr(diffusers, scheduler)(**options)
+    with trace(sd, keep=("step",), layers=lambda layer: layer.block == "mid") as tracer:
+        SD.run(sd, height=16, width=16, num_inference_steps=steps)
+    maps = tracer.heat_maps()
+    assert maps["dog"].values.shape[0] == steps
+    assert (maps.provenance["steps"], maps.provenance["calls"]) == (str(steps), str(calls))
+    assert set(maps.calls.values()) == {calls}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize(("scheduler", "calls"), [("Heun", "9"), ("Euler", "5")])
+def test_image_to_image_counts_the_steps_it_makes(scheduler, calls):
+    pipe = VARIANTS["img2img"].make()
+    pipe.scheduler = getattr(diffusers, f"{scheduler}DiscreteScheduler")()
+    with trace(pipe, keep=("step",)) as tracer:
+        VARIANTS["img2img"].run(pipe, num_inference_steps=10, strength=0.5)
+    maps = tracer.heat_maps()
+    assert maps["dog"].values.shape[0] == 5
+    assert (maps.provenance["steps"], maps.provenance["calls"]) == ("5", calls)
+
+
+# Several pipelines, several runs
+
+
+def test_another_pipeline_on_the_same_denoiser_does_not_count(sd):
+    other = quiet(StableDiffusionImg2ImgPipeline(**sd.components, requires_safety_checker=False))
+    with attentions(sd.unet) as seen:
+        SD.run(sd, "a red car")
+    with trace(sd) as tracer:
+        SD.run(sd, "a red car")
+        other("a blue dog", image=picture(64, 64), num_inference_steps=2, output_type="latent")
+        assert tracer.runs == 1
+        SD.run(sd, "the fog", height=48, width=64)
+    first, second = tracer.heat_maps(run=0), tracer.heat_maps()
+    assert (first.size, second.size) == ((16, 24), (24, 32))
+    assert (first.prompt.text, second.prompt.text) == ("a red car", "the fog")
+    is_near(first, seen, 1)
+
+
+def test_a_drop_in_spelled_twice_after_an_exception_traces(sd):
+    def fail(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    tracer = Tracer(sd)
+    sd.unet.set_attn_processor(tracer.processors())
+    with pytest.raises(ZeroDivisionError):
+        SD.run(sd, callback_on_step_end=fail)
+    tracer = Tracer(sd)
+    sd.unet.set_attn_processor(tracer.processors())
+    SD.run(sd)
+    assert set(tracer.heat_maps().calls.values()) == {3}
+    tracer.remove()
+    assert type(sd) is StableDiffusionPipeline
+    assert {type(one).__name__ for one in sd.unet.attn_processors.values()} == {"AttnProcessor2_0"}
+
+
+# Loops of one's own
+
+
+def test_two_loops_of_ones_own_in_one_context(sd):
+    """The batch in an order of one's own, several images, the negative prompt as well."""
+    latents = torch.randn(4, 4, 8, 12, generator=torch.Generator().manual_seed(1))
+
+    def loop(prompts: list[str]) -> None:
+        embeds, negative = sd.encode_prompt(prompts, CPU, 1, True, ["the fog"] * 2)
+        for timestep in (900, 500):
+            sd.unet(latents, timestep, torch.cat([embeds, negative]))
+
+    texts = [["a red car", "a blue dog"], ["a house", "the night"]]
+    with torch.no_grad(), attentions(sd.unet) as seen:
+        for prompts in texts:
+            loop(prompts)
+    with torch.no_grad(), trace(sd, negative=True) as tracer:
+        for prompts in texts:
+            loop(prompts)
+    assert tracer.runs == 2
+    for run, prompts in enumerate(texts):
+        own = [one for one in seen if one.call // 2 == run]
+        for image, prompt in enumerate(prompts):
+            maps = tracer.heat_maps(image, run=run)
+            assert maps.prompt.text == prompt
+            is_near(maps, own, image)
+            is_near(tracer.heat_maps(image, run=run, negative=True), own, 2 + image)
+
+
+def test_a_loop_that_encodes_nothing_is_told_to(sd):
+    embeds, _ = sd.encode_prompt("a dog", CPU, 1, False)
+    with trace(sd) as tracer:
+        sd.unet(torch.randn(1, 4, 8, 8), 500, embeds)
+    with pytest.raises(TraceError, match="encode_prompt"):
+        tracer.heat_maps()
+
+
+# Calls that draw nothing
+
+
+class Loop(StableDiffusionPipeline):
+    """A pipeline with a denoising loop of its own; `calls` is what it does in a step."""
+
+    steps = 3
+    tiles = 1
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, **kwargs: Any) -> tuple[torch.Tensor]:
+        embeds, negative = self.encode_prompt(prompt, CPU, 1, True)
+        for _ in range(self.tiles):
+            self.scheduler.set_timesteps(self.steps)
+            latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+            with self.progress_bar(total=self.steps) as bar:
+                for timestep in self.scheduler.timesteps:
+                    noise = self.noise(latents, timestep, embeds, negative)
+                    latents = self.scheduler.step(noise, timestep, latents).prev_sample
+                    bar.update()
+        return (latents,)
+
+    def noise(self, latents, timestep, embeds, negative):  # type: ignore[no-untyped-def]
+        text = torch.cat([negative, embeds])
+        return self.unet(torch.cat([latents] * 2), timestep, text).sample[1:]
+
+
+class Reference(Loop):
+    def noise(self, latents, timestep, *text):  # type: ignore[no-untyped-def]
+        super().noise(torch.ones_like(latents), timestep, *text)
+        return super().noise(latents, timestep, *text)
+
+
+class OneStep(Reference):
+    steps = 1
+
+
+class Plain(Reference):
+    """As the oldest pipelines: a bar around the timesteps, which tells no steps."""
+
+    def progress_bar(self, iterable=None, total=None):  # type: ignore[no-untyped-def]
+        return super().progress_bar(range(total))
+
+    @torch.no_grad()
+    def __call__(self, prompt: str, **kwargs: Any) -> tuple[torch.Tensor]:
+        embeds, negative = self.encode_prompt(prompt, CPU, 1, True)
+        self.scheduler.set_timesteps(self.steps)
+        latents = torch.randn(1, 4, 8, 8)
+        for index in self.progress_bar(total=self.steps):
+            self.noise(latents, self.scheduler.timesteps[index], embeds, negative)
+        return (latents,)
+
+
+class Tiles(Loop):
+    """One after the other, each denoised to its end."""
+
+    steps, tiles = 2, 3
+
+
+class InOneBatch(Loop):
+    def noise(self, latents, timestep, embeds, negative):  # type: ignore[no-untyped-def]
+        crops = torch.cat([latents, latents.roll(3, dims=-1)] * 2)
+        text = torch.cat([negative, negative, embeds, embeds])
+        return self.unet(crops, timestep, text).sample[2:3]
+
+
+def traced(pipe: Any, **arguments: Any) -> HeatMaps:
+    with trace(pipe) as tracer:
+        pipe("a red dog", **arguments)
+    return tracer.heat_maps()
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (Reference, "called 6 times with the prompt, where the scheduler asks for 3"),
+        (OneStep, "called 2 times with the prompt, where the scheduler asks for 1"),
+        (Plain, "called 6 times with the prompt, where the scheduler asks for 3"),
+        (Tiles, "called 6 times with the prompt, where the scheduler asks for 2"),
+        (InOneBatch, "has the prompt in 2 places, with latents of their own"),
+    ],
+)
+def test_calls_for_other_things_with_the_same_prompt_are_refused(cls, message):
+    pipe = quiet(cls(**sd_parts()))
+    with pytest.raises(TraceError, match=message):
+        traced(pipe)
+
+
+@pytest.mark.parametrize(("views", "message"), [(1, r"called 6 times.* for 2"), (3, "in 3 places")])
+def test_panoramas_are_refused(views, message):
+    pipe = CROSS["panorama"].make()
+    size = {"height": 64, "width": 128, "num_inference_steps": 2, "output_type": "latent"}
+    with pytest.raises(TraceError, match=message):
+        traced(pipe, view_batch_size=views, **size)
+
+
+def test_latents_decoded_in_tiles_are_traced_as_ever(sd):
+    sd.vae.enable_tiling()
+    with trace(sd) as tracer:
+        image = sd("a dog", height=32, width=96, num_inference_steps=2).images[0]
+    maps = tracer.heat_maps()
+    assert (maps.size, maps.image_size) == ((16, 48), (32, 96))
+    assert maps["dog"].overlay(image).size == image.size
+
+
+class Optimized(Loop):
+    """As Attend-and-Excite: the latents of a step are changed by a gradient before it."""
+
+    def noise(self, latents, timestep, embeds, negative):  # type: ignore[no-untyped-def]
+        with torch.enable_grad():
+            own = latents.clone().requires_grad_(True)
+            for _ in range(2):
+                loss = self.unet(own, timestep, embeds).sample.square().mean()
+                (gradient,) = torch.autograd.grad(loss, own)
+                own = (own - 0.1 * gradient).detach().requires_grad_(True)
+        return super().noise(own.detach(), timestep, embeds, negative)
+
+
+class WithGradients(Loop):
+    __call__ = Loop.__call__.__wrapped__  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("cls", [Loop, Optimized, WithGradients])
+def test_calls_for_a_gradient_do_not_count_unless_all_have_one(cls):
+    pipe = quiet(cls(**sd_parts()))
+    with attentions(pipe.unet) as seen:
+        (plain,) = pipe("a red dog")
+    with trace(pipe) as tracer:
+        assert torch.equal(pipe("a red dog")[0], plain)
+    maps = tracer.heat_maps()
+    assert maps.provenance["steps"] == maps.provenance["calls"] == "3"
+    batched = {one.call for one in seen if len(one.query) == 2}
+    is_near(maps, [one for one in seen if one.call in batched], 1)
+
+
+@pytest.mark.filterwarnings("ignore:torch.meshgrid")
+def test_the_hosts_attend_and_excite_counts_its_steps_alone():
+    from diffusers.pipelines.deprecated.stable_diffusion_attend_and_excite import (
+        StableDiffusionAttendAndExcitePipeline,
+    )
+
+    pipe = quiet(StableDiffusionAttendAndExcitePipeline(**sd_parts()))
+
+    def run() -> torch.Tensor:
+        return pipe(  # type: ignore[no-any-return]
+            "a red car beside a blue dog",
+            [3, 7],
+            height=32,
+            width=32,
+            num_inference_steps=3,
+            max_iter_to_alter=2,
+            thresholds={0: 0.9},
+            attn_res=(8, 8),
+            output_type="latent",
+            generator=torch.Generator().manual_seed(7),
+        ).images
+
+    plain = run()
+    with trace(pipe) as tracer:
+        assert torch.equal(run(), plain)
+    maps = tracer.heat_maps()
+    assert set(maps.calls.values()) == {3}
+    assert maps.provenance["calls"] == "3"

@@ -113,6 +113,8 @@ def test_a_plot_shows_the_map_in_given_axes(maps):
     assert maps["dog"].plot(ax) is ax
     assert np.array_equal(ax.images[0].get_array(), maps["dog"].values.numpy())
     assert ax.get_title() == "dog"
+    video = HeatMap("dog", torch.rand(3, 6, 10), ("frame",), (12, 20), 9)
+    assert np.array_equal(video.plot(ax).images[-1].get_array(), video.values.mean(dim=0).numpy())
     plt.close(figure)
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from made_maps import layer, made
 
 from daam_diffusers import HeatMaps
+from daam_diffusers.prompt import Prompt
 from daam_diffusers.video import latent_frames
 
 
@@ -83,7 +84,7 @@ def test_start_end_and_padding_are_named_and_sum_with_the_words_to_one():
     torch.testing.assert_close(words + flat.special().values, torch.ones(8, 12))
     with pytest.raises(ValueError, match="kind must be"):
         maps.special("pad")
-    alone = made(prompt=maps.prompt.__class__("", (), 77))
+    alone = made(prompt=Prompt("", (), 77))
     with pytest.raises(KeyError, match="no start token"):
         alone.special("start")
 
@@ -117,6 +118,22 @@ def test_layers_that_see_time_at_several_lengths_are_brought_to_the_longest():
     repeated = short[:, latent_frames(2, 1)]
     wanted = made(axes=("frame",), probabilities={**maps.probabilities, "up.1": repeated})
     assert torch.equal(found["dog"].values, wanted["dog"].values)
+
+
+@pytest.mark.parametrize("kind", [ValueError, KeyError])
+def test_words_of_embeddings_whose_prompt_is_not_known_are_an_error_that_names_it(kind):
+    columns = {x.name: torch.rand(4, *x.grid) for x in made().layers}
+    maps = made(prompt=Prompt("", (), 77), columns=(0, 1, 5), probabilities=columns)
+    with pytest.raises(kind, match=r"'dog' cannot .*heat_maps\(prompt=\.\.\.\)"):
+        maps["dog"]
+    with pytest.raises(kind, match=r"heat_maps\(prompt="):
+        maps.combine("dog")
+    assert "dog" not in maps
+    assert list(maps) == []
+    assert torch.equal(maps.column(5).values, maps.column(5, 5).values)
+    said = made("")  # a prompt of no words is another matter
+    with pytest.raises(KeyError, match="'dog' is not in the prompt; its words are: none"):
+        said["dog"]
 
 
 def changed(maps: HeatMaps, tensor: torch.Tensor) -> dict[str, torch.Tensor]:

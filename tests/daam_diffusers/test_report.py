@@ -3,15 +3,13 @@
 import base64
 import html as markup
 import io
-import json
 import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,10 +19,37 @@ from hypothesis import strategies as st
 from PIL import Image
 from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
 
+from daam_diffusers import Prompt, Token, report
+from daam_diffusers.atomic import written_beside
 from daam_diffusers.colors import RAMP
-from daam_diffusers.report import OPACITY, ReportWord, render, write
+from daam_diffusers.report import OPACITY
 
 Floats = npt.NDArray[np.float32]
+
+
+class ReportWord(NamedTuple):
+    """A word at its place in the prompt, and its map."""
+
+    text: str
+    start: int
+    end: int
+    values: Floats
+
+
+def render(image: Any, text: str, words: Sequence[ReportWord], **options: Any) -> str:
+    """The page of a prompt whose words are these, whatever they are made of, in any order."""
+    words = sorted(words, key=lambda word: word.start)
+    tokens = [Token(word.text, word.start, word.end, i) for i, word in enumerate(words)]
+    spans = tuple((word.start, word.end) for word in words)
+    prompt = Prompt(text, tuple(tokens), len(tokens), added=spans)
+    return report.render(image, prompt, [word.values for word in words], **options)
+
+
+def write(path: Path, html: str) -> Path:
+    with written_beside(path) as beside:
+        beside.write_bytes(html.encode("utf-8"))
+    return path
+
 
 PROMPT = "a red car and a red dog"
 HOSTILE = '<script>window.hacked = 1; alert(1)</script><img src="x" onerror="alert(2)">'
@@ -118,9 +143,7 @@ def test_the_prompt_is_shown_whole_and_each_word_is_a_button(
 
 def test_markup_in_any_text_is_escaped() -> None:
     words = [ReportWord(HOSTILE, 0, len(HOSTILE), TOP_LEFT)]
-    html = render(
-        picture(), HOSTILE, words, title=f"</title>{HOSTILE}", provenance={HOSTILE: HOSTILE}
-    )
+    html = render(picture(), f"{HOSTILE}</title>", words, provenance={HOSTILE: HOSTILE})
     assert "<script>window.hacked" not in html
     assert 'onerror="' not in html
     assert html.count("</script>") == 2  # the page's own: data and code
@@ -175,35 +198,9 @@ def test_maps_of_widely_different_values_are_all_shown_without_overflow() -> Non
 NAN = np.full((2, 3), np.nan, dtype=np.float32)
 
 
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        pytest.param([ReportWord("red", 20, 24, TOP_LEFT)], "has 23 characters", id="past-the-end"),
-        pytest.param([ReportWord("red", -1, 2, TOP_LEFT)], r"\[-1, 2\)", id="before-the-start"),
-        pytest.param([ReportWord("", 2, 2, TOP_LEFT)], r"\[2, 2\)", id="empty-span"),
-        pytest.param(
-            [ReportWord("Red", 2, 5, TOP_LEFT)],
-            "holds 'red': give the text as written",
-            id="other-text",
-        ),
-        pytest.param(
-            [ReportWord("red car", 2, 9, TOP_LEFT), ReportWord("car", 6, 9, TOP_LEFT)],
-            "overlaps 'red car', which ends at 9",
-            id="overlap",
-        ),
-        pytest.param([ReportWord("red", 2, 5, TOP_LEFT[0])], r"got shape \(12,\)", id="1-d"),
-        pytest.param([ReportWord("red", 2, 5, TOP_LEFT[:0])], r"shape \(0, 12\)", id="empty-map"),
-        pytest.param([ReportWord("red", 2, 5, NAN)], "6 of 6 values", id="nan"),
-    ],
-)
-def test_a_word_that_cannot_be_shown_is_refused(words: list[ReportWord], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        render(picture(), PROMPT, words)
-
-
-def test_an_empty_image_is_refused() -> None:
-    with pytest.raises(ValueError, match="0 x 5 pixels"):
-        render(Image.new("RGB", (0, 5)), PROMPT, WORDS)
+def test_a_map_that_is_not_finite_is_refused() -> None:
+    with pytest.raises(ValueError, match="map of 'red' must be finite, got 6 of 6 values"):
+        render(picture(), PROMPT, [ReportWord("red", 2, 5, NAN)])
 
 
 def test_without_jinja2_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +213,7 @@ def test_the_window_is_named_after_the_prompt() -> None:
     html = render(picture(), "a <b>\n dog", [])
     assert "<title>a &lt;b&gt; dog</title>" in html
     assert "<h1>DAAM heat maps</h1>" in html
-    assert "<title>mine</title>" in render(picture(), PROMPT, WORDS, title="mine")
+    assert "<title>DAAM heat maps</title>" in render(picture(), "", [])
 
 
 @pytest.mark.parametrize(
@@ -224,7 +221,7 @@ def test_the_window_is_named_after_the_prompt() -> None:
 )
 def test_all_numbers_have_the_same_decimals(scale: float, shown: str) -> None:
     words = [ReportWord("red", 2, 5, TOP_LEFT), ReportWord("car", 6, 9, TOP_LEFT / 50)]
-    words = [replace(word, values=word.values * np.float32(scale)) for word in words]
+    words = [word._replace(values=word.values * np.float32(scale)) for word in words]
     captions = re.findall(r"m(?:ean|ax) ([\d.e-]+)<", render(picture(), PROMPT, words))
     assert captions[1] == shown
     assert {len(number) for number in captions} == {len(shown)}
@@ -251,13 +248,6 @@ def video(words: Sequence[ReportWord] = VIDEO, **options: Any) -> str:
         (picture(), 13, VIDEO, "video of 13 frames, got one image"),
         (film(), None, WORDS, "of an image, got list"),
         (film(12), 13, VIDEO, "13 frames, got 12"),
-        (
-            film(),
-            13,
-            WORDS,
-            r"array \(f, H, W\), or one more axis of steps before, got .*\(8, 12\)",
-        ),
-        (film(), 13, [*VIDEO, ReportWord("red", 16, 19, MOVING[:2])], r"\(1, 2\), \(1, 4\)"),
     ],
 )
 def test_a_video_and_its_maps_must_fit(
@@ -267,27 +257,12 @@ def test_a_video_and_its_maps_must_fit(
         render(given, PROMPT, words, frames=frames)
 
 
-def test_a_page_stays_within_some_megabytes(monkeypatch: pytest.MonkeyPatch) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (9, 240, 416, 3), dtype=np.uint8)
-    maps = [ReportWord("red", 2, 5, np.repeat(MOVING, 3, axis=2))]
-    monkeypatch.setattr("daam_diffusers.report.FRAME_BYTES", 100_000)
-    monkeypatch.setattr("daam_diffusers.report.CELLS", 100)
-    html = render(noise, PROMPT, maps, frames=9)
-    first, thumbnail = images(html)
-    assert first.width / first.height == pytest.approx(416 / 240, rel=0.02)
+def test_frames_of_a_page_are_small_pictures_of_the_same_aspect() -> None:
+    large = [Image.new("RGB", (1664, 960))] * 13
+    first, thumbnail, *_ = images(render(large, PROMPT, VIDEO, frames=13))
+    assert first.size == (640, 370)
     assert thumbnail.size == (176, 102)
-    data = re.search(r'id="data">(.*?)</script>', html)
-    assert data
-    content = json.loads(data.group(1))
-    encoded = sum(len(uri) for uri in content["frames"])
-    assert 15_000 < encoded * 3 / 4 * 9 / 8 < 100_000
-    (word,) = content["words"]
-    assert 50 < word["height"] * word["width"] * 4 < 150
-    levels = np.frombuffer(base64.b64decode(word["levels"]), np.uint8)
-    shrunk = levels.reshape(4, word["height"], word["width"])
-    assert [corner(values) for values in shrunk] == [tuple(map(bool, at)) for at in CORNERS]
-    stepwise = [ReportWord("red", 2, 5, np.stack([MOVING, MOVING]))]  # more than twice as large
-    assert 'id="step"' not in render(noise, PROMPT, stepwise, frames=9)
+    assert images(video())[0].size == (96, 64)
 
 
 # The file
@@ -296,7 +271,7 @@ def test_a_page_stays_within_some_megabytes(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_page_is_written_byte_by_byte_in_place_of_an_older_one(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     path.write_text("old", encoding="utf-8")
-    assert write(str(path), "猫\n\r\n") == path
+    assert write(path, "猫\n\r\n") == path
     assert path.read_bytes() == "猫\n\r\n".encode()
     assert list(tmp_path.iterdir()) == [path]
 
@@ -597,11 +572,11 @@ def test_scripts_in_texts_are_shown_and_never_run(show: Show) -> None:
     prompt = f"{HOSTILE} and {HOSTILE}"
     words = [ReportWord(HOSTILE, 0, len(HOSTILE), TOP_LEFT)]
     page = show(
-        render(picture(), prompt, words, title=HOSTILE, provenance={HOSTILE: HOSTILE})
+        render(picture(), prompt, words, provenance={HOSTILE: HOSTILE})
     )  # the fixture fails on a dialog, and on the request for x
     page.locator(".word").hover()
     assert page.locator("#prompt").inner_text() == prompt
-    assert page.locator("h1").inner_text() == page.title() == HOSTILE
+    assert page.title() == prompt
     expect(page.locator(".status")).to_contain_text(HOSTILE)
     expect(page.locator("figcaption bdi")).to_have_text(HOSTILE)
     assert page.evaluate("window.hacked") is None

@@ -105,7 +105,7 @@ def test_other_axes_are_averaged_and_frames_stay() -> None:
 # Masks
 
 
-def test_a_mask_has_one_scale_for_the_video_or_one_a_frame() -> None:
+def test_a_mask_has_one_scale_for_the_video() -> None:
     heat = planted()
     scaled = heat.upscale().values
     expected = (scaled - scaled.min()) / (scaled.max() - scaled.min()) >= 0.6
@@ -113,10 +113,6 @@ def test_a_mask_has_one_scale_for_the_video_or_one_a_frame() -> None:
     assert torch.equal(found, expected)
     assert found[5:].any()
     assert not found[:5].any()  # half as hot as the last frames
-    single = [HeatMap("dog", k, (), SIZE).mask(0.6) for k in heat.values]
-    each = heat.mask(0.6, per_frame=True)
-    for frame, latent in enumerate(latent_frames(9, 3)):
-        assert torch.equal(each[frame], single[latent])
     assert heat.mask(0.6, (6, 10), 3).shape == (3, 6, 10)
 
 
@@ -216,26 +212,19 @@ def test_an_mp4_without_its_writer_names_the_extra(tmp_path, monkeypatch) -> Non
 
 
 def test_an_mp4_plays_the_overlays(tmp_path) -> None:
-    imageio = pytest.importorskip("imageio.v3")
-    pytest.importorskip("imageio_ffmpeg")
+    pytest.importorskip("imageio")
+    writer = pytest.importorskip("imageio_ffmpeg")
     even = [frame.resize((64, 48)) for frame in film()]
     path = planted().save(tmp_path / "dog.mp4", even, fps=8)
-    assert imageio.imread(path).shape == (9, 48, 64, 3)
+    frames, seconds = writer.count_frames_and_secs(str(path))
+    assert (frames, seconds) == (9, pytest.approx(9 / 8, abs=0.1))
 
 
-def test_a_map_is_saved_alone_or_over_its_image(tmp_path) -> None:
+def test_a_map_is_saved_over_its_image(tmp_path) -> None:
     heat = HeatMap("dog", planted().values[0], (), SIZE)
     image = film(1)[0]
     with Image.open(heat.save(tmp_path / "dog.png", image)) as saved:
         assert np.array_equal(np.asarray(saved), np.asarray(heat.overlay(image)))
-    with Image.open(heat.save(tmp_path / "alone.png")) as saved:
-        bright = np.asarray(saved.convert("L"), dtype=float)
-    rank = heat.upscale().values.numpy()
-    assert np.corrcoef(bright.ravel(), rank.ravel())[0, 1] > 0.95
-    with Image.open(planted().save(tmp_path / "alone.webp", fps=10)) as saved:
-        assert saved.size == (20, 12)
-        frames = [frame.convert("RGB").info["duration"] for frame in ImageSequence.Iterator(saved)]
-        assert sum(frames) == 900  # WebP joins frames that are alike
 
 
 @pytest.mark.parametrize(
@@ -248,13 +237,14 @@ def test_a_map_is_saved_alone_or_over_its_image(tmp_path) -> None:
     ],
 )
 def test_a_file_that_cannot_be_written_is_refused(tmp_path, heat, name, options, message) -> None:
+    pictures = film() if heat.frames else film()[0]
     with pytest.raises(ValueError, match=message):
-        heat.save(tmp_path / name, **options)
+        heat.save(tmp_path / name, pictures, **options)
     assert not list(tmp_path.iterdir())
 
 
 def test_a_video_that_fails_leaves_the_older_file(tmp_path, monkeypatch) -> None:
-    path = planted().save(tmp_path / "dog.gif")
+    path = planted().save(tmp_path / "dog.gif", film())
     before = path.read_bytes()
 
     def full(*args: object, **options: object) -> None:
@@ -266,7 +256,7 @@ def test_a_video_that_fails_leaves_the_older_file(tmp_path, monkeypatch) -> None
     assert path.read_bytes() == before
     assert [file.name for file in tmp_path.iterdir()] == ["dog.gif"]
     with pytest.raises(FileNotFoundError, match="no folder"):
-        planted().save(tmp_path / "nowhere" / "dog.gif")
+        planted().save(tmp_path / "nowhere" / "dog.gif", film())
 
 
 @pytest.mark.parametrize("frames", [1, 4])
@@ -280,21 +270,6 @@ def test_a_video_of_one_latent_frame_stays_a_video(tmp_path, frames: int) -> Non
     assert heat.iou(image.mask().expand(frames, -1, -1)) == 1
     with Image.open(heat.save(tmp_path / "dog.gif", film(frames))) as saved:
         assert getattr(saved, "n_frames", 1) == frames
-
-
-def test_a_plot_shows_frames_side_by_side() -> None:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    heat = HeatMap("dog", torch.rand(11, 6, 10), ("frame",), SIZE, 41)
-    ax = heat.plot()
-    shown = np.asarray(ax.images[0].get_array())
-    for place, latent in enumerate([0, 2, 4, 6, 8, 10]):
-        assert np.array_equal(shown[:, place * 11 : place * 11 + 10], heat.values[latent].numpy())
-    assert shown.shape == (6, 65)
-    plt.close(ax.figure)
 
 
 def test_video_needs_no_torch() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -26,4 +27,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def script() -> None:
     """What the installed script calls."""
+    for library in ("DIFFUSERS", "TRANSFORMERS"):  # what they log while a pipeline is loaded
+        os.environ.setdefault(f"{library}_VERBOSITY", "error")
     sys.exit(main())

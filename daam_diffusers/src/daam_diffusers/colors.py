@@ -18,11 +18,6 @@ RAMP: tuple[tuple[int, int, int], ...] = (
 )
 
 
-def colored(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.uint8]:
-    """A map alone: the ramp's color of each value, (H, W) in [0, 1] → (H, W, 3) uint8 RGB."""
-    return np.rint(_ramp(heat)).astype(np.uint8)
-
-
 def blend(
     picture: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], opacity: float
 ) -> npt.NDArray[np.uint8]:
@@ -36,10 +31,7 @@ def blend(
     Returns:
         (H, W, 3) uint8 RGB.
     """
-    alpha = opacity * heat[..., None].astype(np.float64)  # (H, W, 1)
-    return np.rint(picture * (1 - alpha) + _ramp(heat) * alpha).astype(np.uint8)
-
-
-def _ramp(heat: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     at = np.linspace(0, 1, len(RAMP))
-    return np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)
+    colors = np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)
+    alpha = opacity * heat[..., None].astype(np.float64)  # (H, W, 1)
+    return np.rint(picture * (1 - alpha) + colors * alpha).astype(np.uint8)

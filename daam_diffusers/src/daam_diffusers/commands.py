@@ -10,16 +10,13 @@ import inspect
 import json
 import re
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from PIL import Image, ImageSequence, UnidentifiedImageError
+from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
     from daam_diffusers.maps import HeatMaps
-    from daam_diffusers.video import Frames
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -52,21 +48,12 @@ def run(arguments: list[str]) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: _warn(str(message))
         try:
             return app(arguments, prog_name="daam-diffusers", standalone_mode=False) or 0
-        except (typer.TyperException, typer.Exit, typer.Abort) as error:
-            return _usage(error)
+        except typer.Exit as error:
+            return error.exit_code
+        except (typer.TyperException, typer.Abort) as error:
+            message = getattr(error, "format_message", lambda: "aborted")()
         except (InputError, TraceError, ImportError, OSError) as error:
-            return _fail(str(error))
-
-
-def _usage(error: Exception) -> int:
-    if isinstance(error, typer.Exit):
-        return error.exit_code
-    if isinstance(error, typer.Abort):
-        return _fail("aborted")
-    return _fail(getattr(error, "format_message", lambda: str(error))())
-
-
-def _fail(message: str) -> int:
+            message = str(error)
     if message.strip():
         _warn(message, "error")
     return 2
@@ -144,13 +131,12 @@ def generate(
     if offload and place.type == "cpu":
         raise InputError(f"--offload {offload} needs an accelerator, and --device is the CPU")
     precision = dtype or ("float32" if place.type == "cpu" else "float16")
-    with _quiet_libraries():
-        pipe = _load(model, precision, variant)
-        _load_loras(pipe, lora or [])
-        if offload:
-            getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
-        else:
-            pipe.to(place)
+    pipe = _load(model, precision, variant)
+    _load_loras(pipe, lora or [])
+    if offload:
+        getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
+    else:
+        pipe.to(place)
     arguments = {
         "negative_prompt": negative_prompt or None,
         "guidance_scale": guidance_scale,
@@ -162,7 +148,8 @@ def generate(
     # Many pipelines swallow arguments that they do not know.
     if unknown := arguments.keys() - inspect.signature(pipe.__call__).parameters.keys():
         raise InputError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
-    overlays = _folder(out / "overlays")
+    overlays = out / "overlays"
+    overlays.mkdir(parents=True, exist_ok=True)
     try:
         with trace(pipe) as tracer:
             output = pipe(
@@ -174,8 +161,8 @@ def generate(
     except (ValueError, torch.OutOfMemoryError) as error:  # e.g. a size it cannot make
         raise InputError(str(error)) from error
     maps = tracer.heat_maps()
-    known = {"lora": ", ".join(lora or []), "variant": variant or ""}
-    known = {key: value for key, value in known.items() if value}
+    asked = {"lora": ", ".join(lora or []), "variant": variant}
+    known = {key: value for key, value in asked.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     drawn = output.images[0] if maps.frames is None else output.frames[0]
     picture = _write(maps, drawn, out, fps)
@@ -228,13 +215,18 @@ def report(
 ) -> None:
     """Write the page that shows each word's map over the image."""
     _check_out(out)
-    found = _maps(maps)
-    with _image(image) as picture:
-        try:
-            shown = picture if found.frames is None else _frames(picture, found.frames)
-            found.to_html(out, shown, fps=fps)
-        except (ValueError, OSError, SyntaxError) as error:  # e.g. a picture that is cut short
-            raise InputError(f"{image}: {error}") from error
+    from daam_diffusers.maps import HeatMaps
+
+    try:
+        found = HeatMaps.load(maps)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+    try:
+        with Image.open(image) as picture:
+            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(picture)]
+            found.to_html(out, picture if found.frames is None else frames, fps=fps)
+    except (ValueError, OSError, SyntaxError) as error:  # e.g. a picture that is cut short
+        raise InputError(f"{image}: {error}") from error
     console.print(str(out), soft_wrap=True)
 
 
@@ -295,25 +287,8 @@ def _device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def _quiet_libraries() -> Iterator[None]:
-    """Silence what other libraries log while a pipeline is loaded; errors are exceptions."""
-    libraries = [import_module(f"{name}.utils.logging") for name in ("transformers", "diffusers")]
-    before = [library.get_verbosity() for library in libraries]
-    for library in libraries:
-        library.set_verbosity_error()
-    try:
-        yield
-    finally:
-        for library, verbosity in zip(libraries, before, strict=True):
-            library.set_verbosity(verbosity)
-
-
 def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
-    is_folder = Path(model).is_dir()
-    if is_folder and not (Path(model) / "model_index.json").is_file():
-        raise InputError(f"{model} is no pipeline: it has no model_index.json")
-    if not is_folder and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise InputError(f"no such folder, and not an id such as 'owner/name': {model}")
     import torch
     from diffusers import DiffusionPipeline
@@ -356,48 +331,11 @@ def _check_words(prompt: str, words: list[str] | None) -> list[str]:
         raise InputError(_message(error)) from error
 
 
-def _maps(path: Path) -> HeatMaps:
-    from daam_diffusers.maps import HeatMaps
-
-    try:
-        return HeatMaps.load(path)
-    except (OSError, ValueError) as error:
-        raise InputError(_message(error)) from error
-
-
-def _image(path: Path) -> Image.Image:
-    try:
-        return Image.open(path)
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path} is not an image") from error
-    except OSError as error:
-        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
-
-
-def _frames(image: Image.Image, frames: int) -> Frames:
-    """The frames of an animated picture, in which equal ones that follow each other are one."""
-    shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-    lasting = [frame.info.get("duration", 0) for frame in shown]
-    if len(shown) == frames or not sum(lasting):
-        return shown
-    each = sum(lasting) / frames  # milliseconds
-    pairs = zip(shown, lasting, strict=True)
-    return [frame for frame, duration in pairs for _ in range(round(duration / each))]
-
-
 def _check_out(path: Path) -> None:
     if not path.parent.is_dir():
         raise InputError(f"the folder {path.parent} does not exist")
     if path.is_dir():
         raise InputError(f"--out {path} is a folder: give the path of a file")
-
-
-def _folder(path: Path) -> Path:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot make the folder {path}: {error.strerror or error}") from error
-    return path
 
 
 def _message(error: Exception) -> str:

@@ -26,30 +26,20 @@ _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tok
 
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.save`."""
-    description = {
-        "format": _FORMAT,
-        "prompt": asdict(maps.prompt),
-        "layers": [asdict(layer) for layer in maps.layers],
-        "columns": maps.columns,
-        "axes": maps.axes,
-        "size": maps.size,
-        "image_size": maps.image_size,
-        "clamp": maps.clamp,
-        "provenance": dict(maps.provenance),
-        "frames": maps.frames,
-        "calls": dict(maps.calls),
-        "weighting": maps.weighting,
-    }
-    tensors = {name: tensor.contiguous() for name, tensor in maps.probabilities.items()}
+    entries = {field.name: getattr(maps, field.name) for field in fields(maps)}
+    tensors = {name: tensor.contiguous() for name, tensor in entries.pop("probabilities").items()}
+    description = json.dumps({"format": _FORMAT, **entries}, default=_plain)
     with written_beside(path) as temporary:
-        save_file(tensors, temporary, {_KEY: json.dumps(description)})
+        save_file(tensors, temporary, {_KEY: description})
     return Path(path)
 
 
-def load(path: str | os.PathLike[str]) -> HeatMaps:
-    """See `HeatMaps.load`."""
-    from daam_diffusers.maps import HeatMaps
+def _plain(value: Any) -> dict[str, Any]:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else dict(value)
 
+
+def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
+    """See `HeatMaps.load`, for which `kind` stands."""
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
     try:
@@ -68,8 +58,7 @@ def load(path: str | os.PathLike[str]) -> HeatMaps:
         described = _read(dict, json.loads(metadata[_KEY]), "the description")
         number = _read(int, described.get("format"), "format")
         if number <= _FORMAT:
-            described["probabilities"] = tensors
-            maps: HeatMaps = _read(HeatMaps, described, "")
+            maps: HeatMaps = _read(kind, {**described, "probabilities": tensors}, "")
             _check(maps)
             return maps
     except KeyError as error:
@@ -90,18 +79,13 @@ def _read(kind: Any, value: Any, name: str) -> Any:
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if is_dataclass(kind) and isinstance(kind, type) and isinstance(value, dict):
-        hints = get_type_hints(kind)
         for field in fields(kind):
             required = field.default is MISSING and field.default_factory is MISSING
             if required and field.name not in value:
                 raise ValueError(f"{name or 'the description'} has no {field.name!r}")
-        known = {key: entry for key, entry in value.items() if key in hints}
-        return kind(
-            **{
-                key: _read(hints[key], item, f"{name}.{key}".strip("."))
-                for key, item in known.items()
-            }
-        )
+        hints = {key: hint for key, hint in get_type_hints(kind).items() if key in value}
+        names = {key: f"{name}.{key}".strip(".") for key in hints}
+        return kind(**{key: _read(hints[key], value[key], names[key]) for key in hints})
     if origin is tuple and isinstance(value, list):
         kinds = [arguments[0]] * len(value) if arguments[-1] is Ellipsis else arguments
         if len(kinds) == len(value):
@@ -122,21 +106,13 @@ def _read(kind: Any, value: Any, name: str) -> Any:
 
 
 def _check(maps: HeatMaps) -> None:
-    """Check what the types of a file's entries do not say.
-
-    Raises:
-        ValueError: entries do not fit each other, or values are no probabilities.
-    """
+    """Check what neither the types of a file's entries say nor HeatMaps itself checks."""
     for token in maps.tokens:
         if maps.prompt.text[token.start : token.end] != token.text:
             raise ValueError(
                 f"token {token.text!r} is not what stands at {token.start} to {token.end} of the "
                 "prompt"
             )
-    if list(maps.columns) != sorted(set(maps.columns)):
-        raise ValueError(f"columns must increase, got {list(maps.columns)[:9]}")
-    if (maps.frames is not None) != ("frame" in maps.axes):
-        raise ValueError(f"frames is {maps.frames}, and axes are {maps.axes}")
     for layer, tensor in maps.probabilities.items():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise ValueError(

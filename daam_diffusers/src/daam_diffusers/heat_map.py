@@ -14,7 +14,7 @@ from PIL import Image
 
 from daam_diffusers import video
 from daam_diffusers.atomic import written_beside
-from daam_diffusers.colors import blend, colored
+from daam_diffusers.colors import blend
 from daam_diffusers.evaluation import iou
 from daam_diffusers.upsample import resize
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from daam_diffusers.video import Frames
-
-_PLOTTED = 6  # frames of a video in one plot
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -92,14 +90,12 @@ class HeatMap:
         order = video.latent_frames(wanted, values.shape[-3])
         return replace(self, values=values[..., order, :, :], frames=wanted)
 
-    def normalized(self, *, per_frame: bool = False) -> HeatMap:
+    def normalized(self) -> HeatMap:
         """The map stretched to [0, 1] by its own minimum and maximum; a flat map becomes 0.
 
-        Args:
-            per_frame: stretch each frame of a video by its own, instead of all by the video's:
-                a frame where the word is nowhere is then stretched too.
+        All frames of a video are stretched alike: where the word is nowhere, a frame stays cold.
         """
-        dim = (-2, -1) if self.frames is None or per_frame else (-3, -2, -1)
+        dim = (-2, -1) if self.frames is None else (-3, -2, -1)
         low = self.values.amin(dim=dim, keepdim=True)
         span = self.values.amax(dim=dim, keepdim=True) - low
         flat = span <= 0
@@ -112,13 +108,11 @@ class HeatMap:
         threshold: float = 0.4,
         size: tuple[int, int] | None = None,
         frames: int | None = None,
-        *,
-        per_frame: bool = False,
     ) -> torch.Tensor:
         """Pixels whose upscaled, min-max normalized value is at least `threshold`.
 
         Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5. Size
-        and frames are those of `upscale`, `per_frame` is that of `normalized`.
+        and frames are those of `upscale`.
 
         Returns:
             bool, (H, W), of a video (F, H, W); by default of the image's or the video's size.
@@ -128,8 +122,7 @@ class HeatMap:
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold!r}")
-        upscaled = self.mean().upscale(size, frames)
-        return upscaled.normalized(per_frame=per_frame).values >= threshold
+        return self.mean().upscale(size, frames).normalized().values >= threshold
 
     def iou(
         self,
@@ -180,7 +173,8 @@ class HeatMap:
         if not 0 <= opacity <= 1:
             raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
         pictures = video.pictures(image, self.frames)
-        maps = self._heat((pictures[0].height, pictures[0].width))
+        size = (pictures[0].height, pictures[0].width)
+        maps = self.mean().upscale(size).normalized().values.reshape(-1, *size).numpy()
         drawn = [
             Image.fromarray(blend(np.asarray(picture.convert("RGB")), heat, opacity))
             for picture, heat in zip(pictures, maps, strict=True)
@@ -190,7 +184,7 @@ class HeatMap:
     def save(
         self,
         path: str | os.PathLike[str],
-        frames: Image.Image | Frames | None = None,
+        frames: Image.Image | Frames,
         *,
         fps: int = 8,
         opacity: float = 0.75,
@@ -200,7 +194,7 @@ class HeatMap:
         Args:
             path: `dog.png` or the like; of a video `dog.webp` (animated), `dog.gif` or `dog.mp4`,
                 which needs `daam-diffusers[video]`.
-            frames: the image or the video's frames, see `overlay`; None for the map alone.
+            frames: the image or the video's frames, see `overlay`.
             fps: frames a second of a video.
             opacity: see `overlay`.
 
@@ -212,11 +206,8 @@ class HeatMap:
             ImportError: MP4 without what it needs; the message is the pip line.
             FileNotFoundError: the folder does not exist.
         """
-        if frames is None:
-            drawn = [Image.fromarray(colored(heat)) for heat in self._heat(self.image_size)]
-        else:
-            overlay = self.overlay(frames, opacity=opacity)
-            drawn = overlay if isinstance(overlay, list) else [overlay]
+        overlay = self.overlay(frames, opacity=opacity)
+        drawn = overlay if isinstance(overlay, list) else [overlay]
         if self.frames is not None:
             return video.save(path, drawn, fps)
         kind = Image.registered_extensions().get(Path(path).suffix.lower(), "")
@@ -229,7 +220,7 @@ class HeatMap:
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the map with a color bar of its probabilities; needs `daam-diffusers[plot]`.
 
-        Of a video at most six of its latent frames, evenly spread, side by side.
+        Of a video the mean of its frames.
 
         Args:
             ax: matplotlib axes; by default new ones.
@@ -242,17 +233,10 @@ class HeatMap:
             ) from error
         if ax is None:
             _, ax = plt.subplots()
-        values = self.mean().values.numpy()
-        if self.frames is not None:
-            chosen = np.linspace(0, len(values) - 1, min(len(values), _PLOTTED)).round().astype(int)
-            gaps = np.pad(values[chosen], ((0, 0), (0, 0), (0, 1)), constant_values=np.nan)
-            values = np.concatenate([*gaps], axis=1)[:, :-1]  # (h, frames · (w + 1) - 1)
-        drawn = ax.imshow(values, cmap="inferno", interpolation="nearest")
+        values = self.mean().values
+        values = values if self.frames is None else values.mean(dim=0)
+        drawn = ax.imshow(values.numpy(), cmap="inferno", interpolation="nearest")
         ax.set_title(self.text)
         ax.set_axis_off()
         ax.figure.colorbar(drawn, ax=ax, label="mean attention probability")
         return ax
-
-    def _heat(self, size: tuple[int, int]) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """What is drawn: (F, H, W) in [0, 1], of an image (1, H, W)."""
-        return self.mean().upscale(size).normalized().values.reshape(-1, *size).numpy()

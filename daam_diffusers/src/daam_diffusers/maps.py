@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from daam_diffusers import files, report, video
+from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
@@ -74,6 +75,10 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise ValueError(f'clamp must be "once" or "per_map", got {self.clamp!r}')
         if self.axes != tuple(axis for axis in _AXES if axis in self.axes):
             raise ValueError(f"axes must be of {_AXES}, in this order, got {self.axes!r}")
+        if (self.frames is not None) != ("frame" in self.axes):
+            raise ValueError(f"frames is {self.frames}, and axes are {self.axes}")
+        if list(self.columns) != sorted(set(self.columns)):
+            raise ValueError(f"columns must increase, got {list(self.columns)[:9]}")
         if missing := {token.column for token in self.tokens} - set(self.columns):
             raise ValueError(f"tokens stand in columns that were not kept: {sorted(missing)[:9]}")
         if not self.layers or min(*self.size, *self.image_size) < 1:
@@ -91,17 +96,16 @@ class HeatMaps(Mapping[str, HeatMap]):
                     f"{''.join(f'{axis}s, ' for axis in axes)}{layer.grid[0]}, {layer.grid[1]}), "
                     f"got {shape}"
                 )
-        for axis, why in (("head", ""), ("step", " (a cache skips some layers at some steps)")):
-            self._check_agreed(axis, axes, why)
+        for axis in ("step", "head"):
+            if axis in axes:
+                self._check_agreed(axis, 1 + axes.index(axis))
 
-    def _check_agreed(self, axis: str, axes: Sequence[str], why: str) -> None:
-        if axis not in axes:
-            return
-        at = 1 + axes.index(axis)
+    def _check_agreed(self, axis: str, at: int) -> None:
         lengths = {x.name: self.probabilities[x.name].shape[at] for x in self.layers}
+        most = max(lengths.values())
         if len(set(lengths.values())) > 1:
-            most = max(lengths.values())
             names = [name for name, length in lengths.items() if length == most]
+            why = " (a cache skips some layers at some steps)" if axis == "step" else ""
             raise ValueError(
                 f"{axis}s are kept, and the layers have different numbers of them, "
                 f"{sorted(set(lengths.values()))}{why}; choose layers that agree, "
@@ -259,7 +263,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             ValueError: it holds no heat maps, those of a newer format, or is damaged; the message
                 names the file and what is wrong.
         """
-        return files.load(path)
+        return files.load(cls, path)
 
     def to_npz(self, path: str | os.PathLike[str]) -> Path:
         """Write the words' maps for NumPy: `values` (W, *axes, H, W'), `words`, `occurrences`.
@@ -304,19 +308,15 @@ class HeatMaps(Mapping[str, HeatMap]):
     ) -> Path:
         """Write one self-contained page: point at a word, see where it was drawn.
 
-        Needs `daam-diffusers[report]`. Where steps were kept, the page has a slider for them.
+        Needs `daam-diffusers[report]`. Where steps of an image were kept, the page has a slider.
 
         Args:
             path: file to write; its folder must exist.
             image: the generated image, or the video's frames.
             fps: frames a second at which a video is played.
         """
-        words = [
-            report.ReportWord(
-                word.text, word.start, word.end, found.mean(keep=("step",)).values.numpy()
-            )
-            for word, found in self.by_word()
-        ]
+        keep = ("step",) if self.frames is None else ()
+        shown = [found.mean(keep).values.numpy() for _, found in self.by_word()]
         layers = ", ".join(sorted({f"{x.grid[0]}×{x.grid[1]}" for x in self.layers}))
         provenance = {
             **self.provenance,
@@ -324,9 +324,12 @@ class HeatMaps(Mapping[str, HeatMap]):
             "size": f"{self.size[0]}×{self.size[1]}",
         }
         html = report.render(
-            image, self.prompt.text, words, frames=self.frames, fps=fps, provenance=provenance
+            image, self.prompt, shown, frames=self.frames, fps=fps, provenance=provenance
         )
-        return report.write(path, html)
+        with written_beside(path) as beside:
+            # Bytes: translated line ends would no longer match the hashes of the page's policy.
+            beside.write_bytes(html.encode("utf-8"))
+        return Path(path)
 
     def by_word(self) -> Iterator[tuple[Word, HeatMap]]:
         """Every word with its map, in the order of the prompt, repeated words included."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from daam_diffusers.errors import TraceError, TraceWarning
+from daam_diffusers.errors import TraceError, TraceWarning, UnknownPromptError
 from daam_diffusers.words import Span, closest_spans, word_spans
 
 TokenSpan = tuple[int, int, int]  # id, start, end
@@ -111,7 +111,13 @@ class Prompt:
 
         Raises:
             KeyError: it is not in the prompt.
+            UnknownPromptError: only embeddings were given, not what they mean.
         """
+        if not (self.text or self.start or self.end):
+            raise UnknownPromptError(
+                f"{text!r} cannot be looked up: only embeddings are known, not their words. Say "
+                "what they mean, heat_maps(prompt=...), or look at columns, maps.column(1)"
+            )
         spans = closest_spans(self.text, text, self.added)
         words = tuple(word for start, end in spans if (word := self._word(start, end)).columns)
         if words:
@@ -122,8 +128,6 @@ class Prompt:
         folded = {word.casefold(): word for word in reversed(listed)}
         close = difflib.get_close_matches(text.casefold(), folded, n=1)
         hint = f". Did you mean {folded[close[0]]!r}?" if close else ""
-        if not self.text:
-            hint = "; of embeddings, say what they mean: heat_maps(prompt=…)"
         raise KeyError(
             f"{text!r} is not in the prompt; its words are: {_listed(listed, _LISTED)}{hint}"
         )
@@ -227,32 +231,35 @@ def token_spans(
     Raises:
         TraceError: the tokenizer gives neither character offsets nor pieces.
     """
-    read = convert(text) if convert else text
     if getattr(tokenizer, "is_fast", False):
         given = tokenizer(
-            read, add_special_tokens=False, return_offsets_mapping=True, verbose=False
+            text, add_special_tokens=False, return_offsets_mapping=True, verbose=False
         )
         ids, offsets = given["input_ids"], given["offset_mapping"]
     elif hasattr(tokenizer, "convert_ids_to_tokens"):
-        ids = tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
-        offsets = _piece_spans(read, tokenizer.convert_ids_to_tokens(ids))
+        ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        offsets = _piece_spans(text, tokenizer.convert_ids_to_tokens(ids))
     else:
         raise TraceError(
             f"{type(tokenizer).__name__} gives no character offsets; load the pipeline with a "
             "fast tokenizer (the default in transformers 5)."
         )
-    spans = []
+    spans: list[TokenSpan] = []
     for token, (start, end) in zip(ids, offsets, strict=True):
-        piece = read[start:end]
+        piece = text[start:end]
         first = int(start) + len(piece) - len(piece.lstrip())
         spans.append((int(token), first, max(first, first + len(piece.strip()))))
-    if convert is None or read == text:
+    added = added_spans(spans, tokenizer) if convert else ()
+    if convert is None or not added:
         return spans
-    origin = _origin(text, read, tokenizer, convert)
-    return [
-        (token, origin[start][0], origin[end - 1][1] if start < end else origin[start][0])
-        for token, start, end in spans
-    ]
+    written: list[TokenSpan] = []
+    for token, start, end in spans:
+        read = convert(text[start:end]) if (start, end) in added else text[start:end]
+        vectors = [token]
+        if read != text[start:end]:
+            vectors = tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
+        written += [(vector, start, end) for vector in vectors]
+    return written
 
 
 def _piece_spans(text: str, pieces: Sequence[str]) -> list[Span]:
@@ -274,27 +281,6 @@ def _piece_spans(text: str, pieces: Sequence[str]) -> list[Span]:
         spans += [(position, start)] * missing + [(start, start + len(own))]
         position, missing = start + len(own), 0
     return spans + [(position, len(text))] * missing
-
-
-def _origin(text: str, read: str, tokenizer: Any, convert: Callable[[str], str]) -> list[Span]:
-    """For each character of the converted text, and its end, the span of `text` it stands for."""
-    made: list[str] = []
-    origin: list[Span] = []
-    position = 0
-    own = added_spans(token_spans(text, tokenizer), tokenizer)
-    for start, end in (*own, (len(text), len(text))):
-        made += [text[position:start], convert(text[start:end]) if start < end else ""]
-        origin += [(i, i + 1) for i in range(position, start)] + [(start, end)] * len(made[-1])
-        position = end
-    if "".join(made) != read:  # a conversion that does more than write tokens out
-        origin = []
-        matcher = difflib.SequenceMatcher(None, text, read, autojunk=False)
-        for kind, start, end, first, last in matcher.get_opcodes():
-            if kind == "equal":
-                origin += [(i, i + 1) for i in range(start, end)]
-            else:
-                origin += [(start if start < end else max(start - 1, 0), end)] * (last - first)
-    return [*origin, (len(text), len(text))]
 
 
 def added_spans(spans: Iterable[TokenSpan], tokenizer: Any) -> tuple[Span, ...]:

@@ -289,6 +289,7 @@ def test_reference_images_among_the_frames_are_refused() -> None:
         tracer.heat_maps()
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of the pipeline, which is deprecated
 def test_frames_in_a_batch_of_images_are_refused() -> None:
     variant = VIDEOS["text-to-video-zero"]
     pipe = variant.make()

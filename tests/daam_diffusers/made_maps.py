@@ -9,7 +9,7 @@ import torch
 from tiny_tokenizer import clip_tokenizer
 
 from daam_diffusers import HeatMaps, LayerInfo
-from daam_diffusers.prompt import Prompt, kept_columns, tokenize
+from daam_diffusers.prompt import Prompt, tokenize
 
 LENGTHS = {"step": 3, "head": 2, "frame": 2}
 
@@ -27,7 +27,8 @@ def made(
     windows = 1 if isinstance(text, str) else len(text)
     prompt = changes.pop("prompt", None) or tokenize(text, clip_tokenizer(), 77 * windows)
     assert isinstance(prompt, Prompt)
-    columns = kept_columns([prompt])
+    own = {token.column for token in prompt.tokens}
+    columns = tuple(sorted(own | {*prompt.start, *prompt.end}))
     generator = torch.Generator().manual_seed(0)
     frames = LENGTHS["frame"] if "frame" in axes else 1
     layers = (

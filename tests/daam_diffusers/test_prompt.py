@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tiny_tokenizer import clip_tokenizer
 
 from daam_diffusers import TraceError
-from daam_diffusers.prompt import SEPARATOR, kept_columns, token_spans, tokenize
+from daam_diffusers.prompt import SEPARATOR, token_spans, tokenize
 from daam_diffusers.words import closest_spans, find_spans, word_spans
 
 PIECES = [
@@ -267,14 +267,6 @@ def test_a_tokenizer_without_offsets_is_an_error():
 
     with pytest.raises(TraceError, match="Slow gives no character offsets"):
         tokenize("a dog", Slow(), 77)
-
-
-def test_kept_columns_are_the_words_and_the_special_tokens_beside_them():
-    tokenizer = clip_tokenizer()
-    prompts = [tokenize(text, tokenizer, 77) for text in ("a dog", "a red dog")]
-    assert kept_columns(prompts) == (0, 1, 2, 3, 4)
-    assert kept_columns([tokenize("", tokenizer, 77)]) == (0, 1)
-    assert kept_columns([tokenize(["a dog", "red"], tokenizer, 154)]) == (0, 1, 2, 3, 77, 78, 79)
 
 
 def test_start_and_end_tokens_are_told_from_padding():

@@ -76,14 +76,7 @@ def test_upscaling_brings_each_latent_frame_to_its_own_frames() -> None:
     for frame, latent in enumerate([0, 1, 1, 1, 1, 2, 2, 2, 2]):
         single = HeatMap("dog", heat.values[latent], (), SIZE).upscale()
         assert torch.equal(scaled.values[frame], single.values)
-    assert heat.upscale(frames=3).values.shape == (3, *SIZE)
-    other = heat.upscale((3, 5), frames=6)
-    assert other.values.shape == (6, 3, 5)
-    assert other.frames == len(other.overlay(film(6)))
-    with pytest.raises(ValueError, match="frames must be at least 1, got 0"):
-        heat.upscale(frames=0)
-    with pytest.raises(ValueError, match="map of an image has no frames, got frames=3"):
-        HeatMap("dog", torch.zeros(2, 2), (), SIZE).upscale(frames=3)
+    assert heat.upscale((3, 5)).values.shape == (9, 3, 5)
 
 
 def test_other_axes_are_averaged_and_frames_stay() -> None:
@@ -113,7 +106,7 @@ def test_a_mask_has_one_scale_for_the_video() -> None:
     assert torch.equal(found, expected)
     assert found[5:].any()
     assert not found[:5].any()  # half as hot as the last frames
-    assert heat.mask(0.6, (6, 10), 3).shape == (3, 6, 10)
+    assert heat.mask(0.6, (6, 10)).shape == (9, 6, 10)
 
 
 def test_iou_of_a_video_counts_over_all_frames() -> None:
@@ -124,7 +117,9 @@ def test_iou_of_a_video_counts_over_all_frames() -> None:
     assert heat.iou(true, 0.6) == expected > 0.7
     assert heat.iou(true.numpy(), 0.6) == expected
     assert heat.iou([Image.fromarray(mask) for mask in true.numpy()], 0.6) == expected
-    assert heat.iou(heat.mask(0.5, (6, 10), 3), 0.5) == 1  # its shape sets size and frames
+    assert heat.iou(heat.mask(0.5, (6, 10)), 0.5) == 1  # its shape sets the size
+    with pytest.raises(ValueError, match=r"one shape, got \(9, 12, 20\) and \(8, 12, 20\)"):
+        heat.iou(true[:8])
     with pytest.raises(ValueError, match=r"mask must be \(F, H, W\), got shape \(12, 20\)"):
         heat.iou(true[0])
 
@@ -168,7 +163,7 @@ def test_frames_are_taken_as_pipelines_return_them(kind: str) -> None:
     ("heat", "given", "message"),
     [
         (planted(), film()[0], "video of 9 frames, got one image"),
-        (planted(), film(8), r"9 frames, got 8; .*upscale\(frames=8\)"),
+        (planted(), film(8), "9 frames, got 8: give all"),
         (planted(), [], "9 frames, got 0"),
         (planted(), [film()], r"shape \(1, 9, 12, 20, 3\); of a batch, give one video"),
         (planted(), np.zeros((1, 9, 12, 20, 3)), r"shape \(1, 9, 12, 20, 3\)"),

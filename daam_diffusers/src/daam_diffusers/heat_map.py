@@ -60,7 +60,7 @@ class HeatMap:
         over = [i for i, axis in enumerate(self.axes) if axis not in left]
         return replace(self, values=self.values.mean(dim=over), axes=left) if over else self
 
-    def upscale(self, size: tuple[int, int] | None = None, frames: int | None = None) -> HeatMap:
+    def upscale(self, size: tuple[int, int] | None = None) -> HeatMap:
         """The map resized bicubically, and clamped to [0, 1], which bicubic overshoots.
 
         A video's frames take the map of the latent frame that they were decoded from, unchanged:
@@ -71,24 +71,18 @@ class HeatMap:
         Args:
             size: rows and columns, (H, W); by default the image's. Mind that `Image.size` is
                 (W, H).
-            frames: of a video; by default its own.
 
         Raises:
-            ValueError: a number below 1; frames for the map of an image.
+            ValueError: a number below 1.
         """
         height, width = size or self.image_size
         if height < 1 or width < 1:
             raise ValueError(f"size must be (rows, columns) of at least 1, got {size!r}")
         values = resize(self.values, (height, width)).clamp(0, 1)
         if self.frames is None:
-            if frames is not None:
-                raise ValueError(f"the map of an image has no frames, got frames={frames!r}")
             return replace(self, values=values)
-        wanted = self.frames if frames is None else frames
-        if wanted < 1:
-            raise ValueError(f"frames must be at least 1, got {frames!r}")
-        order = video.latent_frames(wanted, values.shape[-3])
-        return replace(self, values=values[..., order, :, :], frames=wanted)
+        order = video.latent_frames(self.frames, values.shape[-3])
+        return replace(self, values=values[..., order, :, :])
 
     def normalized(self) -> HeatMap:
         """The map stretched to [0, 1] by its own minimum and maximum; a flat map becomes 0.
@@ -103,16 +97,14 @@ class HeatMap:
         values = (self.values - low).div_(span.masked_fill(flat, 1)).masked_fill_(flat, 0)
         return replace(self, values=values)
 
-    def mask(
-        self,
-        threshold: float = 0.4,
-        size: tuple[int, int] | None = None,
-        frames: int | None = None,
-    ) -> torch.Tensor:
+    def mask(self, threshold: float = 0.4, size: tuple[int, int] | None = None) -> torch.Tensor:
         """Pixels whose upscaled, min-max normalized value is at least `threshold`.
 
-        Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5. Size
-        and frames are those of `upscale`.
+        Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5.
+
+        Args:
+            threshold: in [0, 1].
+            size: see `upscale`.
 
         Returns:
             bool, (H, W), of a video (F, H, W); by default of the image's or the video's size.
@@ -122,7 +114,7 @@ class HeatMap:
         """
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be in [0, 1], got {threshold!r}")
-        return self.mean().upscale(size, frames).normalized().values >= threshold
+        return self.mean().upscale(size).normalized().values >= threshold
 
     def iou(
         self,
@@ -133,11 +125,11 @@ class HeatMap:
 
         Args:
             mask: (H, W), of a video (F, H, W) or a picture a frame; bool, or non-zero where the
-                object is. Its size sets the resolution.
+                object is. Its rows and columns set the resolution.
             threshold: see `mask`.
 
         Raises:
-            ValueError: the mask has another number of dimensions.
+            ValueError: the mask has another number of dimensions or frames.
         """
         if not isinstance(mask, torch.Tensor):
             stacked = np.stack([*map(np.array, mask)]) if isinstance(mask, Sequence) else mask
@@ -145,8 +137,8 @@ class HeatMap:
         wanted = "(H, W)" if self.frames is None else "(F, H, W)"
         if mask.ndim != wanted.count(",") + 1:
             raise ValueError(f"mask must be {wanted}, got shape {tuple(mask.shape)}")
-        *frames, height, width = mask.shape
-        return iou(self.mask(threshold, (height, width), *frames), mask != 0)
+        height, width = mask.shape[-2:]
+        return iou(self.mask(threshold, (height, width)), mask != 0)
 
     @overload
     def overlay(self, image: Image.Image, *, opacity: float = 0.75) -> Image.Image: ...

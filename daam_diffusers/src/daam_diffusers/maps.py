@@ -211,19 +211,16 @@ class HeatMaps(Mapping[str, HeatMap]):
             KeyError: the text encoder has no start or end token.
             ValueError: no such kind.
         """
-        if kind not in (None, "start", "end", "padding"):
+        rest = set(self.columns) - {token.column for token in self.tokens}
+        start, end = set(self.prompt.start), set(self.prompt.end)
+        kinds = {None: rest, "start": start, "end": end, "padding": rest - start - end}
+        if kind not in kinds:
             raise ValueError(f'kind must be "start", "end" or "padding", got {kind!r}')
-        edges = {"start": set(self.prompt.start), "end": set(self.prompt.end)}
-        if kind in ("start", "end"):
-            wanted = edges[kind] & set(self.columns)
-            if not wanted:
-                raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
-        else:
-            wanted = set(self.columns) - {token.column for token in self.tokens}
-            wanted -= edges["start"] | edges["end"] if kind == "padding" else set()
-        rows = [i for i, column in enumerate(self.columns) if column in wanted]
+        rows = [i for i, column in enumerate(self.columns) if column in kinds[kind]]
         if kind in (None, "padding"):
             rows.append(len(self.columns))
+        if not rows:
+            raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
         return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:

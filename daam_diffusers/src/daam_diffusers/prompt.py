@@ -144,7 +144,6 @@ def tokenize(
     columns: int,
     *,
     convert: Callable[[str], str] | None = None,
-    encoder: str = "",
 ) -> Prompt:
     """Place a prompt's tokens in text embeddings of `columns` positions.
 
@@ -159,7 +158,6 @@ def tokenize(
         tokenizer: a fast tokenizer.
         columns: length of the text embeddings.
         convert: see `token_spans`.
-        encoder: see `Token`.
 
     Warns:
         TraceWarning: words lie beyond the window; or the embeddings hold several windows and where
@@ -192,7 +190,7 @@ def tokenize(
         slots, start, end = _layout(windows, [len(part) for part in parts], columns)
     spans = [span for part in parts for span in part]
     added = added_spans(spans, tokenizer)
-    prompt = place(SEPARATOR.join(texts), spans, slots, columns, start, end, encoder, added)
+    prompt = place(SEPARATOR.join(texts), spans, slots, columns, start, end, added)
     warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
     return prompt
 
@@ -249,14 +247,14 @@ def token_spans(
         piece = text[start:end]
         first = int(start) + len(piece) - len(piece.lstrip())
         spans.append((int(token), first, max(first, first + len(piece.strip()))))
-    added = added_spans(spans, tokenizer) if convert else ()
-    if convert is None or not added:
+    if convert is None:
         return spans
+    added = added_spans(spans, tokenizer)
     written: list[TokenSpan] = []
     for token, start, end in spans:
-        read = convert(text[start:end]) if (start, end) in added else text[start:end]
         vectors = [token]
-        if read != text[start:end]:
+        if (start, end) in added:
+            read = convert(text[start:end])
             vectors = tokenizer(read, add_special_tokens=False, verbose=False)["input_ids"]
         written += [(vector, start, end) for vector in vectors]
     return written
@@ -296,10 +294,9 @@ def place(
     columns: int,
     start: tuple[int, ...] = (),
     end: tuple[int, ...] = (),
-    encoder: str = "",
     added: tuple[Span, ...] = (),
 ) -> Prompt:
-    """A prompt whose tokens stand in known columns; see `Prompt` and `Token` for what is not named.
+    """A prompt whose tokens stand in known columns; see `Prompt` for what is not named.
 
     Args:
         text: as the user wrote it.
@@ -316,7 +313,7 @@ def place(
         if column is None:
             lost.append((first, last))
         else:
-            tokens.append(Token(text[first:last], first, last, column, encoder))
+            tokens.append(Token(text[first:last], first, last, column))
     cut = tuple(
         text[first:last]
         for first, last in (word_spans(text, added) if lost else ())
@@ -394,15 +391,3 @@ def _layout(
     pairs = zip(windows, lengths, strict=True)
     ends = tuple(min(content.start + length, content.stop) for content, length in pairs)
     return slots, tuple(content.start - 1 for content in windows), ends
-
-
-def kept_columns(prompts: Sequence[Prompt]) -> tuple[int, ...]:
-    """The columns that any of the prompts' tokens, or their start and end tokens, stand in.
-
-    Start and end tokens, which attention likes to rest on, are kept apart from padding.
-    """
-    columns: set[int] = set()
-    for prompt in prompts:
-        columns |= {token.column for token in prompt.tokens} | {*prompt.start, *prompt.end}
-    limit = min(prompt.columns for prompt in prompts)
-    return tuple(sorted(c for c in columns if 0 <= c < limit))

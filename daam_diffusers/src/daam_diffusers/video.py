@@ -70,8 +70,8 @@ def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Imag
         found = [Image.fromarray(frame) for frame in _bytes(given)]
     if len(found) != frames:
         raise ValueError(
-            f"the map is of a video of {frames} frames, got {len(found)}; if these are the right "
-            f"ones, bring the map to them first: upscale(frames={len(found)})"
+            f"the map is of a video of {frames} frames, got {len(found)}: give all that the "
+            "pipeline returned"
         )
     if len(sizes := {frame.size for frame in found}) > 1:
         raise ValueError(f"frames must be of one size (width, height), got {sorted(sizes)}")

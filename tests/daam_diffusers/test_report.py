@@ -265,6 +265,15 @@ def test_frames_of_a_page_are_small_pictures_of_the_same_aspect() -> None:
     assert images(video())[0].size == (96, 64)
 
 
+def test_single_steps_are_left_out_where_they_would_make_a_huge_page(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    words = [ReportWord("red", 2, 5, MOVING)]
+    assert 'id="step"' in render(picture(), PROMPT, words)
+    monkeypatch.setattr("daam_diffusers.report.STEP_CELLS", MOVING.size)
+    assert 'id="step"' not in render(picture(), PROMPT, words)
+
+
 # The file
 
 

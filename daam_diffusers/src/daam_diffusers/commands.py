@@ -32,10 +32,6 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 console = Console()
 
 
-class InputError(Exception):
-    """Something the user gave cannot be used; the message is one line."""
-
-
 Dtype = Literal["float32", "float16", "bfloat16"]
 Offload = Literal["model", "sequential"]  # what of the pipeline moves to the accelerator at once
 
@@ -52,8 +48,8 @@ def run(arguments: list[str]) -> int:
             return error.exit_code
         except (typer.TyperException, typer.Abort) as error:
             message = getattr(error, "format_message", lambda: "aborted")()
-        except (InputError, TraceError, ImportError, OSError) as error:
-            message = str(error)
+        except (ValueError, TraceError, ImportError, OSError) as error:  # what the user gave
+            message = _message(error)
     if message.strip():
         _warn(message, "error")
     return 2
@@ -125,11 +121,11 @@ def generate(
     from daam_diffusers.tracer import trace
 
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
-        raise InputError("--height and --width go together")
+        raise ValueError("--height and --width go together")
     chosen = _check_words(prompt, words)
     place = _device(device)
     if offload and place.type == "cpu":
-        raise InputError(f"--offload {offload} needs an accelerator, and --device is the CPU")
+        raise ValueError(f"--offload {offload} needs an accelerator, and --device is the CPU")
     precision = dtype or ("float32" if place.type == "cpu" else "float16")
     pipe = _load(model, precision, variant)
     _load_loras(pipe, lora or [])
@@ -147,7 +143,7 @@ def generate(
     arguments = {name: value for name, value in arguments.items() if value is not None}
     # Many pipelines swallow arguments that they do not know.
     if unknown := arguments.keys() - inspect.signature(pipe.__call__).parameters.keys():
-        raise InputError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
+        raise ValueError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
     overlays = out / "overlays"
     overlays.mkdir(parents=True, exist_ok=True)
     try:
@@ -158,8 +154,8 @@ def generate(
                 generator=torch.Generator("cpu").manual_seed(seed),
                 **arguments,
             )
-    except (ValueError, torch.OutOfMemoryError) as error:  # e.g. a size it cannot make
-        raise InputError(str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise ValueError(str(error)) from error
     maps = tracer.heat_maps()
     asked = {"lora": ", ".join(lora or []), "variant": variant}
     known = {key: value for key, value in asked.items() if value}
@@ -217,16 +213,15 @@ def report(
     _check_out(out)
     from daam_diffusers.maps import HeatMaps
 
-    try:
-        found = HeatMaps.load(maps)
-    except ValueError as error:
-        raise InputError(str(error)) from error
+    found = HeatMaps.load(maps)
     try:
         with Image.open(image) as picture:
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(picture)]
-            found.to_html(out, picture if found.frames is None else frames, fps=fps)
+            shown: Image.Image | list[Image.Image] = picture
+            if found.frames is not None:
+                shown = [frame.convert("RGB") for frame in ImageSequence.Iterator(picture)]
+            found.to_html(out, shown, fps=fps)
     except (ValueError, OSError, SyntaxError) as error:  # e.g. a picture that is cut short
-        raise InputError(f"{image}: {error}") from error
+        raise ValueError(f"{image}: {error}") from error
     console.print(str(out), soft_wrap=True)
 
 
@@ -241,7 +236,6 @@ def evaluate(
         typer.Option(min=0, max=1, help="On min-max maps; repeatable. Default: .3, .4, .5."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Also write the scores as JSON.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the random baseline.")] = 0,
 ) -> int:
     """Judge heat maps by segmentation: mean IoU with true masks, beside the plain baselines.
 
@@ -249,15 +243,12 @@ def evaluate(
     none can be judged.
     """
     if not folder.is_dir():
-        raise InputError(f"no such folder: {folder}")
+        raise ValueError(f"no such folder: {folder}")
     if out is not None:
         _check_out(out)
     from daam_diffusers import folder as folders
 
-    try:
-        scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)), seed=seed)
-    except (OSError, ValueError) as error:
-        raise InputError(str(error)) from error
+    scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)))
     table = Table("method", "mIoU", title=f"{scores.images} images, {len(scores.words)} masks")
     for name, mean in scores.miou.items():
         is_baseline = name in folders.BASELINES
@@ -283,13 +274,13 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"device {name!r} cannot be used: {reason}") from error
+        raise ValueError(f"device {name!r} cannot be used: {reason}") from error
     return device
 
 
 def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
     if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
-        raise InputError(f"no such folder, and not an id such as 'owner/name': {model}")
+        raise ValueError(f"no such folder, and not an id such as 'owner/name': {model}")
     import torch
     from diffusers import DiffusionPipeline
 
@@ -298,25 +289,25 @@ def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
             model, dtype=getattr(torch, dtype), variant=variant
         )
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot load {model}: {_message(error)}") from error
+        raise ValueError(f"cannot load {model}: {_message(error)}") from error
 
 
 def _load_loras(pipe: Any, loras: list[str]) -> None:
     if loras and not hasattr(pipe, "load_lora_weights"):
-        raise InputError(f"--lora: {type(pipe).__name__} takes no LoRA")
+        raise ValueError(f"--lora: {type(pipe).__name__} takes no LoRA")
     for number, lora in enumerate(loras):
         path = Path(lora)
         source, name = (str(path.parent), path.name) if path.is_file() else (lora, None)
         try:
             pipe.load_lora_weights(source, weight_name=name, adapter_name=f"lora_{number}")
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise InputError(f"cannot load the LoRA {lora}: {_message(error)}") from error
+            raise ValueError(f"cannot load the LoRA {lora}: {_message(error)}") from error
     if loras:
         pipe.set_adapters([f"lora_{number}" for number in range(len(loras))])
 
 
 def _check_words(prompt: str, words: list[str] | None) -> list[str]:
-    """Words that are not in the prompt are told before the image is made, not after.
+    """The words as they stand in the prompt; one that is not there is an error before the run.
 
     Which tokens a word has does not matter here, so no tokenizer is asked.
     """
@@ -328,14 +319,14 @@ def _check_words(prompt: str, words: list[str] | None) -> list[str]:
     try:
         return [read.find(word).text for word in words or []]
     except KeyError as error:
-        raise InputError(_message(error)) from error
+        raise ValueError(_message(error)) from error
 
 
 def _check_out(path: Path) -> None:
     if not path.parent.is_dir():
-        raise InputError(f"the folder {path.parent} does not exist")
+        raise ValueError(f"the folder {path.parent} does not exist")
     if path.is_dir():
-        raise InputError(f"--out {path} is a folder: give the path of a file")
+        raise ValueError(f"--out {path} is a folder: give the path of a file")
 
 
 def _message(error: Exception) -> str:

@@ -7,7 +7,7 @@ masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,13 +27,11 @@ BASELINES = ("whole_image", "random_half")
 
 @dataclass(frozen=True)
 class WordScore:
-    """One word of one image: its IoU at each threshold, and that of the baselines."""
+    """One word of one image: its IoU by threshold, such as `"0.4"`, and by name of baseline."""
 
     image: str
     word: str
-    daam: tuple[float, ...]
-    whole_image: float
-    random_half: float
+    iou: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -41,12 +39,10 @@ class FolderScores:
     """Scores of a folder.
 
     Attributes:
-        thresholds: on the min-max normalised maps.
-        words: a score for every mask that could be judged.
+        words: a score for every mask that could be judged, at least one.
         problems: what is wrong with each file that could not be.
     """
 
-    thresholds: tuple[float, ...]
     words: tuple[WordScore, ...]
     problems: tuple[str, ...] = ()
 
@@ -58,11 +54,8 @@ class FolderScores:
     @property
     def miou(self) -> dict[str, float]:
         """Mean IoU over all masks, by threshold, and of the baselines, by name."""
-        named = {f"{threshold:g}": [score.daam[i] for score in self.words]
-                 for i, threshold in enumerate(self.thresholds)}  # fmt: skip
-        for name in BASELINES:
-            named[name] = [getattr(score, name) for score in self.words]
-        return {name: float(np.mean(scores)) for name, scores in named.items()}
+        names = self.words[0].iou
+        return {name: float(np.mean([score.iou[name] for score in self.words])) for name in names}
 
     def to_json(self) -> dict[str, Any]:
         """Means and single scores, for a JSON file."""
@@ -72,12 +65,12 @@ class FolderScores:
             "masks": len(self.words),
             "baselines": {name: means.pop(name) for name in BASELINES},
             "miou": means,
-            "words": [vars(score) for score in self.words],
+            "words": [{"image": x.image, "word": x.word, **x.iou} for x in self.words],
             "problems": list(self.problems),
         }
 
 
-def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> FolderScores:
+def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
     """Mean IoU of the maps below a folder with the masks beside them.
 
     A file that is not what its name says, or a mask of a word that is not in its prompt, is left
@@ -86,7 +79,6 @@ def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> Fol
     Args:
         folder: searched in depth for `heat_maps.safetensors`.
         thresholds: on min-max maps, in [0, 1].
-        seed: of the random baseline.
 
     Raises:
         ValueError: no maps, no masks beside them, or none that can be judged.
@@ -94,7 +86,7 @@ def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> Fol
     files = sorted(folder.rglob(MAPS))
     if not files:
         raise ValueError(f"no {MAPS} below {folder}")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     scores: list[WordScore] = []
     problems: list[str] = []
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
@@ -114,7 +106,7 @@ def evaluate(folder: Path, thresholds: Sequence[float], *, seed: int = 0) -> Fol
         raise ValueError(f"no mask can be judged: {problems[0]}{others}")
     if not scores:
         raise ValueError(f"no masks WORD{MASK} beside the {len(files)} {MAPS} below {folder}")
-    return FolderScores(tuple(thresholds), tuple(scores), tuple(problems))
+    return FolderScores(tuple(scores), tuple(problems))
 
 
 def _score(
@@ -126,13 +118,10 @@ def _score(
         raise ValueError(f"{file}: the maps beside it are of a video, and a mask is of an image")
     true = read_mask(file)
     shape = (true.shape[0], true.shape[1])
-    return WordScore(
-        image=str(file.parent.relative_to(folder)),
-        word=word,
-        daam=tuple(iou(heat.mask(threshold, shape), true) for threshold in thresholds),
-        whole_image=iou(whole_image(shape), true),
-        random_half=iou(random_half(shape, rng), true),
-    )
+    scores = {f"{threshold:g}": iou(heat.mask(threshold, shape), true) for threshold in thresholds}
+    scores["whole_image"] = iou(whole_image(shape), true)
+    scores["random_half"] = iou(random_half(shape, rng), true)
+    return WordScore(str(file.parent.relative_to(folder)), word, scores)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

@@ -30,7 +30,10 @@ if TYPE_CHECKING:
 OPACITY = 0.8  # of the hottest cell: the slider's default, and the thumbnails'
 SHORT_IMAGE = 512  # CSS pixels: an image whose longer side is shorter is shown enlarged to this
 THUMBNAIL = 176  # pixels, longer side
-FRAME_SIDE = 640  # pixels, longer side of a video's frames: a page has some megabytes
+
+# What keeps a page within some megabytes.
+FRAME_SIDE = 640  # pixels, longer side of a video's frames
+STEP_CELLS = 8_000_000  # of all maps together, at a byte a cell, with which steps are still shown
 
 # What PNG stores without loss; an image of any other mode is embedded as RGB.
 _PNG_MODES = frozenset({"1", "L", "LA", "P", "RGB", "RGBA"})
@@ -51,7 +54,8 @@ def render(
 
     Colors show each map on its own min-max scale, or all on one at the turn of a switch; numbers
     are the absolute probabilities, maps have 8 bits a cell. An image is embedded without loss, a
-    video's frames as WebP of at most 640 pixels.
+    video's frames as WebP of at most 640 pixels. Single steps are left out where all maps together
+    have more than 8 million cells.
 
     Args:
         image: the generated image, or the video's frames as `HeatMap.overlay` takes them.
@@ -85,6 +89,8 @@ def render(
                 "that are NaN or infinite"
             )
     maps = [_with_mean(values, is_video=frames is not None) for values in maps]
+    if sum(values.size for values in maps) > STEP_CELLS:
+        maps = [values[:1] for values in maps]
     steps, latent = maps[0].shape[:2] if maps else (1, 1)
     if frames is None:
         uris = [_data_uri(first if first.mode in _PNG_MODES else first.convert("RGB"))]

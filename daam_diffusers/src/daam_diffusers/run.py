@@ -10,7 +10,8 @@ from typing import Any, Literal
 import torch
 
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import Call, Family, Grid, Segments, cells
+from daam_diffusers.families import Call, Family, Grid, Segments
+from daam_diffusers.layers import Layout
 from daam_diffusers.prompt import Prompt
 from daam_diffusers.record import LayerRecord
 
@@ -84,27 +85,6 @@ class Branch:
         """Layers that were called more often than their attention was seen."""
         seen = {name: record.calls for name, record in self.layers.items()}
         return [name for name, calls in self.asked.items() if seen.get(name, 0) < calls]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Where things lie in the present call of a denoiser.
-
-    Attributes:
-        grid: frames, rows and columns of cells, at the finest level.
-        samples: the batch of latents.
-        context: segments of what cross-attention attends to, a sample.
-        sequences: segments of a joint sequence, a sample.
-        rows: the branches that the call carries, and the first of their samples in the batch.
-        before: cells in front of those of a cross-attention layer.
-    """
-
-    grid: Grid
-    samples: int
-    context: Sequence[Segments]
-    sequences: Sequence[Segments]
-    rows: Mapping[int, int]
-    before: int = 0
 
 
 @dataclass(eq=False)
@@ -394,70 +374,6 @@ def _kept(parts: Sequence[Encoded | None], offsets: Sequence[int], keys: int) ->
     return tuple(sorted(column for column in columns if column < keys))
 
 
-def level(grid: Grid, halvings: int, found: int, layer: str) -> Grid:
-    """A layer's grid.
-
-    Args:
-        grid: of the finest level.
-        halvings: how often rows and columns were halved above the layer.
-        found: cells of one sample.
-        layer: its name, for the error.
-
-    Raises:
-        TraceError: the layer has another number of cells.
-    """
-    frames, height, width = grid
-    tried = []
-    for round_up in (True, False):  # strided convolutions round odd sizes up, pooling down
-        h, w = height, width
-        for _ in range(halvings):
-            h, w = ((h + 1) // 2, (w + 1) // 2) if round_up else (h // 2, w // 2)
-        tried.append(f"{h}×{w}")
-        if frames * h * w == found:
-            return frames, h, w
-    raise TraceError(
-        f"{layer} attends from {found} cells where its place in the denoiser means "
-        f"{' or '.join(dict.fromkeys(tried))}{f' in {frames} frames' if frames > 1 else ''}: "
-        "something merges, drops or crops cells (token merging?). Take it off while tracing."
-    )
-
-
-def places(segments: Segments, name: str) -> slice:
-    """Where a segment lies in a sequence."""
-    start = 0
-    for segment, length in segments:
-        if segment == name:
-            return slice(start, start + length)
-        start += length
-    raise TraceError(f"no {name!r} among the segments {[segment for segment, _ in segments]}")
-
-
-def length(segments: Segments) -> int:
-    """Length of a sequence."""
-    return sum(size for _, size in segments)
-
-
-def segments_of(layout: Layout, kind: str, sample: int, pixels: int) -> tuple[Segments, Segments]:
-    """The segments of a layer's queries and keys, for one sample.
-
-    Args:
-        layout: of the denoiser's call.
-        kind: see `Kind`.
-        sample: of the batch of latents.
-        pixels: the layer's cells.
-    """
-    if kind == "joint":
-        return layout.sequences[sample], layout.sequences[sample]
-    own: Segments = (("before", layout.before), ("pixels", pixels - layout.before))
-    return own, (*layout.context[sample], *(own if kind == "added" else ()))
-
-
 def _shown(grid: Grid | None) -> str:
     frames, *size = grid or (1,)
     return str(tuple(size)) if frames == 1 else str(grid)
-
-
-__all__ = [
-    "Branch", "Encoded", "Layout", "Role", "Rows", "Run", "cells", "equal", "length", "level",
-    "places", "segments_of",
-]  # fmt: skip

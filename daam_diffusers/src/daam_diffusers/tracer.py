@@ -12,11 +12,12 @@ from daam_diffusers import host
 from daam_diffusers.encoders import merged, placements
 from daam_diffusers.errors import TraceError, TraceWarning
 from daam_diffusers.families import denoisers_of, family_of
+from daam_diffusers.layers import layers_of
 from daam_diffusers.maps import Clamp, HeatMaps
 from daam_diffusers.prompt import Prompt
 from daam_diffusers.record import AXES, Axis
 from daam_diffusers.run import Branch, Run
-from daam_diffusers.watch import LayerChoice, Watch, layers_of
+from daam_diffusers.watch import LayerChoice, Watch
 
 logger = logging.getLogger(__name__)
 

@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,79 +15,17 @@ from torch import nn
 from daam_diffusers import host
 from daam_diffusers.encoders import Reading, placements
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import Call, Family, Grid, Kind, LayerInfo
+from daam_diffusers.families import Call, Family, LayerInfo
+from daam_diffusers.layers import Layer, Source, groups_of, source_of
 from daam_diffusers.processor import TracingProcessor, is_tracing
 from daam_diffusers.prompt import Prompt
 from daam_diffusers.record import LayerRecord
-from daam_diffusers.run import (
-    Branch,
-    Encoded,
-    Layout,
-    Role,
-    Rows,
-    Run,
-    equal,
-    length,
-    level,
-    places,
-    segments_of,
-)
+from daam_diffusers.run import Branch, Encoded, Role, Rows, Run, equal
 from daam_diffusers.scores import AttentionCall, text_probabilities
 
 logger = logging.getLogger(__name__)
 
 LayerChoice = Callable[[LayerInfo], bool]
-
-
-@dataclass(frozen=True)
-class Layer:
-    """An attention module that reads the prompt.
-
-    Attributes:
-        name: see `LayerInfo`.
-        module: it has a `processor`.
-        kind: how it reads the prompt.
-        block: see `LayerInfo`.
-        halvings: how often the cells were halved above it.
-        family: of its denoiser.
-        component: the denoiser.
-    """
-
-    name: str
-    module: Any
-    kind: Kind
-    block: str
-    halvings: int
-    family: Family
-    component: str
-
-
-def layers_of(denoisers: Mapping[str, nn.Module], families: Mapping[str, Family]) -> list[Layer]:
-    """All layers of a pipeline's denoisers that read the prompt, in forward order."""
-    found = []
-    for component, denoiser in denoisers.items():
-        family = families[component]
-        modules = dict(denoiser.named_modules())
-        for path, kind in family.attention(denoiser).items():
-            found.append(
-                Layer(
-                    name=path if len(denoisers) == 1 else f"{component}.{path}",
-                    module=modules[path],
-                    kind=kind,
-                    block=_block(path),
-                    halvings=family.halvings(denoiser, path) if family.halvings else 0,
-                    family=family,
-                    component=component,
-                )
-            )
-    # named_modules lists a UNet's up blocks before its middle block; sorting keeps the rest.
-    order = {"vace_blocks": -1, "down": 0, "mid": 1, "up": 2}
-    return sorted(found, key=lambda layer: (layer.component, order.get(layer.block, 0)))
-
-
-def _block(path: str) -> str:
-    head, _, rest = path.partition("_block")
-    return head if head in ("down", "mid", "up") and rest else path.split(".", 1)[0]
 
 
 class Watch:
@@ -467,7 +404,10 @@ class Watch:
         layer, layout = self._layers[name], run.layout
         for branch, start in ((run.branches[i], start) for i, start in layout.rows.items()):
             samples = range(start, start + branch.samples)
-            sources = [self._source(layout, layer, calls, sample) for sample in samples]
+            sources = [
+                source_of(layout, layer, calls, sample, is_halved=self._is_halved(layer))
+                for sample in samples
+            ]
             found = [source for source in sources if isinstance(source, Source)]
             if len(found) < len(sources):
                 branch.asked[name] += 1
@@ -478,7 +418,7 @@ class Watch:
             if info is None:
                 continue
             branch.asked[name] += 1
-            values = torch.cat([self._values(group, branch) for group in _groups(found)])
+            values = torch.cat([self._values(group, branch) for group in groups_of(found)])
             record = branch.layers.setdefault(name, LayerRecord(info))
             record.add(values, self._step(run, branch))
 
@@ -504,46 +444,7 @@ class Watch:
             self._infos[layer.name] = info if choose(info) else None
         return self._infos[layer.name]
 
-    def _source(
-        self, layout: Layout, layer: Layer, calls: list[AttentionCall], sample: int
-    ) -> Source | str:
-        """Where one sample's attention lies among the calls of a layer; or what was found."""
-        if not calls:
-            return "it computes neither of the two that could be watched"
-        samples, skipped = layout.samples, 0
-        if len(calls) > 1 and sum(len(call.query) for call in calls) == samples:
-            # The batch is attended to in parts: each sample apart, or the perturbed ones.
-            starts = [sum(len(call.query) for call in calls[:n]) for n in range(len(calls))]
-            number = max(n for n, start in enumerate(starts) if start <= sample)
-            calls, samples, skipped = (
-                calls[number : number + 1],
-                len(calls[number].query),
-                starts[number],
-            )
-        fits = []
-        for call in calls:
-            queries, keys = segments_of(layout, layer.kind, sample, call.query.shape[2])
-            if (call.query.shape[2], call.key.shape[2]) == (length(queries), length(keys)):
-                fits.append((call, queries, keys))
-        if len(fits) != 1:
-            shapes = ", ".join(f"{c.query.shape[2]} queries × {c.key.shape[2]} keys" for c in calls)
-            _, keys = segments_of(layout, layer.kind, sample, 0)
-            what = ", ".join(f"{size} of {name}" for name, size in keys if size)
-            return f"it attends {shapes} where keys are expected to be {what}"
-        ((call, queries, keys),) = fits
-        batch, row = len(call.query), sample - skipped
-        if batch % samples == 0:
-            first, count = row * (batch // samples), batch // samples
-        elif batch * 2 == samples and row >= batch and self._halved(layer):
-            first, count = row - batch, 1
-        else:
-            return f"it attends for a batch of {batch} where the denoiser was called with {samples}"
-        pixels = places(queries, "pixels")
-        found = (pixels.stop - pixels.start) * count
-        grid = level(layout.grid, layer.halvings, found, layer.name)
-        return Source(call, slice(first, first + count), pixels, places(keys, "text"), grid)
-
-    def _halved(self, layer: Layer) -> bool:
+    def _is_halved(self, layer: Layer) -> bool:
         """Whether FasterCache takes the first half of the batch, the unconditional one, away."""
         denoiser = getattr(self._pipe, layer.component)
         registry = getattr(denoiser, "_diffusers_hook", None)
@@ -574,17 +475,6 @@ class Watch:
         return values
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where one sample's attention lies: rows, queries and keys of a call, and its cells."""
-
-    call: AttentionCall
-    rows: slice
-    cells: slice
-    text: slice
-    grid: Grid
-
-
 def _skipped(denoiser: nn.Module, layer: Layer) -> str:
     """Why a denoiser did not call a layer's processor; empty if a cache of the host's may."""
     modules = dict(denoiser.named_modules())
@@ -605,23 +495,6 @@ def _set_processor(module: Any, processor: Any) -> None:
         module.set_processor(processor)
     else:
         module.processor = processor
-
-
-def _groups(sources: Sequence[Source]) -> list[list[Source]]:
-    """Neighboring samples that one computation serves."""
-    groups: list[list[Source]] = []
-    for source in sources:
-        last = groups[-1][-1] if groups else None
-        if (
-            last is not None
-            and last.call is source.call
-            and (last.cells, last.text) == (source.cells, source.text)
-            and last.rows.stop == source.rows.start
-        ):
-            groups[-1].append(source)
-        else:
-            groups.append([source])
-    return groups
 
 
 def _same(left: Any, right: Any) -> bool:

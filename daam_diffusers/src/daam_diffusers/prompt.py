@@ -115,8 +115,8 @@ class Prompt:
         """
         if not (self.text or self.start or self.end):
             raise UnknownPromptError(
-                f"{text!r} cannot be looked up: only embeddings are known, not their words. Say "
-                "what they mean, heat_maps(prompt=...), or look at columns, maps.column(1)"
+                f"{text!r} is not in the prompt, which is not known: of embeddings, say what they "
+                "mean, heat_maps(prompt=...), or look at single columns, maps.column(1)"
             )
         spans = closest_spans(self.text, text, self.added)
         words = tuple(word for start, end in spans if (word := self._word(start, end)).columns)

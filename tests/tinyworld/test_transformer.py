@@ -82,8 +82,9 @@ def test_a_run_writes_an_ordinary_folder_and_its_card(
         assert fact in text
 
 
-def test_training_gives_the_transformer_what_its_pipeline_does_by_default(
-    pipe: StableDiffusion3Pipeline,
+@pytest.mark.parametrize("columns", transformer.EMPTY_COLUMNS)
+def test_training_gives_the_transformer_what_its_pipeline_does(
+    pipe: StableDiffusion3Pipeline, columns: int
 ) -> None:
     captions = [CAPTION, "two boats beside the big blue sun", ""]
     tokens = train.tokenize(pipe.tokenizer, captions)
@@ -92,8 +93,9 @@ def test_training_gives_the_transformer_what_its_pipeline_does_by_default(
         None,
         None,
         do_classifier_free_guidance=False,
+        max_sequence_length=columns,
     )
-    assert embeds.shape[1] == tokens.shape[1] + transformer.EMPTY_COLUMNS
+    assert embeds.shape[1] == tokens.shape[1] + columns
     noisy, times = torch.randn(3, 4, 16, 16), torch.tensor([0.1, 0.5, 1.0])
     denoiser = transformer.Denoiser(pipe.transformer, [pipe.text_encoder, pipe.text_encoder_2])
     with torch.no_grad():
@@ -105,7 +107,7 @@ def test_training_gives_the_transformer_what_its_pipeline_does_by_default(
         ).sample
         denoiser.prepare_training(torch.device("cpu"))
         try:
-            seen = denoiser(noisy, times, tokens)
+            seen = denoiser(noisy, times, tokens, torch.full((3,), float(columns)).log())
         finally:
             pipe.transformer.set_attn_processor(JointAttnProcessor2_0())
     assert expected.std() > 0.1
@@ -117,12 +119,13 @@ def test_a_batch_blends_image_and_noise_and_its_target_leads_from_one_to_the_oth
     tokens, empty = torch.arange(5)[:, None].expand(5, 20), torch.full((20,), -1)
     config = dataclasses.replace(settings.TRANSFORMER, batch=512)
     inputs, velocity = transformer.batch(config, Accelerator(cpu=True), 0, latents, tokens, empty)
-    noisy, times, prompts = inputs
+    noisy, times, prompts, bias = inputs
     image = noisy - times[:, None, None, None] * velocity
     named = prompts[:, 0] >= 0
     torch.testing.assert_close(image[named], latents[prompts[named, 0]], atol=1e-4, rtol=1e-4)
     assert float((image + velocity).std()) == pytest.approx(1, abs=0.02)  # the noise
     assert 0.05 < float((~named).float().mean()) < 0.15
+    assert {round(float(value.exp())) for value in bias} == set(transformer.EMPTY_COLUMNS)
 
 
 def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(

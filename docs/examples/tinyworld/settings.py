@@ -66,11 +66,11 @@ TRANSFORMER = Config(
     denoiser="transformer",
     work=Path("runs/tinyworld-transformer"),
     model=HERE / "model-transformer",
-    scenes=12_000,
-    steps=5000,
+    scenes=10_000,
+    steps=3200,
     rate=1e-3,
     warmup=0.04,
-    cooldown=0.65,
+    cooldown=0.45,
 )
 _DEFAULTS = {config.denoiser: config for config in (UNET, TRANSFORMER)}
 

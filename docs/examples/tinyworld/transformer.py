@@ -9,7 +9,6 @@ embedding, and after them the columns of a T5, which here are empty.
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,10 +40,8 @@ from loop import batch_generator
 from parts import Sizes
 from settings import Config
 
-EMPTY_COLUMNS = 256
-"""Columns of the T5: the pipeline's default `max_sequence_length`."""
-_SHIFT = 0.3
-"""Of the sampling steps: below 1, more of them are spent where there is little noise left."""
+EMPTY_COLUMNS = (1, 256)
+"""Numbers of empty columns trained on: `max_sequence_length=1`, and the pipeline's default."""
 
 
 def load_base(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
@@ -144,8 +141,8 @@ def build_transformer(sizes: Sizes, text_width: int) -> SD3Transformer2DModel:
     )
 
 
-class CountedAttention:
-    """Joint attention of training, in which the last column counts as `EMPTY_COLUMNS` equal ones.
+class BiasedAttention:
+    """Joint attention of training: a bias on the last key makes it count as several equal keys.
 
     Empty columns have no position, so all of them stay equal in every layer: n of them attract
     exp(log n + score), exactly what one does whose score is raised by log n.
@@ -157,8 +154,9 @@ class CountedAttention:
         hidden_states: Tensor,
         encoder_hidden_states: Tensor,
         attention_mask: Tensor | None = None,
+        bias: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """(B, P, C) pixels and (B, T, C) text -> both, attended."""
+        """(B, P, C) pixels, (B, T, C) text and (B,) bias of the last column -> both, attended."""
 
         def heads(states: Tensor) -> Tensor:
             return states.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
@@ -174,9 +172,9 @@ class CountedAttention:
         value = torch.cat([value, text_value], 2)
         # Not the fused kernel: with heads this narrow its backward pass is slower on the CPU.
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
-        count = torch.zeros(key.shape[2], dtype=scores.dtype, device=scores.device)
-        count[-1] = math.log(EMPTY_COLUMNS)
-        scores = scores + count
+        if bias is not None:
+            last = F.pad(bias[:, None], (key.shape[2] - 1, 0))[:, None, None]
+            scores = scores + last.to(scores.dtype)
         result = (scores.softmax(-1).to(value.dtype) @ value).transpose(1, 2).flatten(2)
         text = result[:, pixels:]
         if not attn.context_pre_only:
@@ -197,16 +195,17 @@ class Denoiser(nn.Module):
         self.text_encoders = nn.ModuleList(text_encoders)
 
     def prepare_training(self, device: torch.device) -> None:
-        """Let one column stand for many, see `CountedAttention`; it is not exported."""
-        self.transformer.set_attn_processor(CountedAttention())
+        """Let one column stand for many, see `BiasedAttention`; it is not exported."""
+        self.transformer.set_attn_processor(BiasedAttention())
 
-    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor) -> Tensor:
+    def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
         """Predict velocity.
 
         Args:
             noisy: (B, 4, 16, 16).
             times: (B,) in [0, 1]: 0 is the image and 1 the noise.
             tokens: (B, L) int64.
+            bias: (B,) the logarithm of how many empty columns there are.
         """
         outputs = [encoder(tokens, output_hidden_states=True) for encoder in self.text_encoders]
         states = torch.cat([output.hidden_states[-2] for output in outputs], -1)
@@ -216,6 +215,7 @@ class Denoiser(nn.Module):
             timestep=times * 1000,
             encoder_hidden_states=F.pad(states, (0, 0, 0, 1)),  # one empty column
             pooled_projections=pooled,
+            joint_attention_kwargs={"bias": bias},
         ).sample
         return velocity
 
@@ -243,11 +243,12 @@ def batch(
     noise = torch.randn((share, *latents.shape[1:]), generator=generator)
     times = torch.sigmoid(torch.randn(share, generator=generator))
     dropped = torch.rand(share, generator=generator) < config.drop
+    columns = torch.tensor(EMPTY_COLUMNS)[torch.randint(2, (share,), generator=generator)]
     prompts = torch.where(dropped[:, None], empty[None], tokens[picks])
     part = times[:, None, None, None]
     noisy = (1 - part) * latents[picks] + part * noise
     device = accelerator.device
-    inputs = tuple(value.to(device) for value in (noisy, times, prompts))
+    inputs = tuple(value.to(device) for value in (noisy, times, prompts, columns.log()))
     return inputs, (noise - latents[picks]).to(device)
 
 
@@ -262,7 +263,7 @@ def save_pipeline(
     third, third_tokenizer = build_empty_encoder(trained.transformer.config.joint_attention_dim)
     pipeline = StableDiffusion3Pipeline(
         transformer=copy.deepcopy(trained.transformer).half(),
-        scheduler=FlowMatchEulerDiscreteScheduler(shift=_SHIFT),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
         vae=copy.deepcopy(vae).half(),
         text_encoder=first,
         tokenizer=tokenizer,

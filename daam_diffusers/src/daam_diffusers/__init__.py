@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from daam_diffusers.errors import TraceError as TraceError
     from daam_diffusers.errors import TraceWarning as TraceWarning
+    from daam_diffusers.errors import UnknownPromptError as UnknownPromptError
     from daam_diffusers.families import Encoder as Encoder
     from daam_diffusers.families import Family as Family
     from daam_diffusers.families import LayerInfo as LayerInfo
@@ -46,6 +47,7 @@ _HOME = {
     "TraceWarning": "errors",
     "Tracer": "tracer",
     "TracingProcessor": "processor",
+    "UnknownPromptError": "errors",
     "Word": "prompt",
     "register_family": "families",
     "trace": "tracer",

@@ -160,8 +160,8 @@ class Tracer:
             encoder: the text encoder whose tokens make up the words, e.g. `"text_encoder_3"`; by
                 default all that read the prompt.
             layers: a choice among the layers recorded; by default all of them. `"auto"` lets each
-                count by the mutual information of its words and cells, see `HeatMaps.weighting`:
-                better than the plain mean where few layers tell words apart, as in transformers.
+                count by the mutual information of its words and cells, see `HeatMaps.weighting`;
+                docs/families.md says where that helps and where it does not.
             clamp: `"once"` after averaging, or `"per_map"` as the reference does, see `HeatMaps`.
             run: which run, by its index; by default the latest.
 

@@ -43,6 +43,60 @@ def test_embeddings_that_a_callback_changes_are_told_with_both_numbers(sd, steps
         assert set(tracer.heat_maps().calls.values()) == {1}
 
 
+@pytest.mark.parametrize("guidance", [1.0, 7.5])
+def test_embeddings_that_a_callback_changes_in_place_are_told_too(sd, guidance):
+    other = sd.encode_prompt("the house left of the dog", CPU, 1, False)[0]
+
+    def change(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        if step == 0:
+            kwargs["prompt_embeds"][-1].copy_(other[0])
+        return kwargs
+
+    more = {
+        "guidance_scale": guidance,
+        "callback_on_step_end": change,
+        "callback_on_step_end_tensor_inputs": EMBEDS,
+    }
+    with attentions(sd.unet) as seen:
+        SD.run(sd, **more)
+    with trace(sd) as tracer:
+        SD.run(sd, **more)
+    with pytest.warns(UserWarning, match=numbers(1, 3)):
+        maps = tracer.heat_maps()
+    is_near(maps, [one for one in seen if one.call == 0], -1)
+
+
+def test_a_prompt_exchanged_beside_the_same_negative_prompt_is_told(sd):
+    """The negative half alone is known: that the call is guided does not make it the run's."""
+    embeds, negative = sd.encode_prompt("the house and a dog", CPU, 1, True)
+
+    def exchange(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        return {**kwargs, "prompt_embeds": torch.cat([negative, embeds])} if step == 1 else kwargs
+
+    with trace(sd) as tracer:
+        SD.run(
+            sd,
+            num_inference_steps=4,
+            callback_on_step_end=exchange,
+            callback_on_step_end_tensor_inputs=EMBEDS,
+        )
+    with pytest.warns(UserWarning, match=numbers(2, 4)):
+        assert set(tracer.heat_maps().calls.values()) == {2}
+
+
+def test_a_buffer_that_a_loop_of_ones_own_uses_again_is_read_again(sd):
+    latents = torch.randn(1, 4, 8, 12)
+    with trace(sd) as tracer:
+        embeds, _ = sd.encode_prompt("a red dog", CPU, 1, False)
+        other, _ = sd.encode_prompt("the house", CPU, 1, False)
+        text = torch.empty_like(embeds)
+        for one in (embeds, other, embeds):
+            text.copy_(one)
+            sd.unet(latents, 500, encoder_hidden_states=text)
+    with pytest.warns(UserWarning, match=numbers(2, 3)):
+        assert set(tracer.heat_maps(prompt="a red dog").calls.values()) == {2}
+
+
 def test_a_prompt_switched_on_purpose_gives_maps_of_both(sd):
     def switch(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
         if step == 1:

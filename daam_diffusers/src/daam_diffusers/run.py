@@ -131,7 +131,7 @@ class Run:
     is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
-    _known: list[tuple[Any, tuple[dict[int, int], bool, bool]]] = field(default_factory=list)
+    _known: list[tuple[Any, Any, tuple[dict[int, int], bool, bool]]] = field(default_factory=list)
     _shared: Counter[int] = field(default_factory=Counter)
 
     def denoise(self, family: Family, call: Call, *, conditional_first: bool) -> None:
@@ -190,27 +190,32 @@ class Run:
         And whether its text is known, and whether all of it is of the prompt and of the negative
         prompt alike.
         """
-        # Pipelines pass the same tensors at every step; comparing values once is enough, and the
-        # tensors are held so that an identity cannot be taken over by another.
+        # Pipelines pass the same tensors at every step; comparing values once is enough while they
+        # are not changed in place. They are held so that no other takes over an identity.
         samples = len(latents)
-        held = [*texts, samples]
-        for known, result in self._known:
-            if len(known) == len(held) and all(a is b for a, b in zip(known, held, strict=True)):
+        held = [part for text in texts for part in _parts(text)]
+        versions = [samples, *map(_version, held)]
+        for known, then, result in self._known:
+            if then == versions and all(a is b for a, b in zip(known, held, strict=True)):
                 return result
         sampled = texts[0][:: max(1, len(texts[0]) // samples)]
         rows: dict[int, int] = {}
+        matched: set[int] = set()
         is_known = is_shared = False
         # Branches of prompts come first, so they are made first.
         for encoded in sorted(self.encoded, key=lambda one: one.role != "prompt"):
             found = _blocks(sampled, encoded.rows)
-            is_known |= bool(found)
+            matched.update(row for at in found for row in range(at, at + len(encoded.rows)))
+            is_known |= bool(found) and encoded.role == "prompt"
             if not found or encoded.role not in self.roles:
                 continue
             is_shared |= len(sampled) == len(encoded.rows) and self._is_shared(encoded)
             index = self._branch(encoded, texts)
             if index not in rows:
                 rows[index] = self._chosen(encoded, found, latents, conditional_first)
-        self._known = [*self._known[-3:], (held, (rows, is_known, is_shared))]
+        is_known |= len(matched) == len(sampled)  # of the negative prompt alone
+        if None not in versions:
+            self._known = [*self._known[-3:], (held, versions, (rows, is_known, is_shared))]
         return rows, is_known, is_shared
 
     def _chosen(
@@ -301,8 +306,8 @@ class Run:
             raise TraceError(
                 f"the denoiser was called {calls} times with the prompt, where the scheduler asks "
                 f"for {min(most, total or most)}: this pipeline calls it for other things as well "
-                "(crops of the image, a reference image), and which calls drew the image cannot "
-                "be told."
+                "(crops of the image, a reference image, another pipeline on the same denoiser), and "
+                "which calls drew the image cannot be told."
             )
 
     def complain_of_crops(self, aspect: float) -> None:
@@ -333,6 +338,15 @@ def _sequences(
 ) -> Sequence[Segments]:
     found = family.sequence(call, grid, lengths)
     return found if isinstance(found, list) else [found] * len(lengths)
+
+
+def _parts(text: Rows) -> list[torch.Tensor]:
+    return [text] if isinstance(text, torch.Tensor) else list(text)
+
+
+def _version(tensor: torch.Tensor) -> int | None:
+    """How often a tensor was changed in place; None where that is not counted."""
+    return None if tensor.is_inference() else tensor._version
 
 
 def _blocks(text: Rows, rows: Rows) -> list[int]:

@@ -240,6 +240,8 @@ class Watch:
         rows: Rows,
         readings: Sequence[Reading],
     ) -> None:
+        # A copy: callbacks may change the embeddings that the pipeline goes on with in place.
+        rows = rows.clone() if isinstance(rows, torch.Tensor) else [row.clone() for row in rows]
         family = next(iter(self._families.values()))
         read = {reading.component for reading in readings}
         encoders = next(

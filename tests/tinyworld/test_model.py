@@ -1,6 +1,8 @@
-"""The shipped pipeline: an ordinary folder, small, and good enough to judge attribution by."""
+"""The shipped pipelines: ordinary folders, small, and good enough to judge attribution by."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,25 +10,30 @@ from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
     DiffusionPipeline,
+    FlowMatchEulerDiscreteScheduler,
+    SD3Transformer2DModel,
+    StableDiffusion3Pipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
 from safetensors.torch import load_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 
 import evaluate
+import settings
 
-MODEL = evaluate.HERE / "model"
+UNET, TRANSFORMER = evaluate.HERE / "model", evaluate.HERE / "model-transformer"
+MODELS = pytest.mark.parametrize("pipe", [UNET, TRANSFORMER], indirect=True, ids=lambda p: p.name)
 MIB = 2**20
 
 
 @pytest.fixture(scope="module")
-def pipe() -> StableDiffusionPipeline:
-    return evaluate.load(MODEL)
+def pipe(request: pytest.FixtureRequest) -> DiffusionPipeline:
+    return evaluate.load(request.param)
 
 
 def test_it_loads_as_a_stable_diffusion_pipeline() -> None:
-    pipe = DiffusionPipeline.from_pretrained(MODEL)
+    pipe = DiffusionPipeline.from_pretrained(UNET)
     assert isinstance(pipe, StableDiffusionPipeline)
     assert isinstance(pipe.unet, UNet2DConditionModel)
     assert isinstance(pipe.vae, AutoencoderKL)
@@ -36,29 +43,68 @@ def test_it_loads_as_a_stable_diffusion_pipeline() -> None:
     assert pipe.vae.config.latent_channels == 4
 
 
-def test_the_folder_is_small_and_holds_safetensors_in_half_precision() -> None:
-    files = [path for path in MODEL.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) <= 24 * MIB
+def test_the_other_loads_as_a_stable_diffusion_3_pipeline() -> None:
+    pipe = DiffusionPipeline.from_pretrained(TRANSFORMER)
+    assert isinstance(pipe, StableDiffusion3Pipeline)
+    assert isinstance(pipe.transformer, SD3Transformer2DModel)
+    assert isinstance(pipe.text_encoder, CLIPTextModelWithProjection)
+    assert isinstance(pipe.text_encoder_2, CLIPTextModelWithProjection)
+    assert isinstance(pipe.text_encoder_3, T5EncoderModel)
+    assert isinstance(pipe.scheduler, FlowMatchEulerDiscreteScheduler)
+
+
+@pytest.mark.parametrize(
+    ("model", "denoiser", "size"),
+    [(UNET, "unet", 24), (TRANSFORMER, "transformer", 12)],
+    ids=lambda value: getattr(value, "name", None),
+)
+def test_the_folder_is_small_and_holds_safetensors_in_half_precision(
+    model: Path, denoiser: str, size: int
+) -> None:
+    files = [path for path in model.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) <= size * MIB
     assert {path.suffix for path in files} <= {".json", ".safetensors", ".md", ".txt"}
-    for part, dtype in (
-        ("unet", torch.float16),
-        ("vae", torch.float16),
-        ("text_encoder", torch.float32),
-    ):
-        (path,) = (MODEL / part).glob("*.safetensors")
+    encoders = {path.name for path in model.iterdir() if path.name.startswith("text_encoder")}
+    dtypes = {
+        denoiser: torch.float16,
+        "vae": torch.float16,
+        **dict.fromkeys(encoders, torch.float32),
+    }
+    for part, dtype in dtypes.items():
+        (path,) = (model / part).glob("*.safetensors")
         tensors = load_file(path).values()
         floats = [tensor for tensor in tensors if tensor.is_floating_point()]
         assert {tensor.dtype for tensor in floats} == {dtype}
         assert all(tensor.isfinite().all() for tensor in floats)
 
 
-def test_the_card_gives_data_steps_seed_hardware_time_and_scores() -> None:
-    card = (MODEL / "README.md").read_text(encoding="utf-8")
+def test_the_two_share_one_autoencoder() -> None:
+    (one,), (other,) = ((m / "vae").glob("*.safetensors") for m in (UNET, TRANSFORMER))
+    expected, found = load_file(one), load_file(other)
+    assert expected.keys() == found.keys()
+    assert all(torch.equal(value, found[key]) for key, value in expected.items())
+
+
+@pytest.mark.parametrize("model", [UNET, TRANSFORMER], ids=lambda model: model.name)
+def test_the_card_gives_data_steps_seed_hardware_time_and_scores(model: Path) -> None:
+    card = (model / "README.md").read_text(encoding="utf-8")
     for fact in ("| data |", "steps of", "| seed |", "| hardware |", "| wall time |", "DAAM"):
         assert fact in card
 
 
-def test_the_same_seed_draws_the_same_image(pipe: StableDiffusionPipeline) -> None:
+def test_the_transformer_s_card_is_of_the_run_that_is_the_default() -> None:
+    card = (TRANSFORMER / "README.md").read_text(encoding="utf-8")
+    run = settings.TRANSFORMER
+    for fact in (
+        f"{run.scenes:,} drawn scenes",
+        f"{run.steps:,} steps of {run.batch}, peak rate {run.rate:g}",
+        f"| seed | {run.seed} |",
+    ):
+        assert fact in card
+
+
+@MODELS
+def test_the_same_seed_draws_the_same_image(pipe: DiffusionPipeline) -> None:
     images = [
         pipe(
             "a red house left of a green tree",
@@ -72,13 +118,15 @@ def test_the_same_seed_draws_the_same_image(pipe: StableDiffusionPipeline) -> No
     assert torch.equal(images[0], images[1])
 
 
-def test_any_prompt_is_drawn_even_of_unknown_words(pipe: StableDiffusionPipeline) -> None:
+@MODELS
+def test_any_prompt_is_drawn_even_of_unknown_words(pipe: DiffusionPipeline) -> None:
     image = pipe("two zebras, 3 quaggas & a unicorn", num_inference_steps=2).images[0]
     assert image.size == (64, 64)
 
 
 @pytest.mark.slow
-def test_the_rule_for_masks_holds_after_the_autoencoder(pipe: StableDiffusionPipeline) -> None:
+@pytest.mark.parametrize("pipe", [UNET], indirect=True, ids=lambda path: path.name)
+def test_the_rule_for_masks_holds_after_the_autoencoder(pipe: DiffusionPipeline) -> None:
     rule = evaluate.rule_accuracy(pipe.vae, 40)
     assert rule.drawn_iou >= 0.99
     assert rule.drawn_noun >= 0.99
@@ -87,7 +135,8 @@ def test_the_rule_for_masks_holds_after_the_autoencoder(pipe: StableDiffusionPip
 
 
 @pytest.mark.slow
-def test_word_maps_lie_on_their_objects(pipe: StableDiffusionPipeline) -> None:
+@MODELS
+def test_word_maps_lie_on_their_objects(pipe: DiffusionPipeline) -> None:
     report = evaluate.evaluate(pipe, captions=16, steps=15, batch=16)
     assert report.both >= 0.6
     floors = {("noun", 0.4): 0.4, ("color", 0.5): 0.4}  # of 200 captions: 0.54 and 0.52

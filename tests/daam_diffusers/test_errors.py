@@ -161,8 +161,19 @@ def test_arguments_that_mean_nothing(sd, build):
         Tracer(sd, keep=("token",))
     with pytest.raises(ValueError, match="keep must be"):
         Tracer(sd, keep="step")
+    with pytest.raises(ValueError, match="layers must be a function of a LayerInfo, got 'auto'"):
+        Tracer(sd, layers="auto")
+    with pytest.raises(ValueError, match=r"whole number from 1, got 1\.5"):
+        Tracer(sd, runs=1.5)
     with trace(sd) as tracer:
         build["variant"]("sd").run(sd)
+    with pytest.raises(ValueError, match="layers must be"):
+        tracer.heat_maps(layers="foo")
+    for number in (-2, "x"):
+        with pytest.raises(IndexError, match=f"run {number!r} does not exist: 1 are held"):
+            tracer.heat_maps(run=number)
+    with pytest.raises(IndexError, match="image '0' does not exist"):
+        tracer.heat_maps(image="0")
     with pytest.raises(ValueError, match="clamp must be"):
         tracer.heat_maps(clamp="never")
     with pytest.raises(ValueError, match="chose none"):

@@ -61,11 +61,15 @@ class Tracer:
         negative: bool = False,
         runs: int = 8,
     ) -> None:
-        unknown = [axis for axis in keep if axis not in AXES]
-        if isinstance(keep, str) or unknown:
-            raise ValueError(f"keep must be a sequence of {AXES}, got {keep!r}")
-        if runs < 1:
-            raise ValueError(f"runs must be at least 1, got {runs}")
+        if isinstance(keep, str) or not hasattr(keep, "__iter__") or set(keep) - set(AXES):
+            raise ValueError(f'keep must be a tuple of {AXES}, e.g. keep=("step",), got {keep!r}')
+        if not hasattr(runs, "__index__") or runs < 1:
+            raise ValueError(f"runs must be a whole number from 1, got {runs!r}")
+        if layers is not None and not callable(layers):
+            raise ValueError(
+                f"layers must be a function of a LayerInfo, got {layers!r}; "
+                'layers="auto" and the like belong to heat_maps, after the run'
+            )
         self._pipe = pipe
         self._denoisers = denoisers_of(pipe)
         families = {name: family_of(module) for name, module in self._denoisers.items()}
@@ -173,10 +177,14 @@ class Tracer:
         Warns:
             TraceWarning: part of the run did not carry the prompt, or it ended by an error.
         """
+        if not (layers is None or layers == "auto" or callable(layers)):
+            raise ValueError(f'layers must be "auto" or a function of a LayerInfo, got {layers!r}')
         found = self._recorded(run)
         branch = self._branch(found, prompt, negative)
-        if not 0 <= image < branch.samples:
-            raise IndexError(f"image {image} does not exist: the run has {branch.samples} image(s)")
+        if not hasattr(image, "__index__") or not 0 <= image < branch.samples:
+            raise IndexError(
+                f"image {image!r} does not exist: the run has {branch.samples} image(s), from 0"
+            )
         records = [
             record
             for record in sorted(branch.layers.values(), key=lambda record: record.info.index)
@@ -223,8 +231,11 @@ class Tracer:
                 "tracer was at work. Call the pipeline that was traced, inside the context; a loop "
                 "of your own begins with its encode_prompt."
             )
-        if not -len(runs) <= index < len(runs):
-            raise IndexError(f"run {index} does not exist: the latest {len(runs)} are held")
+        if not hasattr(index, "__index__") or not -len(runs) <= index < len(runs):
+            raise IndexError(
+                f"run {index!r} does not exist: {len(runs)} are held, 0 is the first of them and "
+                "-1 the latest"
+            )
         found = runs[index]
         if found.fault is not None:
             raise TraceError(f"no heat map can be made: {found.fault}")

@@ -306,8 +306,8 @@ class Run:
             raise TraceError(
                 f"the denoiser was called {calls} times with the prompt, where the scheduler asks "
                 f"for {min(most, total or most)}: this pipeline calls it for other things as well "
-                "(crops of the image, a reference image, another pipeline on the same denoiser), and "
-                "which calls drew the image cannot be told."
+                "(crops of the image, a reference image, another pipeline on the same denoiser), "
+                "and which calls drew the image cannot be told."
             )
 
     def complain_of_crops(self, aspect: float) -> None:

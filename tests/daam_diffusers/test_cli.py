@@ -193,6 +193,11 @@ def test_report_makes_a_page_from_saved_maps(generated, tmp_path, capsys):
     files = [str(generated / "heat_maps.safetensors"), str(generated / "image.png")]
     assert main(["report", *files, "--out", str(page)]) == 0
     assert page.read_text(encoding="utf-8") == (generated / "report.html").read_text("utf-8")
+    for file in files:
+        before = Path(file).read_bytes()
+        assert main(["report", *files, "--out", file]) == 2
+        assert "is read by this command" in capsys.readouterr().err
+        assert Path(file).read_bytes() == before
 
 
 def test_evaluate_scores_masks_beside_maps(generated, tmp_path, capsys):

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from made_maps import made
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
@@ -246,6 +247,16 @@ def test_a_video_has_run_lengths_for_each_frame(tmp_path):
     assert [(a["frame"], a["image_id"]) for a in dog] == [(i, i + 1) for i in range(5)]
     for annotation, mask in zip(dog, masks, strict=True):
         assert np.array_equal(loaded.annToMask(annotation), mask)
+
+
+def test_a_suffix_of_another_format_is_refused_and_the_file_stays(tmp_path):
+    maps = made()
+    path = maps.save(tmp_path / "maps.safetensors")
+    writers = ((maps.to_npz, path), (maps.save, "m.npz"), (maps.save, "m.HTML"))
+    for write, name in (*writers, (lambda x: maps.to_html(x, Image.new("RGB", (48, 32))), path)):
+        with pytest.raises(ValueError, match=r"the file to write is \.\w+, got"):
+            write(name)
+    assert HeatMaps.load(path).prompt == maps.prompt
 
 
 def test_maps_without_words_make_empty_files(tmp_path):

@@ -210,7 +210,7 @@ def report(
     fps: Annotated[int, typer.Option(min=1, help="Frames a second of a video.")] = 8,
 ) -> None:
     """Write the page that shows each word's map over the image."""
-    _check_out(out)
+    _check_out(out, maps, image)
     from daam_diffusers.maps import HeatMaps
 
     found = HeatMaps.load(maps)
@@ -244,9 +244,10 @@ def evaluate(
     """
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
-    if out is not None:
-        _check_out(out)
     from daam_diffusers import folder as folders
+
+    if out is not None:
+        _check_out(out, *folder.rglob(folders.MAPS), *folder.rglob(f"*{folders.MASK}"))
 
     scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)))
     table = Table("method", "mIoU", title=f"{scores.images} images, {len(scores.words)} masks")
@@ -322,11 +323,13 @@ def _check_words(prompt: str, words: list[str] | None) -> list[str]:
         raise ValueError(_message(error)) from error
 
 
-def _check_out(path: Path) -> None:
+def _check_out(path: Path, *inputs: Path) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"the folder {path.parent} does not exist")
     if path.is_dir():
         raise ValueError(f"--out {path} is a folder: give the path of a file")
+    if path.resolve() in (file.resolve() for file in inputs):
+        raise ValueError(f"--out {path} is read by this command: give the path of another file")
 
 
 def _message(error: Exception) -> str:

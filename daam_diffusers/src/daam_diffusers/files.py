@@ -24,8 +24,19 @@ _KEY = "daam_diffusers"
 _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tokens
 
 
+def check_suffix(path: str | os.PathLike[str], own: str) -> None:
+    """Refuse a suffix of another of the package's formats; any other, or none, may be written.
+
+    Raises:
+        ValueError: what is written is `own`, and the file would be taken for something else.
+    """
+    if Path(path).suffix.lower() in {".safetensors", ".npz", ".html"} - {own}:
+        raise ValueError(f"the file to write is {own}, got {os.fspath(path)!r}")
+
+
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.save`."""
+    check_suffix(path, ".safetensors")
     entries = {field.name: getattr(maps, field.name) for field in fields(maps)}
     tensors = {name: tensor.contiguous() for name, tensor in entries.pop("probabilities").items()}
     description = json.dumps({"format": _FORMAT, **entries}, default=_plain)
@@ -123,6 +134,7 @@ def _check(maps: HeatMaps) -> None:
 
 def to_npz(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.to_npz`."""
+    check_suffix(path, ".npz")
     pairs = list(maps.by_word())
     values = np.stack([found.values.numpy() for _, found in pairs]) if pairs else np.zeros((0,))
     with written_beside(path) as temporary, temporary.open("wb") as file:

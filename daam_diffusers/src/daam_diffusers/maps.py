@@ -248,7 +248,11 @@ class HeatMaps(Mapping[str, HeatMap]):
     # Files
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write everything to a safetensors file, with its provenance; see `load`."""
+        """Write everything to a safetensors file, with its provenance; see `load`.
+
+        Raises:
+            ValueError: the suffix is that of another format (.npz, .html).
+        """
         return files.save(self, path)
 
     @classmethod
@@ -267,6 +271,9 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         One entry a word in the order of the prompt, repeated words included; `spans` (W, 2) are
         their places in the prompt. Nothing is pickled.
+
+        Raises:
+            ValueError: the suffix is that of another format (.safetensors, .html).
         """
         return files.to_npz(self, path)
 
@@ -311,7 +318,12 @@ class HeatMaps(Mapping[str, HeatMap]):
             path: file to write; its folder must exist.
             image: the generated image, or the video's frames.
             fps: frames a second at which a video is played.
+
+        Raises:
+            ValueError: the suffix is that of another format (.safetensors, .npz); see also
+                `HeatMap.overlay`.
         """
+        files.check_suffix(path, ".html")
         keep = ("step",) if self.frames is None else ()
         shown = [found.mean(keep).values.numpy() for _, found in self.by_word()]
         layers = ", ".join(sorted({f"{x.grid[0]}×{x.grid[1]}" for x in self.layers}))

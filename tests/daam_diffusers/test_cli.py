@@ -232,6 +232,10 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
     whole = (tmp_path / "first/dog.gt.png").read_bytes()
     (tmp_path / "second/red.gt.png").write_bytes(whole[:-40])
     (tmp_path / "second/car.gt.png").mkdir()
+    save_mask(tmp_path / "second/a.gt.png", np.zeros((32, 48)))
+    save_mask(tmp_path / "second/dog.gt.png", np.ones((48, 32)))
+    (tmp_path / "fourth").mkdir()
+    save_mask(tmp_path / "fourth/dog.gt.png", maps["dog"].mask(0.4))
     (tmp_path / "third/car.gt.png").write_bytes(whole)
     (tmp_path / "third/heat_maps.safetensors").write_bytes(b"damaged")
 
@@ -241,9 +245,12 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
     assert "1 images, 1 masks" in captured.out
     warned = [x for x in captured.err.splitlines() if x.startswith("daam-diffusers: warning: ")]
     wrong = [
+        "fourth has masks and no heat_maps",
         "car.gt.png is not a picture",
         "cat.gt.png: 'cat' is not in the prompt",
+        "second/a.gt.png is empty",
         "second/car.gt.png",
+        "second/dog.gt.png has 48×32 pixels",
         "second/red.gt.png",
         "third/heat_maps.safetensors is not",
     ]
@@ -251,12 +258,12 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
     assert all(part in line for part, line in zip(wrong, warned, strict=True))
     found = json.loads(scores.read_text())
     assert found["miou"] == {"0.4": 1.0}
-    assert len(found["problems"]) == 5
+    assert len(found["problems"]) == 8
 
     (tmp_path / "first/dog.gt.png").unlink()
     assert main(["evaluate", str(tmp_path)]) == 2
     assert "no mask can be judged: " in capsys.readouterr().err
-    with pytest.raises(ValueError, match="and 4 more problems"):
+    with pytest.raises(ValueError, match="and 7 more problems"):
         evaluate(tmp_path, (0.4,))
 
 

@@ -86,6 +86,10 @@ def test_a_mask_is_what_reaches_the_threshold_after_upscaling_and_normalizing():
         heat(values).mask(40)
     with pytest.raises(ValueError, match="mask must be"):
         heat(values).iou(torch.zeros(3, 4, 4))
+    assert heat(values).iou(true.numpy().astype(np.uint16), 0.5) == iou(found, true)
+    for wrong in (torch.nan, -0.5, 255.0):
+        with pytest.raises(ValueError, match=r"floats must be in \[0, 1\]"):
+            heat(values).iou(torch.full((4, 4), wrong))
 
 
 def test_an_overlay_colors_hot_pixels_and_leaves_cold_ones(maps):

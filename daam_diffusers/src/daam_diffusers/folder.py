@@ -73,8 +73,9 @@ class FolderScores:
 def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
     """Mean IoU of the maps below a folder with the masks beside them.
 
-    A file that is not what its name says, or a mask of a word that is not in its prompt, is left
-    out and named in `problems`.
+    A file that is not what its name says, masks without maps, and a mask that is empty, of another
+    aspect than its image or of a word that is not in its prompt are left out and named in
+    `problems`.
 
     Args:
         folder: searched in depth for `heat_maps.safetensors`.
@@ -88,7 +89,8 @@ def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
         raise ValueError(f"no {MAPS} below {folder}")
     rng = np.random.default_rng(0)
     scores: list[WordScore] = []
-    problems: list[str] = []
+    alone = {file.parent for file in folder.rglob(f"*{MASK}")} - {file.parent for file in files}
+    problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
         maps = None
         for file in sorted(path.parent.glob(f"*{MASK}")):
@@ -117,7 +119,15 @@ def _score(
     if maps.frames is not None:
         raise ValueError(f"{file}: the maps beside it are of a video, and a mask is of an image")
     true = read_mask(file)
-    shape = (true.shape[0], true.shape[1])
+    shape = rows, columns = (true.shape[0], true.shape[1])
+    if not true.any():
+        raise ValueError(f"{file} is empty: neither its alpha nor its light marks an object")
+    height, width = maps.image_size
+    if abs(columns * height - rows * width) > (height + width) / 2:  # sides may be rounded
+        raise ValueError(
+            f"{file} has {rows}×{columns} pixels, which is another aspect than the image's, "
+            f"{height}×{width}"
+        )
     scores = {f"{threshold:g}": iou(heat.mask(threshold, shape), true) for threshold in thresholds}
     scores["whole_image"] = iou(whole_image(shape), true)
     scores["random_half"] = iou(random_half(shape, rng), true)
@@ -125,7 +135,10 @@ def _score(
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A mask from a picture: its alpha channel if it has one, else its light half; bool (H, W).
+    """A mask from a picture: its alpha channel if it has one, else its light, where at least 128.
+
+    Returns:
+        bool, (H, W), as `HeatMap.iou` takes it.
 
     Raises:
         ValueError: the file is no picture.

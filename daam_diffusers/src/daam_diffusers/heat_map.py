@@ -124,12 +124,14 @@ class HeatMap:
         """Intersection over union of `mask(threshold)` with a true mask.
 
         Args:
-            mask: (H, W), of a video (F, H, W) or a picture a frame; bool, or non-zero where the
-                object is. Its rows and columns set the resolution.
+            mask: (H, W), of a video (F, H, W) or a picture a frame: bool, or nonzero where the
+                object is, of integers, or of floats in [0, 1]. Its rows and columns set the
+                resolution. `folder.read_mask` makes one of a picture's alpha or light half.
             threshold: see `mask`.
 
         Raises:
-            ValueError: the mask has another number of dimensions or frames.
+            ValueError: the mask has another number of dimensions or frames, or floats that are
+                not in [0, 1].
         """
         if not isinstance(mask, torch.Tensor):
             stacked = np.stack([*map(np.array, mask)]) if isinstance(mask, Sequence) else mask
@@ -137,6 +139,8 @@ class HeatMap:
         wanted = "(H, W)" if self.frames is None else "(F, H, W)"
         if mask.ndim != wanted.count(",") + 1:
             raise ValueError(f"mask must be {wanted}, got shape {tuple(mask.shape)}")
+        if mask.is_floating_point() and not ((mask >= 0) & (mask <= 1)).all():  # NaN too
+            raise ValueError("a mask of floats must be in [0, 1], got others, negative or NaN")
         height, width = mask.shape[-2:]
         return iou(self.mask(threshold, (height, width)), mask != 0)
 

@@ -186,6 +186,9 @@ def test_chosen_words_only_and_groups_of_words(model, tmp_path, capsys):
     assert run(model, "--out", str(tmp_path), "--words", "Red dog", "--words", "car") == 0
     assert names(tmp_path / "overlays") == ["01-red_dog.png", "02-car.png"]
     assert "red dog" in capsys.readouterr().out
+    (tmp_path / "overlays" / "mine.png").touch()
+    assert run(model, "--out", str(tmp_path), "--words", "car") == 0
+    assert names(tmp_path / "overlays") == ["01-car.png", "mine.png"]
 
 
 def test_report_makes_a_page_from_saved_maps(generated, tmp_path, capsys):
@@ -242,7 +245,7 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
     scores = tmp_path / "scores.json"
     assert main(["evaluate", str(tmp_path), "--threshold", "0.4", "--out", str(scores)]) == 1
     captured = capsys.readouterr()
-    assert "1 images, 1 masks" in captured.out
+    assert "1 image, 1 mask" in captured.out
     warned = [x for x in captured.err.splitlines() if x.startswith("daam-diffusers: warning: ")]
     wrong = [
         "fourth has masks and no heat_maps",
@@ -290,7 +293,15 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "no pipeline": ([*generate, "--model", str(tmp / "empty")], "model_index.json"),
         "hub id offline": ([*generate, "--model", "nobody/nothing"], "nobody/nothing"),
         "unknown word": ([*generate, "--model", str(model), "--words", "cat"], "'cat'"),
-        "bad device": ([*generate, "--model", str(model), "--device", "tpu9"], "tpu9"),
+        "bad device": ([*generate, "--model", str(model), "--device", "tpu9"], "cuda:1, mps or auto, got 'tpu9'"),
+        "no out": ([*generate[:-1], "", "--model", str(model)], "--out is empty"),
+        "a huge seed": ([*generate, "--model", str(model), "--seed", str(2**63)], "--seed"),
+        "no guidance": (
+            [*generate, "--model", str(model), "--guidance-scale", "nan"],
+            "--guidance-scale must be a finite number, got nan",
+        ),
+        "swapped": (["report", "i.png", "m.safetensors"], "the file of maps comes first"),
+        "report of a folder": (["report", str(tmp), "i.png"], "is a folder"),
         "bad dtype": ([*generate, "--model", str(model), "--dtype", "int8"], "int8"),
         "half a size": ([*generate, "--model", str(model), "--height", "32"], "--width"),
         "out is a file": ([*generate[:-1], str(tmp / "text.png"), "--model", str(model)], "text"),
@@ -317,7 +328,7 @@ MISTAKES = [
     "hub id offline", "unknown word", "bad device", "bad dtype", "out is a file",
     "no maps", "no evaluation", "nothing to evaluate", "offload on a CPU", "an option it lacks",
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
-    "scores to nowhere",
+    "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
 ]  # fmt: skip
 
 
@@ -337,7 +348,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(model, tmp_path, capsys, mistake)
 def test_a_size_that_the_pipeline_refuses_is_its_own_words_in_one_line(model, tmp_path, capsys):
     assert run(model, "--out", str(tmp_path / "out"), "--height", "33") == 2
     assert "divisible by 8 but are 33 and 48" in capsys.readouterr().err
-    assert not list((tmp_path / "out").rglob("*.*"))
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_a_picture_that_is_none_and_a_mask_of_a_word_that_is_not_there(generated, capsys):

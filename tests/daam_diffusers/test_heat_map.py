@@ -146,6 +146,11 @@ def test_kept_axes_survive_saving(sd, build, tmp_path):
 def test_loading_something_else_says_what_it_is(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such file"):
         HeatMaps.load(tmp_path / "missing.safetensors")
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        HeatMaps.load(tmp_path)
+    (tmp_path / "m.npz").write_text("hello")
+    with pytest.raises(ValueError, match=r"written by to_npz\? numpy.load reads it"):
+        HeatMaps.load(tmp_path / "m.npz")
     (tmp_path / "text").write_text("hello")
     with pytest.raises(ValueError, match="not a safetensors file"):
         HeatMaps.load(tmp_path / "text")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 import re
 import warnings
 from dataclasses import replace
@@ -81,13 +82,13 @@ def options(
 def generate(
     model: Annotated[str, typer.Option(help="Folder of a pipeline, or its id on the Hub.")],
     prompt: Annotated[str, typer.Option(help="What to draw.")],
-    out: Annotated[Path, typer.Option(help="Folder for image, overlays, maps and report.")],
+    out: Annotated[str, typer.Option(help="Folder for image, overlays, maps and report.")],
     words: Annotated[
         list[str] | None,
         typer.Option(help="A word or group of words to show; repeatable. Default: all."),
     ] = None,
     negative_prompt: Annotated[str, typer.Option(help="What not to draw.")] = "",
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the initial noise.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**63 - 1, help="Seed of the initial noise.")] = 0,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps.")] = 30,
     guidance_scale: Annotated[
         float | None, typer.Option(help="Guidance; default: the pipeline's.")
@@ -114,12 +115,16 @@ def generate(
     """Generate an image or a video and write it with its overlays, heat maps and report.
 
     Each place of a word gets an overlay: 02-dog.png is the first "dog" of the prompt, 02-dog-2.png
-    the second.
+    the second. Overlays of an earlier run in the same folder are removed.
     """
+    if not out:
+        raise ValueError("--out is empty: give the path of a folder, or . for this one")
     import torch
 
     from daam_diffusers.tracer import trace
 
+    if guidance_scale is not None and not math.isfinite(guidance_scale):
+        raise ValueError(f"--guidance-scale must be a finite number, got {guidance_scale}")
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
         raise ValueError("--height and --width go together")
     chosen = _check_words(prompt, words)
@@ -144,8 +149,8 @@ def generate(
     # Many pipelines swallow arguments that they do not know.
     if unknown := arguments.keys() - inspect.signature(pipe.__call__).parameters.keys():
         raise ValueError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
-    overlays = out / "overlays"
-    overlays.mkdir(parents=True, exist_ok=True)
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         with trace(pipe) as tracer:
             output = pipe(
@@ -161,10 +166,10 @@ def generate(
     known = {key: value for key, value in asked.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     drawn = output.images[0] if maps.frames is None else output.frames[0]
-    picture = _write(maps, drawn, out, fps)
-    _write_overlays(maps, drawn, chosen or list(maps), overlays, fps)
+    picture = _write(maps, drawn, folder, fps)
+    _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
     for name in (picture, "overlays", "heat_maps.safetensors", "report.html"):
-        console.print(f"{out / name}", soft_wrap=True)
+        console.print(f"{folder / name}", soft_wrap=True)
 
 
 def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> str:
@@ -182,6 +187,10 @@ def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> str:
 
 def _write_overlays(maps: HeatMaps, drawn: Any, words: list[str], folder: Path, fps: int) -> None:
     """Write an overlay for each place of each word, and show a table of them."""
+    folder.mkdir(exist_ok=True)
+    for older in folder.iterdir():
+        if re.fullmatch(r"\d\d+-[\w-]+\.(png|webp)", older.name):
+            older.unlink()
     suffix = ".png" if maps.frames is None else ".webp"
     table = Table("word", "mean", "max", "overlay")
     for number, text in enumerate(words, start=1):
@@ -210,6 +219,8 @@ def report(
     fps: Annotated[int, typer.Option(min=1, help="Frames a second of a video.")] = 8,
 ) -> None:
     """Write the page that shows each word's map over the image."""
+    if maps.suffix != ".safetensors" == image.suffix:
+        raise ValueError(f"the file of maps comes first, then the image, got {maps} {image}")
     _check_out(out, maps, image)
     from daam_diffusers.maps import HeatMaps
 
@@ -250,7 +261,8 @@ def evaluate(
         _check_out(out, *folder.rglob(folders.MAPS), *folder.rglob(f"*{folders.MASK}"))
 
     scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)))
-    table = Table("method", "mIoU", title=f"{scores.images} images, {len(scores.words)} masks")
+    title = f"{_count(scores.images, 'image')}, {_count(len(scores.words), 'mask')}"
+    table = Table("method", "mIoU", title=title)
     for name, mean in scores.miou.items():
         is_baseline = name in folders.BASELINES
         method = name.replace("_", " ") if is_baseline else f"DAAM, threshold {name}"
@@ -265,13 +277,19 @@ def evaluate(
     return 1 if scores.problems else 0
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _device(name: str) -> torch.device:
     import torch
 
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", name):
+        raise ValueError(f"--device must be cpu, cuda, cuda:1, mps or auto, got {name!r}")
+    device = torch.device(name)
     try:
-        device = torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]

@@ -51,6 +51,8 @@ def _plain(value: Any) -> dict[str, Any]:
 
 def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
     """See `HeatMaps.load`, for which `kind` stands."""
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)} is a folder: give the path of a file")
     if not Path(path).is_file():
         raise FileNotFoundError(f"no such file: {os.fspath(path)}")
     try:
@@ -58,8 +60,10 @@ def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
+        is_npz = Path(path).suffix.lower() == ".npz"
+        why = "written by to_npz? numpy.load reads it" if is_npz else error
         raise ValueError(
-            f"{os.fspath(path)} is not a safetensors file, or not all of one: {error}"
+            f"{os.fspath(path)} is not a safetensors file, or not all of one: {why}"
         ) from error
     if _KEY not in metadata:
         raise ValueError(

@@ -261,6 +261,7 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         Raises:
             FileNotFoundError: there is no such file.
+            IsADirectoryError: it is a folder.
             ValueError: it holds no heat maps, those of a newer format, or is damaged; the message
                 names the file and what is wrong.
         """

@@ -293,7 +293,10 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "no pipeline": ([*generate, "--model", str(tmp / "empty")], "model_index.json"),
         "hub id offline": ([*generate, "--model", "nobody/nothing"], "nobody/nothing"),
         "unknown word": ([*generate, "--model", str(model), "--words", "cat"], "'cat'"),
-        "bad device": ([*generate, "--model", str(model), "--device", "tpu9"], "cuda:1, mps or auto, got 'tpu9'"),
+        "bad device": (
+            [*generate, "--model", str(model), "--device", "tpu9"],
+            "cuda:1, mps or auto, got 'tpu9'",
+        ),
         "no out": ([*generate[:-1], "", "--model", str(model)], "--out is empty"),
         "a huge seed": ([*generate, "--model", str(model), "--seed", str(2**63)], "--seed"),
         "no guidance": (

@@ -92,6 +92,27 @@ def test_a_mask_is_what_reaches_the_threshold_after_upscaling_and_normalizing():
             heat(values).iou(torch.full((4, 4), wrong))
 
 
+@pytest.mark.parametrize(
+    "size",
+    [64, (64.0, 64.0), (True, True), "64x64", "ab", (64,), (0, 8), (8, 8, 8), (), torch.ones(2)],
+)
+def test_a_size_that_is_not_rows_and_columns_is_named(size):
+    with pytest.raises(ValueError, match=r"size must be two whole numbers >= 1, .*, got "):
+        heat(torch.rand(4, 8)).mask(size=size)
+    wide = heat(torch.rand(4, 8)).upscale(np.array([8, 24]))
+    assert wide.values.shape == (8, 24)
+
+
+def test_shares_and_axes_of_a_wrong_kind_are_named():
+    for wrong in ("0.4", None, True, [0.4]):
+        with pytest.raises(ValueError, match=r"threshold must be in \[0, 1\], got "):
+            heat(torch.rand(4, 8)).mask(wrong)
+    with pytest.raises(ValueError, match=r"opacity must be in \[0, 1\], got '1'"):
+        heat(torch.rand(4, 8)).overlay(Image.new("L", (8, 8)), opacity="1")
+    with pytest.raises(ValueError, match=r"keep must be of .*got \['time'\]"):
+        heat(torch.rand(4, 8)).mean(("step", "time"))
+
+
 def test_an_overlay_colors_hot_pixels_and_leaves_cold_ones(maps):
     values = torch.zeros(8, 16)
     values[:4, 12:] = 1.0

@@ -65,6 +65,12 @@ def test_words_that_are_not_adjacent_are_the_mean_of_their_tokens():
     assert torch.equal(maps.column(*dress.columns).values, maps["dress"].values)
     with pytest.raises(KeyError, match="'cat' is not in the prompt"):
         maps.combine("red", "cat")
+    with pytest.raises(TypeError, match=r'combine\("red", "house"\), got \[\'red\', \'dog\'\]'):
+        maps.combine(["red", "dog"])
+    with pytest.raises(TypeError, match="occurrence must be a whole number from 0, got '0'"):
+        maps.word("red", "0")
+    with pytest.raises(IndexError, match=r"no token 77: the prompt has \d+, from 0"):
+        maps.token(77)
     with pytest.raises(TypeError, match="combine needs words"):
         maps.combine()
 
@@ -156,6 +162,8 @@ def test_what_does_not_fit_together_is_an_error():
             made(probabilities=changed(maps, wrong))
     with pytest.raises(ValueError, match="axes must be of"):
         made(axes=("head", "step"))
+    with pytest.raises(ValueError, match='"equal" or "information", got \'foo\''):
+        made(weighting="foo")
     with pytest.raises(ValueError, match="got 0 layers"):
         made(layers=())
     with pytest.raises(ValueError, match="columns that were not kept"):

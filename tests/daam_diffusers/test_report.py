@@ -255,6 +255,8 @@ def test_a_video_and_its_maps_must_fit(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         render(given, PROMPT, words, frames=frames)
+    with pytest.raises(ValueError, match="fps must be a number above 0, got -1"):
+        video(fps=-1)
 
 
 def test_frames_of_a_page_are_small_pictures_of_the_same_aspect() -> None:

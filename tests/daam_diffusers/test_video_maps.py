@@ -226,7 +226,9 @@ def test_a_map_is_saved_over_its_image(tmp_path) -> None:
     ("heat", "name", "options", "message"),
     [
         (planted(), "dog.png", {}, r"\.webp, \.gif or \.mp4, got .*dog\.png"),
-        (planted(), "dog.gif", {"fps": 0}, "at least 1 frame a second, got 0"),
+        (planted(), "dog.gif", {"fps": 0}, "fps must be a number above 0, got 0"),
+        (planted(), "dog.gif", {"fps": "8"}, "fps must be a number above 0, got '8'"),
+        (planted(), "dog.gif", {"fps": float("nan")}, "above 0, got nan"),
         (HeatMap("dog", torch.zeros(2, 2), (), SIZE), "dog.mp4", {}, r"\.png or the like"),
         (HeatMap("dog", torch.zeros(2, 2), (), SIZE), "dog", {}, r"\.png or the like"),
     ],

@@ -172,8 +172,8 @@ def to_coco_rle(
         ) from error
     annotations: list[dict[str, Any]] = []
     for (word, found), occurrence in zip(maps.by_word(), maps.prompt.occurrences, strict=True):
-        category = categories.setdefault(word.text, max(categories.values(), default=0) + 1)
         mask = found.mask(threshold, size).numpy()
+        category = categories.setdefault(word.text, max(categories.values(), default=0) + 1)
         for frame, shown in enumerate(mask.reshape(-1, *mask.shape[-2:])):
             encoded = coco.encode(np.asfortranarray(shown.astype(np.uint8)))
             annotations.append(

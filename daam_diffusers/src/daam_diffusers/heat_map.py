@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
     from daam_diffusers.video import Frames
+
+AXES = ("step", "layer", "head", "frame")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,8 +57,14 @@ class HeatMap:
         """The map averaged over the axes that were kept: values of (H, W), of a video (f, H, W).
 
         Args:
-            keep: axes to leave as they are, e.g. `("step",)`.
+            keep: axes to leave as they are where the map has them, e.g. `("step",)`.
+
+        Raises:
+            ValueError: there is no such axis.
         """
+        keep = (keep,) if isinstance(keep, str) else keep
+        if unknown := set(keep) - set(AXES):
+            raise ValueError(f"keep must be of {AXES}, got {sorted(map(str, unknown))}")
         left = tuple(axis for axis in self.axes if axis == "frame" or axis in keep)
         over = [i for i, axis in enumerate(self.axes) if axis not in left]
         return replace(self, values=self.values.mean(dim=over), axes=left) if over else self
@@ -73,12 +82,10 @@ class HeatMap:
                 (W, H).
 
         Raises:
-            ValueError: a number below 1.
+            ValueError: the size is not two whole numbers of at least 1.
         """
-        height, width = size or self.image_size
-        if height < 1 or width < 1:
-            raise ValueError(f"size must be (rows, columns) of at least 1, got {size!r}")
-        values = resize(self.values, (height, width)).clamp(0, 1)
+        rows_columns = _rows_columns(self.image_size if size is None else size)
+        values = resize(self.values, rows_columns).clamp(0, 1)
         if self.frames is None:
             return replace(self, values=values)
         order = video.latent_frames(self.frames, values.shape[-3])
@@ -112,8 +119,7 @@ class HeatMap:
         Raises:
             ValueError: the threshold is not in [0, 1]; see also `upscale`.
         """
-        if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold must be in [0, 1], got {threshold!r}")
+        _check_share("threshold", threshold)
         return self.mean().upscale(size).normalized().values >= threshold
 
     def iou(
@@ -166,8 +172,7 @@ class HeatMap:
             ValueError: the opacity is not in [0, 1]; an image for a video or the reverse;
                 another number of frames.
         """
-        if not 0 <= opacity <= 1:
-            raise ValueError(f"opacity must be in [0, 1], got {opacity!r}")
+        _check_share("opacity", opacity)
         pictures = video.pictures(image, self.frames)
         size = (pictures[0].height, pictures[0].width)
         maps = self.mean().upscale(size).normalized().values.reshape(-1, *size).numpy()
@@ -182,7 +187,7 @@ class HeatMap:
         path: str | os.PathLike[str],
         frames: Image.Image | Frames,
         *,
-        fps: int = 8,
+        fps: float = 8,
         opacity: float = 0.75,
     ) -> Path:
         """Write the overlay to a file that is there in whole or not at all.
@@ -191,17 +196,19 @@ class HeatMap:
             path: `dog.png` or the like; of a video `dog.webp` (animated), `dog.gif` or `dog.mp4`,
                 which needs `daam-diffusers[video]`.
             frames: the image or the video's frames, see `overlay`.
-            fps: frames a second of a video.
+            fps: frames a second of a video, above 0.
             opacity: see `overlay`.
 
         Returns:
             The path written.
 
         Raises:
-            ValueError: a suffix that cannot be written; see also `overlay`.
+            ValueError: a suffix that cannot be written, fps that is no number above 0; see also
+                `overlay`.
             ImportError: MP4 without what it needs; the message is the pip line.
             FileNotFoundError: the folder does not exist.
         """
+        video.check_fps(fps)
         overlay = self.overlay(frames, opacity=opacity)
         drawn = overlay if isinstance(overlay, list) else [overlay]
         if self.frames is not None:
@@ -236,3 +243,16 @@ class HeatMap:
         ax.set_axis_off()
         ax.figure.colorbar(drawn, ax=ax, label="mean attention probability")
         return ax
+
+
+def _rows_columns(size: Any) -> tuple[int, int]:
+    numbers = list(size) if isinstance(size, Iterable) else []
+    whole = [int(n) for n in numbers if not isinstance(n, bool) and isinstance(n, Integral)]
+    if len(numbers) != 2 or len(whole) != 2 or min(whole) < 1:
+        raise ValueError(f"size must be two whole numbers >= 1, (rows, columns), got {size!r}")
+    return whole[0], whole[1]
+
+
+def _check_share(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) <= 1:
+        raise ValueError(f"{name} must be in [0, 1], got {value!r}")

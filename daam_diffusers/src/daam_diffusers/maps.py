@@ -15,7 +15,7 @@ from PIL import Image
 from daam_diffusers import files, report, video
 from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
-from daam_diffusers.heat_map import HeatMap
+from daam_diffusers.heat_map import AXES, HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
 from daam_diffusers.upsample import average_layers, information, resize
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 Clamp = Literal["once", "per_map"]
 Weighting = Literal["equal", "information"]
 Special = Literal["start", "end", "padding"]
-_AXES = ("step", "layer", "head", "frame")
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,8 +72,10 @@ class HeatMaps(Mapping[str, HeatMap]):
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
             raise ValueError(f'clamp must be "once" or "per_map", got {self.clamp!r}')
-        if self.axes != tuple(axis for axis in _AXES if axis in self.axes):
-            raise ValueError(f"axes must be of {_AXES}, in this order, got {self.axes!r}")
+        if self.weighting not in ("equal", "information"):
+            raise ValueError(f'weighting must be "equal" or "information", got {self.weighting!r}')
+        if self.axes != tuple(axis for axis in AXES if axis in self.axes):
+            raise ValueError(f"axes must be of {AXES}, in this order, got {self.axes!r}")
         if (self.frames is not None) != ("frame" in self.axes):
             raise ValueError(f"frames is {self.frames}, and axes are {self.axes}")
         if list(self.columns) != sorted(set(self.columns)):
@@ -147,6 +148,7 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         Raises:
             KeyError: it is not in the prompt; the message names the words that are.
+            TypeError: the occurrence is no whole number.
         """
         found = self.prompt.find(text, occurrence)
         return self._map(found.text, found.columns)
@@ -163,8 +165,16 @@ class HeatMaps(Mapping[str, HeatMap]):
         return tuple(weight / total if any(found) else 1 / len(found) for weight in found)
 
     def token(self, index: int) -> HeatMap:
-        """The map of one of `tokens`, by its index there."""
-        token = self.tokens[index]
+        """The map of one of `tokens`, by its index there.
+
+        Raises:
+            IndexError: there are not as many.
+        """
+        try:
+            token = self.tokens[index]
+        except IndexError:
+            count = len(self.tokens)
+            raise IndexError(f"no token {index}: the prompt has {count}, from 0") from None
         return self._map(token.text, (token.column,))
 
     def combine(self, *words: str | Word) -> HeatMap:
@@ -176,10 +186,11 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         Raises:
             KeyError: one is not in the prompt.
-            TypeError: no words were given.
+            TypeError: no words were given, or a list of them.
         """
-        if not words:
-            raise TypeError('combine needs words: maps.combine("red", "dress")')
+        if not words or not all(isinstance(word, str | Word) for word in words):
+            given = ", ".join(map(repr, words)) or "none"
+            raise TypeError(f'combine needs words: maps.combine("red", "house"), got {given}')
         found = [self.prompt.find(word) if isinstance(word, str) else word for word in words]
         columns = dict.fromkeys(column for word in found for column in word.columns)
         return self._map(" + ".join(word.text for word in found), tuple(columns))
@@ -309,7 +320,7 @@ class HeatMaps(Mapping[str, HeatMap]):
         )
 
     def to_html(
-        self, path: str | os.PathLike[str], image: Image.Image | Frames, *, fps: int = 8
+        self, path: str | os.PathLike[str], image: Image.Image | Frames, *, fps: float = 8
     ) -> Path:
         """Write one self-contained page: point at a word, see where it was drawn.
 
@@ -318,7 +329,7 @@ class HeatMaps(Mapping[str, HeatMap]):
         Args:
             path: file to write; its folder must exist.
             image: the generated image, or the video's frames.
-            fps: frames a second at which a video is played.
+            fps: frames a second at which a video is played, above 0.
 
         Raises:
             ValueError: the suffix is that of another format (.safetensors, .npz); see also

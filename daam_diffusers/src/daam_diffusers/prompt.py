@@ -6,6 +6,7 @@ Pure logic over strings and offsets; of a tokenizer only its public calls are us
 from __future__ import annotations
 
 import difflib
+import operator
 import re
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -97,7 +98,13 @@ class Prompt:
 
         Raises:
             KeyError: it is not in the prompt, or not as often; the message names what is.
+            TypeError: the occurrence is no whole number.
         """
+        try:
+            occurrence = operator.index(occurrence)
+        except TypeError:
+            message = f"occurrence must be a whole number from 0, got {occurrence!r}"
+            raise TypeError(message) from None
         words = self.places(text)
         if 0 <= occurrence < len(words):
             return words[occurrence]

@@ -47,7 +47,7 @@ def render(
     maps: Sequence[npt.NDArray[np.float32]],
     *,
     frames: int | None = None,
-    fps: int = 8,
+    fps: float = 8,
     provenance: Mapping[str, str] | None = None,
 ) -> str:
     """The page as a string, to be stored as UTF-8.
@@ -70,8 +70,8 @@ def render(
 
     Raises:
         ImportError: jinja2 is missing.
-        ValueError: an image for a video or the reverse, another number of frames, or maps that
-            are not finite.
+        ValueError: an image for a video or the reverse, another number of frames, fps that
+            is no number above 0, or maps that are not finite.
     """
     try:
         import jinja2
@@ -80,6 +80,7 @@ def render(
             'the HTML report needs jinja2: pip install "daam-diffusers[report]"'
         ) from error
 
+    video.check_fps(fps)
     pictures = video.pictures(image, frames)
     first = pictures[0]
     for word, values in zip(prompt.words, maps, strict=True):
@@ -119,7 +120,7 @@ def render(
         frames=uris[1:],
         latent=latent,
         latent_frames=video.latent_frames(len(pictures), latent),
-        fps=None if frames is None else fps,
+        fps=None if frames is None else float(fps),
         steps=steps - 1,
         width=first.width,
         height=first.height,

@@ -5,10 +5,12 @@ No torch is imported: the report page, which knows arrays only, uses this module
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
+from numbers import Real
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -100,18 +102,26 @@ def _bytes(frames: Any) -> npt.NDArray[np.uint8]:
     return np.asarray(np.rint(array * 255), dtype=np.uint8)
 
 
-def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: int) -> Path:
+def check_fps(fps: Any) -> None:
+    """Refuse frames a second that are not a finite number above 0.
+
+    Raises:
+        ValueError: what was given.
+    """
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < float(fps) < math.inf:
+        raise ValueError(f"fps must be a number above 0, got {fps!r}")
+
+
+def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: float) -> Path:
     """Write an animated WebP or GIF or an MP4, by the suffix; GIF and MP4 as diffusers does.
 
     Raises:
-        ValueError: another suffix, fewer than one frame a second.
+        ValueError: another suffix.
         ImportError: MP4 without imageio and imageio-ffmpeg; the message is the pip line.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".webp", ".gif", ".mp4"):
         raise ValueError(f"a video is saved as .webp, .gif or .mp4, got {os.fspath(path)!r}")
-    if fps < 1:
-        raise ValueError(f"fps must be at least 1 frame a second, got {fps!r}")
     if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
         raise ImportError(
             'MP4 needs imageio and imageio-ffmpeg: pip install "daam-diffusers[video]"; '

@@ -304,6 +304,7 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
             "--guidance-scale must be a finite number, got nan",
         ),
         "swapped": (["report", "i.png", "m.safetensors"], "the file of maps comes first"),
+        "another format": (["report", "m", "i", "--out", "m.npz"], "error: the file to write"),
         "report of a folder": (["report", str(tmp), "i.png"], "is a folder"),
         "bad dtype": ([*generate, "--model", str(model), "--dtype", "int8"], "int8"),
         "half a size": ([*generate, "--model", str(model), "--height", "32"], "--width"),
@@ -332,6 +333,7 @@ MISTAKES = [
     "no maps", "no evaluation", "nothing to evaluate", "offload on a CPU", "an option it lacks",
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
     "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
+    "another format",
 ]  # fmt: skip
 
 

@@ -219,6 +219,9 @@ def coco(
 def test_pycocotools_loads_a_dataset_of_images_that_share_their_categories(tmp_path):
     categories: dict[str, int] = {}
     maps = made("a red dog and a red car")
+    with pytest.raises(ValueError, match=r"two whole numbers >= 1.*got 3"):
+        maps.to_coco_rle(size=3, categories=categories)
+    assert categories == {}
     first = maps.to_coco_rle(0.5, categories=categories)
     second = made("a blue dog").to_coco_rle(
         categories=categories, image_id=2, first_id=len(first) + 1

@@ -222,8 +222,10 @@ def report(
     if maps.suffix != ".safetensors" == image.suffix:
         raise ValueError(f"the file of maps comes first, then the image, got {maps} {image}")
     _check_out(out, maps, image)
+    from daam_diffusers.files import check_suffix
     from daam_diffusers.maps import HeatMaps
 
+    check_suffix(out, ".html")
     found = HeatMaps.load(maps)
     try:
         with Image.open(image) as picture:

@@ -106,7 +106,11 @@ class HeatMaps(Mapping[str, HeatMap]):
         most = max(lengths.values())
         if len(set(lengths.values())) > 1:
             names = [name for name, length in lengths.items() if length == most]
-            why = " (a cache skips some layers at some steps)" if axis == "step" else ""
+            why = (
+                " (a cache skips layers at some steps, or two denoisers share them)"
+                if axis == "step"
+                else ""
+            )
             raise ValueError(
                 f"{axis}s are kept, and the layers have different numbers of them, "
                 f"{sorted(set(lengths.values()))}{why}; choose layers that agree, "

@@ -76,11 +76,6 @@ class Branch:
         """Images, or videos, of the run."""
         return len(self.first.rows)
 
-    @property
-    def steps(self) -> int:
-        """Calls of the layer that was seen most often."""
-        return max((record.calls for record in self.layers.values()), default=0)
-
     def hidden(self) -> list[str]:
         """Layers that were called more often than their attention was seen."""
         seen = {name: record.calls for name, record in self.layers.items()}
@@ -150,8 +145,8 @@ class Run:
             return
         self.grid = grid
         texts: list[Rows] = [call.text(text.argument) for text in family.text]
-        samples = len(call[family.latents])
-        latents = call[family.latents]
+        latents: Rows = call[family.latents]
+        samples = len(latents)
         rows, is_known, is_shared = self._rows(texts, latents, conditional_first)
         self.unknown += not is_known
         if is_shared:  # guidance in separate calls, the prompt first

@@ -305,8 +305,9 @@ class Tracer:
         counts = {record.calls for record in branch.layers.values()}
         if len(counts) > 1:
             logger.warning(
-                "layers were called %s to %s times in one run (a cache skips some of them); each "
-                "layer's mean is over its own calls, which HeatMaps.calls tells.",
+                "layers were called %s to %s times in one run (a cache skips some of them, or two "
+                "denoisers share the steps); each layer's mean is over its own calls, which "
+                "HeatMaps.calls tells.",
                 min(counts),
                 max(counts),
             )

@@ -16,6 +16,8 @@ WITH_daam_diffusers := tests/tinyworld docs/families.md docs/examples/tinyworld
 WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
   docs/examples/weaklabel-plugin
+# What joins the packages: tested without PACKAGE only.
+WITH_all := tests/speechnet docs/speechnet.md docs/examples/speechnet
 
 ifeq ($(PACKAGE),)
 VENV      := .venv
@@ -46,7 +48,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format bench bench-peers gpu docs lock tinyvoice tinyworld clean
+.PHONY: demo test venv lint format bench bench-peers gpu docs lock speechnet tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -123,11 +125,16 @@ tinyworld: $(STAMP)
 tinyvoice: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/train.py
 
+# Needs espeak-ng, flite and festival; what is there already is not made again.
+SIZE ?= smoke
+speechnet: $(STAMP)
+	$(BIN)/python docs/examples/speechnet all --size $(SIZE)
+
 # Universal and without download addresses, so that the lock works on any platform and index.
 lock:
 	$(BOOTSTRAP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --upgrade --group dev --all-extras \
+	  --no-emit-index-url --no-header --upgrade --group dev --group speechnet --all-extras \
 	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock
 
 clean:

@@ -146,7 +146,12 @@ def speak(text: str, speaker: Speaker) -> npt.NDArray[np.int16]:
         audio, rate = soundfile.read(path, dtype="float32")
     if not np.any(audio):
         raise RuntimeError(f"{' '.join(command)} said nothing.")
-    audio = perturb.resample(audio, perturb.RATE / rate * speaker.size)
+    return finish(audio, rate, speaker.size)
+
+
+def finish(audio: perturb.Floats, rate: int, size: float) -> npt.NDArray[np.int16]:
+    """A synthesizer's speech, (M,) at `rate` Hz, as `speak` returns it for a speaker of a size."""
+    audio = perturb.resample(audio, perturb.RATE / rate * size)
     loud = np.flatnonzero(np.abs(audio) > 2e-3 * np.abs(audio).max())
     audio = audio[loud[0] : loud[-1] + 1]
     audio *= perturb.LEVEL / np.sqrt(np.mean(audio**2))

@@ -1,0 +1,146 @@
+"""How good labels are, judged by what was said, as reactions say less and less.
+
+The only place beside `evaluate` where labels meet gold, and nothing learns from it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from speechnet.behave import digest, log, spoken
+from speechnet.label import FUNCTIONS, HIGH, LOW, SETS, Labels, functions_for, labels
+from speechnet.settings import SEED, SOURCES, Size, results
+from weaklabel import apply
+from weaklabel.files import written_beside
+from weaklabel.gold import auc
+
+NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
+KEPT = 0.5  # a transcript is kept from this weight on
+
+
+def feedback(size: Size) -> Path:
+    """Write `feedback.json`: a grid over third parties, sets of functions and feedback noise.
+
+    Each figure is the mean over as many logs, of other reactions to the same utterances, as `size`
+    has seeds.
+
+    Returns:
+        The file, in the size's folder of results. Under "third" a list of rows for each third
+        party, see `judge`; under "functions" what each labeling function is worth, see `worth`.
+        Where it is there already, of the same inputs, nothing is done.
+    """
+    path = results(size) / "feedback.json"
+    inputs = [results(size) / f"{name}.parquet" for name in ("utterances", "hypotheses")]
+    about = {
+        "noises": list(NOISES),
+        "seeds": len(size.seeds),
+        "quantiles": [HIGH, LOW],
+        "inputs": digest([*inputs, FUNCTIONS]),
+    }
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("about") == about:
+        return path
+    utterances, hypotheses = map(pl.read_parquet, inputs)
+    grid: dict[str, list[dict[str, Any]]] = {}
+    functions: dict[str, list[dict[str, Any]]] = {}
+    with tqdm(total=len(SOURCES) * len(NOISES) * len(size.seeds), desc="feedback") as bar:
+        for third in SOURCES:
+            said = spoken(utterances, hypotheses, third)
+            gold = said.rows.select(pl.col("utterance_id").alias("query_id"), said="text")
+            rows, singly = [], []
+            for noise in NOISES:
+                judged: dict[str, list[dict[str, float]]] = {chosen: [] for chosen in SETS}
+                for seed in size.seeds:
+                    queries = log(said, noise, SEED + seed)
+                    for chosen in SETS:
+                        found = labels(queries, functions_for(queries, chosen))
+                        judged[chosen].append(judge(found, gold))
+                    if seed == size.seeds[0] and noise in (NOISES[0], NOISES[-1]):
+                        singly += [{"noise": noise, **row} for row in worth(queries, gold)]
+                    bar.update()
+                rows += [{"noise": noise, "set": c, **_mean(rows)} for c, rows in judged.items()]
+            grid[third], functions[third] = rows, singly
+    with written_beside(path) as beside:
+        content = {"about": about, "third": grid, "functions": functions}
+        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return path
+
+
+def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
+    """How good labels are.
+
+    Args:
+        found: the labels.
+        gold: query_id and `said`, what was said.
+
+    Returns:
+        queries; trusted (1 or 0); kept, the share kept; raw_wer and kept_wer, corpus WER of all
+        transcripts and of those kept, raw_exact and kept_exact, the shares without an error; auc of
+        the weights (0.5 where all are alike).
+    """
+    rows = found.rows.join(gold, on="query_id", how="inner", maintain_order="left")
+    exact = (rows["transcript"] == rows["said"]).to_numpy()
+    weights = rows["weight"].to_numpy()
+    kept = weights >= KEPT
+    return {
+        "queries": rows.height,
+        "trusted": float(found.trusted),
+        "kept": float(kept.mean()),
+        "raw_wer": _wer(rows),
+        "kept_wer": _wer(rows.filter(kept)),
+        "raw_exact": float(exact.mean()),
+        "kept_exact": float(exact[kept].mean()) if kept.any() else 0.0,
+        "auc": auc(weights, exact) or 0.5,
+    }
+
+
+def worth(log: pl.DataFrame, gold: pl.DataFrame) -> Iterator[dict[str, Any]]:
+    """What each labeling function says, and what the example's own add to all built-in ones.
+
+    Args:
+        log: what `behave.log` returned.
+        gold: query_id and `said`.
+
+    Yields:
+        name; of its votes: accepts and rejects (shares of the queries for which it has input),
+        accept_right (share of right transcripts where it accepts) and reject_wrong; and for the
+        example's own the gain in "auc" and "kept_wer" of all built-in functions with it over those
+        without.
+    """
+    functions = functions_for(log, "own")
+    base = functions_for(log, "all")
+    without = judge(labels(log, base), gold)
+    votes = apply(functions, log).join(
+        log.select("query_id", "transcript").join(gold, on="query_id"), on="query_id"
+    )
+    right = pl.col("transcript") == pl.col("said")
+    for function in functions:
+        cast = pl.col(function.column)
+        row = votes.select(
+            accepts=(cast == 1).mean(),
+            rejects=(cast == -1).mean(),
+            accept_right=right.filter(cast == 1).mean(),
+            reject_wrong=(~right).filter(cast == -1).mean(),
+        ).row(0, named=True)
+        if function.name not in {other.name for other in base}:
+            one = judge(labels(log, (*base, function)), gold)
+            row |= {f"gain_{name}": one[name] - without[name] for name in ("auc", "kept_wer")}
+        yield {"name": function.name, **row}
+
+
+def _wer(rows: pl.DataFrame) -> float:
+    """The corpus WER of `transcript` against `said`; 0 without rows."""
+    if rows.is_empty():
+        return 0.0
+    return float(jiwer.wer(rows["said"].to_list(), rows["transcript"].to_list()))
+
+
+def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
+    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

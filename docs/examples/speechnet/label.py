@@ -1,0 +1,167 @@
+"""Weights of transcripts from what people did and what recognizers say: weaklabel, without gold.
+
+Thresholds of the recognizers' scores, whose scales differ, are quantiles of the log itself.
+
+A label model whose functions agree no more often than chance has nothing to say, and what it says
+all the same would drop transcripts at random. Its labels are not taken: every transcript keeps the
+weight 1, as it had without labels.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from speechnet.behave import digest, is_made, suffix, write
+from speechnet.settings import HERE, Size, results, work
+from weaklabel import (
+    LabelingFunction,
+    LabelModel,
+    Patterns,
+    WeakLabelWarning,
+    apply,
+    load_registry,
+)
+from weaklabel.analysis import analyze
+from weaklabel.files import written_beside
+from weaklabel.label_model import FittedLabelModel
+from weaklabel.report import to_html
+
+FUNCTIONS = HERE / "functions.py"
+SPEECHNET = ("session_position", "asr_confidence", "rapid_repetition")
+SETS = ("three", "all", "own")
+
+# Of the log's values: accept above the first quantile, reject below the second.
+HIGH, LOW = 0.6, 0.2
+SCORES = {
+    "asr_confidence": "confidence",
+    "mean_log_probability": "score",
+    "weakest_word": "words_min",
+}
+# All three say how sure the recognizer was; the built-in one cannot know of the example's own.
+FAMILIES = dict.fromkeys(SCORES, "confidence")
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What became of a log.
+
+    Attributes:
+        rows: query_id, transcript, weight (P(right), float64) and label (1 or -1), in the order of
+            the log; without the queries whose transcript is empty, which nothing is learned from.
+        model: the label model.
+        trusted: whether the weights are the model's; else all of them are 1.
+        functions: those that voted.
+        patterns: their votes, counted.
+    """
+
+    rows: pl.DataFrame
+    model: FittedLabelModel
+    trusted: bool
+    functions: tuple[LabelingFunction, ...]
+    patterns: Patterns
+
+
+def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
+    """Write the labels of a log that `behave` wrote, and a report of them.
+
+    Args:
+        size: in whose folder of results the log is.
+        third: the recognizer whose transcripts it holds.
+        chosen: one of `SETS`, see `functions_for`.
+        noise: the log's feedback noise.
+
+    Returns:
+        The file. Beside it lies a JSON file of what the model learned; the report as a page is in
+        the folder of work. Where it is there already, of the same inputs, nothing is done.
+    """
+    name = f"{third}-{chosen}{suffix(noise)}"
+    path = results(size) / f"labels-{name}.parquet"
+    source = results(size) / f"log-{third}{suffix(noise)}.parquet"
+    about = {"set": chosen, "quantiles": [HIGH, LOW], "inputs": digest([source, FUNCTIONS])}
+    if is_made(path, about):
+        return path
+    log = pl.read_parquet(source)
+    found = labels(log, functions_for(log, chosen))
+    work(size).mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
+        analysis = analyze(found.patterns, found.model)
+    with written_beside(work(size) / f"report-{name}.html") as page:
+        page.write_text(to_html(analysis), encoding="utf-8")
+    with written_beside(path.with_suffix(".json")) as summary:
+        content = {**about, **learned(found), "verdict": analysis.verdict.text}
+        summary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    write(found.rows, path, about)
+    return path
+
+
+def labels(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Labels:
+    """Label a log: apply the functions, fit the label model, weigh the transcripts.
+
+    Args:
+        log: what `behave.log` returned.
+        functions: some of `functions_for(log, …)`.
+    """
+    # People react to a query of which nothing was heard, so it has its place in the session.
+    votes = apply(functions, log).filter(log["transcript"] != "")
+    declared = {function.name: function.family for function in functions}
+    families = declared | {name: FAMILIES[name] for name in declared.keys() & FAMILIES.keys()}
+    identities = {function.name: function.identity() for function in functions}
+    patterns = Patterns.count(votes, families, identities)
+    with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
+        model = LabelModel().fit(patterns)
+    trusted = model.comparison.classes > 0
+    rows = log.select("query_id", "transcript").join(
+        model.label(votes).select("query_id", "weight", "label"),
+        on="query_id",
+        how="inner",
+        maintain_order="left",
+    )
+    if not trusted:
+        rows = rows.with_columns(weight=pl.lit(1.0), label=pl.lit(1, pl.Int8))
+    return Labels(rows, model, trusted, functions, patterns)
+
+
+def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...]:
+    """The labeling functions of a set, with thresholds for this log.
+
+    Args:
+        log: what `behave.log` returned.
+        chosen: "three": those that SpeechNet names. "all": all of weaklabel's own that are
+            expressions. "own": these and the example's.
+
+    Raises:
+        ValueError: for another set.
+    """
+    if chosen not in SETS:
+        raise ValueError(
+            f"a set of labeling functions is one of {', '.join(SETS)}, not {chosen!r}."
+        )
+    # Nothing else that may be installed: the sets mean the same everywhere.
+    registry = load_registry(allowed=["weaklabel"], file=FUNCTIONS if chosen == "own" else None)
+    thresholds = {
+        name: {"high": log[column].quantile(HIGH), "low": log[column].quantile(LOW)}
+        for name, column in SCORES.items()
+        if name in registry.labeling_functions and log[column].count()
+    }
+    names = SPEECHNET if chosen == "three" else None
+    return registry.select(names, columns=log.columns, parameters=thresholds)
+
+
+def learned(found: Labels) -> dict[str, Any]:
+    """What the model has learned and why it may be wrong, as JSON can write it."""
+    return {
+        "trusted": found.trusted,
+        "prior": found.model.prior,
+        "classes": found.model.comparison.classes,
+        "kept": found.rows.select((pl.col("weight") >= 0.5).mean()).item(),
+        "rates": [asdict(rate) for rate in found.model.rates],
+        "parameters": {f.name: f.identity().parameters for f in found.functions},
+        "families": [list(family) for family in found.model.families],
+        "warnings": list(found.model.warnings),
+    }

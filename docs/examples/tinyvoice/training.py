@@ -77,7 +77,7 @@ def train(
     )
     recent: list[tuple[float, float]] = []
     for step in range(start, recipe.steps):
-        _seed_masks(recipe.seed, step, accelerator.process_index)
+        seed_masks(recipe.seed, step, accelerator.process_index)
         for group in optimizer.param_groups:
             group["lr"] = recipe.rate * peak_share(step, recipe)
         recent.append(_step(wrapped, optimizer, accelerator, next(batches)))
@@ -169,7 +169,7 @@ def _loader(
     )
 
 
-def _seed_masks(seed: int, step: int, process: int) -> None:
+def seed_masks(seed: int, step: int, process: int) -> None:
     """SpecAugment draws from numpy's and torch's global generators, inside the host model."""
     first, second = np.random.SeedSequence([seed, step, process, 7]).generate_state(2)
     np.random.seed(int(first))

@@ -1,0 +1,177 @@
+"""A trigram model of what people ask for, from the days before the log, and what it is good for.
+
+The same model goes to pocketsphinx (as an ARPA file), to the students' decoder (`decode`) and to
+the choice among Whisper's hypotheses (`rescore`). It knows what was asked for on earlier days: of
+a title that appears later it knows the words alone.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import polars as pl
+
+import behavior
+import queries
+from speechnet import phrases, settings
+
+ORDER = 3
+BEGIN, END, UNKNOWN = "<s>", "</s>", "<unk>"
+# Queries of a day that the counts stand for: with more of them rare continuations weigh less.
+QUERIES_A_DAY = 1_000
+# Of Whisper's hypotheses: the share of the language model, chosen on training utterances of smoke.
+RESCORE_WEIGHT = 0.2
+
+Ngram = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """An n-gram model that backs off to shorter contexts.
+
+    Attributes:
+        probability: of an n-gram's last word after the others, natural logarithm; up to `ORDER`
+            words.
+        backoff: what a context costs whose continuation is not in `probability`.
+    """
+
+    probability: Mapping[Ngram, float]
+    backoff: Mapping[Ngram, float]
+
+    def score(self, context: Ngram, word: str) -> tuple[float, Ngram]:
+        """The log-probability of a word after a context, and the context of the next word.
+
+        A word that the model does not know counts as `UNKNOWN`.
+        """
+        if (word,) not in self.probability:
+            word = UNKNOWN
+        context = context[-(ORDER - 1) :]
+        cost = 0.0
+        while (*context, word) not in self.probability:
+            cost += self.backoff.get(context, 0.0)
+            context = context[1:]
+        after = (*context, word)[-(ORDER - 1) :]
+        return cost + self.probability[(*context, word)], after
+
+    def sentence(self, text: str) -> float:
+        """The log-probability of a whole text and its end."""
+        total, context = 0.0, (BEGIN,)
+        for word in (*text.split(), END):
+            score, context = self.score(context, word)
+            total += score
+        return total
+
+    def perplexity(self, texts: list[str]) -> float:
+        """How many words the model wavers between, on average over all words and ends of texts."""
+        words = sum(len(text.split()) + 1 for text in texts)
+        return math.exp(-sum(map(self.sentence, texts)) / words)
+
+    def write_arpa(self, path: Path) -> None:
+        """Write the model as an ARPA file, which pocketsphinx and KenLM read.
+
+        Probabilities are decimal logarithms there, and what never ends a text has none.
+        """
+        by_order = [
+            sorted(ngram for ngram in {*self.probability, (BEGIN,)} if len(ngram) == order)
+            for order in range(1, ORDER + 1)
+        ]
+        lines = ["\\data\\"]
+        lines += [f"ngram {order}={len(them)}" for order, them in enumerate(by_order, 1)]
+        for order, them in enumerate(by_order, 1):
+            lines += ["", f"\\{order}-grams:"]
+            for ngram in them:
+                probability = self.probability.get(ngram, -99.0 * math.log(10)) / math.log(10)
+                line = f"{probability:.5f}\t{' '.join(ngram)}"
+                if order < ORDER:
+                    line += f"\t{self.backoff.get(ngram, 0.0) / math.log(10):.5f}"
+                lines.append(line)
+        lines += ["", "\\end\\", ""]
+        beside = path.with_suffix(".tmp")
+        beside.write_text("\n".join(lines), encoding="utf-8")
+        beside.replace(path)
+
+
+@cache
+def history() -> LanguageModel:
+    """The model of what was asked for on the days before the log.
+
+    Counts are expected ones, interpolated over the orders by Witten and Bell's rule; below single
+    words stands the same probability for every word of the catalog.
+    """
+    counts = _expected_counts()
+    vocabulary = (*phrases.words(), END, UNKNOWN)
+    probability: dict[Ngram, float] = {}
+    backoff: dict[Ngram, float] = {}
+    for context in sorted(counts, key=len):  # what follows it also follows its shorter contexts
+        after = counts[context]
+        weight = sum(after.values()) + len(after)
+        backoff[context] = len(after) / weight
+        for word in after if context else vocabulary:
+            below = probability[(*context[1:], word)] if context else 1 / len(vocabulary)
+            count = after.get(word, 0.0)
+            probability[(*context, word)] = count / weight + backoff[context] * below
+    return LanguageModel(
+        {ngram: math.log(share) for ngram, share in probability.items()},
+        {context: math.log(share) for context, share in backoff.items() if context},
+    )
+
+
+def rescore(hypotheses: pl.DataFrame) -> pl.DataFrame:
+    """The hypothesis of each utterance that its recognizer and the language model agree on most.
+
+    Args:
+        hypotheses: utterance_id, rank, text and score, the mean log-probability of a token. The
+            number of words stands for that of tokens.
+
+    Returns:
+        utterance_id and text, in the order in which the utterances come first.
+    """
+    model = history()
+    best: dict[str, tuple[float, str]] = {}
+    for name, text, score in hypotheses.select("utterance_id", "text", "score").iter_rows():
+        total = score * (len(text.split()) + 1) + RESCORE_WEIGHT * model.sentence(text)
+        if name not in best or total > best[name][0]:
+            best[name] = (total, text)
+    return pl.DataFrame(
+        {"utterance_id": list(best), "text": [text for _, text in best.values()]},
+        schema={"utterance_id": pl.String, "text": pl.String},
+    )
+
+
+def normalize(text: str) -> str:
+    """A recognizer's text in the log's letters: a to z, apostrophes, single spaces.
+
+    >>> normalize("Go back 10 seconds, S03 on T.V. 24!")
+    'go back ten seconds s three on tv twenty four'
+    """
+    plain = unicodedata.normalize("NFKD", text.replace("’", "'")).lower()
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    plain = plain.replace("t.v.", "tv").replace("&", " and ").replace("%", " percent ")
+    spelled = re.sub(r"\d+", lambda digits: f" {_spell(digits[0])} ", plain)
+    letters = re.sub(r"[^a-z' ]", " ", spelled)
+    return " ".join(word for word in letters.split() if word.strip("'"))
+
+
+def _spell(digits: str) -> str:
+    if int(digits) < 1000:
+        return queries.spell(int(digits))
+    return " ".join(queries.DIGITS[int(digit)] for digit in digits)
+
+
+def _expected_counts() -> dict[Ngram, dict[str, float]]:
+    """How often each word comes after each context of 0 to `ORDER` - 1 words."""
+    counts: defaultdict[Ngram, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for day in range(settings.HISTORY):
+        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
+            said = (BEGIN, *phrase.text.split(), END)
+            for place in range(1, len(said)):
+                for begin in range(max(0, place - ORDER + 1), place + 1):
+                    counts[said[begin:place]][said[place]] += share * QUERIES_A_DAY
+    return dict(counts)

@@ -245,7 +245,7 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
     scores = tmp_path / "scores.json"
     assert main(["evaluate", str(tmp_path), "--threshold", "0.4", "--out", str(scores)]) == 1
     captured = capsys.readouterr()
-    assert "1 image, 1 mask" in captured.out
+    assert "1 image(s), 1 mask(s)" in captured.out
     warned = [x for x in captured.err.splitlines() if x.startswith("daam-diffusers: warning: ")]
     wrong = [
         "fourth has masks and no heat_maps",
@@ -319,7 +319,7 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "close word": ([*generate, "--model", str(model), "--words", "dgo"], "Did you mean 'dog'?"),
         "report to a folder": (["report", "x", "y", "--out", str(tmp / "empty")], "is a folder"),
         "scores to a folder": (["evaluate", str(tmp), "--out", str(tmp / "empty")], "is a folder"),
-        "scores to nowhere": (["evaluate", str(tmp), "--out", str(tmp / "n" / "s")], "not exist"),
+        "scores to nowhere": (["evaluate", str(tmp), "--out", str(tmp / "n" / "s")], "no folder"),
         "no maps": (["report", str(tmp / "no.safetensors"), str(tmp / "text.png")], "no.safet"),
         "no evaluation": (["evaluate", str(tmp / "nowhere")], "nowhere"),
         "nothing to evaluate": (["evaluate", str(tmp / "empty")], "heat_maps.safetensors"),

@@ -247,7 +247,7 @@ def test_a_video_that_fails_leaves_the_older_file(tmp_path, monkeypatch) -> None
     def full(*args: object, **options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr("diffusers.utils.export_to_gif", full)
+    monkeypatch.setattr("PIL.Image.Image.save", full)
     with pytest.raises(OSError, match="disk full"):
         planted().save(path, film())
     assert path.read_bytes() == before

@@ -33,25 +33,17 @@ if TYPE_CHECKING:
 
     __version__: str
 
-# Imported at first use: torch and diffusers take seconds, and `--help` needs neither.
-_HOME = {
-    "Encoder": "families",
-    "Family": "families",
-    "HeatMap": "heat_map",
-    "HeatMaps": "maps",
-    "LayerInfo": "families",
-    "Prompt": "prompt",
-    "Text": "families",
-    "Token": "prompt",
-    "TraceError": "errors",
-    "TraceWarning": "errors",
-    "Tracer": "tracer",
-    "TracingProcessor": "processor",
-    "UnknownPromptError": "errors",
-    "Word": "prompt",
-    "register_family": "families",
-    "trace": "tracer",
+# By module; imported at first use: torch and diffusers take seconds, and `--help` needs neither.
+_NAMES = {
+    "errors": ("TraceError", "TraceWarning", "UnknownPromptError"),
+    "families": ("Encoder", "Family", "LayerInfo", "Text", "register_family"),
+    "heat_map": ("HeatMap",),
+    "maps": ("HeatMaps",),
+    "processor": ("TracingProcessor",),
+    "prompt": ("Prompt", "Token", "Word"),
+    "tracer": ("Tracer", "trace"),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 __all__ = [*_HOME]
 
 

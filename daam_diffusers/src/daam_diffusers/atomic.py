@@ -9,25 +9,43 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+FORMATS = {".safetensors", ".npz", ".html"}  # the package's own
 
-@contextmanager
-def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A path in the same folder to write to; it takes the name `path` once all went well.
 
-    The file gets the mode that the process's umask gives to new files, whatever wrote it.
+def check_target(path: str | os.PathLike[str], own: str | None = None) -> Path:
+    """The path of a file that may be written.
+
+    Args:
+        path: where to write.
+        own: which of `FORMATS` is written; a suffix of another of them is refused, any other, or
+            none, may be written.
 
     Raises:
+        ValueError: the file would be taken for something else.
         FileNotFoundError: the folder does not exist; it is not created.
         IsADirectoryError: `path` is a folder.
     """
     target = Path(path)
+    if own and target.suffix.lower() in FORMATS - {own}:
+        raise ValueError(f"the file to write is {own}, got {path}")
     if not target.parent.is_dir():
         raise FileNotFoundError(
             f"no folder {target.parent} to write {target.name} in: create it first"
         )
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder: give the path of a file")
-    beside = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")
+    return target
+
+
+@contextmanager
+def written_beside(path: str | os.PathLike[str], own: str | None = None) -> Iterator[Path]:
+    """A path in the same folder to write to; it takes the name `path` once all went well.
+
+    It has the suffix of `path`, and the mode that the process's umask gives to new files, whatever
+    wrote it. See `check_target` for the arguments and errors.
+    """
+    target = check_target(path, own)
+    beside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
     try:
         beside.touch()
         mode = stat.S_IMODE(beside.stat().st_mode)

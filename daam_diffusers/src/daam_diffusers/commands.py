@@ -11,7 +11,7 @@ import json
 import math
 import re
 import warnings
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -21,7 +21,7 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 
-from daam_diffusers.atomic import written_beside
+from daam_diffusers.atomic import check_target, written_beside
 from daam_diffusers.errors import TraceError, TraceWarning
 
 if TYPE_CHECKING:
@@ -121,6 +121,7 @@ def generate(
         raise ValueError("--out is empty: give the path of a folder, or . for this one")
     import torch
 
+    from daam_diffusers import video
     from daam_diffusers.tracer import trace
 
     if guidance_scale is not None and not math.isfinite(guidance_scale):
@@ -166,23 +167,14 @@ def generate(
     known = {key: value for key, value in asked.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     drawn = output.images[0] if maps.frames is None else output.frames[0]
-    picture = _write(maps, drawn, folder, fps)
+    shown = video.pictures(drawn, maps.frames)
+    picture = "image.png" if maps.frames is None else "video.webp"
+    video.save(folder / picture, shown[0] if maps.frames is None else shown, fps)
+    maps.save(folder / "heat_maps.safetensors")
+    maps.to_html(folder / "report.html", drawn, fps=fps)
     _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
     for name in (picture, "overlays", "heat_maps.safetensors", "report.html"):
         console.print(f"{folder / name}", soft_wrap=True)
-
-
-def _write(maps: HeatMaps, drawn: Any, out: Path, fps: int) -> str:
-    """Write what was drawn, the maps and the report; the name of the first."""
-    from daam_diffusers import video
-
-    maps.save(out / "heat_maps.safetensors")
-    maps.to_html(out / "report.html", drawn, fps=fps)
-    if maps.frames is not None:
-        return video.save(out / "video.webp", video.pictures(drawn, maps.frames), fps).name
-    with written_beside(out / "image.png") as temporary:
-        drawn.save(temporary, format="PNG")
-    return "image.png"
 
 
 def _write_overlays(maps: HeatMaps, drawn: Any, words: list[str], folder: Path, fps: int) -> None:
@@ -221,11 +213,11 @@ def report(
     """Write the page that shows each word's map over the image."""
     if maps.suffix != ".safetensors" == image.suffix:
         raise ValueError(f"the file of maps comes first, then the image, got {maps} {image}")
-    _check_out(out, maps, image)
-    from daam_diffusers.files import check_suffix
+    if out.resolve() in (maps.resolve(), image.resolve()):
+        raise ValueError(f"--out {out} is read by this command: give the path of another file")
+    check_target(out, ".html")
     from daam_diffusers.maps import HeatMaps
 
-    check_suffix(out, ".html")
     found = HeatMaps.load(maps)
     try:
         with Image.open(image) as picture:
@@ -260,27 +252,22 @@ def evaluate(
     from daam_diffusers import folder as folders
 
     if out is not None:
-        _check_out(out, *folder.rglob(folders.MAPS), *folder.rglob(f"*{folders.MASK}"))
-
+        check_target(out, "JSON")
     scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)))
-    title = f"{_count(scores.images, 'image')}, {_count(len(scores.words), 'mask')}"
+    title = f"{scores.images} image(s), {scores.masks} mask(s)"
     table = Table("method", "mIoU", title=title)
     for name, mean in scores.miou.items():
-        is_baseline = name in folders.BASELINES
-        method = name.replace("_", " ") if is_baseline else f"DAAM, threshold {name}"
-        table.add_row(method, f"{mean:.3f}")
+        table.add_row(f"DAAM, threshold {name}", f"{mean:.3f}")
+    for name, mean in scores.baselines.items():
+        table.add_row(name.replace("_", " "), f"{mean:.3f}")
     console.print(table)
     if out is not None:
         with written_beside(out) as temporary:
-            temporary.write_text(json.dumps(scores.to_json(), indent=2) + "\n", encoding="utf-8")
+            temporary.write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
         console.print(str(out), soft_wrap=True)
     for problem in scores.problems:
         _warn(problem)
     return 1 if scores.problems else 0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _device(name: str) -> torch.device:
@@ -341,15 +328,6 @@ def _check_words(prompt: str, words: list[str] | None) -> list[str]:
         return [read.find(word).text for word in words or []]
     except KeyError as error:
         raise ValueError(_message(error)) from error
-
-
-def _check_out(path: Path, *inputs: Path) -> None:
-    if not path.parent.is_dir():
-        raise ValueError(f"the folder {path.parent} does not exist")
-    if path.is_dir():
-        raise ValueError(f"--out {path} is a folder: give the path of a file")
-    if path.resolve() in (file.resolve() for file in inputs):
-        raise ValueError(f"--out {path} is read by this command: give the path of another file")
 
 
 def _message(error: Exception) -> str:

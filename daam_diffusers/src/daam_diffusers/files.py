@@ -1,4 +1,4 @@
-"""Heat maps on disk: safetensors with provenance, NumPy, COCO run lengths. Nothing is pickled."""
+"""The package's own file of heat maps: safetensors, with what describes them as JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin, get_type_hints
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -24,24 +23,13 @@ _KEY = "daam_diffusers"
 _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tokens
 
 
-def check_suffix(path: str | os.PathLike[str], own: str) -> None:
-    """Refuse a suffix of another of the package's formats; any other, or none, may be written.
-
-    Raises:
-        ValueError: what is written is `own`, and the file would be taken for something else.
-    """
-    if Path(path).suffix.lower() in {".safetensors", ".npz", ".html"} - {own}:
-        raise ValueError(f"the file to write is {own}, got {os.fspath(path)!r}")
-
-
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.save`."""
-    check_suffix(path, ".safetensors")
     entries = {field.name: getattr(maps, field.name) for field in fields(maps)}
     tensors = {name: tensor.contiguous() for name, tensor in entries.pop("probabilities").items()}
     description = json.dumps({"format": _FORMAT, **entries}, default=_plain)
-    with written_beside(path) as temporary:
-        save_file(tensors, temporary, {_KEY: description})
+    with written_beside(path, ".safetensors") as beside:
+        save_file(tensors, beside, {_KEY: description})
     return Path(path)
 
 
@@ -52,23 +40,19 @@ def _plain(value: Any) -> dict[str, Any]:
 def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
     """See `HeatMaps.load`, for which `kind` stands."""
     if Path(path).is_dir():
-        raise IsADirectoryError(f"{os.fspath(path)} is a folder: give the path of a file")
+        raise IsADirectoryError(f"{path} is a folder: give the path of a file")
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no such file: {os.fspath(path)}")
+        raise FileNotFoundError(f"no such file: {path}")
     try:
-        with safe_open(os.fspath(path), framework="pt") as file:
+        with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except SafetensorError as error:
         is_npz = Path(path).suffix.lower() == ".npz"
         why = "written by to_npz? numpy.load reads it" if is_npz else error
-        raise ValueError(
-            f"{os.fspath(path)} is not a safetensors file, or not all of one: {why}"
-        ) from error
+        raise ValueError(f"{path} is not a safetensors file, or not all of one: {why}") from error
     if _KEY not in metadata:
-        raise ValueError(
-            f"{os.fspath(path)} holds no heat maps: it was not written by HeatMaps.save"
-        )
+        raise ValueError(f"{path} holds no heat maps: it was not written by HeatMaps.save")
     try:
         described = _read(dict, json.loads(metadata[_KEY]), "the description")
         number = _read(int, described.get("format"), "format")
@@ -77,12 +61,11 @@ def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
             _check(maps)
             return maps
     except KeyError as error:
-        raise ValueError(f"{os.fspath(path)} is damaged: it has no layer {error}") from error
+        raise ValueError(f"{path} is damaged: it has no layer {error}") from error
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"{os.fspath(path)} is damaged: {error}") from error
+        raise ValueError(f"{path} is damaged: {error}") from error
     raise ValueError(
-        f"{os.fspath(path)} has format {number}, and this version reads up to {_FORMAT}; "
-        "update daam-diffusers"
+        f"{path} has format {number}, and this version reads up to {_FORMAT}: update daam-diffusers"
     )
 
 
@@ -110,11 +93,9 @@ def _read(kind: Any, value: Any, name: str) -> Any:
         return {key: _read(arguments[1], item, f"{name}[{key!r}]") for key, item in value.items()}
     if origin is UnionType:
         return None if value is None else _read(arguments[0], value, name)
-    if kind is int and type(value) is int and value >= 0:
-        return value
-    if kind is not int and isinstance(kind, type) and isinstance(value, kind):
-        return value
-    if origin is Literal and value in arguments:
+    is_number = kind is int and type(value) is int and value >= 0  # a bool is no number
+    is_other = kind is not int and isinstance(kind, type) and isinstance(value, kind)
+    if is_number or is_other or (origin is Literal and value in arguments):
         return value
     wanted = "a number from 0" if kind is int else getattr(kind, "__name__", str(kind))
     raise ValueError(f"{name} must be {wanted}, got {value!r:.60}")
@@ -134,63 +115,3 @@ def _check(maps: HeatMaps) -> None:
                 f"probabilities of layer {layer} must be finite float32, got {tensor.dtype}, "
                 f"{int(tensor.isnan().sum())} of {tensor.numel()} values NaN"
             )
-
-
-def to_npz(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
-    """See `HeatMaps.to_npz`."""
-    check_suffix(path, ".npz")
-    pairs = list(maps.by_word())
-    values = np.stack([found.values.numpy() for _, found in pairs]) if pairs else np.zeros((0,))
-    with written_beside(path) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            values=values,
-            words=np.array([word.text for word, _ in pairs], dtype=np.str_),
-            occurrences=np.array(maps.prompt.occurrences, dtype=np.int64),
-            spans=np.array([(word.start, word.end) for word, _ in pairs], dtype=np.int64),
-            prompt=np.array(maps.prompt.text),
-            axes=np.array(maps.axes, dtype=np.str_),
-            provenance=np.array(json.dumps(dict(maps.provenance))),
-        )
-    return Path(path)
-
-
-def to_coco_rle(
-    maps: HeatMaps,
-    threshold: float,
-    size: tuple[int, int] | None,
-    image_id: int,
-    first_id: int,
-    categories: dict[str, int],
-) -> list[dict[str, Any]]:
-    """See `HeatMaps.to_coco_rle`."""
-    try:
-        from pycocotools import mask as coco
-    except ImportError as error:
-        raise ImportError(
-            'COCO run lengths need pycocotools: pip install "daam-diffusers[coco]"'
-        ) from error
-    annotations: list[dict[str, Any]] = []
-    for (word, found), occurrence in zip(maps.by_word(), maps.prompt.occurrences, strict=True):
-        mask = found.mask(threshold, size).numpy()
-        category = categories.setdefault(word.text, max(categories.values(), default=0) + 1)
-        for frame, shown in enumerate(mask.reshape(-1, *mask.shape[-2:])):
-            encoded = coco.encode(np.asfortranarray(shown.astype(np.uint8)))
-            annotations.append(
-                {
-                    "id": first_id + len(annotations),
-                    "image_id": image_id + frame,
-                    "category_id": category,
-                    "segmentation": {
-                        "size": [int(n) for n in encoded["size"]],
-                        "counts": encoded["counts"].decode("ascii"),
-                    },
-                    "area": int(coco.area(encoded)),
-                    "bbox": [float(n) for n in coco.toBbox(encoded)],
-                    "iscrowd": 0,
-                    "word": word.text,
-                    "occurrence": occurrence,
-                    **({} if maps.frames is None else {"frame": frame}),
-                }
-            )
-    return annotations

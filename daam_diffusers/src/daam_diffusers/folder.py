@@ -7,7 +7,7 @@ masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,6 @@ from daam_diffusers.maps import HeatMaps
 
 MAPS = "heat_maps.safetensors"
 MASK = ".gt.png"
-BASELINES = ("whole_image", "random_half")
-
-
-@dataclass(frozen=True)
-class WordScore:
-    """One word of one image: its IoU by threshold, such as `"0.4"`, and by name of baseline."""
-
-    image: str
-    word: str
-    iou: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -39,35 +29,20 @@ class FolderScores:
     """Scores of a folder.
 
     Attributes:
-        words: a score for every mask that could be judged, at least one.
-        problems: what is wrong with each file that could not be.
+        images: how many images had masks that could be judged.
+        masks: how many masks could be judged, at least one.
+        baselines: mean IoU over all masks of `"whole_image"` and `"random_half"`.
+        miou: mean IoU of the maps, by threshold, such as `"0.4"`.
+        words: of each mask its `image`, its `word` and the IoU by threshold and of the baselines.
+        problems: what is wrong with each file that could not be judged.
     """
 
-    words: tuple[WordScore, ...]
-    problems: tuple[str, ...] = ()
-
-    @property
-    def images(self) -> int:
-        """How many images had masks that could be judged."""
-        return len({score.image for score in self.words})
-
-    @property
-    def miou(self) -> dict[str, float]:
-        """Mean IoU over all masks, by threshold, and of the baselines, by name."""
-        names = self.words[0].iou
-        return {name: float(np.mean([score.iou[name] for score in self.words])) for name in names}
-
-    def to_json(self) -> dict[str, Any]:
-        """Means and single scores, for a JSON file."""
-        means = self.miou
-        return {
-            "images": self.images,
-            "masks": len(self.words),
-            "baselines": {name: means.pop(name) for name in BASELINES},
-            "miou": means,
-            "words": [{"image": x.image, "word": x.word, **x.iou} for x in self.words],
-            "problems": list(self.problems),
-        }
+    images: int
+    masks: int
+    baselines: dict[str, float]
+    miou: dict[str, float]
+    words: list[dict[str, Any]]
+    problems: list[str]
 
 
 def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
@@ -88,7 +63,7 @@ def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
     if not files:
         raise ValueError(f"no {MAPS} below {folder}")
     rng = np.random.default_rng(0)
-    scores: list[WordScore] = []
+    scores: list[dict[str, Any]] = []
     alone = {file.parent for file in folder.rglob(f"*{MASK}")} - {file.parent for file in files}
     problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
@@ -108,12 +83,16 @@ def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
         raise ValueError(f"no mask can be judged: {problems[0]}{others}")
     if not scores:
         raise ValueError(f"no masks WORD{MASK} beside the {len(files)} {MAPS} below {folder}")
-    return FolderScores(tuple(scores), tuple(problems))
+    names = [name for name in scores[0] if name not in ("image", "word")]
+    means = {name: float(np.mean([score[name] for score in scores])) for name in names}
+    baselines = {name: means.pop(name) for name in ("whole_image", "random_half")}
+    images = len({score["image"] for score in scores})
+    return FolderScores(images, len(scores), baselines, means, scores, problems)
 
 
 def _score(
     maps: HeatMaps, file: Path, folder: Path, thresholds: Sequence[float], rng: np.random.Generator
-) -> WordScore:
+) -> dict[str, Any]:
     word = file.name.removesuffix(MASK)
     heat = maps[word]
     if maps.frames is not None:
@@ -131,7 +110,7 @@ def _score(
     scores = {f"{threshold:g}": iou(heat.mask(threshold, shape), true) for threshold in thresholds}
     scores["whole_image"] = iou(whole_image(shape), true)
     scores["random_half"] = iou(random_half(shape, rng), true)
-    return WordScore(str(file.parent.relative_to(folder)), word, scores)
+    return {"image": str(file.parent.relative_to(folder)), "word": word, **scores}
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from daam_diffusers import video
-from daam_diffusers.atomic import written_beside
 from daam_diffusers.colors import blend
 from daam_diffusers.evaluation import iou
 from daam_diffusers.upsample import resize
@@ -208,17 +207,7 @@ class HeatMap:
             ImportError: MP4 without what it needs; the message is the pip line.
             FileNotFoundError: the folder does not exist.
         """
-        video.check_fps(fps)
-        overlay = self.overlay(frames, opacity=opacity)
-        drawn = overlay if isinstance(overlay, list) else [overlay]
-        if self.frames is not None:
-            return video.save(path, drawn, fps)
-        kind = Image.registered_extensions().get(Path(path).suffix.lower(), "")
-        if kind not in Image.SAVE:
-            raise ValueError(f"an image is saved as .png or the like, got {os.fspath(path)!r}")
-        with written_beside(path) as beside:
-            drawn[0].save(beside, format=kind)
-        return Path(path)
+        return video.save(path, self.overlay(frames, opacity=opacity), fps)
 
     def plot(self, ax: Axes | None = None) -> Axes:
         """Draw the map with a color bar of its probabilities; needs `daam-diffusers[plot]`.

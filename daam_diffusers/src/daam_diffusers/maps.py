@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -17,7 +19,7 @@ from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import AXES, HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.upsample import average_layers, information, resize
+from daam_diffusers.upsample import information, resize
 
 if TYPE_CHECKING:
     from daam_diffusers.video import Frames
@@ -97,9 +99,9 @@ class HeatMaps(Mapping[str, HeatMap]):
                     f"{''.join(f'{axis}s, ' for axis in axes)}{layer.grid[0]}, {layer.grid[1]}), "
                     f"got {shape}"
                 )
-        for axis in ("step", "head"):
-            if axis in axes:
-                self._check_agreed(axis, 1 + axes.index(axis))
+        for at, axis in enumerate(axes, start=1):
+            if axis != "frame":
+                self._check_agreed(axis, at)
 
     def _check_agreed(self, axis: str, at: int) -> None:
         lengths = {x.name: self.probabilities[x.name].shape[at] for x in self.layers}
@@ -251,11 +253,12 @@ class HeatMaps(Mapping[str, HeatMap]):
         if "frame" in self.axes:  # layers may see time at several lengths, as they see space
             most = max(m.shape[-3] for m in maps)
             maps = [m[..., video.latent_frames(most, m.shape[-3]), :, :] for m in maps]
+        maps = [resize(m, self.size) for m in maps]
         if "layer" in self.axes:
-            values = torch.stack([resize(m, self.size) for m in maps])
-            values = values.movedim(0, 1) if "step" in self.axes else values
+            values = torch.stack(maps, dim=1 if "step" in self.axes else 0)
         else:
-            values = average_layers(maps, self.size, self.weights)
+            weighted = [m * weight for m, weight in zip(maps, self.weights, strict=True)]
+            values = torch.stack(weighted).sum(dim=0)
         if self.clamp == "once":
             values = values.clamp(0, 1)
         return HeatMap(text, values, self.axes, self.image_size, self.frames)
@@ -291,7 +294,20 @@ class HeatMaps(Mapping[str, HeatMap]):
         Raises:
             ValueError: the suffix is that of another format (.safetensors, .html).
         """
-        return files.to_npz(self, path)
+        with written_beside(path, ".npz") as beside, beside.open("wb") as file:
+            pairs = list(self.by_word())
+            values = [found.values.numpy() for _, found in pairs]
+            np.savez_compressed(
+                file,
+                values=np.stack(values) if values else np.zeros((0,)),
+                words=np.array([word.text for word, _ in pairs], dtype=np.str_),
+                occurrences=np.array(self.prompt.occurrences, dtype=np.int64),
+                spans=np.array([(word.start, word.end) for word, _ in pairs], dtype=np.int64),
+                prompt=np.array(self.prompt.text),
+                axes=np.array(self.axes, dtype=np.str_),
+                provenance=np.array(json.dumps(dict(self.provenance))),
+            )
+        return Path(path)
 
     def to_coco_rle(
         self,
@@ -319,9 +335,34 @@ class HeatMaps(Mapping[str, HeatMap]):
             a video, `frame`. pycocotools loads them in a dataset with these images, and with
             `[{"id": id, "name": word} for word, id in categories.items()]` as its categories.
         """
-        return files.to_coco_rle(
-            self, threshold, size, image_id, first_id, {} if categories is None else categories
-        )
+        try:
+            from pycocotools import mask as coco
+        except ImportError as error:
+            raise ImportError(
+                'COCO run lengths need pycocotools: pip install "daam-diffusers[coco]"'
+            ) from error
+        categories = {} if categories is None else categories
+        annotations: list[dict[str, Any]] = []
+        for (word, found), occurrence in zip(self.by_word(), self.prompt.occurrences, strict=True):
+            mask = found.mask(threshold, size).numpy()
+            category = categories.setdefault(word.text, max(categories.values(), default=0) + 1)
+            for frame, shown in enumerate(mask.reshape(-1, *mask.shape[-2:])):
+                encoded = coco.encode(np.asfortranarray(shown.astype(np.uint8)))
+                annotation = {
+                    "id": first_id + len(annotations),
+                    "image_id": image_id + frame,
+                    "category_id": category,
+                    "segmentation": {**encoded, "counts": encoded["counts"].decode("ascii")},
+                    "area": int(coco.area(encoded)),
+                    "bbox": coco.toBbox(encoded).tolist(),
+                    "iscrowd": 0,
+                    "word": word.text,
+                    "occurrence": occurrence,
+                }
+                if self.frames is not None:
+                    annotation["frame"] = frame
+                annotations.append(annotation)
+        return annotations
 
     def to_html(
         self, path: str | os.PathLike[str], image: Image.Image | Frames, *, fps: float = 8
@@ -339,7 +380,6 @@ class HeatMaps(Mapping[str, HeatMap]):
             ValueError: the suffix is that of another format (.safetensors, .npz); see also
                 `HeatMap.overlay`.
         """
-        files.check_suffix(path, ".html")
         keep = ("step",) if self.frames is None else ()
         shown = [found.mean(keep).values.numpy() for _, found in self.by_word()]
         layers = ", ".join(sorted({f"{x.grid[0]}×{x.grid[1]}" for x in self.layers}))
@@ -348,10 +388,10 @@ class HeatMaps(Mapping[str, HeatMap]):
             "layers": f"{len(self.layers)} ({layers})",
             "size": f"{self.size[0]}×{self.size[1]}",
         }
-        html = report.render(
-            image, self.prompt, shown, frames=self.frames, fps=fps, provenance=provenance
-        )
-        with written_beside(path) as beside:
+        with written_beside(path, ".html") as beside:
+            html = report.render(
+                image, self.prompt, shown, frames=self.frames, fps=fps, provenance=provenance
+            )
             # Bytes: translated line ends would no longer match the hashes of the page's policy.
             beside.write_bytes(html.encode("utf-8"))
         return Path(path)

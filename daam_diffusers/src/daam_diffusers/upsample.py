@@ -1,8 +1,6 @@
-"""Maps of several layers brought to one grid, and how much each of them counts."""
+"""A layer's maps: how they come to another grid, and how much the layer counts."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -15,21 +13,6 @@ def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     scaled = F.interpolate(flat, size, mode="bicubic", align_corners=False)
     return scaled.reshape(*maps.shape[:-2], *size)
-
-
-def average_layers(
-    maps: Sequence[torch.Tensor], size: tuple[int, int], weights: Sequence[float]
-) -> torch.Tensor:
-    """The mean of the layers' maps, each brought to `size`: (..., h, w) a layer → (..., H, W).
-
-    Resizing is linear, so the layers of one grid are summed first and resized once.
-    """
-    by_grid: dict[torch.Size, torch.Tensor] = {}
-    for layer, weight in zip(maps, weights, strict=True):
-        grid = layer.shape[-2:]
-        by_grid[grid] = by_grid.get(grid, torch.zeros(())) + layer * weight
-    total = torch.stack([resize(m, size) for m in by_grid.values()]).sum(dim=0)
-    return total / sum(weights)
 
 
 def information(attention: torch.Tensor) -> float:

@@ -7,12 +7,10 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 from collections.abc import Sequence
 from importlib.util import find_spec
 from numbers import Real
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -56,25 +54,18 @@ def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Imag
             sizes or none, another number of frames, floats that are not in [0, 1].
     """
     if frames is None:
-        if not isinstance(given, Image.Image):
-            raise ValueError(
-                f"the map is of an image, got {type(given).__name__}: give one PIL image"
-            )
-        return [given]
+        if isinstance(given, Image.Image):
+            return [given]
+        raise ValueError(f"the map is of an image, got {type(given).__name__}: give one PIL image")
+    wanted = f"the map is of a video of {frames} frames"
     if isinstance(given, Image.Image):
-        raise ValueError(
-            f"the map is of a video of {frames} frames, got one image: give the video's frames, "
-            "e.g. pipe(…).frames[0]"
-        )
+        raise ValueError(f"{wanted}, got one image: give the frames, e.g. pipe(…).frames[0]")
     if isinstance(given, Sequence) and all(isinstance(frame, Image.Image) for frame in given):
         found = [frame.convert("RGB") for frame in given if isinstance(frame, Image.Image)]
     else:
         found = [Image.fromarray(frame) for frame in _bytes(given)]
     if len(found) != frames:
-        raise ValueError(
-            f"the map is of a video of {frames} frames, got {len(found)}: give all that the "
-            "pipeline returned"
-        )
+        raise ValueError(f"{wanted}, got {len(found)}: give all that the pipeline returned")
     if len(sizes := {frame.size for frame in found}) > 1:
         raise ValueError(f"frames must be of one size (width, height), got {sorted(sizes)}")
     return found
@@ -112,31 +103,37 @@ def check_fps(fps: Any) -> None:
         raise ValueError(f"fps must be a number above 0, got {fps!r}")
 
 
-def save(path: str | os.PathLike[str], images: Sequence[Image.Image], fps: float) -> Path:
-    """Write an animated WebP or GIF or an MP4, by the suffix; GIF and MP4 as diffusers does.
+def save(
+    path: str | os.PathLike[str], drawn: Image.Image | Sequence[Image.Image], fps: float
+) -> Path:
+    """Write a picture; or a video as animated WebP or GIF or as MP4, by the suffix.
 
     Raises:
-        ValueError: another suffix.
+        ValueError: another suffix, or fps that is no number above 0.
         ImportError: MP4 without imageio and imageio-ffmpeg; the message is the pip line.
     """
     suffix = Path(path).suffix.lower()
+    if isinstance(drawn, Image.Image):
+        if Image.registered_extensions().get(suffix) not in Image.SAVE:
+            raise ValueError(f"an image is saved as .png or the like, got {path}")
+        with written_beside(path) as beside:
+            drawn.save(beside)
+        return Path(path)
+    check_fps(fps)
     if suffix not in (".webp", ".gif", ".mp4"):
-        raise ValueError(f"a video is saved as .webp, .gif or .mp4, got {os.fspath(path)!r}")
+        raise ValueError(f"a video is saved as .webp, .gif or .mp4, got {path}")
     if suffix == ".mp4" and not (find_spec("imageio") and find_spec("imageio_ffmpeg")):
         raise ImportError(
             'MP4 needs imageio and imageio-ffmpeg: pip install "daam-diffusers[video]"; '
             ".webp and .gif need neither"
         )
-    # The writers go by the suffix, which the name beside `path` lacks.
-    with written_beside(path) as beside, TemporaryDirectory() as folder:
-        file = Path(folder) / f"video{suffix}"
-        if suffix == ".webp":
-            rest, duration = images[1:], round(1000 / fps)
-            images[0].save(file, save_all=True, append_images=rest, duration=duration, loop=0)
-        else:
-            from diffusers.utils import export_to_gif, export_to_video
+    with written_beside(path) as beside:
+        if suffix == ".mp4":
+            from diffusers.utils import export_to_video
 
-            export = export_to_gif if suffix == ".gif" else export_to_video
-            export(list(images), str(file), fps=fps)
-        shutil.copyfile(file, beside)
+            export_to_video(list(drawn), str(beside), fps=fps)
+        else:
+            first, *rest = drawn
+            duration = round(1000 / fps)  # milliseconds
+            first.save(beside, save_all=True, append_images=rest, duration=duration, loop=0)
     return Path(path)

@@ -19,16 +19,14 @@ from transformers import ProcessorMixin
 from daam_diffusers.errors import TraceWarning
 from daam_diffusers.families import Encoder
 from daam_diffusers.prompt import (
+    SEPARATOR,
     Prompt,
-    added_spans,
+    TokenSpan,
     place,
     token_spans,
     tokenize,
     warn_of_cut,
 )
-
-Spans = Sequence[tuple[int, int, int]]
-"""Ids of a text's tokens and the span of the text that each stands for."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +36,14 @@ class Reading:
     Attributes:
         component: the pipeline's attribute.
         ids: a row a text, (b, L).
-        valid: which of them are no padding, likewise; None if that was not said.
-        states: what the encoder returned first, (b, L, D).
+        valid: which of them are no padding, likewise; all of them if that was not said.
+        states: what the encoder returned first, (b, L, D); None if that is no such tensor.
     """
 
     component: str
-    ids: tuple[tuple[int, ...], ...]
-    valid: tuple[tuple[bool, ...], ...] | None
-    states: torch.Tensor | None = None
+    ids: list[list[int]]
+    valid: list[list[bool]]
+    states: torch.Tensor | None
 
 
 def placements(
@@ -69,14 +67,16 @@ def placements(
     Warns:
         TraceWarning: no encoder read all of the text, or none read any of it.
     """
-    starts: dict[str, int] = {}
+    starts: dict[str | None, int] = {}
     found: dict[str, Prompt] = {}
     total: dict[str, int] = {}
     followed = {one.after for one in encoders}
     ended = {one.after for one in encoders if one.component in followed}  # columns with an end
     present = [one for one in encoders if getattr(pipe, one.component, None) is not None]
     for encoder in present or encoders:
-        name, tokenizer = encoder.component, tokenizer_of(pipe, encoder)
+        name, tokenizer = encoder.component, getattr(pipe, encoder.tokenizer, None)
+        if isinstance(tokenizer, ProcessorMixin):  # of text and images
+            tokenizer = tokenizer.tokenizer
         read = [one for one in readings if one.component == name]
         if tokenizer is None or (encoder.has_template if not readings else not read):
             continue
@@ -84,7 +84,7 @@ def placements(
         convert = getattr(pipe, "maybe_convert_prompt", None)  # vectors of a textual inversion
         if convert is not None:
             convert = partial(convert, tokenizer=tokenizer)
-        start = starts.get(encoder.after, 0) if encoder.after is not None else 0
+        start = starts.get(encoder.after, 0)
         window = len(read[0].ids[0]) if read else int(tokenizer.model_max_length)
         starts[name] = start + window
         size = window if encoder.after in ended else columns - start
@@ -93,15 +93,7 @@ def placements(
             prompt, total[name] = _placed(own, tokenizer, convert, read, size, drop, encoder.suffix)
         else:  # only embeddings are there, or the encoder is called in a way that is not seen
             prompt = tokenize(own, tokenizer, size, convert=convert)
-        found[name] = replace(
-            prompt,
-            tokens=tuple(
-                replace(token, column=token.column + start, encoder=name) for token in prompt.tokens
-            ),
-            start=tuple(column + start for column in prompt.start),
-            end=tuple(column + start for column in prompt.end),
-            columns=columns,
-        )
+        found[name] = _moved(prompt, start, columns, name)
     whole = {name: one for name, one in found.items() if one.tokens and name in total}
     if whole and all(prompt.cut for prompt in whole.values()):
         name = max(whole, key=lambda name: len(whole[name].tokens))
@@ -113,17 +105,19 @@ def placements(
             TraceWarning,
             stacklevel=2,
         )
-    return found or {
-        encoders[0].component: Prompt(
-            "\n".join([*text]) if not isinstance(text, str) else text, (), columns
-        )
-    }
+    whole_text = text if isinstance(text, str) else SEPARATOR.join(text)
+    return found or {encoders[0].component: Prompt(whole_text, (), columns)}
 
 
-def tokenizer_of(pipe: Any, encoder: Encoder) -> Any:
-    """The tokenizer of a text encoder; None if the pipeline has none."""
-    found = getattr(pipe, encoder.tokenizer, None)
-    return found.tokenizer if isinstance(found, ProcessorMixin) else found  # of text and images
+def _moved(prompt: Prompt, by: int, columns: int, encoder: str) -> Prompt:
+    """A prompt that an encoder read, `by` columns later and among so many columns."""
+    return replace(
+        prompt,
+        tokens=tuple(replace(t, column=t.column + by, encoder=encoder) for t in prompt.tokens),
+        columns=columns,
+        start=tuple(column + by for column in prompt.start),
+        end=tuple(column + by for column in prompt.end),
+    )
 
 
 def merged(
@@ -139,31 +133,29 @@ def merged(
     Raises:
         ValueError: there is no such encoder; the message names those there are.
     """
-    known = {name: (prompt, at) for prompts, at in parts for name, prompt in prompts.items()}
+    known = {
+        name: _moved(prompt, at, columns, name)
+        for prompts, at in parts
+        for name, prompt in prompts.items()
+    }
     if encoder is not None and encoder not in known:
         raise ValueError(f"no text encoder {encoder!r} read the prompt; those that did: "
                          f"{', '.join(known)}")  # fmt: skip
-    text = (known[encoder] if encoder else next(iter(known.values())))[0].text
+    text = known[encoder or next(iter(known))].text
     chosen = [
-        (prompt, at)
-        for name, (prompt, at) in known.items()
-        if (name == encoder or encoder is None) and prompt.text == text
+        prompt for name, prompt in known.items() if encoder in (None, name) and prompt.text == text
     ]
-    tokens = {
-        (token.start, token.end, token.column + at): replace(token, column=token.column + at)
-        for prompt, at in reversed(chosen)
-        for token in prompt.tokens
-    }
+    tokens = {(t.start, t.end, t.column): t for prompt in reversed(chosen) for t in prompt.tokens}
     # An encoder that was given nothing of the text did not cut it.
-    lost = [set(prompt.cut) for prompt, _ in chosen if prompt.tokens]
+    lost = [set(prompt.cut) for prompt in chosen if prompt.tokens]
     return Prompt(
         text,
         tuple(tokens[key] for key in sorted(tokens)),
         columns,
-        tuple(word for word in chosen[0][0].cut if all(word in cut for cut in lost)),
-        added=tuple(sorted({span for prompt, _ in chosen for span in prompt.added})),
-        start=tuple(sorted({c + at for prompt, at in chosen for c in prompt.start})),
-        end=tuple(sorted({c + at for prompt, at in chosen for c in prompt.end})),
+        tuple(word for word in chosen[0].cut if all(word in cut for cut in lost)),
+        added=tuple(sorted({span for prompt in chosen for span in prompt.added})),
+        start=tuple(sorted({column for prompt in chosen for column in prompt.start})),
+        end=tuple(sorted({column for prompt in chosen for column in prompt.end})),
     )
 
 
@@ -179,38 +171,36 @@ def _placed(
     """The prompt, and how many tokens its text has."""
     added = getattr(tokenizer, "added_tokens_decoder", {}).items()
     special = {*tokenizer.all_special_ids, *(token for token, one in added if one.special)}
-    best: tuple[int, list[int]] = (0, [])
-    own: Spans = ()
-    row: tuple[int, ...] = ()
-    valid: tuple[bool, ...] | None = None
+    rows = [pair for one in readings for pair in zip(one.ids, one.valid, strict=True)]
+    row, valid = rows[0]
+    score, found = 0, range(1, 1)
+    own: Sequence[TokenSpan] = ()
     for spans in _variants(text, tokenizer, convert):
         own = own or spans
-        for reading in readings:
-            for number, ids in enumerate(reading.ids):
-                found = _find([token for token, _, _ in spans], ids, special)
-                if found[0] > best[0]:
-                    best, own, row = found, spans, ids
-                    valid = None if reading.valid is None else reading.valid[number]
-        if best[0] > len(spans):  # all of it
+        for ids, mask in rows:
+            match = _find([token for token, _, _ in spans], ids, special)
+            if match[0] > score:
+                (score, found), own, row, valid = match, spans, ids, mask
+        if score > len(spans):  # all of it
             break
-    row = row or readings[0].ids[0]
     column = _columns(len(row) - suffix, columns, valid, drop)
-    first, last = (best[1][0], best[1][-1]) if best[1] else (1, -1)
-    if valid is not None:  # padding next to the text is neither its start nor its end
-        column = {at: one for at, one in column.items() if valid[at]}
+    # Padding next to the text is neither its start nor its end, though the id may be the same.
+    special_column = {at: (one,) for at, one in column.items() if valid[at] and row[at] in special}
     prompt = place(
         text,
         own,
-        [column.get(position) for position in best[1]],
-        columns=columns,
-        start=_special(first - 1, row, special, column),
-        end=_special(last + 1, row, special, column) if best[1] else (),
-        added=added_spans(own, tokenizer),
+        [column.get(position) for position in found],
+        columns,
+        tokenizer,
+        start=special_column.get(found.start - 1, ()),
+        end=special_column.get(found.stop, ()) if found else (),
     )
     return prompt, sum(start < end for _, start, end in own)
 
 
-def _variants(text: str, tokenizer: Any, convert: Callable[[str], str] | None) -> Iterator[Spans]:
+def _variants(
+    text: str, tokenizer: Any, convert: Callable[[str], str] | None
+) -> Iterator[list[TokenSpan]]:
     """Ids with their spans in `text`, of the forms that pipelines give a text."""
     stripped = text.strip()
     lead = len(text) - len(text.lstrip())
@@ -221,14 +211,14 @@ def _variants(text: str, tokenizer: Any, convert: Callable[[str], str] | None) -
         yield [(token, max(0, start + at), max(0, end + at)) for token, start, end in spans]
 
 
-def _find(ids: Sequence[int], row: Sequence[int], special: set[int]) -> tuple[int, list[int]]:
-    """The best match of ids in a row: a score, and the position of each id that was found.
+def _find(ids: Sequence[int], row: Sequence[int], special: set[int]) -> tuple[int, range]:
+    """The best match of ids in a row: a score, and the positions of those that were found.
 
     A token next to a template may be merged with it, and the end of a text may be cut off. The
     last of equally good places is taken: templates come before the prompt. A whole match scores
     more than the ids' number, another one less.
     """
-    best: tuple[int, list[int]] = (0, [])
+    best = 0, range(0)
     for at in range(len(row)):
         skip = int(len(ids) > 1 and row[at] != ids[0])
         count = skip
@@ -248,23 +238,14 @@ def _find(ids: Sequence[int], row: Sequence[int], special: set[int]) -> tuple[in
         else:
             continue
         if score >= best[0]:
-            best = score, list(range(at, at + count))
+            best = score, range(at, at + count)
     return best
 
 
-def _columns(
-    window: int, columns: int, valid: tuple[bool, ...] | None, drop: int | None
-) -> dict[int, int]:
+def _columns(window: int, columns: int, valid: Sequence[bool], drop: int | None) -> dict[int, int]:
     """The column of each position of a text encoder's window that has one."""
-    if drop is None and columns != window and valid is not None and sum(valid) == columns:
+    if drop is None and columns != window and sum(valid) == columns:
         kept = [position for position in range(window) if valid[position]]
         return {position: column for column, position in enumerate(kept)}
     lead = max(0, window - columns) if drop is None else drop
     return {lead + column: column for column in range(min(columns, window - lead))}
-
-
-def _special(
-    position: int, ids: Sequence[int], special: set[int], column: Mapping[int, int]
-) -> tuple[int, ...]:
-    is_special = 0 <= position < len(ids) and ids[position] in special
-    return (column[position],) if is_special and position in column else ()

@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.metadata import version
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,26 +20,8 @@ from daam_diffusers.encoders import Reading
 from daam_diffusers.errors import TraceError
 from daam_diffusers.processor import NO_PICKLE
 
-
-class Listener(Protocol):
-    """What hears of a pipeline's doings."""
-
-    def began(self, arguments: Mapping[str, Any]) -> None:
-        """The pipeline was called."""
-
-    def ended(self, output: Any) -> None:
-        """Its call returned, or raised, then `output` is None."""
-
-    def counts_steps(self) -> None:
-        """It made a progress bar."""
-
-    def advanced(self) -> None:
-        """A step is done."""
-
-    def encoded(
-        self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
-    ) -> None:
-        """A prompt was encoded."""
+if TYPE_CHECKING:
+    from daam_diffusers.watch import Watch
 
 
 class Weak:
@@ -71,9 +53,9 @@ class Weak:
 
 @contextmanager
 def observed(
-    pipe: Any, components: Sequence[str], listener: Listener, readings: list[Reading]
+    pipe: Any, components: Sequence[str], listener: Watch, readings: list[Reading]
 ) -> Iterator[None]:
-    """Let a listener hear of a pipeline's calls, steps and prompts.
+    """Tell a listener of a pipeline's calls, steps and prompts.
 
     Args:
         pipe: the pipeline.
@@ -109,24 +91,17 @@ def _reader(
         if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
             return
         if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
-            mask = None
+            mask = torch.ones_like(ids)
         values = (output,) if isinstance(output, torch.Tensor) else tuple(output[:2])
-        states = [v for v in values if isinstance(v, torch.Tensor) and v.ndim == 3]
-        readings.append(
-            Reading(
-                name,
-                tuple(tuple(row) for row in ids.tolist()),
-                None if mask is None else tuple(tuple(map(bool, row)) for row in mask.tolist()),
-                states[0] if states else None,
-            )
-        )
+        states = (v for v in values if isinstance(v, torch.Tensor) and v.ndim == 3)
+        readings.append(Reading(name, ids.tolist(), mask.bool().tolist(), next(states, None)))
 
     return hook
 
 
 @contextmanager
 def _observed_encode_prompt(
-    pipe: Any, readings: list[Reading], ear: weakref.ref[Listener]
+    pipe: Any, readings: list[Reading], ear: weakref.ref[Watch]
 ) -> Iterator[None]:
     """The method is replaced on the instance by itself plus the listener, and put back after."""
     original = pipe.encode_prompt
@@ -149,16 +124,13 @@ def _observed_encode_prompt(
         yield
     finally:
         if pipe.__dict__.get("encode_prompt") is encode_prompt:
-            if before is None:
-                del pipe.__dict__["encode_prompt"]
-            else:
+            del pipe.__dict__["encode_prompt"]
+            if before is not None:
                 pipe.encode_prompt = before
 
 
 @contextmanager
-def _observed_calls(
-    pipe: Any, readings: list[Reading], ear: weakref.ref[Listener]
-) -> Iterator[None]:
+def _observed_calls(pipe: Any, readings: list[Reading], ear: weakref.ref[Watch]) -> Iterator[None]:
     """The instance's class is replaced by a subclass that listens, and put back after.
 
     Python looks `pipe(...)` up on the class, so this is the one place where a single pipeline's
@@ -168,7 +140,7 @@ def _observed_calls(
     signature = inspect.signature(cls.__call__)
     owner: list[weakref.ref[Any]] = [weakref.ref(pipe)]
 
-    def listening(instance: Any) -> Listener | None:
+    def listening(instance: Any) -> Watch | None:
         return ear() if owner and owner[0]() is instance else None
 
     class Traced(cls):  # type: ignore[misc, valid-type]
@@ -288,10 +260,10 @@ def output_size(output: Any) -> tuple[int | None, int, int] | None:
     if pictures is None or len(pictures) == 0:
         return None
     first = pictures[0]
-    if isinstance(first, Image.Image):
-        return None, first.height, first.width
-    if isinstance(first, list) and first and isinstance(first[0], Image.Image):
-        return len(first), first[0].height, first[0].width
+    frames = len(first) if isinstance(first, list) else None
+    picture = first[0] if frames else first
+    if isinstance(picture, Image.Image):
+        return frames, picture.height, picture.width
     shape = tuple(first.shape)
     if isinstance(first, np.ndarray) and shape[-1] in (1, 3, 4):
         return (shape[0] if len(shape) == 4 else None), shape[-3], shape[-2]
@@ -312,17 +284,11 @@ def expected_size(
         latents: of one sample.
     """
     size = tuple(latents.shape[-2:])
-    spatial = _first_attribute(
-        pipe,
-        "vae_scale_factor_spatial",
-        "vae_spatial_compression_ratio",
-        "vae_spatial_scale_factor",
-        "vae_scale_factor",
-    )
+    spatial = _scale(pipe, "spatial", getattr(pipe, "vae_scale_factor", 1))
     if latents.ndim == 2:  # packed, (N, C): the processor's scale is that of a cell
         processor = getattr(pipe, "image_processor", getattr(pipe, "video_processor", None))
         size, spatial = grid[1:], int(processor.config.vae_scale_factor) if processor else spatial
-    frames = arguments.get("num_frames") or (grid[0] - 1) * _temporal(pipe) + 1
+    frames = arguments.get("num_frames") or (grid[0] - 1) * _scale(pipe, "temporal") + 1
     return (
         int(frames) if grid[0] > 1 or "num_frames" in arguments else None,
         int(arguments.get("height") or size[0] * spatial),
@@ -343,7 +309,7 @@ def foreign_frames(
         cells: frames of the denoiser's cells.
     """
     frames = frames or int(arguments.get("video_length") or 1)
-    own = (frames - 1) // _temporal(pipe) + 1
+    own = (frames - 1) // _scale(pipe, "temporal") + 1
     patch = getattr(getattr(denoiser, "config", None), "patch_size_t", None) or 1
     if cells == -(-own // patch):
         return None
@@ -353,18 +319,11 @@ def foreign_frames(
     )
 
 
-def _temporal(pipe: Any) -> int:
-    return _first_attribute(
-        pipe,
-        "vae_scale_factor_temporal",
-        "vae_temporal_compression_ratio",
-        "vae_temporal_scale_factor",
-    )
-
-
-def _first_attribute(pipe: Any, *names: str) -> int:
-    found = (getattr(pipe, name, None) for name in names)
-    return next((int(value) for value in found if isinstance(value, int)), 1)
+def _scale(pipe: Any, axis: str, default: int = 1) -> int:
+    """Rows, or frames, of the picture to one of the latents, under the names that hosts use."""
+    kinds = ("scale_factor_{}", "{}_compression_ratio", "{}_scale_factor")
+    found = (getattr(pipe, f"vae_{kind.format(axis)}", None) for kind in kinds)
+    return next((value for value in found if isinstance(value, int)), default)
 
 
 def provenance(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -379,7 +338,10 @@ def provenance(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> 
         "denoiser": type(denoiser).__name__,
         "scheduler": type(getattr(pipe, "scheduler", None)).__name__,
         "dtype": str(getattr(denoiser, "dtype", "unknown")).removeprefix("torch."),
-        "guidance_scale": str(_guidance(pipe, arguments)),
+        # The default also where the property reads what only a call of the pipeline sets.
+        "guidance_scale": str(
+            getattr(pipe, "guidance_scale", arguments.get("guidance_scale", "unknown"))
+        ),
         **({"negative_prompt": str(negative)} if negative else {}),
         **({"seed": ", ".join(seeds)} if seeds else {}),
         **{name: version(name) for name in ("daam-diffusers", "diffusers", "transformers")},
@@ -394,10 +356,3 @@ def schedule(pipe: Any) -> tuple[int, int, int]:
     total = 0 if timesteps is None else len(timesteps)
     steps = getattr(scheduler, "num_inference_steps", None) or total
     return order, total, max(0, total - steps * order)
-
-
-def _guidance(pipe: Any, arguments: Mapping[str, Any]) -> Any:
-    try:
-        return getattr(pipe, "guidance_scale", arguments.get("guidance_scale", "unknown"))
-    except AttributeError:  # the property reads what a call of the pipeline sets
-        return "unknown"

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any
 
 from daam_diffusers.errors import TraceError, TraceWarning, UnknownPromptError
@@ -20,8 +21,6 @@ from daam_diffusers.words import Span, closest_spans, word_spans
 TokenSpan = tuple[int, int, int]  # id, start, end
 
 SEPARATOR = "\n"  # between the windows of a prompt that is given window by window
-_LISTED = 20  # words that an error lists
-_CUT = 5  # words that a warning lists
 
 
 @dataclass(frozen=True)
@@ -135,9 +134,7 @@ class Prompt:
         folded = {word.casefold(): word for word in reversed(listed)}
         close = difflib.get_close_matches(text.casefold(), folded, n=1)
         hint = f". Did you mean {folded[close[0]]!r}?" if close else ""
-        raise KeyError(
-            f"{text!r} is not in the prompt; its words are: {_listed(listed, _LISTED)}{hint}"
-        )
+        raise KeyError(f"{text!r} is not in the prompt; its words are: {_listed(listed, 20)}{hint}")
 
     def _word(self, start: int, end: int) -> Word:
         columns = [t.column for t in self.tokens if t.start < end and start < t.end]
@@ -175,19 +172,20 @@ def tokenize(
         ValueError: there are not as many texts as windows.
     """
     texts = [text] if isinstance(text, str) else list(text)
-    parts = [token_spans(each, tokenizer, convert) for each in texts]
+    parts: list[list[TokenSpan]] = []
+    offset = 0
+    for each in texts:
+        spans = token_spans(each, tokenizer, convert)
+        parts.append([(token, start + offset, end + offset) for token, start, end in spans])
+        offset += len(each) + len(SEPARATOR)
     window = min(int(tokenizer.model_max_length), 1_000_000)
     windows = [range(columns)] if columns <= window else _windows(window, columns)
     if texts != [text] and len(texts) != len(windows):
         raise ValueError(
             f"text embeddings of {columns} columns hold {len(windows)} window(s) of "
             f"{min(window, columns)}, so prompt must be a list of {len(windows)} text(s), one a "
-            f"window; got {len(texts)}: {_listed(texts, _CUT)}"
+            f"window; got {len(texts)}: {_listed(texts)}"
         )
-    offset = 0
-    for i, each in enumerate(texts):
-        parts[i] = [(token, start + offset, end + offset) for token, start, end in parts[i]]
-        offset += len(each) + len(SEPARATOR)
     if len(windows) == 1:
         read = convert(texts[0]) if convert else texts[0]
         slots, start, end = _own_layout(read, tokenizer, columns)
@@ -196,8 +194,7 @@ def tokenize(
             parts = _guessed(texts[0], parts[0], len(windows), len(windows[0]))
         slots, start, end = _layout(windows, [len(part) for part in parts], columns)
     spans = [span for part in parts for span in part]
-    added = added_spans(spans, tokenizer)
-    prompt = place(SEPARATOR.join(texts), spans, slots, columns, start, end, added)
+    prompt = place(SEPARATOR.join(texts), spans, slots, columns, tokenizer, start, end)
     warn_of_cut(prompt.cut, len(spans), len(prompt.tokens))
     return prompt
 
@@ -299,9 +296,9 @@ def place(
     spans: Sequence[TokenSpan],
     slots: Sequence[int | None],
     columns: int,
-    start: tuple[int, ...] = (),
-    end: tuple[int, ...] = (),
-    added: tuple[Span, ...] = (),
+    tokenizer: Any,
+    start: tuple[int, ...],
+    end: tuple[int, ...],
 ) -> Prompt:
     """A prompt whose tokens stand in known columns; see `Prompt` for what is not named.
 
@@ -310,11 +307,12 @@ def place(
         spans: its tokens, from `token_spans`.
         slots: the column of each, None for one that the text encoder did not read; tokens beyond
             the end of `slots` were not read.
+        tokenizer: the one that `spans` are from.
     """
+    added = added_spans(spans, tokenizer)
     tokens: list[Token] = []
     lost: list[Span] = []
-    for index, (_, first, last) in enumerate(spans):
-        column = slots[index] if index < len(slots) else None
+    for (_, first, last), column in zip_longest(spans, slots[: len(spans)]):
         if first == last:
             continue
         if column is None:
@@ -329,18 +327,18 @@ def place(
     return Prompt(text, tuple(tokens), columns, cut, start, end, added)
 
 
-def warn_of_cut(cut: Sequence[str], tokens: int, read: int, *, stacklevel: int = 3) -> None:
+def warn_of_cut(cut: Sequence[str], tokens: int, read: int) -> None:
     """Warn of words that a text encoder never saw; name the first few and count the others."""
     if cut:
         warnings.warn(
             f"the prompt has {tokens} tokens and the text encoder read {read} of them; it never "
-            f"saw: {_listed(cut, _CUT)}",
+            f"saw: {_listed(cut)}",
             TraceWarning,
-            stacklevel=stacklevel,
+            stacklevel=3,
         )
 
 
-def _listed(words: Sequence[object], limit: int) -> str:
+def _listed(words: Sequence[object], limit: int = 5) -> str:
     """The first `limit` of some words, each cut at 40 characters, and how many more there are."""
     shown = [text if len(text) <= 40 else f"{text[:39]}…" for text in map(repr, words[:limit])]
     more = f" and {len(words) - limit} more" if len(words) > limit else ""

@@ -70,10 +70,8 @@ def _plain_spans(text: str) -> Iterator[Span]:
 def closest_spans(text: str, query: str, whole: Sequence[Span] = ()) -> list[Span]:
     """The spans of `text` that are `query`, of the closest kind that there is.
 
-    Words exactly as written come before words in other letters ("A" for "a"), and both before
-    parts of words ("red" in "red-haired", "dog" in "dog's"); only the amount of white space never
-    matters. A kind is not mixed with another, so that a word's occurrences are what a reader
-    counts.
+    The kinds are those of `Prompt.find`. One is not mixed with another, so that a word's
+    occurrences are what a reader counts.
 
     Args:
         text: any text.

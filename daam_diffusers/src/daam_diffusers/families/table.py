@@ -10,13 +10,15 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 from torch import nn
 from torch.utils.weak import WeakIdKeyDictionary
 
 from daam_diffusers.errors import TraceError
+
+T = TypeVar("T")
 
 Grid = tuple[int, int, int]
 """Frames, rows and columns of cells; an image has one frame."""
@@ -72,8 +74,8 @@ class Call:
         return self.arguments[name]
 
     def config(self, name: str) -> Any:
-        """An entry of the denoiser's configuration."""
-        return self.denoiser.config[name]  # type: ignore[index]
+        """An entry of the denoiser's configuration; None if it has no such entry."""
+        return self.denoiser.config.get(name)  # type: ignore[operator, union-attr]
 
     def text(self, name: str) -> Any:
         """A text argument; of a tensor (B, 1, K, D) without the axis that is one."""
@@ -127,19 +129,13 @@ class Text:
     encoders: tuple[Encoder, ...] = (Encoder(),)
 
 
-def every_layer(_layer: LayerInfo) -> bool:
-    """Choose all layers."""
-    return True
-
-
 def patches(argument: str = "hidden_states") -> Callable[[Call], Grid]:
     """A grid read off latents (B, C, [F,] H, W) and the configured size of a patch."""
 
     def grid(call: Call) -> Grid:
-        config: Mapping[str, Any] = call.denoiser.config  # type: ignore[assignment]
-        size = config.get("patch_size") or 1
+        size = call.config("patch_size") or 1
         time, height, width = (1, size, size) if isinstance(size, int) else tuple(size)[-3:]
-        time = config.get("patch_size_t") or time
+        time = call.config("patch_size_t") or time
         shape = call[argument].shape
         frames = shape[-3] // time if len(shape) == 5 else 1
         return frames, shape[-2] // height, shape[-1] // width
@@ -160,12 +156,12 @@ def pixels_first(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
 _REMEMBERED: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
-def remembered(tensor: torch.Tensor, read: Callable[[torch.Tensor], Any]) -> Any:
+def remembered(tensor: torch.Tensor, read: Callable[[torch.Tensor], T]) -> T:
     """What is read off a tensor, once: pipelines pass the same positions and masks at every step.
 
     Reading waits for the device, so doing it at each step would cost time on a GPU.
     """
-    known = _REMEMBERED.setdefault(tensor, {})  # type: ignore[no-untyped-call]
+    known: dict[Any, T] = _REMEMBERED.setdefault(tensor, {})  # type: ignore[no-untyped-call]
     if read not in known:
         known[read] = read(tensor)
     return known[read]
@@ -221,7 +217,7 @@ class Family:
     halvings: Callable[[nn.Module, str], int] | None = None
     skips: tuple[str, ...] = ()
     conditional_first: bool = False
-    default_layers: Callable[[LayerInfo], bool] = every_layer
+    default_layers: Callable[[LayerInfo], bool] = lambda _layer: True
     default: str = "all"
     guidance: str = "one batch, negative first"
     notes: str = ""
@@ -239,6 +235,9 @@ class Family:
         }
 
 
+SEPARATE = "separate calls, the prompt first"
+"""The `guidance` of many families."""
+
 FAMILIES: dict[str, Family] = {}
 """The table, by the denoiser's class name. Add to it with `register_family`."""
 
@@ -252,26 +251,23 @@ def register_family(family: Family) -> Family:
     """
     if not isinstance(family, Family):
         raise TypeError(f"register_family takes a Family, got {type(family).__name__}")
+    name = family.denoiser
     for pattern, kind in family.layers.items():
         try:
             re.compile(pattern)
         except re.error as error:
-            raise ValueError(
-                f"{family.denoiser}: {pattern!r} is no regular expression: {error}"
-            ) from error
-        if kind not in ("cross", "added", "joint"):
-            raise ValueError(
-                f'{family.denoiser}: a layer is "cross", "added" or "joint", got {kind!r}'
-            )
+            raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
+        if kind not in get_args(Kind):
+            raise ValueError(f'{name}: a layer is "cross", "added" or "joint", got {kind!r}')
     for text in family.text:
         known = {encoder.component for encoder in text.encoders}
         for encoder in text.encoders:
             if encoder.after is not None and encoder.after not in known:
                 raise ValueError(
-                    f"{family.denoiser}: {encoder.component} comes after {encoder.after!r}, which "
-                    f"is none of {text.argument}'s encoders: {', '.join(sorted(known))}"
+                    f"{name}: {encoder.component} comes after {encoder.after!r}, which is none of "
+                    f"{text.argument}'s encoders: {', '.join(sorted(known))}"
                 )
-    FAMILIES[family.denoiser] = family
+    FAMILIES[name] = family
     return family
 
 

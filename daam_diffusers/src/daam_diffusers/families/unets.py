@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 from torch import nn
 
-from daam_diffusers.families.table import Call, Encoder, Family, Grid, LayerInfo, Segments, Text
+from daam_diffusers.families.table import Call, Encoder, Family, LayerInfo, Segments, Text, patches
 
 _TWO_ENCODERS = (Encoder(), Encoder("text_encoder_2", "tokenizer_2", "prompt_2"))
-
-
-def _sample(call: Call) -> Grid:
-    shape = call["sample"].shape  # (B, C, H, W), of a video (B, C, F, H, W)
-    return (shape[2] if len(shape) == 5 else 1), shape[-2], shape[-1]
 
 
 def _context(call: Call, lengths: Sequence[int]) -> Segments:
@@ -27,7 +23,7 @@ def _with_image(call: Call, lengths: Sequence[int]) -> Segments:
     return (("text", lengths[0]), ("image", 64 + int(call.config("in_channels"))))
 
 
-def halvings(unet: nn.Module, path: str) -> int:
+def _halvings(unet: nn.Module, path: str) -> int:
     """How often a UNet halved its latents above a module: from its blocks, never from a count."""
     kind, _, rest = path.partition("_block")
     down = [getattr(block, "downsamplers", None) for block in unet.down_blocks]  # type: ignore[union-attr]
@@ -55,10 +51,19 @@ def _reference(layer: LayerInfo) -> bool:
 _BLOCK = r"(down|mid|up)_block[^.]*(\.\d+)?"
 _CROSS = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
 _ADDED = rf"{_BLOCK}\.attentions\.\d+"
-_DEFAULT = "down and up blocks, without factor 8"
+
+_unet = functools.partial(
+    Family,
+    layers={_CROSS: "cross"},
+    grid=patches("sample"),
+    latents="sample",
+    halvings=_halvings,
+    default_layers=_reference,
+    default="down and up blocks, without factor 8",
+)
 
 FAMILIES = (
-    Family(
+    _unet(
         denoiser="UNet2DConditionModel",
         name="Stable Diffusion 1, 2, XL; Kolors; DeepFloyd IF; Kandinsky 2.1; Latent Diffusion",
         pipelines=(
@@ -70,65 +75,38 @@ FAMILIES = (
             "LDMTextToImagePipeline",
         ),
         layers={_CROSS: "cross", _ADDED: "added"},
-        grid=_sample,
         context=_context,
         text=(Text(encoders=(*_TWO_ENCODERS, Encoder("bert"))),),
-        latents="sample",
-        halvings=halvings,
-        default_layers=_reference,
-        default=_DEFAULT,
         guidance="one batch, negative first; InstructPix2Pix in three parts, the prompt first",
         notes="DeepFloyd IF's layers attend to text and pixels at once.",
     ),
-    Family(
+    _unet(
         denoiser="UNetMotionModel",
         name="AnimateDiff",
         pipelines=("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"),
-        layers={_CROSS: "cross"},
-        grid=_sample,
         text=(Text(encoders=_TWO_ENCODERS),),
-        latents="sample",
-        halvings=halvings,
-        default_layers=_reference,
-        default=_DEFAULT,
         notes="Frames lie in the batch. Motion modules attend over time and read no text.",
     ),
-    Family(
+    _unet(
         denoiser="UNet3DConditionModel",
         name="ModelScope text-to-video",
         pipelines=("TextToVideoSDPipeline",),
-        layers={_CROSS: "cross"},
-        grid=_sample,
-        latents="sample",
-        halvings=halvings,
-        default_layers=_reference,
-        default=_DEFAULT,
         notes="Frames lie in the batch.",
     ),
-    Family(
+    _unet(
         denoiser="I2VGenXLUNet",
         name="I2VGen-XL",
         pipelines=("I2VGenXLPipeline",),
-        layers={_CROSS: "cross"},
-        grid=_sample,
         context=_with_image,
-        latents="sample",
-        halvings=halvings,
-        default_layers=_reference,
-        default=_DEFAULT,
         notes="Frames lie in the batch. Keys are the text and the first frame.",
     ),
-    Family(
+    _unet(
         denoiser="Kandinsky3UNet",
         name="Kandinsky 3",
         pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
         # The first attention of each block is self-attention, whatever its class says.
         layers={r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention": "cross"},
-        grid=_sample,
         text=(Text(encoders=(Encoder(drop=0),)),),  # padding is cut off after encoding
-        latents="sample",
         halvings=_kandinsky3_halvings,
-        default_layers=_reference,
-        default=_DEFAULT,
     ),
 )

@@ -8,6 +8,7 @@ import torch
 
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families.table import (
+    SEPARATE,
     Call,
     Encoder,
     Family,
@@ -15,7 +16,6 @@ from daam_diffusers.families.table import (
     Segments,
     Text,
     cells,
-    patches,
     pixels_first,
     read_lengths,
     remembered,
@@ -24,7 +24,6 @@ from daam_diffusers.families.table import (
 _ATTN1 = r"transformer_blocks\.\d+\.attn1"
 _ATTN2 = r"transformer_blocks\.\d+\.attn2"
 _WAN = r"blocks\.\d+\.attn2"
-_SEPARATE = "separate calls, the prompt first"
 _WAN_WINDOW = 512  # WanAttnProcessor splits image and text embeddings there, whatever they are
 
 
@@ -47,13 +46,8 @@ def _read_coordinates(coordinates: torch.Tensor) -> Grid:
 
 def _ltx(call: Call) -> Grid:
     if call.arguments.get("num_frames") is None:
-        grid: Grid = remembered(call["video_coords"], _read_coordinates)
-        return grid
+        return remembered(call["video_coords"], _read_coordinates)
     return int(call["num_frames"]), int(call["height"]), int(call["width"])
-
-
-def _ltx_conditions(call: Call, grid: Grid) -> int:
-    return int(call["hidden_states"].shape[1]) - cells(grid)
 
 
 def _kandinsky(call: Call) -> Grid:
@@ -74,7 +68,7 @@ def _frames_before_channels(call: Call) -> Grid:
 
 def _valid_text_last(call: Call, grid: Grid, lengths: Sequence[int]) -> list[Segments]:
     """Pixels, then those of each sample's text embeddings that are no padding."""
-    valid: list[int] = remembered(call["encoder_attention_mask"], read_lengths)
+    valid = remembered(call["encoder_attention_mask"], read_lengths)
     return [(("pixels", cells(grid)), ("text", text)) for text in valid]
 
 
@@ -82,8 +76,8 @@ def _valid_text_first_of_rest(call: Call, grid: Grid, lengths: Sequence[int]) ->
     """Pixels, what is valid of image, quoted text and text, then all that is not."""
     image = call["image_embeds"].shape[1]
     own = image if remembered(call["image_embeds"], _any) else 0
-    quoted: list[int] = remembered(call["encoder_attention_mask_2"], read_lengths)
-    valid: list[int] = remembered(call["encoder_attention_mask"], read_lengths)
+    quoted = remembered(call["encoder_attention_mask_2"], read_lengths)
+    valid = remembered(call["encoder_attention_mask"], read_lengths)
     rest = image + call["encoder_hidden_states_2"].shape[1] + lengths[0]
     return [
         (
@@ -108,7 +102,7 @@ FAMILIES = (
         pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
         layers={_WAN: "cross"},
         context=_wan_context,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Wan 2.2 has two transformers, one for the first steps; both are traced.",
     ),
     Family(
@@ -116,7 +110,7 @@ FAMILIES = (
         name="Wan VACE",
         pipelines=("WanVACEPipeline",),
         layers={rf"(vace_)?{_WAN}": "cross"},
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Reference images cannot be traced: they are frames in front of the video's.",
     ),
     Family(
@@ -125,7 +119,7 @@ FAMILIES = (
         pipelines=("SkyReelsV2Pipeline",),
         layers={_WAN: "cross"},
         context=_wan_context,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
     ),
     Family(
         denoiser="LTXVideoTransformer3DModel",
@@ -133,7 +127,7 @@ FAMILIES = (
         pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
         layers={_ATTN2: "cross"},
         grid=_ltx,
-        before=_ltx_conditions,
+        before=lambda call, grid: call["hidden_states"].shape[1] - cells(grid),  # conditions
     ),
     Family(
         denoiser="CogVideoXTransformer3DModel",
@@ -147,7 +141,6 @@ FAMILIES = (
         name="HunyuanVideo",
         pipelines=("HunyuanVideoPipeline",),
         layers={r"(single_)?transformer_blocks\.\d+\.attn": "joint"},
-        grid=patches(),
         sequence=pixels_first,
         guidance="embedded: one call; true guidance in separate calls, the prompt first",
         notes="Words are Llama's; the refiner of its tokens mixes them before the first layer.",
@@ -158,7 +151,7 @@ FAMILIES = (
         pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
         layers={r"transformer_blocks\.\d+\.attn": "joint"},
         sequence=_valid_text_first_of_rest,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Words are Qwen's, mixed by a refiner; ByT5's columns of quoted text are left out.",
     ),
     Family(
@@ -174,7 +167,7 @@ FAMILIES = (
         name="Cosmos 1, Cosmos Predict 2",
         pipelines=("CosmosTextToWorldPipeline", "Cosmos2TextToImagePipeline"),
         layers={_ATTN2: "cross"},
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
     ),
     Family(
         denoiser="SanaVideoTransformer3DModel",
@@ -189,7 +182,7 @@ FAMILIES = (
         pipelines=("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
         layers={r"visual_transformer_blocks\.\d+\.cross_attention": "cross"},
         grid=_kandinsky,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Words are Qwen's, mixed by text blocks. Sparse attention is refused.",
     ),
     Family(

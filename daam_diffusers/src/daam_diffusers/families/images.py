@@ -1,15 +1,15 @@
-"""Rows of the table for image transformers whose layers attend over text and pixels at once."""
+"""Rows of the table for transformers that draw images."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families.table import (
+    SEPARATE,
     Call,
     Encoder,
     Family,
@@ -18,15 +18,23 @@ from daam_diffusers.families.table import (
     Text,
     cells,
     pixels_first,
+    read_lengths,
     remembered,
 )
 
 _DOUBLE = r"transformer_blocks\.\d+\.attn"
 _SINGLE = r"single_transformer_blocks\.\d+\.attn"
-_T5 = (Text(encoders=(Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),)),)
+_ATTN1 = r"transformer_blocks\.\d+\.attn1"
+_ATTN2 = r"transformer_blocks\.\d+\.attn2"
+_SECOND = Encoder("text_encoder_2", "tokenizer_2", "prompt_2")
+_THIRD = Encoder("text_encoder_3", "tokenizer_3", "prompt_3", after="text_encoder")
 _TEMPLATE = (Text(encoders=(Encoder(has_template=True),)),)
 _QWEN = (Text(encoders=(Encoder(drop="prompt_template_encode_start_idx", has_template=True),)),)
-_SEPARATE = "separate calls, the prompt first"
+_BINNED = (
+    "A size between the resolution bins is drawn in the nearest bin and cropped. At two edges maps "
+    "then are off by up to 3.4% of the picture (7.2% beyond 2:1), with "
+    "use_resolution_binning=False not at all."
+)
 _EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
 
 
@@ -43,8 +51,7 @@ def _ids(call: Call) -> Grid:
             "FLUX.2 with a cache of its reference images' keys attends in pieces that are not "
             "looked at; trace Flux2KleinPipeline, which has no such cache."
         )
-    grid: Grid = remembered(call["img_ids"], _read_ids)
-    return grid
+    return remembered(call["img_ids"], _read_ids)
 
 
 def _with_references(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
@@ -59,14 +66,8 @@ def _read_last(positions: torch.Tensor) -> Grid:
     return 1, int(row) + 1, int(column) + 1
 
 
-def _positions(call: Call) -> Grid:
-    grid: Grid = remembered(call["position_ids"], _read_last)
-    return grid
-
-
 def _img_shapes(call: Call) -> Grid:
-    config: Mapping[str, Any] = call.denoiser.config  # type: ignore[assignment]
-    if config.get("use_layer3d_rope"):
+    if call.config("use_layer3d_rope"):
         raise TraceError(
             "Qwen-Image-Layered draws several pictures in one sequence, of which each would need "
             "maps of its own: it cannot be traced."
@@ -89,8 +90,37 @@ def _hidream(call: Call, grid: Grid, lengths: Sequence[int]) -> Segments:
     return (("pixels", own), ("padding", padded - own), ("text", lengths[0]), ("llama", llama))
 
 
-def _nucleus_context(call: Call, lengths: Sequence[int]) -> Segments:
-    return (("image", call["hidden_states"].shape[1]), ("text", lengths[0]))
+def _own_text_first(call: Call, grid: Grid, lengths: Sequence[int]) -> list[Segments]:
+    """Each sample's own text, its pixels right after it, padding to the longest."""
+    valid = remembered(call["encoder_attention_mask"], read_lengths)
+    own = cells(grid)
+    return [(("text", text), ("pixels", own), ("padding", max(valid) - text)) for text in valid]
+
+
+def _zimage_grid(call: Call) -> Grid:
+    image = call["x"][0]
+    if not isinstance(image, torch.Tensor):
+        raise TraceError(
+            "this Z-Image pipeline draws from several images at once, and where its text and "
+            "pixels lie is not known; ZImagePipeline can be traced."
+        )
+    size, time = call.arguments.get("patch_size", 2), call.arguments.get("f_patch_size", 1)
+    return image.shape[1] // time, image.shape[2] // size, image.shape[3] // size
+
+
+def _padded_pixels_first(call: Call, grid: Grid, lengths: Sequence[int]) -> list[Segments]:
+    """Pixels, then text, either padded to a multiple of 32; the batch padded to the longest."""
+    own = cells(grid)
+    texts = [-(-text // 32) * 32 for text in lengths]
+    return [
+        (
+            ("pixels", own),
+            ("padding", -own % 32),
+            ("text", text),
+            ("text padding", max(texts) - text),
+        )
+        for text in lengths
+    ]
 
 
 def _pipelines(name: str, kinds: str) -> tuple[str, ...]:
@@ -110,7 +140,7 @@ FAMILIES = (
             " Img2Img Inpaint Kontext KontextInpaint Fill Control ControlImg2Img ControlInpaint"
             " ControlNet ControlNetImg2Img ControlNetInpaint",
         ),
-        text=_T5,
+        text=(Text(encoders=(_SECOND,)),),
         guidance=_EMBEDDED,
         notes="Words are those of T5; CLIP gives one vector for the whole prompt.",
     ),
@@ -130,15 +160,7 @@ FAMILIES = (
         ),
         layers={_DOUBLE: "joint"},
         sequence=pixels_first,
-        text=(
-            Text(
-                encoders=(
-                    Encoder(),
-                    Encoder("text_encoder_2", "tokenizer_2", "prompt_2"),
-                    Encoder("text_encoder_3", "tokenizer_3", "prompt_3", after="text_encoder"),
-                )
-            ),
-        ),
+        text=(Text(encoders=(Encoder(), _SECOND, _THIRD)),),
         skips=("skip_layers",),
         notes="Both CLIPs share columns, T5 has its own. Calls that skip layers do not count.",
     ),
@@ -146,7 +168,7 @@ FAMILIES = (
         denoiser="ChromaTransformer2DModel",
         name="Chroma",
         pipelines=_pipelines("Chroma", " Img2Img Inpaint"),
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
     ),
     Family(
         denoiser="AuraFlowTransformer2DModel",
@@ -166,7 +188,7 @@ FAMILIES = (
         grid=_img_shapes,
         sequence=_with_references,
         text=_QWEN,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Qwen-Image-Layered is refused: it draws several pictures in one sequence.",
     ),
     Family(
@@ -187,7 +209,7 @@ FAMILIES = (
         name="LongCat-Image",
         pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
         text=(Text(encoders=(Encoder(suffix=5),)),),
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Words are those of the prompt as LongCat rewrites it, if it does.",
     ),
     _flux_like(
@@ -195,7 +217,7 @@ FAMILIES = (
         name="Ovis-Image",
         pipelines=("OvisImagePipeline",),
         text=(Text(encoders=(Encoder(drop="user_prompt_begin_id", has_template=True),)),),
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
     ),
     _flux_like(denoiser="BriaTransformer2DModel", name="Bria 3.2", pipelines=("BriaPipeline",)),
     _flux_like(
@@ -215,18 +237,86 @@ FAMILIES = (
         pipelines=("NucleusMoEImagePipeline",),
         layers={_DOUBLE: "cross"},
         grid=_img_shapes,
-        context=_nucleus_context,
+        context=lambda call, text: (("image", call["hidden_states"].shape[1]), ("text", text[0])),
         text=(Text(encoders=(Encoder(tokenizer="processor", has_template=True),)),),
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
     ),
     Family(
         denoiser="Krea2Transformer2DModel",
         name="Krea 2",
         pipelines=("Krea2Pipeline",),
         layers={_DOUBLE: "joint"},
-        grid=_positions,
+        grid=lambda call: remembered(call["position_ids"], _read_last),
         text=_QWEN,
-        guidance=_SEPARATE,
+        guidance=SEPARATE,
         notes="Tokens are mixed before the first layer that is looked at.",
+    ),
+    Family(
+        denoiser="PixArtTransformer2DModel",
+        name="PixArt-α, PixArt-Σ",
+        pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
+        layers={_ATTN2: "cross"},
+        notes=_BINNED,
+    ),
+    Family(
+        denoiser="SanaTransformer2DModel",
+        name="Sana, Sana Sprint",
+        pipelines=("SanaPipeline", "SanaSprintPipeline", "SanaPAGPipeline"),
+        layers={_ATTN2: "cross"},
+        notes=_BINNED,
+    ),
+    Family(
+        denoiser="Lumina2Transformer2DModel",
+        name="Lumina 2",
+        pipelines=("Lumina2Pipeline",),
+        layers={r"layers\.\d+\.attn": "joint"},
+        sequence=_own_text_first,
+        guidance=SEPARATE,
+        notes="Pixels begin right after each sample's own text. Refiners are not looked at.",
+    ),
+    Family(
+        denoiser="ZImageTransformer2DModel",
+        name="Z-Image",
+        pipelines=("ZImagePipeline",),
+        layers={r"layers\.\d+\.attention": "joint"},
+        grid=_zimage_grid,
+        sequence=_padded_pixels_first,
+        text=(Text("cap_feats"),),
+        latents="x",
+        conditional_first=True,
+        guidance="one call with lists, the prompt first",
+        notes="Refiners are not looked at.",
+    ),
+    Family(
+        denoiser="HunyuanDiT2DModel",
+        name="HunyuanDiT",
+        pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline"),
+        layers={r"blocks\.\d+\.attn2": "cross"},
+        text=(
+            Text(),
+            Text("encoder_hidden_states_t5", (Encoder("text_encoder_2", "tokenizer_2"),)),
+        ),
+        notes="The columns of CLIP, then those of T5.",
+    ),
+    Family(
+        denoiser="CogView3PlusTransformer2DModel",
+        name="CogView3-Plus",
+        pipelines=("CogView3PlusPipeline",),
+        layers={_ATTN1: "joint"},
+    ),
+    Family(
+        denoiser="CogView4Transformer2DModel",
+        name="CogView4",
+        pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
+        layers={_ATTN1: "joint"},
+        guidance=SEPARATE,
+    ),
+    Family(
+        denoiser="LuminaNextDiT2DModel",
+        name="Lumina-Next",
+        pipelines=("LuminaPipeline",),
+        layers={r"layers\.\d+\.attn2": "cross"},
+        conditional_first=True,
+        guidance="one batch, the prompt first",
     ),
 )

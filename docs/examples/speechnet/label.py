@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from weaklabel import (
     LabelingFunction,
     LabelModel,
     Patterns,
+    Registry,
     WeakLabelWarning,
     apply,
     load_registry,
@@ -87,7 +89,8 @@ def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
     if is_made(path, about):
         return path
     log = pl.read_parquet(source)
-    found = labels(log, functions_for(log, chosen))
+    functions = functions_for(log, chosen)
+    found = labels(votes(log, functions), functions)
     work(size).mkdir(parents=True, exist_ok=True)
     with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
         analysis = analyze(found.patterns, found.model)
@@ -100,28 +103,33 @@ def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
     return path
 
 
-def labels(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Labels:
-    """Label a log: apply the functions, fit the label model, weigh the transcripts.
+def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.DataFrame:
+    """The functions' votes on all queries of a log but those of which nothing was heard.
+
+    People react to these, too, so they have their place in the session when functions look at it.
+
+    Returns:
+        query_id, transcript and a column `lf:…` a function, in the order of the log.
+    """
+    return apply(functions, log, keep=["transcript"]).filter(pl.col("transcript") != "")
+
+
+def labels(cast: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Labels:
+    """Fit the label model to votes, and weigh the transcripts.
 
     Args:
-        log: what `behave.log` returned.
-        functions: some of `functions_for(log, …)`.
+        cast: what `votes` returned.
+        functions: those of the functions whose votes are looked at.
     """
-    # People react to a query of which nothing was heard, so it has its place in the session.
-    votes = apply(functions, log).filter(log["transcript"] != "")
+    cast = cast.select("query_id", "transcript", *(function.column for function in functions))
     declared = {function.name: function.family for function in functions}
     families = declared | {name: FAMILIES[name] for name in declared.keys() & FAMILIES.keys()}
     identities = {function.name: function.identity() for function in functions}
-    patterns = Patterns.count(votes, families, identities)
+    patterns = Patterns.count(cast, families, identities)
     with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
         model = LabelModel().fit(patterns)
     trusted = model.comparison.classes > 0
-    rows = log.select("query_id", "transcript").join(
-        model.label(votes).select("query_id", "weight", "label"),
-        on="query_id",
-        how="inner",
-        maintain_order="left",
-    )
+    rows = model.label(cast).select("query_id", "transcript", "weight", "label")
     if not trusted:
         rows = rows.with_columns(weight=pl.lit(1.0), label=pl.lit(1, pl.Int8))
     return Labels(rows, model, trusted, functions, patterns)
@@ -142,8 +150,7 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
         raise ValueError(
             f"a set of labeling functions is one of {', '.join(SETS)}, not {chosen!r}."
         )
-    # Nothing else that may be installed: the sets mean the same everywhere.
-    registry = load_registry(allowed=["weaklabel"], file=FUNCTIONS if chosen == "own" else None)
+    registry = _registry(FUNCTIONS if chosen == "own" else None)
     thresholds = {
         name: {"high": log[column].quantile(HIGH), "low": log[column].quantile(LOW)}
         for name, column in SCORES.items()
@@ -153,6 +160,12 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
     return registry.select(names, columns=log.columns, parameters=thresholds)
 
 
+@cache
+def _registry(file: Path | None) -> Registry:
+    # Nothing else that may be installed: the sets mean the same everywhere.
+    return load_registry(allowed=["weaklabel"], file=file)
+
+
 def learned(found: Labels) -> dict[str, Any]:
     """What the model has learned and why it may be wrong, as JSON can write it."""
     return {
@@ -160,7 +173,7 @@ def learned(found: Labels) -> dict[str, Any]:
         "prior": found.model.prior,
         "classes": found.model.comparison.classes,
         "kept": found.rows.select((pl.col("weight") >= 0.5).mean()).item(),
-        "rates": [asdict(rate) for rate in found.model.rates],
+        "accuracies": {rate.name: rate.accuracy for rate in found.model.rates},
         "parameters": {f.name: f.identity().parameters for f in found.functions},
         "families": [list(family) for family in found.model.families],
         "warnings": list(found.model.warnings),

@@ -1,0 +1,145 @@
+"""What people do follows from what the television did, and from nothing else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import asked
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from speechnet import behave, settings
+from speechnet.settings import SIZES
+
+SMOKE = SIZES["smoke"]
+
+
+@pytest.fixture(scope="module")
+def made():
+    return asked.tables(1_500)
+
+
+@pytest.fixture(scope="module")
+def said(made):
+    return behave.spoken(*made, "whisper")
+
+
+def test_the_television_gets_over_a_wrong_letter_and_not_over_a_wrong_name():
+    assert behave.resolve("show me nature documentaries") == {"nature documentaries"}
+    assert behave.resolve("show me nature documentary") == {"nature documentaries"}
+    assert behave.resolve("film have") == {"film haven"}
+    assert behave.resolve("colorless green ideas sleep furiously") == set()
+    assert behave.resolve("") == set()
+
+
+def test_a_session_goes_on_from_what_was_said_before(said):
+    log = behave.log(said)
+    assert log["timestamp"].is_sorted()
+    assert log["query_id"].is_unique().all()
+    rows = log.join(said.rows, left_on="query_id", right_on="utterance_id").sort("query_id")
+    spoken = set(rows.select("session", "wish", "attempt").iter_rows())
+    assert len(spoken) < said.rows.height  # much of what people were ready to say never happened
+    assert {session for session, *_ in spoken} == set(said.rows["session"])
+    for session, wish, attempt in spoken:
+        if attempt:
+            assert (session, wish, attempt - 1) in spoken
+        elif wish:
+            assert (session, wish - 1, 0) in spoken
+    pause = rows.select(
+        (pl.col("timestamp").diff() - pl.duration(seconds=pl.col("duration").shift(1)))
+        .over("session", order_by="query_id")
+        .min()
+    ).item()
+    assert pause >= timedelta(milliseconds=-1)  # nobody speaks before having spoken
+
+
+def test_people_say_again_what_failed_and_stay_with_what_did_not(said):
+    log = behave.log(said).join(
+        said.rows.select(query_id="utterance_id", right=pl.Series(said.right)), on="query_id"
+    )
+    dwell = dict(log.group_by("right").agg(pl.col("dwell").median()).iter_rows())
+    assert dwell[True] > 5 * dwell[False]
+    # Of those who have another attempt ready, so many make it.
+    ready = said.rows.with_columns(right=pl.Series(said.right)).filter(pl.Series(said.further >= 0))
+    tried = ready.with_columns(
+        again=said.rows["utterance_id"].gather(said.further[said.further >= 0])
+    ).join(log.select(utterance_id="query_id"), on="utterance_id", how="semi")
+    share = dict(
+        tried.group_by("right")
+        .agg(pl.col("again").is_in(log["query_id"].implode()).mean())
+        .iter_rows()
+    )
+    assert share[False] > 0.4
+    assert share[True] < 0.15
+
+
+def test_only_the_consequence_of_a_transcript_is_noticed(made, said):
+    utterances, hypotheses = made
+    # A wrong transcript that the television still gets right, in place of every right one.
+    other = hypotheses.with_columns(
+        text=pl.when(pl.col("text").str.len_chars() > 8)
+        .then(pl.col("text") + "s")
+        .otherwise("text")
+    )
+    misspelled = behave.spoken(utterances, other, "whisper")
+    same = misspelled.right == said.right
+    assert same.mean() > 0.95
+    forced = replace(misspelled, right=said.right)
+    unlike = ["transcript", "second_transcript"]
+    assert_frame_equal(behave.log(said).drop(unlike), behave.log(forced).drop(unlike))
+    assert (behave.log(said)["transcript"] != behave.log(forced)["transcript"]).mean() > 0.8
+
+
+@pytest.mark.parametrize(("noise", "least", "most"), [(0.0, 0.3, 1.0), (1.0, -0.06, 0.06)])
+def test_noise_takes_the_information_out_of_reactions(said, noise, least, most):
+    log = behave.log(said, noise).join(
+        said.rows.select(query_id="utterance_id", right=pl.Series(said.right)), on="query_id"
+    )
+    long = log.drop_nulls("dwell").with_columns(long=pl.col("dwell") >= 60)
+    share = dict(long.group_by("right").agg(pl.col("long").mean()).iter_rows())
+    assert least < share[True] - share[False] < most
+
+
+def test_some_households_send_no_metadata(said):
+    log = behave.log(said).join(said.rows, left_on="query_id", right_on="utterance_id")
+    silent = log.group_by("household").agg(
+        action=pl.col("action").is_null().mean(), dwell=pl.col("dwell").is_null().mean()
+    )
+    assert silent["action"].is_in([0.0, 1.0]).all()
+    assert silent["action"].equals(silent["dwell"])
+    assert 0 < silent["action"].mean() < 0.4
+
+
+def test_what_does_not_fit_is_named(made, said):
+    utterances, hypotheses = made
+    with pytest.raises(ValueError, match="pocketsphinx, whisper, not 'nobody'"):
+        behave.spoken(utterances, hypotheses, "nobody")
+    with pytest.raises(ValueError, match="u0000001 first: run the step third_party"):
+        behave.spoken(utterances, hypotheses.tail(-2), "whisper")
+    with pytest.raises(ValueError, match=r"feedback noise is a probability, not 1\.5"):
+        behave.log(said, 1.5)
+
+
+def test_a_log_is_made_once_and_again_when_its_inputs_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "RESULTS", tmp_path)
+    (tmp_path / "smoke").mkdir()
+    utterances, hypotheses = asked.tables(20)
+    utterances.write_parquet(tmp_path / "smoke" / "utterances.parquet")
+    hypotheses.write_parquet(tmp_path / "smoke" / "hypotheses.parquet")
+    path = behave.behave(SMOKE, "whisper")
+    first = path.read_bytes(), path.stat().st_mtime_ns
+    behave.behave(SMOKE, "whisper")
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == first
+    assert behave.behave(SMOKE, "whisper", 1.0).name == "log-whisper-noise100.parquet"
+    hypotheses.with_columns(text=pl.lit("stop")).write_parquet(
+        tmp_path / "smoke" / "hypotheses.parquet"
+    )
+    again = pl.read_parquet(behave.behave(SMOKE, "whisper"))
+    assert set(again["transcript"]) == {"stop"}
+    path.unlink()
+    behave.behave(SMOKE, "whisper")
+    assert pl.read_parquet(path).equals(again)  # from the seed
+    assert np.isfinite(again["duration"].to_numpy()).all()

@@ -1,13 +1,4 @@
-"""The package's exceptions and warning of its own.
-
-RuntimeError
-└── TraceError   a pipeline cannot be traced, or a trace holds nothing that could be shown
-
-KeyError, ValueError
-└── UnknownPromptError  a word is looked up in maps of embeddings whose prompt is not known
-
-UserWarning
-└── TraceWarning  maps can be made, but not quite of what was asked for
+"""The package's own exceptions and warning.
 
 Everything else is a ValueError, TypeError, KeyError or ImportError with its usual meaning.
 """

@@ -73,7 +73,6 @@ class Layout:
         samples: the batch of latents.
         context: segments of what cross-attention attends to, a sample.
         sequences: segments of a joint sequence, a sample.
-        rows: the branches that the call carries, and the first of their samples in the batch.
         before: cells in front of those of a cross-attention layer.
     """
 
@@ -81,7 +80,6 @@ class Layout:
     samples: int
     context: Sequence[Segments]
     sequences: Sequence[Segments]
-    rows: Mapping[int, int]
     before: int = 0
 
 
@@ -101,29 +99,24 @@ def source_of(
 ) -> Source | str:
     """Where one sample's attention lies among the calls of a layer, or what was found instead.
 
-    Args:
-        layout: of the denoiser's call.
-        layer: the layer.
-        calls: its attention calls.
-        sample: of the batch of latents.
-        is_halved: whether a cache may have taken the first half of the batch away.
+    `sample` is of the batch of latents, of which a cache may have taken the first half away if
+    `is_halved`.
     """
     if not calls:
         return "it computes neither of the two that could be watched"
     samples, skipped = layout.samples, 0
     if len(calls) > 1 and sum(len(call.query) for call in calls) == samples:
         # The batch is attended to in parts: each sample apart, or the perturbed ones.
-        starts = [sum(len(call.query) for call in calls[:n]) for n in range(len(calls))]
-        number = max(n for n, start in enumerate(starts) if start <= sample)
-        calls, samples, skipped = (
-            calls[number : number + 1],
-            len(calls[number].query),
-            starts[number],
-        )
+        for part in calls:
+            calls, samples = [part], len(part.query)
+            if sample < skipped + samples:
+                break
+            skipped += samples
     fits = []
     for call in calls:
         queries, keys = _segments(layout, layer.kind, sample, call.query.shape[2])
-        if (call.query.shape[2], call.key.shape[2]) == (_length(queries), _length(keys)):
+        lengths = [sum(size for _, size in segments) for segments in (queries, keys)]
+        if [call.query.shape[2], call.key.shape[2]] == lengths:
             fits.append((call, queries, keys))
     if len(fits) != 1:
         shapes = ", ".join(f"{c.query.shape[2]} queries × {c.key.shape[2]} keys" for c in calls)
@@ -152,8 +145,8 @@ def groups_of(sources: Sequence[Source]) -> list[list[Source]]:
         if (
             last is not None
             and last.call is source.call
-            and (last.cells, last.text) == (source.cells, source.text)
-            and last.rows.stop == source.rows.start
+            and (last.cells, last.text, last.rows.stop)
+            == (source.cells, source.text, source.rows.start)
         ):
             groups[-1].append(source)
         else:
@@ -162,29 +155,22 @@ def groups_of(sources: Sequence[Source]) -> list[list[Source]]:
 
 
 def _level(grid: Grid, halvings: int, found: int, layer: str) -> Grid:
-    """A layer's grid.
-
-    Args:
-        grid: of the finest level.
-        halvings: how often rows and columns were halved above the layer.
-        found: cells of one sample.
-        layer: its name, for the error.
+    """The grid of a layer of `found` cells: the finest one, rows and columns halved so often.
 
     Raises:
         TraceError: the layer has another number of cells.
     """
     frames, height, width = grid
-    tried = []
-    for round_up in (True, False):  # strided convolutions round odd sizes up, pooling down
-        h, w = height, width
-        for _ in range(halvings):
-            h, w = ((h + 1) // 2, (w + 1) // 2) if round_up else (h // 2, w // 2)
-        tried.append(f"{h}×{w}")
+    size = 2**halvings
+    # Strided convolutions round odd sizes up, pooling down.
+    tried = [(-(-height // size), -(-width // size)), (height // size, width // size)]
+    for h, w in tried:
         if frames * h * w == found:
             return frames, h, w
+    shown = " or ".join(dict.fromkeys(f"{h}×{w}" for h, w in tried))
     raise TraceError(
         f"{layer} attends from {found} cells where its place in the denoiser means "
-        f"{' or '.join(dict.fromkeys(tried))}{f' in {frames} frames' if frames > 1 else ''}: "
+        f"{shown}{f' in {frames} frames' if frames > 1 else ''}: "
         "something merges, drops or crops cells (token merging?). Take it off while tracing."
     )
 
@@ -199,20 +185,8 @@ def _place(segments: Segments, name: str) -> slice:
     raise TraceError(f"no {name!r} among the segments {[segment for segment, _ in segments]}")
 
 
-def _length(segments: Segments) -> int:
-    """Length of a sequence."""
-    return sum(size for _, size in segments)
-
-
-def _segments(layout: Layout, kind: str, sample: int, pixels: int) -> tuple[Segments, Segments]:
-    """The segments of a layer's queries and keys, for one sample.
-
-    Args:
-        layout: of the denoiser's call.
-        kind: see `Kind`.
-        sample: of the batch of latents.
-        pixels: the layer's cells.
-    """
+def _segments(layout: Layout, kind: Kind, sample: int, pixels: int) -> tuple[Segments, Segments]:
+    """The segments of queries and keys of a layer of so many cells, for one sample."""
     if kind == "joint":
         return layout.sequences[sample], layout.sequences[sample]
     own: Segments = (("before", layout.before), ("pixels", pixels - layout.before))

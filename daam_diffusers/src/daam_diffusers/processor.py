@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from daam_diffusers.errors import TraceError
-from daam_diffusers.scores import AttentionCall
 from daam_diffusers.tap import tap_for
 
-
-class Observer(Protocol):
-    """What a `TracingProcessor` reports to."""
-
-    def wants(self, layer: str) -> bool:
-        """Whether this call of this layer is to be looked at."""
-
-    def observe(self, layer: str, calls: list[AttentionCall]) -> None:
-        """Take note of what one call of a layer's processor attended to."""
-
-    def remove(self) -> None:
-        """Take all wrappers off."""
+if TYPE_CHECKING:
+    from daam_diffusers.watch import Watch
 
 
 class TracingProcessor:
@@ -41,11 +30,8 @@ class TracingProcessor:
 
     inner: Any
 
-    def __init__(self, inner: Any, layer: str, observer: Observer) -> None:
-        own = functools.partial(object.__setattr__, self)
-        own("inner", inner)
-        own("_layer", layer)
-        own("_observer", observer)
+    def __init__(self, inner: Any, layer: str, observer: Watch) -> None:
+        vars(self).update(inner=inner, _layer=layer, _observer=observer)
 
         # Hosts drop the keyword arguments that inspect.signature(processor.__call__) does not
         # name. Looked up on the instance, that is this function, which carries inner's signature.
@@ -53,20 +39,18 @@ class TracingProcessor:
         def call(attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
             return TracingProcessor.__call__(self, attn, *args, **kwargs)
 
-        own("__call__", call)
+        vars(self)["__call__"] = call
 
     def __call__(self, attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
         """Run the wrapped processor with these arguments, look on, return what it returns."""
-        fields = object.__getattribute__(self, "__dict__")
-        inner, layer, observer = fields["inner"], fields["_layer"], fields["_observer"]
-        if not observer.wants(layer):
-            return inner(attn, *args, **kwargs)
-        with tap_for(inner, attn) as tap:
-            output = inner(attn, *args, **kwargs)
+        if not self._observer.wants(self._layer):
+            return self.inner(attn, *args, **kwargs)
+        with tap_for(self.inner, attn) as tap:
+            output = self.inner(attn, *args, **kwargs)
         # Every host passes the mask third, after pixels and text, by position or by name.
         mask = args[2] if len(args) > 2 else kwargs.get("attention_mask")
         with torch.no_grad():
-            observer.observe(layer, tap.calls(mask))
+            self._observer.observe(self._layer, tap.calls(mask))
         return output
 
     def __getattr__(self, name: str) -> Any:

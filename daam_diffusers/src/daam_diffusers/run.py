@@ -5,22 +5,61 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from itertools import accumulate
+from typing import Any, Literal, get_args
 
 import torch
 
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import Call, Family, Grid, Segments
+from daam_diffusers.families import Call, Family, Grid, LayerInfo
 from daam_diffusers.layers import Layout
 from daam_diffusers.prompt import Prompt
-from daam_diffusers.record import LayerRecord
+
+Axis = Literal["step", "layer", "head"]
+AXES: tuple[Axis, ...] = get_args(Axis)
 
 Role = Literal["prompt", "negative"]
 Rows = torch.Tensor | Sequence[torch.Tensor]
 """Text embeddings, a row a sample: (B, K, D), or B tensors (K, D) of lengths of their own."""
 
 
-@dataclass(frozen=True)
+@dataclass
+class LayerRecord:
+    """What one layer attended to: one running sum, or one a step.
+
+    Attributes:
+        info: the layer.
+        sums: float32 sums over calls, (B, [H,] C, N), by step; under one key if steps are not
+            kept apart. A step may be several calls (Heun's method) and is their mean.
+        counts: how many calls were added, by step.
+    """
+
+    info: LayerInfo
+    sums: dict[int, torch.Tensor] = field(default_factory=dict)
+    counts: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def calls(self) -> int:
+        """How many calls were added."""
+        return self.counts.total()
+
+    def add(self, probabilities: torch.Tensor, step: int) -> None:
+        """Add one call's probabilities, (B, [H,] C, N)."""
+        self.counts[step] += 1
+        if step in self.sums:
+            self.sums[step] += probabilities
+        else:
+            self.sums[step] = probabilities
+
+    def mean(self, sample: int, *, steps: bool, frames: bool) -> torch.Tensor:
+        """Mean probability of one sample: float32 on the CPU, (C, [S,] [heads,] [f,] h, w)."""
+        means = [total[sample] / self.counts[step] for step, total in self.sums.items()]
+        values = (torch.stack(means) if steps else means[0]).movedim(-2, 0)
+        grid = (self.info.frames, *self.info.grid) if frames else self.info.grid
+        return values.reshape(*values.shape[:-1], *grid).float().cpu()
+
+
+@dataclass
 class Encoded:
     """Text as a pipeline encoded it.
 
@@ -43,27 +82,25 @@ class Encoded:
         return tuple(next(iter(one.values())).text for one in self.prompts)
 
 
-@dataclass
+@dataclass(eq=False)
 class Branch:
     """What is recorded of one text in one run.
 
     Attributes:
         encoded: the text, one entry an argument of the denoiser that holds text, or None.
-        offsets: the first column of each of these arguments.
-        keys: columns of all of them.
+        offsets: the first column of each of these arguments, and the number of all columns.
         columns: those that are kept apart, increasing.
         layers: the layers seen so far, by name.
         calls: denoiser calls that carried it.
-        asked: how many calls of each layer should have been seen.
+        missed: the layers whose attention was not seen in some call, and what was found instead.
     """
 
     encoded: tuple[Encoded | None, ...]
     offsets: tuple[int, ...]
-    keys: int
     columns: tuple[int, ...]
     layers: dict[str, LayerRecord] = field(default_factory=dict)
     calls: int = 0
-    asked: Counter[str] = field(default_factory=Counter)
+    missed: dict[str, str] = field(default_factory=dict)
 
     @property
     def first(self) -> Encoded:
@@ -76,11 +113,6 @@ class Branch:
         """Images, or videos, of the run."""
         return len(self.first.rows)
 
-    def hidden(self) -> list[str]:
-        """Layers that were called more often than their attention was seen."""
-        seen = {name: record.calls for name, record in self.layers.items()}
-        return [name for name, calls in self.asked.items() if seen.get(name, 0) < calls]
-
 
 @dataclass(eq=False)
 class Run:
@@ -92,6 +124,7 @@ class Run:
         encoded: text that was encoded in it, in order.
         branches: what is recorded; the first one is the prompt that the run began with.
         layout: of the denoiser's present call; None if the call is not recorded.
+        rows: the branches that this call carries, and the first of their samples in the batch.
         grid: of all calls; None before the first.
         latents: of one sample, the last ones seen.
         calls: denoiser calls.
@@ -101,6 +134,8 @@ class Run:
         in_step: calls with the prompt, by step.
         schedule: calls a step, calls in all (0 if unknown) and calls more in the first step that
             the scheduler asks for.
+        infos: the layers that were called, by name; None for those that are not recorded.
+        checked: the denoisers of which it is known that all their layers were seen.
         grads: whether it computes gradients throughout.
         fault: why no heat map can be made of the run, if so.
         is_cut_short: whether the pipeline raised before it was done.
@@ -113,6 +148,7 @@ class Run:
     encoded: list[Encoded] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)
     layout: Layout | None = None
+    rows: Mapping[Branch, int] = field(default_factory=dict)
     grid: Grid | None = None
     latents: torch.Tensor | None = None
     calls: int = 0
@@ -121,12 +157,16 @@ class Run:
     counts_steps: bool = False
     in_step: Counter[int] = field(default_factory=Counter)
     schedule: tuple[int, int, int] = (1, 0, 0)
+    infos: dict[str, LayerInfo | None] = field(default_factory=dict)
+    checked: set[str] = field(default_factory=set)
     grads: bool = False
     fault: str | None = None
     is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
-    _known: list[tuple[Any, Any, tuple[dict[int, int], bool, bool]]] = field(default_factory=list)
+    _known: list[tuple[Any, Any, tuple[dict[Branch, int], bool, bool]]] = field(
+        default_factory=list
+    )
     _shared: Counter[int] = field(default_factory=Counter)
 
     def denoise(self, family: Family, call: Call, *, conditional_first: bool) -> None:
@@ -152,34 +192,33 @@ class Run:
         if is_shared:  # guidance in separate calls, the prompt first
             role: Role = "negative" if self._shared[self.step] % 2 else "prompt"
             self._shared[self.step] += 1
-            rows = {i: row for i, row in rows.items() if self.branches[i].first.role == role}
-        if not rows:
+            rows = {branch: row for branch, row in rows.items() if branch.first.role == role}
+        is_perturbed = any(call.arguments.get(name) is not None for name in family.skips)
+        if not rows or is_perturbed:
             return
-        if any(call.arguments.get(name) is not None for name in family.skips):
-            return  # the call is perturbed on purpose
         repeats = max(1, len(texts[0]) // samples)
-        lengths = [call.lengths(text.argument)[::repeats] for text in family.text]
-        totals = [sum(of_sample) for of_sample in zip(*lengths, strict=True)]
-        context = (
-            (("text", total),) if family.context is None else family.context(call, (total,))
-            for total in totals
-        )
+        by_sample = zip(*(text[::repeats] for text in texts), strict=True)
+        totals = [sum(map(len, of_sample)) for of_sample in by_sample]
+        sequences = family.sequence(call, grid, totals)
         self.layout = Layout(
             grid=grid,
             samples=samples,
-            context=tuple(context),
-            sequences=_sequences(family, call, grid, totals),
-            rows=rows,
+            context=[
+                family.context(call, (total,)) if family.context else (("text", total),)
+                for total in totals
+            ],
+            sequences=sequences if isinstance(sequences, list) else [sequences] * samples,
             before=family.before(call, grid) if family.before else 0,
         )
-        for index in rows:
-            self.branches[index].calls += 1
-        if 0 in rows:
+        self.rows = rows
+        for branch in rows:
+            branch.calls += 1
+        if self.branches[0] in rows:
             self.in_step[self.step] += 1
 
     def _rows(
         self, texts: Sequence[Rows], latents: Rows, conditional_first: bool
-    ) -> tuple[dict[int, int], bool, bool]:
+    ) -> tuple[dict[Branch, int], bool, bool]:
         """Which branches a call carries, from which sample on.
 
         And whether its text is known, and whether all of it is of the prompt and of the negative
@@ -188,26 +227,24 @@ class Run:
         # Pipelines pass the same tensors at every step; comparing values once is enough while they
         # are not changed in place. They are held so that no other takes over an identity.
         samples = len(latents)
-        held = [part for text in texts for part in _parts(text)]
-        versions = [samples, *map(_version, held)]
+        held = [part for text in texts for part in ([text] if torch.is_tensor(text) else text)]
+        versions = [samples, *(None if one.is_inference() else one._version for one in held)]
         for known, then, result in self._known:
             if then == versions and all(a is b for a, b in zip(known, held, strict=True)):
                 return result
         sampled = texts[0][:: max(1, len(texts[0]) // samples)]
-        rows: dict[int, int] = {}
+        rows: dict[Branch, int] = {}
         matched: set[int] = set()
         is_known = is_shared = False
-        # Branches of prompts come first, so they are made first.
-        for encoded in sorted(self.encoded, key=lambda one: one.role != "prompt"):
+        for encoded in self.encoded:
             found = _blocks(sampled, encoded.rows)
             matched.update(row for at in found for row in range(at, at + len(encoded.rows)))
             is_known |= bool(found) and encoded.role == "prompt"
             if not found or encoded.role not in self.roles:
                 continue
             is_shared |= len(sampled) == len(encoded.rows) and self._is_shared(encoded)
-            index = self._branch(encoded, texts)
-            if index not in rows:
-                rows[index] = self._chosen(encoded, found, latents, conditional_first)
+            branch = self._branch(encoded, texts)
+            rows[branch] = self._chosen(encoded, found, latents, conditional_first)
         is_known |= len(matched) == len(sampled)  # of the negative prompt alone
         if None not in versions:
             self._known = [*self._known[-3:], (held, versions, (rows, is_known, is_shared))]
@@ -247,28 +284,26 @@ class Run:
             for other in self.encoded
         )  # fmt: skip
 
-    def _branch(self, encoded: Encoded, texts: Sequence[Rows]) -> int:
-        """The index of a text's branch, made when its rows are first found."""
-        for index, branch in enumerate(self.branches):
+    def _branch(self, encoded: Encoded, texts: Sequence[Rows]) -> Branch:
+        """A text's branch, made when its rows are first found."""
+        for branch in self.branches:
             if branch.first is encoded:
-                return index
+                return branch
+        others = [
+            other for other in self.encoded
+            if other is not encoded and (other.role, other.texts) == (encoded.role, encoded.texts)
+        ]  # fmt: skip
         parts: list[Encoded | None] = [encoded]
-        for text in texts[1:]:
-            others = [
-                other
-                for other in self.encoded
-                if other.role == encoded.role and other is not encoded
-                and other.texts == encoded.texts and _blocks(text, other.rows)
-            ]  # fmt: skip
-            parts.append(others[0] if others else None)
+        parts += [
+            next((one for one in others if _blocks(text, one.rows)), None) for text in texts[1:]
+        ]
         lengths = [max(len(row) for row in text) for text in texts]
-        offsets = tuple(sum(lengths[:n]) for n in range(len(lengths)))
-        keys = sum(lengths)
-        self.branches.append(Branch(tuple(parts), offsets, keys, _kept(parts, offsets, keys)))
+        offsets = tuple(accumulate(lengths, initial=0))
+        branch = Branch(tuple(parts), offsets, _kept(parts, offsets))
+        self.branches.append(branch)
         # The run's own prompt comes first, whatever was encoded before it.
         self.branches.sort(key=lambda branch: branch.first.role != "prompt")
-        self._known.clear()
-        return next(i for i, branch in enumerate(self.branches) if branch.first is encoded)
+        return branch
 
     def close(self) -> None:
         """End the run: let go of embeddings, keep what was recorded."""
@@ -276,16 +311,8 @@ class Run:
         self._known.clear()
         self.encoded.clear()
         self.arguments = {}
-        for branch in self.branches:
-            branch.encoded = tuple(
-                part and Encoded(part.role, [torch.empty(0)] * len(part.rows), part.prompts)
-                for part in branch.encoded
-            )
-
-    def counts(self, branch: Branch, steps: int | None) -> dict[str, str]:
-        """Steps as the scheduler counts them, and denoiser calls, for the provenance."""
-        done = self.step if self.counts_steps else steps or branch.calls
-        return {"steps": str(done), "calls": str(branch.calls)}
+        for part in (part for branch in self.branches for part in branch.encoded if part):
+            part.rows = [torch.empty(0)] * len(part.rows)
 
     def complain_of_repeats(self) -> None:
         """Refuse a run whose denoiser was called with the prompt for other things as well.
@@ -293,55 +320,34 @@ class Run:
         Raises:
             TraceError: there were more such calls than the steps have.
         """
-        calls = sum(self.in_step.values())
-        steps = len(self.in_step)
+        calls, steps = self.in_step.total(), len(self.in_step)
         order, total, more = self.schedule
         most = steps * order + more if self.counts_steps else calls
-        if calls > min(most, total or most):
+        most = min(most, total or most)
+        if calls > most:
             raise TraceError(
                 f"the denoiser was called {calls} times with the prompt, where the scheduler asks "
-                f"for {min(most, total or most)}: this pipeline calls it for other things as well "
+                f"for {most}: this pipeline calls it for other things as well "
                 "(crops of the image, a reference image, another pipeline on the same denoiser), "
                 "and which calls drew the image cannot be told."
             )
 
-    def complain_of_crops(self, aspect: float) -> None:
+    def complain_of_crops(self) -> None:
         """Refuse a run whose denoiser saw parts of the picture.
 
-        Args:
-            aspect: rows of the picture to its columns.
-
         Raises:
-            TraceError: the cells have another aspect.
+            TraceError: the cells have another aspect than the picture.
         """
-        assert self.grid is not None  # set before any layer is seen
-        _, height, width = self.grid
+        assert self.grid is not None  # both are known once a layer was seen
+        assert self.output is not None
+        (_, height, width), (_, rows, columns) = self.grid, self.output
+        aspect = rows / columns
         # Pipelines round sizes to what they were trained on and crop the rest.
         if not 0.8 < aspect * width / height < 1.25:
             raise TraceError(
                 f"the denoiser saw {height}×{width} cells, and the picture has {aspect:.2f} rows a "
                 "column: it is put together from crops, and maps of one crop are no maps of it."
             )
-
-    def bytes(self) -> int:
-        """Size of all running sums."""
-        return sum(record.bytes() for branch in self.branches for record in branch.layers.values())
-
-
-def _sequences(
-    family: Family, call: Call, grid: Grid, lengths: Sequence[int]
-) -> Sequence[Segments]:
-    found = family.sequence(call, grid, lengths)
-    return found if isinstance(found, list) else [found] * len(lengths)
-
-
-def _parts(text: Rows) -> list[torch.Tensor]:
-    return [text] if isinstance(text, torch.Tensor) else list(text)
-
-
-def _version(tensor: torch.Tensor) -> int | None:
-    """How often a tensor was changed in place; None where that is not counted."""
-    return None if tensor.is_inference() else tensor._version
 
 
 def _blocks(text: Rows, rows: Rows) -> list[int]:
@@ -367,10 +373,10 @@ def equal(left: torch.Tensor, right: torch.Tensor) -> bool:
     )
 
 
-def _kept(parts: Sequence[Encoded | None], offsets: Sequence[int], keys: int) -> tuple[int, ...]:
+def _kept(parts: Sequence[Encoded | None], offsets: Sequence[int]) -> tuple[int, ...]:
     """The columns that tokens, or their start and end tokens, of any sample stand in."""
     columns: set[int] = set()
-    for part, offset in zip(parts, offsets, strict=True):
+    for part, offset in zip(parts, offsets[:-1], strict=True):
         if part is None:
             continue
         if part.prompts is None:  # no words are known, so any column may be asked for
@@ -380,7 +386,7 @@ def _kept(parts: Sequence[Encoded | None], offsets: Sequence[int], keys: int) ->
             for prompt in prompts.values():
                 own = [token.column for token in prompt.tokens]
                 columns.update(offset + c for c in (*own, *prompt.start, *prompt.end))
-    return tuple(sorted(column for column in columns if column < keys))
+    return tuple(sorted(column for column in columns if column < offsets[-1]))
 
 
 def _shown(grid: Grid | None) -> str:

@@ -12,82 +12,61 @@ Two ways of looking, chosen by the kind of processor:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
-from typing import Any, Protocol, Self
+from functools import partial
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
 from diffusers.models import attention_processor
-from diffusers.models.attention_processor import Attention
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
 from daam_diffusers.scores import AttentionCall, attention_with_log_sum_exp
 
-
-class Tap(Protocol):
-    """A context around one call of a processor, and what was seen in it."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-    def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
-        """The attention calls that were seen, in order; `mask` is the processor's argument."""
-
-
 # Processors whose probabilities are softmax(to_q(x)·to_k(y)ᵀ·scale + mask), by exact class: a
-# subclass may do something else. Those on the left hand the scores to a fused kernel that scales
-# by 1/√d, those on the right scale by the layer's own factor.
-_FUSED_KERNEL = (
-    "AttnProcessor2_0",
-    "FusedAttnProcessor2_0",
-    "IPAdapterAttnProcessor2_0",
+# subclass may do something else. The former hand the scores to a fused kernel that scales by 1/√d,
+# the latter scale by the layer's own factor.
+_SCALED_BY_KERNEL = frozenset(
+    {"AttnProcessor2_0", "FusedAttnProcessor2_0", "IPAdapterAttnProcessor2_0"}
 )
-_LAYER_SCALE = (
-    "AttnProcessor",
-    "AttnProcessorNPU",
-    "IPAdapterAttnProcessor",
-    "IPAdapterXFormersAttnProcessor",
-    "SlicedAttnProcessor",
-    "XFormersAttnProcessor",
+_SCALED_BY_LAYER = frozenset(
+    {
+        "AttnProcessor",
+        "AttnProcessorNPU",
+        "IPAdapterAttnProcessor",
+        "IPAdapterXFormersAttnProcessor",
+        "SlicedAttnProcessor",
+        "XFormersAttnProcessor",
+    }
 )
 
 
-def _classes(names: Iterable[str]) -> frozenset[type]:
-    return frozenset(
-        getattr(attention_processor, name) for name in names if hasattr(attention_processor, name)
-    )
+def tap_for(processor: Any, attn: nn.Module) -> ProjectionTap | DispatchTap:
+    """The way of looking that suits a processor, as a context around one call of it.
 
-
-_SCALED_BY_KERNEL = _classes(_FUSED_KERNEL)
-_PLAIN = _SCALED_BY_KERNEL | _classes(_LAYER_SCALE)
-
-
-def tap_for(processor: Any, attn: nn.Module) -> Tap:
-    """The way of looking that suits a processor."""
+    Afterwards its `calls(mask)` are the attention calls seen inside, in order; `mask` is the
+    processor's argument.
+    """
+    cls = type(processor)
+    is_plain = cls.__name__ in _SCALED_BY_KERNEL | _SCALED_BY_LAYER
     # Norms on q and k come after the projections, so there the projections are not what is used.
     if (
-        type(processor) in _PLAIN
-        and isinstance(attn, Attention)
+        is_plain
+        and cls.__module__ == attention_processor.__name__
+        and isinstance(attn, attention_processor.Attention)
         and attn.norm_q is None
         and attn.norm_k is None
     ):
-        return ProjectionTap(attn, scaled_by_kernel=type(processor) in _SCALED_BY_KERNEL)
+        return ProjectionTap(attn, scaled_by_kernel=cls.__name__ in _SCALED_BY_KERNEL)
     return DispatchTap(attn)
 
 
 class ProjectionTap:
     """Sees q and k as `to_q`, and `to_k` or the fused `to_kv`, return them."""
 
-    def __init__(self, attn: Attention, *, scaled_by_kernel: bool) -> None:
+    def __init__(self, attn: attention_processor.Attention, *, scaled_by_kernel: bool) -> None:
         self._attn = attn
         self._scaled_by_kernel = scaled_by_kernel
         self._hooks = ExitStack()
@@ -97,26 +76,18 @@ class ProjectionTap:
         for name in ("to_q", "to_k", "to_kv"):
             module = getattr(self._attn, name, None)
             if module is not None:
-                handle = module.register_forward_hook(self._keep(name))
+                handle = module.register_forward_hook(partial(self._keep, name))
                 self._hooks.callback(handle.remove)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
         self._hooks.close()
 
-    def _keep(self, name: str) -> Callable[[Any, Any, torch.Tensor], None]:
-        def hook(_module: Any, _inputs: Any, output: torch.Tensor) -> None:
-            self._seen[name] = output
-
-        return hook
+    def _keep(self, name: str, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
+        self._seen[name] = output
 
     def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
-        """See `Tap`."""
+        """See `tap_for`."""
         attn = self._attn
         query, key = self._seen.get("to_q"), self._seen.get("to_k")
         if key is None and "to_kv" in self._seen:
@@ -151,8 +122,7 @@ class DispatchTap(TorchFunctionMode):
         self._attn = attn
         self._seen: list[AttentionCall] = []
         self._scores: list[Scores] = []
-        self._own = False
-        self._before: Any = None
+        self._undo = ExitStack()
 
     def __enter__(self) -> Self:
         # Processors of research code multiply q and k by the layer's method, which a mode around
@@ -160,45 +130,31 @@ class DispatchTap(TorchFunctionMode):
         original = getattr(self._attn, "get_attention_scores", None)
         if original is not None:
 
-            def get_attention_scores(
-                query: torch.Tensor,
-                key: torch.Tensor,
-                attention_mask: torch.Tensor | None = None,
-            ) -> torch.Tensor:
+            def get_attention_scores(query: Any, key: Any, attention_mask: Any = None) -> Any:
                 self._scores.append((query, key, attention_mask))
-                return original(query, key, attention_mask)  # type: ignore[no-any-return]
+                return original(query, key, attention_mask)
 
-            self._before = self._attn.__dict__.get("get_attention_scores")
-            self._attn.__dict__["get_attention_scores"] = get_attention_scores
-            self._own = True
+            own = vars(self._attn)
+            before = own.get("get_attention_scores")
+            if before is None:
+                self._undo.callback(own.pop, "get_attention_scores")
+            else:
+                self._undo.callback(own.update, get_attention_scores=before)
+            own["get_attention_scores"] = get_attention_scores
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-        if self._own:
-            del self._attn.__dict__["get_attention_scores"]
-            if self._before is not None:
-                self._attn.__dict__["get_attention_scores"] = self._before
-            self._own = False
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self._undo.close()
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Called by torch for each function; keeps the arguments of the one in question."""
+        kwargs = kwargs or {}
         if func is not F.scaled_dot_product_attention:
-            return func(*args, **(kwargs or {}))
-        output, log_sum_exp = attention_with_log_sum_exp(func, args, kwargs or {})
-        seen = {**dict(zip(_SDPA_ARGUMENTS, args, strict=False)), **(kwargs or {})}
+            return func(*args, **kwargs)
+        output, log_sum_exp = attention_with_log_sum_exp(func, args, kwargs)
+        seen = {**dict(zip(_SDPA_ARGUMENTS, args, strict=False)), **kwargs}
         query, scale = seen["query"], seen.get("scale")
         self._seen.append(
             AttentionCall(
@@ -212,7 +168,7 @@ class DispatchTap(TorchFunctionMode):
         return output
 
     def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
-        """See `Tap`."""
+        """See `tap_for`."""
         return self._seen + _apart(self._attn, self._scores)
 
 

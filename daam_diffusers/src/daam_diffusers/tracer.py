@@ -6,17 +6,15 @@ import logging
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Any, Literal
 
 from daam_diffusers import host
 from daam_diffusers.encoders import merged, placements
 from daam_diffusers.errors import TraceError, TraceWarning
-from daam_diffusers.families import denoisers_of, family_of
-from daam_diffusers.layers import layers_of
 from daam_diffusers.maps import Clamp, HeatMaps
 from daam_diffusers.prompt import Prompt
-from daam_diffusers.record import AXES, Axis
-from daam_diffusers.run import Branch, Run
+from daam_diffusers.run import AXES, Axis, Branch, Run
 from daam_diffusers.watch import LayerChoice, Watch
 
 logger = logging.getLogger(__name__)
@@ -71,34 +69,7 @@ class Tracer:
                 'layers="auto" and the like belong to heat_maps, after the run'
             )
         self._pipe = pipe
-        self._denoisers = denoisers_of(pipe)
-        families = {name: family_of(module) for name, module in self._denoisers.items()}
-        self._family = next(iter(families.values()))
-        names = [e.component for text in self._family.text for e in text.encoders]
-        self._encoders = [name for name in names if getattr(pipe, name, None) is not None]
-        if not self._encoders and not callable(getattr(pipe, "encode_prompt", None)):
-            raise TraceError(
-                f"{type(pipe).__name__} encodes no prompt (it has neither `encode_prompt` nor "
-                f"{' nor '.join(names)}): there are no words that could be traced."
-            )
-        self._layers = layers_of(self._denoisers, families)
-        if not self._layers:
-            raise TraceError(
-                f"this {type(next(iter(self._denoisers.values()))).__name__} has no attention "
-                "layer that reads a prompt."
-            )
-        self._keep = tuple(axis for axis in AXES if axis in keep)
-        self._negative = negative
-        self._watch = Watch(
-            pipe,
-            self._layers,
-            families,
-            choose=layers,
-            keep_steps="step" in keep,
-            keep_heads="head" in keep,
-            negative=negative,
-            runs=runs,
-        )
+        self._watch = Watch(pipe, choose=layers, keep=keep, negative=negative, runs=runs)
 
     # Installing and removing
 
@@ -111,15 +82,15 @@ class Tracer:
         Raises:
             TraceError: the denoiser has no `attn_processors`, or there are two; use `trace`.
         """
-        denoiser: Any = next(iter(self._denoisers.values()))
-        if len(self._denoisers) > 1 or not hasattr(denoiser, "attn_processors"):
+        watch = self._watch
+        if len(watch.denoisers) > 1 or not hasattr(watch.denoiser, "attn_processors"):
             raise TraceError(
                 f"{type(self._pipe).__name__} cannot be given processors by one call of "
                 "set_attn_processor; use `with trace(pipe) as tracer`, which walks its modules."
             )
-        self._watch.install(self._denoisers, self._encoders)
-        wrapped = {f"{layer.name}.processor": self._watch.wrapped(layer) for layer in self._layers}
-        present = denoiser.attn_processors
+        watch.install(wrap=False)
+        wrapped = {f"{name}.processor": watch.wrapped(one) for name, one in watch.layers.items()}
+        present = watch.denoiser.attn_processors
         return {key: wrapped.get(key, processor) for key, processor in present.items()}
 
     def remove(self) -> None:
@@ -128,11 +99,6 @@ class Tracer:
         A layer whose processor was exchanged for another in the meantime keeps that other one.
         """
         self._watch.remove()
-
-    def _enter(self) -> None:
-        self._watch.install(self._denoisers, self._encoders)
-        self._watch.rewraps = True
-        self._watch.wrap_all()
 
     # Results
 
@@ -185,35 +151,34 @@ class Tracer:
             raise IndexError(
                 f"image {image!r} does not exist: the run has {branch.samples} image(s), from 0"
             )
-        records = [
-            record
-            for record in sorted(branch.layers.values(), key=lambda record: record.info.index)
-            if layers is None or layers == "auto" or layers(record.info)
-        ]
+        records = sorted(branch.layers.values(), key=lambda record: record.info.index)
+        if callable(layers):
+            records = [record for record in records if layers(record.info)]
         if not records:
             raise ValueError("`layers` chose none of the layers that were recorded")
         assert found.grid is not None  # it is set before any layer is seen
         if found.output is None:  # a loop of one's own
             assert found.latents is not None
             found.output = host.expected_size(self._pipe, {}, found.grid, found.latents)
+        found.complain_of_crops()
         frames, *image_size = found.output
-        found.complain_of_crops(image_size[0] / image_size[1])
-        keep_steps = "step" in self._keep
+        keep_steps = "step" in self._watch.keep
         means = {
             record.info.name: record.mean(image, steps=keep_steps, frames=frames is not None)
             for record in records
         }
-        steps = max(len(record.sums) for record in records) if keep_steps else None
+        kept_steps = max(len(record.sums) for record in records) if keep_steps else branch.calls
+        steps = found.step if found.counts_steps else kept_steps
         return HeatMaps(
             prompt=self._prompt(branch, image, prompt, encoder),
             layers=tuple(record.info for record in records),
             probabilities=means,
             columns=branch.columns,
-            axes=(*self._keep, *(() if frames is None else ("frame",))),
+            axes=(*self._watch.keep, *(() if frames is None else ("frame",))),
             size=(found.grid[1], found.grid[2]),
             image_size=(image_size[0], image_size[1]),
             clamp=clamp,
-            provenance={**found.provenance, **found.counts(branch, steps)},
+            provenance={**found.provenance, "steps": str(steps), "calls": str(branch.calls)},
             frames=frames,
             calls={record.info.name: record.calls for record in records},
             weighting="information" if layers == "auto" else "equal",
@@ -221,7 +186,9 @@ class Tracer:
 
     def record_bytes(self) -> int:
         """Size of what is recorded of the latest run, in bytes."""
-        return self._watch.runs[-1].bytes() if self._watch.runs else 0
+        branches = self._watch.runs[-1].branches if self._watch.runs else []
+        records = [record for branch in branches for record in branch.layers.values()]
+        return sum(total.nbytes for record in records for total in record.sums.values())
 
     def _recorded(self, index: int) -> Run:
         runs = self._watch.runs
@@ -243,7 +210,7 @@ class Tracer:
 
     def _branch(self, run: Run, prompt: str | Sequence[str] | None, negative: bool) -> Branch:
         """What was recorded of the text that is asked for."""
-        if negative and not self._negative:
+        if negative and "negative" not in run.roles:
             raise ValueError("the negative prompt was not recorded: use trace(pipe, negative=True)")
         role = "negative" if negative else "prompt"
         branches = [branch for branch in run.branches if branch.first.role == role]
@@ -257,14 +224,12 @@ class Tracer:
                 f"{'negative ' if negative else ''}prompt as they were encoded; if a callback "
                 "changes them, or FreeNoise blends them, the prompt's rows cannot be told."
             )
-        known = [branch.first.texts for branch in branches]
-        chosen = [
-            branch
-            for branch, texts in zip(branches, known, strict=True)
-            if prompt is None or texts is None or prompt in texts
-        ]
+        known = [(branch, branch.first.texts) for branch in branches]
+        chosen = [branch for branch, texts in known if not texts or prompt in (None, *texts)]
         if not chosen:
-            listed = ", ".join(repr(text) for texts in known for text in dict.fromkeys(texts or ()))
+            listed = ", ".join(
+                repr(text) for _, texts in known for text in dict.fromkeys(texts or ())
+            )
             raise ValueError(
                 f"the run knows its prompt, {listed}, and `prompt={prompt!r}` is another; "
                 "`prompt` is for runs that were given `prompt_embeds`"
@@ -274,13 +239,7 @@ class Tracer:
         return branch
 
     def _check(self, run: Run, branch: Branch, branches: Sequence[Branch]) -> None:
-        hidden = branch.hidden()
-        if hidden:
-            raise TraceError(
-                f"the attention of {len(hidden)} layer(s) was not seen, first {hidden[0]} with "
-                f"{self._watch.processor_of(hidden[0])}, which hides it in some calls. Choose a "
-                "processor that does not, e.g. AttnProcessor2_0()."
-            )
+        self._watch.complain_of_hidden(branch)
         if not branch.layers:
             raise TraceError("`layers` chose none of the denoiser's layers")
         run.complain_of_repeats()
@@ -315,23 +274,23 @@ class Tracer:
     def _prompt(
         self, branch: Branch, image: int, given: str | Sequence[str] | None, encoder: str | None
     ) -> Prompt:
+        keys = branch.offsets[-1]
         parts = [
             (part.prompts[image], offset)
-            for part, offset in zip(branch.encoded, branch.offsets, strict=True)
+            for part, offset in zip(branch.encoded, branch.offsets[:-1], strict=True)
             if part is not None and part.prompts is not None
         ]
         if parts:
-            return merged(parts, branch.keys, encoder)
+            return merged(parts, keys, encoder)
         # Without a text there are no words, but the columns can still be looked at.
         if given is None:
-            return Prompt("", (), branch.keys)
-        ends = (*branch.offsets[1:], branch.keys)
-        places = zip(self._family.text, branch.offsets, ends, strict=True)
+            return Prompt("", (), keys)
+        places = zip(self._watch.family.text, pairwise(branch.offsets), strict=True)
         parts = [
             (placements(given, text.encoders, self._pipe, (), end - start), start)
-            for text, start, end in places
+            for text, (start, end) in places
         ]
-        found = merged(parts, branch.keys, encoder)
+        found = merged(parts, keys, encoder)
         if given and not found.tokens:
             raise ValueError(
                 f"where {given!r} stands in these prompt_embeds cannot be told: the pipeline has "
@@ -361,7 +320,7 @@ def trace(
     """
     tracer = Tracer(pipe, layers=layers, keep=keep, negative=negative, runs=runs)
     try:
-        tracer._enter()
+        tracer._watch.install(wrap=True)
         yield tracer
     finally:
         tracer.remove()

@@ -10,17 +10,17 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from daam_diffusers import host
 from daam_diffusers.encoders import Reading, placements
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import Call, Family, LayerInfo
-from daam_diffusers.layers import Layer, Source, groups_of, source_of
+from daam_diffusers.families import Call, LayerInfo, denoisers_of, family_of
+from daam_diffusers.layers import Layer, Source, groups_of, layers_of, source_of
 from daam_diffusers.processor import TracingProcessor, is_tracing
 from daam_diffusers.prompt import Prompt
-from daam_diffusers.record import LayerRecord
-from daam_diffusers.run import Branch, Encoded, Role, Rows, Run, equal
+from daam_diffusers.run import AXES, Axis, Branch, Encoded, LayerRecord, Role, Rows, Run, equal
 from daam_diffusers.scores import AttentionCall, text_probabilities
 
 logger = logging.getLogger(__name__)
@@ -32,91 +32,100 @@ class Watch:
     """Listens to a pipeline, its denoisers and their attention layers.
 
     Args:
-        pipe: the pipeline.
-        layers: those that read the prompt.
-        families: of the denoisers, by component.
+        pipe, keep, negative, runs: see `Tracer`.
         choose: which layers to record; None for each family's default.
-        keep_steps, keep_heads: axes that are not averaged over.
-        negative: record the negative prompt as well.
-        runs: how many of the latest runs to hold.
 
     Attributes:
+        denoisers: by component.
+        denoiser, family: the first of them, and its family.
+        layers: those that read the prompt, by name, in forward order.
+        keep: axes that are not averaged over, in their order.
         runs: those held, the latest last.
-        rewraps: wrap, before each call of a denoiser, processors that were exchanged since.
+        readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
+
+    Raises:
+        TraceError: see `Tracer`.
     """
 
     def __init__(
         self,
         pipe: Any,
-        layers: Sequence[Layer],
-        families: Mapping[str, Family],
         *,
         choose: LayerChoice | None,
-        keep_steps: bool,
-        keep_heads: bool,
+        keep: Sequence[Axis],
         negative: bool,
         runs: int,
     ) -> None:
         self._pipe = pipe
-        self._layers = {layer.name: layer for layer in layers}
-        self._index = {layer.name: index for index, layer in enumerate(layers)}
-        self._families = families
         self._choose = choose
-        self._keep_steps = keep_steps
-        self._keep_heads = keep_heads
+        self.denoisers = denoisers_of(pipe)
+        self._families = {name: family_of(module) for name, module in self.denoisers.items()}
+        self.denoiser: Any = next(iter(self.denoisers.values()))
+        self.family = next(iter(self._families.values()))
+        names = [encoder.component for text in self.family.text for encoder in text.encoders]
+        self._encoders = [name for name in names if getattr(pipe, name, None) is not None]
+        if not self._encoders and not callable(getattr(pipe, "encode_prompt", None)):
+            raise TraceError(
+                f"{type(pipe).__name__} encodes no prompt (it has neither `encode_prompt` nor "
+                f"{' nor '.join(names)}): there are no words that could be traced."
+            )
+        self.layers = {one.name: one for one in layers_of(self.denoisers, self._families)}
+        if not self.layers:
+            raise TraceError(
+                f"this {type(self.denoiser).__name__} has no attention layer that reads a prompt."
+            )
+        self.keep = tuple(axis for axis in AXES if axis in keep)
         self._roles: frozenset[Role] = frozenset({"prompt", "negative"} if negative else {"prompt"})
-        self._infos: dict[str, LayerInfo | None] = {}
-        self._current: Run | None = None
-        self._loose: Run | None = None
-        self._heard: list[Encoded] = []  # before the pipeline was called, maybe for its call
-        self._checked: set[str] = set()
-        self._seen: set[str] = set()
-        self._depth = 0
-        self._missed: dict[str, str] = {}
-        self.readings: list[Reading] = []
         self.runs: deque[Run] = deque(maxlen=runs)
-        self.installed = ExitStack()
-        self.is_installed = False
-        self.rewraps = False
+        self._run: Run | None = None  # of the pipeline's call, or of a loop of one's own
+        self._depth = 0  # calls of the pipeline inside each other
+        self._heard: list[Encoded] = []  # before the pipeline was called, maybe for its call
+        self.readings: list[Reading] = []
+        self._installed = ExitStack()
+        self._is_installed = self._rewraps = False
 
     # Installing and removing
 
-    def install(self, denoisers: Mapping[str, nn.Module], encoders: Sequence[str]) -> None:
-        """Put hooks on the pipeline and its denoisers; layers are wrapped apart."""
-        if self.is_installed:
+    def install(self, *, wrap: bool) -> None:
+        """Put hooks on the pipeline and its denoisers.
+
+        Args:
+            wrap: wrap the layers' processors as well, now and, where they were exchanged, before
+                each call of a denoiser.
+        """
+        if self._is_installed:
             return
-        for layer in self._layers.values():
+        for layer in self.layers.values():
             self.wrapped(layer)  # take over from another tracer before anything is changed
         with ExitStack() as stack:
-            stack.callback(self._unwrap, tuple(denoisers.values()))
-            for name, denoiser in denoisers.items():
+            stack.callback(self._unwrap)
+            for name, denoiser in self.denoisers.items():
                 before = host.Weak(self.denoising, name)
                 handle = denoiser.register_forward_pre_hook(before, with_kwargs=True)
                 stack.callback(handle.remove)
                 after = host.Weak(self.denoised, name)
                 stack.callback(denoiser.register_forward_hook(after).remove)
-            stack.enter_context(host.observed(self._pipe, encoders, self, self.readings))
-            compiled = [d for d in denoisers.values() if host.is_compiled(self._pipe, d)]
+            stack.enter_context(host.observed(self._pipe, self._encoders, self))
+            compiled = [d for d in self.denoisers.values() if host.is_compiled(self._pipe, d)]
             if compiled:
                 logger.warning(
                     "%s is compiled; while it is traced it runs eagerly.",
                     type(compiled[0]).__name__,
                 )
                 stack.enter_context(torch.compiler.set_stance("force_eager"))
-            self.installed = stack.pop_all()
-        self.is_installed = True
+            if wrap:
+                self._wrap_all()
+            self._installed = stack.pop_all()
+        self._is_installed, self._rewraps = True, wrap
 
     def remove(self) -> None:
-        """See `Observer`: leave the pipeline as it was found."""
-        self.rewraps = False
-        self.is_installed = False
-        self.installed.close()
+        """Leave the pipeline as it was found."""
+        self._is_installed = self._rewraps = False
+        self._installed.close()
 
-    def wrap_all(self) -> None:
-        """Wrap the processors of all layers."""
-        for layer in self._layers.values():
-            if not self._is_own(layer.module.processor):
-                _set_processor(layer.module, self.wrapped(layer))
+    def _wrap_all(self) -> None:
+        for layer in self.layers.values():
+            layer.module.processor = self.wrapped(layer)
 
     def wrapped(self, layer: Layer) -> TracingProcessor:
         """The processor of a layer in a wrapper of this watch's own."""
@@ -129,11 +138,11 @@ class Watch:
             processor = layer.module.processor
         return TracingProcessor(processor, layer.name, self)
 
-    def _unwrap(self, denoisers: Sequence[nn.Module]) -> None:
-        for layer in self._layers.values():
+    def _unwrap(self) -> None:
+        for layer in self.layers.values():
             if self._is_own(layer.module.processor):
-                _set_processor(layer.module, layer.module.processor.inner)
-        for denoiser in denoisers:
+                layer.module.processor = layer.module.processor.inner
+        for denoiser in self.denoisers.values():
             # The host's fuse_qkv_projections keeps the processors of before for its undoing.
             kept: dict[str, Any] = getattr(denoiser, "original_attn_processors", None) or {}
             kept.update({k: one.inner for k, one in kept.items() if self._is_own(one)})
@@ -144,66 +153,54 @@ class Watch:
     # The pipeline
 
     def began(self, arguments: Mapping[str, Any]) -> None:
-        """See `host.Listener`."""
+        """The pipeline was called."""
         self._depth += 1
         if self._depth > 1:  # a pipeline that calls itself
             return
-        own = {name: value for name, value in arguments.items() if name != "self"}
-        before = self._loose
+        before = self._run
         self._heard = before.encoded if before is not None and not before.calls else []
-        self._open(Run(own, self._roles))
+        own = {name: value for name, value in arguments.items() if name != "self"}
+        self._run = Run(own, self._roles)
 
     def ended(self, output: Any) -> None:
-        """See `host.Listener`."""
+        """Its call returned, or raised, then `output` is None."""
         self._depth -= 1
-        run = self._current
+        run = self._run
         if self._depth or run is None:
             return
-        self._current, self._heard = None, []
-        is_latent = run.arguments.get("output_type") == "latent"
-        run.output = None if is_latent else host.output_size(output)
-        if run.output is None and run.grid is not None and run.latents is not None:
-            run.output = host.expected_size(self._pipe, run.arguments, run.grid, run.latents)
-        if run.output is not None and run.grid is not None and run.fault is None:
-            denoiser = getattr(self._pipe, next(iter(self._families)))
-            run.fault = host.foreign_frames(
-                self._pipe, denoiser, run.arguments, run.output[0], run.grid[0]
+        self._run, self._heard = None, []
+        if run.grid is not None and run.latents is not None:
+            is_latent = run.arguments.get("output_type") == "latent"
+            run.output = (None if is_latent else host.output_size(output)) or host.expected_size(
+                self._pipe, run.arguments, run.grid, run.latents
             )
+            if run.fault is None:
+                frames, cells = run.output[0], run.grid[0]
+                run.fault = host.foreign_frames(
+                    self._pipe, self.denoiser, run.arguments, frames, cells
+                )
         run.is_cut_short = output is None
         run.close()
 
     def counts_steps(self) -> None:
-        """See `host.Listener`."""
-        if self._current is not None:
-            self._current.counts_steps = True
+        """It made a progress bar."""
+        if self._run is not None and self._depth:
+            self._run.counts_steps = True
 
     def advanced(self) -> None:
-        """See `host.Listener`."""
-        if self._current is not None:
-            self._current.step += 1
-
-    def _open(self, run: Run) -> None:
-        self._infos = {}
-        self._checked = set()
-        self._loose = None
-        self._current = run
-
-    def _run(self) -> Run | None:
-        return self._current or self._loose
+        """A step is done."""
+        if self._run is not None and self._depth:
+            self._run.step += 1
 
     # Text
 
     def encoded(
         self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
     ) -> None:
-        """See `host.Listener`."""
-        run = self._current
-        if run is None:
-            if self._loose is None or self._loose.calls:
-                self._open(Run(roles=self._roles))
-                self._current, self._loose = None, self._current
-            run = self._loose
-        assert run is not None
+        """A prompt was encoded."""
+        if self._run is None or (self._run.calls and not self._depth):
+            self._run = Run(roles=self._roles)
+        run = self._run
         run.grads = torch.is_grad_enabled()
         found = host.embeddings_of(result)
         if not found:
@@ -219,17 +216,18 @@ class Watch:
     def _role(self, run: Run, arguments: Mapping[str, Any]) -> Role:
         """What a call of `encode_prompt` encodes: pipelines may call it for each prompt apart."""
         given, own = arguments.get("prompt"), run.arguments
+        has_prompt = any(one.role == "prompt" for one in run.encoded)
         if given is None:
             embeds = arguments.get("prompt_embeds")
-            if embeds is None:  # a negative prompt that was not given may be encoded as none
-                return "negative" if any(one.role == "prompt" for one in run.encoded) else "prompt"
-            return "negative" if embeds is own.get("negative_prompt_embeds") else "prompt"
-        earlier = [one for one in run.encoded if one.role == "prompt"]
-        if not own or not earlier or run.calls or arguments.get("negative_prompt") is not None:
+            # A negative prompt that was not given may be encoded as none.
+            is_negative = (
+                has_prompt if embeds is None else embeds is own.get("negative_prompt_embeds")
+            )
+            return "negative" if is_negative else "prompt"
+        if not own or not has_prompt or run.calls or arguments.get("negative_prompt") is not None:
             return "prompt"
-        if _same(given, own.get("negative_prompt")):
-            return "negative"
-        return "prompt" if _same(given, own.get("prompt")) else "negative"
+        is_own = _same(given, own.get("prompt")) and not _same(given, own.get("negative_prompt"))
+        return "prompt" if is_own else "negative"
 
     def _add(
         self,
@@ -242,15 +240,10 @@ class Watch:
     ) -> None:
         # A copy: callbacks may change the embeddings that the pipeline goes on with in place.
         rows = rows.clone() if isinstance(rows, torch.Tensor) else [row.clone() for row in rows]
-        family = next(iter(self._families.values()))
         read = {reading.component for reading in readings}
+        choices = [text.encoders for text in self.family.text]
         encoders = next(
-            (
-                text.encoders
-                for text in family.text
-                if read & {encoder.component for encoder in text.encoders}
-            ),
-            family.text[0].encoders,
+            (one for one in choices if read & {encoder.component for encoder in one}), choices[0]
         )
         if role not in self._roles:  # known by its values alone
             run.encoded.append(Encoded(role, rows, None))
@@ -267,12 +260,11 @@ class Watch:
         }
         placed: dict[tuple[str, ...], Mapping[str, Any]] = {}
         prompts = []
-        for index, text in enumerate(texts):
+        for index, (text, row) in enumerate(zip(texts, rows, strict=True)):
             own = {name: values[index] for name, values in others.items()}
-            key = (text, *own.values(), str(len(rows[index])))
+            key = (text, *own.values(), str(len(row)))
             if key not in placed:
-                columns = len(rows[index])
-                placed[key] = placements(text, encoders, self._pipe, readings, columns, own)
+                placed[key] = placements(text, encoders, self._pipe, readings, len(row), own)
             prompts.append(placed[key])
         run.encoded.append(Encoded(role, rows, tuple(prompts)))
 
@@ -305,7 +297,7 @@ class Watch:
     def _was_read(self, given: str | list[str], reading: Reading) -> bool:
         """Whether a text encoder read these texts, one a row, or one for all rows."""
         texts = [given] * len(reading.ids) if isinstance(given, str) else given
-        tokenizer = host.tokenizer_of(self._pipe)
+        tokenizer = self._pipe.tokenizer
         convert = getattr(self._pipe, "maybe_convert_prompt", None)
         tokens = tokenizer(convert(texts, tokenizer) if convert else texts, truncation=True)
         return len(texts) == len(reading.ids) and all(
@@ -319,9 +311,9 @@ class Watch:
         self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Forward pre-hook of a denoiser."""
-        if self.rewraps:  # the user, or the host for them, may have exchanged processors
-            self.wrap_all()
-        run = self._run()
+        if self._rewraps:  # the user, or the host for them, may have exchanged processors
+            self._wrap_all()
+        run = self._run
         if run is None:
             return
         if not run.provenance:
@@ -331,7 +323,6 @@ class Watch:
                 run.schedule = host.schedule(self._pipe)
         if not callable(getattr(self._pipe, "encode_prompt", None)):
             self._read(run)
-        self._seen, self._missed = set(), {}
         if run.arguments and torch.is_grad_enabled() and not run.grads:
             run.layout = None  # an optimization of the latents, not a step of the denoising
             return
@@ -350,14 +341,14 @@ class Watch:
         Raises:
             TraceError: a layer's attention cannot be seen; the message says what was found.
         """
-        run = self._run()
+        run = self._run
         if run is None or run.layout is None:
             return
         run.layout = None
-        if component in self._checked:
+        if component in run.checked:
             return
-        self._checked.add(component)
-        layers = [layer for layer in self._layers.values() if layer.component == component]
+        run.checked.add(component)
+        layers = [layer for layer in self.layers.values() if layer.component == component]
         exchanged = [layer for layer in layers if not is_tracing(layer.module.processor)]
         if exchanged:
             run.fault = (
@@ -365,92 +356,84 @@ class Watch:
                 "exchanged after Tracer.processors(); set them again"
             )
             return
-        hidden = [layer for layer in layers if layer.name in self._missed]
-        if hidden:
-            raise TraceError(self._hidden(hidden))
+        for branch in run.rows:
+            self.complain_of_hidden(branch)
         for layer in layers:
-            found = "" if layer.name in self._seen else _skipped(module, layer)
+            found = "" if layer.name in run.infos else _skipped(module, layer)
             if found:
                 raise TraceError(
                     f"the attention of {layer.name} was not seen, for its processor was not "
                     f"called: {found}. Trace without that extension."
                 )
 
-    def _hidden(self, layers: Sequence[Layer]) -> str:
-        processor = layers[0].module.processor
-        remedy = f"pipe.{layers[0].component}.set_attn_processor(AttnProcessor2_0())"
-        if hasattr(processor, "_attention_backend"):
-            remedy = f'pipe.{layers[0].component}.set_attention_backend("native")'
-        return (
-            f"the attention of {len(layers)} layer(s) was not seen, first {layers[0].name} with "
-            f"{processor.__class__.__name__}: {self._missed[layers[0].name]}. Choose a processor "
-            f"that calls scaled_dot_product_attention or get_attention_scores, e.g. {remedy}."
-        )
+    def complain_of_hidden(self, branch: Branch) -> None:
+        """Refuse what was recorded of a text if the attention of a layer was not seen.
 
-    def processor_of(self, name: str) -> str:
-        """The class of a layer's processor."""
-        return str(self._layers[name].module.processor.__class__.__name__)
+        Raises:
+            TraceError: the message names the first such layer and says what was found.
+        """
+        if not branch.missed:
+            return
+        name, found = next(iter(branch.missed.items()))
+        layer = self.layers[name]
+        processor = layer.module.processor
+        remedy = "set_attn_processor(AttnProcessor2_0())"
+        if hasattr(processor, "_attention_backend"):
+            remedy = 'set_attention_backend("native")'
+        raise TraceError(
+            f"the attention of {len(branch.missed)} layer(s) was not seen, first {name} with "
+            f"{processor.__class__.__name__}: {found}. Choose a processor that calls "
+            "scaled_dot_product_attention or get_attention_scores, e.g. "
+            f"pipe.{layer.component}.{remedy}."
+        )
 
     # Attention
 
     def wants(self, name: str) -> bool:
-        """See `Observer`."""
-        run = self._run()
-        return run is not None and run.layout is not None and self._infos.get(name, ...) is not None
+        """Whether this call of this layer is to be looked at."""
+        run = self._run
+        return run is not None and run.layout is not None and run.infos.get(name, ...) is not None
 
     def observe(self, name: str, calls: list[AttentionCall]) -> None:
-        """See `Observer`."""
-        run = self._run()
+        """Take note of what one call of a layer's processor attended to."""
+        run = self._run
         if run is None or run.layout is None:
             return
-        layer, layout = self._layers[name], run.layout
-        for branch, start in ((run.branches[i], start) for i, start in layout.rows.items()):
+        layer, layout = self.layers[name], run.layout
+        # FasterCache takes the first half of the batch, the unconditional one, away.
+        registry = getattr(self.denoisers[layer.component], "_diffusers_hook", None)
+        is_halved = "faster_cache_denoiser" in getattr(registry, "hooks", {})
+        for branch, start in run.rows.items():
             samples = range(start, start + branch.samples)
-            sources = [
-                source_of(layout, layer, calls, sample, is_halved=self._is_halved(layer))
-                for sample in samples
-            ]
+            sources = [source_of(layout, layer, calls, n, is_halved=is_halved) for n in samples]
             found = [source for source in sources if isinstance(source, Source)]
             if len(found) < len(sources):
-                branch.asked[name] += 1
-                self._missed[name] = next(one for one in sources if isinstance(one, str))
+                branch.missed[name] = next(one for one in sources if isinstance(one, str))
                 continue
-            self._seen.add(name)
-            info = self._info(layer, found[0])
+            if name not in run.infos:
+                run.infos[name] = self._info(layer, found[0])
+            info = run.infos[name]
             if info is None:
                 continue
-            branch.asked[name] += 1
             values = torch.cat([self._values(group, branch) for group in groups_of(found)])
             record = branch.layers.setdefault(name, LayerRecord(info))
-            record.add(values, self._step(run, branch))
-
-    def _step(self, run: Run, branch: Branch) -> int:
-        if not self._keep_steps:
-            return 0
-        return run.step if run.counts_steps else branch.calls - 1
+            step = run.step if run.counts_steps else branch.calls - 1
+            record.add(values, step if "step" in self.keep else 0)
 
     def _info(self, layer: Layer, source: Source) -> LayerInfo | None:
-        """The layer's info if it is to be recorded, made and chosen at its first call."""
-        if layer.name not in self._infos:
-            frames, height, width = source.grid
-            info = LayerInfo(
-                name=layer.name,
-                block=layer.block,
-                index=self._index[layer.name],
-                grid=(height, width),
-                factor=2**layer.halvings,
-                heads=source.call.query.shape[1],
-                frames=frames,
-            )
-            choose = self._choose or layer.family.default_layers
-            self._infos[layer.name] = info if choose(info) else None
-        return self._infos[layer.name]
-
-    def _is_halved(self, layer: Layer) -> bool:
-        """Whether FasterCache takes the first half of the batch, the unconditional one, away."""
-        denoiser = getattr(self._pipe, layer.component)
-        registry = getattr(denoiser, "_diffusers_hook", None)
-        return "faster_cache_denoiser" in getattr(registry, "hooks", {})
+        """The layer's info, None if it is not to be recorded."""
+        frames, height, width = source.grid
+        info = LayerInfo(
+            name=layer.name,
+            block=layer.block,
+            index=list(self.layers).index(layer.name),
+            grid=(height, width),
+            factor=2**layer.halvings,
+            heads=source.call.query.shape[1],
+            frames=frames,
+        )
+        choose = self._choose or layer.family.default_layers
+        return info if choose(info) else None
 
     def _values(self, sources: Sequence[Source], branch: Branch) -> torch.Tensor:
         """Probabilities of neighboring samples, (B, [H,] C + 1, N)."""
@@ -463,14 +446,12 @@ class Watch:
             rows=slice(first.rows.start, sources[-1].rows.stop),
             columns=[first.text.start + column for column in present],
             cells=first.cells,
-            keep_heads=self._keep_heads,
+            keep_heads="head" in self.keep,
         )
         absent = len(branch.columns) - len(present)
         if absent:
-            zeros = torch.zeros_like(values[..., :1, :]).expand(
-                *values.shape[:-2], absent, values.shape[-1]
-            )
-            values = torch.cat([values[..., :-1, :], zeros, values[..., -1:, :]], dim=-2)
+            own, rest = values[..., :-1, :], values[..., -1:, :]
+            values = torch.cat([F.pad(own, (0, 0, 0, absent)), rest], dim=-2)
         frames = first.rows.stop - first.rows.start
         if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
             values = values.reshape(-1, frames, *values.shape[1:]).movedim(1, -2).flatten(-2)
@@ -490,13 +471,6 @@ def _skipped(denoiser: nn.Module, layer: Layer) -> str:
         if home.split(".")[0] not in ("accelerate", "diffusers", "torch"):
             return f"{path} runs {home}.{getattr(forward, '__qualname__', forward)} in its place"
     return "the denoiser skips it"
-
-
-def _set_processor(module: Any, processor: Any) -> None:
-    if hasattr(module, "set_processor"):
-        module.set_processor(processor)
-    else:
-        module.processor = processor
 
 
 def _same(left: Any, right: Any) -> bool:

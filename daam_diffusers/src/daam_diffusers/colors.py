@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 # Anchors at equal distances on the min-max scale, from cold to hot. CIE lightness rises from each
 # to the next, so that the order of values survives a gray print and color blindness.
@@ -18,20 +19,19 @@ RAMP: tuple[tuple[int, int, int], ...] = (
 )
 
 
-def blend(
-    picture: npt.NDArray[np.uint8], heat: npt.NDArray[np.float32], opacity: float
-) -> npt.NDArray[np.uint8]:
+def blend(picture: Image.Image, heat: npt.NDArray[np.float32], opacity: float) -> Image.Image:
     """A picture under a map: the hotter a pixel, the more of the ramp's color it takes.
 
     Args:
-        picture: (H, W, 3) uint8 RGB.
-        heat: (H, W) in [0, 1].
+        picture: of any mode.
+        heat: (H, W) of the picture, in [0, 1].
         opacity: of the hottest pixel, in [0, 1].
 
     Returns:
-        (H, W, 3) uint8 RGB.
+        An RGB picture of the same size.
     """
     at = np.linspace(0, 1, len(RAMP))
     colors = np.stack([np.interp(heat, at, band) for band in np.transpose(RAMP)], axis=-1)
     alpha = opacity * heat[..., None].astype(np.float64)  # (H, W, 1)
-    return np.rint(picture * (1 - alpha) + colors * alpha).astype(np.uint8)
+    drawn = np.asarray(picture.convert("RGB")) * (1 - alpha) + colors * alpha
+    return Image.fromarray(np.rint(drawn).astype(np.uint8))

@@ -133,8 +133,7 @@ def generate(
     if offload and place.type == "cpu":
         raise ValueError(f"--offload {offload} needs an accelerator, and --device is the CPU")
     precision = dtype or ("float32" if place.type == "cpu" else "float16")
-    pipe = _load(model, precision, variant)
-    _load_loras(pipe, lora or [])
+    pipe = _load(model, precision, variant, lora or [])
     if offload:
         getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
     else:
@@ -166,10 +165,11 @@ def generate(
     asked = {"lora": ", ".join(lora or []), "variant": variant}
     known = {key: value for key, value in asked.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
-    drawn = output.images[0] if maps.frames is None else output.frames[0]
-    shown = video.pictures(drawn, maps.frames)
-    picture = "image.png" if maps.frames is None else "video.webp"
-    video.save(folder / picture, shown[0] if maps.frames is None else shown, fps)
+    if maps.frames is None:
+        drawn, picture = output.images[0], "image.png"
+    else:
+        drawn, picture = video.pictures(output.frames[0], maps.frames), "video.webp"
+    video.save(folder / picture, drawn, fps)
     maps.save(folder / "heat_maps.safetensors")
     maps.to_html(folder / "report.html", drawn, fps=fps)
     _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
@@ -286,32 +286,28 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _load(model: str, dtype: Dtype, variant: str | None) -> Any:
+def _load(model: str, dtype: Dtype, variant: str | None, loras: list[str]) -> Any:
     if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", model):
         raise ValueError(f"no such folder, and not an id such as 'owner/name': {model}")
     import torch
     from diffusers import DiffusionPipeline
 
+    loading = model
     try:
-        return DiffusionPipeline.from_pretrained(
-            model, dtype=getattr(torch, dtype), variant=variant
-        )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot load {model}: {_message(error)}") from error
-
-
-def _load_loras(pipe: Any, loras: list[str]) -> None:
-    if loras and not hasattr(pipe, "load_lora_weights"):
-        raise ValueError(f"--lora: {type(pipe).__name__} takes no LoRA")
-    for number, lora in enumerate(loras):
-        path = Path(lora)
-        source, name = (str(path.parent), path.name) if path.is_file() else (lora, None)
-        try:
+        weights = getattr(torch, dtype)
+        pipe = DiffusionPipeline.from_pretrained(model, dtype=weights, variant=variant)
+        for number, lora in enumerate(loras):
+            loading = f"the LoRA {lora}"
+            if not hasattr(pipe, "load_lora_weights"):
+                raise ValueError(f"{type(pipe).__name__} takes none")
+            file = Path(lora)
+            source, name = (str(file.parent), file.name) if file.is_file() else (lora, None)
             pipe.load_lora_weights(source, weight_name=name, adapter_name=f"lora_{number}")
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ValueError(f"cannot load the LoRA {lora}: {_message(error)}") from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        raise ValueError(f"cannot load {loading}: {_message(error)}") from error
     if loras:
         pipe.set_adapters([f"lora_{number}" for number in range(len(loras))])
+    return pipe
 
 
 def _check_words(prompt: str, words: list[str] | None) -> list[str]:

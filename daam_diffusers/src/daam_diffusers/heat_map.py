@@ -175,10 +175,8 @@ class HeatMap:
         pictures = video.pictures(image, self.frames)
         size = (pictures[0].height, pictures[0].width)
         maps = self.mean().upscale(size).normalized().values.reshape(-1, *size).numpy()
-        drawn = [
-            Image.fromarray(blend(np.asarray(picture.convert("RGB")), heat, opacity))
-            for picture, heat in zip(pictures, maps, strict=True)
-        ]
+        pairs = zip(pictures, maps, strict=True)
+        drawn = [blend(picture, heat, opacity) for picture, heat in pairs]
         return drawn[0] if self.frames is None else drawn
 
     def save(
@@ -225,8 +223,7 @@ class HeatMap:
             ) from error
         if ax is None:
             _, ax = plt.subplots()
-        values = self.mean().values
-        values = values if self.frames is None else values.mean(dim=0)
+        values = self.values.reshape(-1, *self.values.shape[-2:]).mean(dim=0)
         drawn = ax.imshow(values.numpy(), cmap="inferno", interpolation="nearest")
         ax.set_title(self.text)
         ax.set_axis_off()

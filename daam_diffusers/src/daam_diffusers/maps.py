@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Clamp = Literal["once", "per_map"]
 Weighting = Literal["equal", "information"]
-Special = Literal["start", "end", "padding"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +216,7 @@ class HeatMaps(Mapping[str, HeatMap]):
                 raise KeyError(f"column {column} was not kept apart; kept: {list(self.columns)}")
         return self._map(f"[{', '.join(map(str, columns))}]", columns)
 
-    def special(self, kind: Special | None = None) -> HeatMap:
+    def special(self, kind: Literal["start", "end", "padding"] | None = None) -> HeatMap:
         """What falls to no word: the sum over start and end tokens and all else.
 
         Args:
@@ -241,8 +240,7 @@ class HeatMaps(Mapping[str, HeatMap]):
         return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:
-        index = {column: i for i, column in enumerate(self.columns)}
-        return self._heat_map(text, [index[column] for column in columns])
+        return self._heat_map(text, [self.columns.index(column) for column in columns])
 
     def _heat_map(self, text: str, rows: Sequence[int], *, total: bool = False) -> HeatMap:
         maps = [self.probabilities[layer.name][list(rows)] for layer in self.layers]

@@ -108,7 +108,6 @@ def render(
         lstrip_blocks=True,
     )
     environment.filters["csp_hash"] = _csp_hash
-    environment.filters["fixed"] = "{:.{}f}".format
     return environment.get_template("report.html.j2").render(
         title=" ".join(prompt.text.split()),
         direction=_direction(prompt.text),
@@ -188,11 +187,11 @@ def _thumbnails(
     scripts."""
     scale = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))  # (W, H)
-    picture = np.asarray(image.convert("RGB").resize(size, Image.Resampling.LANCZOS))
+    picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     for values in maps:
         resized = Image.fromarray(_min_max(values[0])[0]).resize(size, Image.Resampling.BICUBIC)
         heat = np.clip(np.asarray(resized), 0, 1)  # bicubic overshoots
-        yield Image.fromarray(blend(picture, heat, OPACITY))
+        yield blend(picture, heat, OPACITY)
 
 
 def _min_max(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

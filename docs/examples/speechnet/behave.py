@@ -72,7 +72,8 @@ def behave(size: Size, third: str, noise: float = 0.0) -> Path:
     inputs = [results(size) / f"{name}.parquet" for name in ("utterances", "hypotheses")]
     about = {"third": third, "noise": noise, "alike": ALIKE, "seed": SEED, "inputs": digest(inputs)}
     if not is_made(path, about):
-        write(log(spoken(*map(pl.read_parquet, inputs), third), noise), path, about)
+        utterances, hypotheses = (pl.read_parquet(file) for file in inputs)
+        write(log(spoken(utterances, hypotheses, third), noise), path, about)
     return path
 
 

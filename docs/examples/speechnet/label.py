@@ -111,7 +111,8 @@ def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.Data
     Returns:
         query_id, transcript and a column `lf:…` a function, in the order of the log.
     """
-    return apply(functions, log, keep=["transcript"]).filter(pl.col("transcript") != "")
+    cast: pl.DataFrame = apply(functions, log, keep=["transcript"])
+    return cast.filter(pl.col("transcript") != "")
 
 
 def labels(cast: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Labels:

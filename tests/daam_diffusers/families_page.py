@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from daam_diffusers.families import Family, images, unets, videos
+from daam_diffusers.families import Family, transformers, unets
 
 PAGE = Path(__file__).parents[2] / "docs/families.md"
-BUILT_IN = (*unets.FAMILIES, *images.FAMILIES, *videos.FAMILIES)
+BUILT_IN = (*unets.FAMILIES, *transformers.FAMILIES)
 
 _BEGIN, _END = "<!-- table: begin -->", "<!-- table: end -->"
 

@@ -52,19 +52,13 @@ class Weak:
 
 
 @contextmanager
-def observed(
-    pipe: Any, components: Sequence[str], listener: Watch, readings: list[Reading]
-) -> Iterator[None]:
-    """Tell a listener of a pipeline's calls, steps and prompts.
+def observed(pipe: Any, components: Sequence[str], watch: Watch) -> Iterator[None]:
+    """Tell a watch, held weakly, of a pipeline's calls, steps and prompts.
 
-    Args:
-        pipe: the pipeline.
-        components: its text encoders.
-        listener: held weakly.
-        readings: where to add what the text encoders read since `encode_prompt`, or the pipeline,
-            was called.
+    Its `readings` get what the text encoders, the pipeline's `components`, read since
+    `encode_prompt`, or the pipeline, was called.
     """
-    ear = weakref.ref(listener)
+    ear, readings = weakref.ref(watch), watch.readings
     with ExitStack() as stack:
         for name in components:
             encoder = getattr(pipe, name, None)
@@ -233,12 +227,6 @@ def embeddings_of(result: Any) -> list[Any]:
             like = first.ndim, first.shape[-1]
             found.append(value)
     return found
-
-
-def tokenizer_of(pipe: Any) -> Any:
-    """The pipeline's first tokenizer; None if it has none."""
-    candidates = (getattr(pipe, name, None) for name in ("tokenizer", "tokenizer_2"))
-    return next((tokenizer for tokenizer in candidates if tokenizer is not None), None)
 
 
 def is_compiled(pipe: Any, denoiser: nn.Module) -> bool:

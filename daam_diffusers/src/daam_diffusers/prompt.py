@@ -321,7 +321,7 @@ def place(
             tokens.append(Token(text[first:last], first, last, column))
     cut = tuple(
         text[first:last]
-        for first, last in (word_spans(text, added) if lost else ())
+        for first, last in word_spans(text, added)
         if any(s < last and first < e for s, e in lost)
     )
     return Prompt(text, tuple(tokens), columns, cut, start, end, added)

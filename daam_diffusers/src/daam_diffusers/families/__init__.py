@@ -1,6 +1,6 @@
 """The table of denoisers: `table` says what a row is, the other modules hold the rows."""
 
-from daam_diffusers.families import images, unets, videos
+from daam_diffusers.families import transformers, unets
 from daam_diffusers.families.table import FAMILIES as FAMILIES
 from daam_diffusers.families.table import Call as Call
 from daam_diffusers.families.table import Encoder as Encoder
@@ -20,5 +20,5 @@ from daam_diffusers.families.table import register_family as register_family
 from daam_diffusers.families.table import remembered as remembered
 from daam_diffusers.families.table import text_first as text_first
 
-for _family in (*unets.FAMILIES, *images.FAMILIES, *videos.FAMILIES):
+for _family in (*unets.FAMILIES, *transformers.FAMILIES):
     register_family(_family)

@@ -83,13 +83,6 @@ class Call:
         has_extra = isinstance(text, torch.Tensor) and text.ndim == 4 and text.shape[1] == 1
         return text[:, 0] if has_extra else text
 
-    def lengths(self, name: str) -> tuple[int, ...]:
-        """Length of a text argument, a sample: a tensor (B, K, ...) or a list of (K, ...)."""
-        text = self.text(name)
-        if isinstance(text, torch.Tensor):
-            return (text.shape[1],) * text.shape[0]
-        return tuple(row.shape[0] for row in text)
-
 
 @dataclass(frozen=True)
 class Encoder:
@@ -234,9 +227,6 @@ class Family:
             if kind != "added" or getattr(module, "added_kv_proj_dim", True) is not None
         }
 
-
-SEPARATE = "separate calls, the prompt first"
-"""The `guidance` of many families."""
 
 FAMILIES: dict[str, Family] = {}
 """The table, by the denoiser's class name. Add to it with `register_family`."""

@@ -1,4 +1,4 @@
-"""Rows of the table for transformers that draw images."""
+"""Rows of the table for transformers, those that draw images first and then those of videos."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families.table import (
-    SEPARATE,
     Call,
     Encoder,
     Family,
@@ -26,6 +25,8 @@ _DOUBLE = r"transformer_blocks\.\d+\.attn"
 _SINGLE = r"single_transformer_blocks\.\d+\.attn"
 _ATTN1 = r"transformer_blocks\.\d+\.attn1"
 _ATTN2 = r"transformer_blocks\.\d+\.attn2"
+_WAN = r"blocks\.\d+\.attn2"
+_WAN_WINDOW = 512  # WanAttnProcessor splits image and text embeddings there, whatever they are
 _SECOND = Encoder("text_encoder_2", "tokenizer_2", "prompt_2")
 _THIRD = Encoder("text_encoder_3", "tokenizer_3", "prompt_3", after="text_encoder")
 _TEMPLATE = (Text(encoders=(Encoder(has_template=True),)),)
@@ -35,6 +36,7 @@ _BINNED = (
     "then are off by up to 3.4% of the picture (7.2% beyond 2:1), with "
     "use_resolution_binning=False not at all."
 )
+_SEPARATE = "separate calls, the prompt first"
 _EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
 
 
@@ -123,6 +125,74 @@ def _padded_pixels_first(call: Call, grid: Grid, lengths: Sequence[int]) -> list
     ]
 
 
+def _wan_context(call: Call, lengths: Sequence[int]) -> Segments:
+    """Of image and text embeddings in one sequence the last 512 are taken for text."""
+    images = call.arguments.get("encoder_hidden_states_image")
+    rest = 0 if images is None else min(images.shape[1], _WAN_WINDOW - lengths[0])
+    return (("image", max(0, rest)), ("text", lengths[0]))
+
+
+def _read_coordinates(coordinates: torch.Tensor) -> Grid:
+    times, rows, columns = coordinates[0]
+    height, width = len(rows.unique()), len(columns.unique())
+    starts: list[float] = times[:: height * width].tolist()
+    frames = 1  # counted from the end: frames given as conditions come first, at any time
+    while frames < len(starts) and starts[-frames - 1] < starts[-frames]:
+        frames += 1
+    return frames, height, width
+
+
+def _ltx(call: Call) -> Grid:
+    if call.arguments.get("num_frames") is None:
+        return remembered(call["video_coords"], _read_coordinates)
+    return int(call["num_frames"]), int(call["height"]), int(call["width"])
+
+
+def _kandinsky(call: Call) -> Grid:
+    if (call.arguments.get("sparse_params") or {}).get("to_fractal"):
+        raise TraceError(
+            "this Kandinsky 5 attends sparsely (attention_type 'nabla'), with its cells in another "
+            "order; the models of 5 seconds can be traced."
+        )
+    frames, height, width = call["visual_rope_pos"]
+    return len(frames), len(height), len(width)
+
+
+def _frames_before_channels(call: Call) -> Grid:
+    _, frames, _, height, width = call["hidden_states"].shape
+    size, time = call.config("patch_size"), call.config("patch_size_t") or 1
+    return frames // time, height // size, width // size
+
+
+def _valid_text_last(call: Call, grid: Grid, lengths: Sequence[int]) -> list[Segments]:
+    """Pixels, then those of each sample's text embeddings that are no padding."""
+    valid = remembered(call["encoder_attention_mask"], read_lengths)
+    return [(("pixels", cells(grid)), ("text", text)) for text in valid]
+
+
+def _valid_text_first_of_rest(call: Call, grid: Grid, lengths: Sequence[int]) -> list[Segments]:
+    """Pixels, what is valid of image, quoted text and text, then all that is not."""
+    image = call["image_embeds"].shape[1]
+    own = image if remembered(call["image_embeds"], _any) else 0
+    quoted = remembered(call["encoder_attention_mask_2"], read_lengths)
+    valid = remembered(call["encoder_attention_mask"], read_lengths)
+    rest = image + call["encoder_hidden_states_2"].shape[1] + lengths[0]
+    return [
+        (
+            ("pixels", cells(grid)),
+            ("image", own),
+            ("quoted", quotation),
+            ("text", text),
+            ("padding", rest - own - quotation - text),
+        )
+        for quotation, text in zip(quoted, valid, strict=True)
+    ]
+
+
+def _any(tensor: torch.Tensor) -> bool:
+    return bool(tensor.any())
+
+
 def _pipelines(name: str, kinds: str) -> tuple[str, ...]:
     return tuple(f"{name}{kind}Pipeline" for kind in kinds.split(" "))
 
@@ -168,7 +238,7 @@ FAMILIES = (
         denoiser="ChromaTransformer2DModel",
         name="Chroma",
         pipelines=_pipelines("Chroma", " Img2Img Inpaint"),
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
     ),
     Family(
         denoiser="AuraFlowTransformer2DModel",
@@ -188,7 +258,7 @@ FAMILIES = (
         grid=_img_shapes,
         sequence=_with_references,
         text=_QWEN,
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
         notes="Qwen-Image-Layered is refused: it draws several pictures in one sequence.",
     ),
     Family(
@@ -209,7 +279,7 @@ FAMILIES = (
         name="LongCat-Image",
         pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
         text=(Text(encoders=(Encoder(suffix=5),)),),
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
         notes="Words are those of the prompt as LongCat rewrites it, if it does.",
     ),
     _flux_like(
@@ -217,7 +287,7 @@ FAMILIES = (
         name="Ovis-Image",
         pipelines=("OvisImagePipeline",),
         text=(Text(encoders=(Encoder(drop="user_prompt_begin_id", has_template=True),)),),
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
     ),
     _flux_like(denoiser="BriaTransformer2DModel", name="Bria 3.2", pipelines=("BriaPipeline",)),
     _flux_like(
@@ -239,7 +309,7 @@ FAMILIES = (
         grid=_img_shapes,
         context=lambda call, text: (("image", call["hidden_states"].shape[1]), ("text", text[0])),
         text=(Text(encoders=(Encoder(tokenizer="processor", has_template=True),)),),
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
     ),
     Family(
         denoiser="Krea2Transformer2DModel",
@@ -248,7 +318,7 @@ FAMILIES = (
         layers={_DOUBLE: "joint"},
         grid=lambda call: remembered(call["position_ids"], _read_last),
         text=_QWEN,
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
         notes="Tokens are mixed before the first layer that is looked at.",
     ),
     Family(
@@ -271,7 +341,7 @@ FAMILIES = (
         pipelines=("Lumina2Pipeline",),
         layers={r"layers\.\d+\.attn": "joint"},
         sequence=_own_text_first,
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
         notes="Pixels begin right after each sample's own text. Refiners are not looked at.",
     ),
     Family(
@@ -309,7 +379,7 @@ FAMILIES = (
         name="CogView4",
         pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
         layers={_ATTN1: "joint"},
-        guidance=SEPARATE,
+        guidance=_SEPARATE,
     ),
     Family(
         denoiser="LuminaNextDiT2DModel",
@@ -318,5 +388,114 @@ FAMILIES = (
         layers={r"layers\.\d+\.attn2": "cross"},
         conditional_first=True,
         guidance="one batch, the prompt first",
+    ),
+    Family(
+        denoiser="WanTransformer3DModel",
+        name="Wan 2.1, 2.2",
+        pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
+        layers={_WAN: "cross"},
+        context=_wan_context,
+        guidance=_SEPARATE,
+        notes="Wan 2.2 has two transformers, one for the first steps; both are traced.",
+    ),
+    Family(
+        denoiser="WanVACETransformer3DModel",
+        name="Wan VACE",
+        pipelines=("WanVACEPipeline",),
+        layers={rf"(vace_)?{_WAN}": "cross"},
+        guidance=_SEPARATE,
+        notes="Reference images cannot be traced: they are frames in front of the video's.",
+    ),
+    Family(
+        denoiser="SkyReelsV2Transformer3DModel",
+        name="SkyReels V2",
+        pipelines=("SkyReelsV2Pipeline",),
+        layers={_WAN: "cross"},
+        context=_wan_context,
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="LTXVideoTransformer3DModel",
+        name="LTX-Video",
+        pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+        layers={_ATTN2: "cross"},
+        grid=_ltx,
+        before=lambda call, grid: call["hidden_states"].shape[1] - cells(grid),  # conditions
+    ),
+    Family(
+        denoiser="CogVideoXTransformer3DModel",
+        name="CogVideoX",
+        pipelines=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
+        layers={_ATTN1: "joint"},
+        grid=_frames_before_channels,
+    ),
+    Family(
+        denoiser="HunyuanVideoTransformer3DModel",
+        name="HunyuanVideo",
+        pipelines=("HunyuanVideoPipeline",),
+        layers={_DOUBLE: "joint", _SINGLE: "joint"},
+        sequence=pixels_first,
+        guidance=_EMBEDDED,
+        notes="Words are Llama's; the refiner of its tokens mixes them before the first layer.",
+    ),
+    Family(
+        denoiser="HunyuanVideo15Transformer3DModel",
+        name="HunyuanVideo 1.5",
+        pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
+        layers={_DOUBLE: "joint"},
+        sequence=_valid_text_first_of_rest,
+        guidance=_SEPARATE,
+        notes="Words are Qwen's, mixed by a refiner; ByT5's columns of quoted text are left out.",
+    ),
+    Family(
+        denoiser="MochiTransformer3DModel",
+        name="Mochi",
+        pipelines=("MochiPipeline",),
+        layers={_ATTN1: "joint"},
+        sequence=_valid_text_last,
+        notes="Each sample attends apart, to its own text without padding.",
+    ),
+    Family(
+        denoiser="CosmosTransformer3DModel",
+        name="Cosmos 1, Cosmos Predict 2",
+        pipelines=("CosmosTextToWorldPipeline", "Cosmos2TextToImagePipeline"),
+        layers={_ATTN2: "cross"},
+        guidance=_SEPARATE,
+    ),
+    Family(
+        denoiser="SanaVideoTransformer3DModel",
+        name="Sana Video",
+        pipelines=("SanaVideoPipeline",),
+        layers={_ATTN2: "cross"},
+        notes="Self-attention is linear and is not looked at.",
+    ),
+    Family(
+        denoiser="Kandinsky5Transformer3DModel",
+        name="Kandinsky 5",
+        pipelines=("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
+        layers={r"visual_transformer_blocks\.\d+\.cross_attention": "cross"},
+        grid=_kandinsky,
+        guidance=_SEPARATE,
+        notes="Words are Qwen's, mixed by text blocks. Sparse attention is refused.",
+    ),
+    Family(
+        denoiser="LatteTransformer3DModel",
+        name="Latte",
+        pipelines=("LattePipeline",),
+        layers={_ATTN2: "cross"},
+        text=(Text(encoders=(Encoder(drop=0),)),),
+        notes="Frames lie in the batch. Temporal blocks read no text.",
+    ),
+    Family(
+        denoiser="AllegroTransformer3DModel",
+        name="Allegro",
+        pipelines=("AllegroPipeline",),
+        layers={_ATTN2: "cross"},
+    ),
+    Family(
+        denoiser="EasyAnimateTransformer3DModel",
+        name="EasyAnimate",
+        pipelines=("EasyAnimatePipeline",),
+        layers={_ATTN1: "joint"},
     ),
 )

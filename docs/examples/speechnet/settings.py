@@ -23,8 +23,8 @@ HOWS = ("first", "again", "otherwise")
 
 # Further attempts that a person is ready to make for a wish: shares of 0, 1 and 2. Drawn before
 # anything is spoken, so they depend on nothing that a recognizer does.
-TRIES = (0.4, 0.4, 0.2)
-WISHES = 1.7  # mean number of wishes that a session has ready
+TRIES = (0.55, 0.32, 0.13)
+WISHES = 1.5  # mean number of wishes that a session has ready
 SILENT_HOUSEHOLDS = 0.15  # send no metadata: neither what follows nor how long it stays on
 
 

@@ -68,7 +68,7 @@ def deploy(
         "backend": backend,
         "buckets": [bucket.frames for bucket in plan.buckets],
         "planned_padding": round(sum(b.share * b.padding for b in plan.buckets), 4),
-        "speed": speed(contenders(size, folder, model, plan, backend), waves, chosen),
+        "speed": speed(contenders(folder, model, plan, backend), waves, chosen),
         "load": {},
     }
     path = settings.work(size) / "plan.json"
@@ -103,12 +103,12 @@ def best(size: Size) -> Run:
 
 
 def contenders(
-    size: Size, folder: Path, model: Wav2Vec2ForCTC, plan: BucketPlan, backend: str
+    folder: Path, model: Wav2Vec2ForCTC, plan: BucketPlan, backend: str
 ) -> dict[str, Callable[[Wave], str]]:
     """Functions from a waveform (T,) to its text: third parties, and the student three times."""
     processor = Wav2Vec2Processor.from_pretrained(folder)
     stock = Wav2Vec2ForCTC.from_pretrained(folder).eval().to(model.device)
-    decoders = decode.decoders(size)
+    decoders = decode.decoders()
     words = decoders[evaluate.MODE]
     pool = enable_cuda_graphs(model, plan, backend=backend, batch_sizes=(1,))
 
@@ -119,7 +119,7 @@ def contenders(
         return logits[0].float().log_softmax(-1).cpu()
 
     def of(source: str) -> Callable[[Wave], str]:
-        recognize = third_party.recognizer(source, size)
+        recognize = third_party.recognizer(source)
         return lambda wave: str(recognize(wave)[0].text)
 
     return {

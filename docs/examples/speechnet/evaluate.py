@@ -166,11 +166,11 @@ def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
         "wer": {},
     }
     for source in settings.SOURCES:
-        recognize = third_party.recognizer(source, size)
+        recognize = third_party.recognizer(source)
         heard = [recognize(wave)[0].text for wave in tqdm(waves.values(), source)]
         scores["wer"][source] = bootstrap.rate(errors_of(said, heard)[None])
     decoders = {
-        "greedy": decode.decoders(size)["greedy"],
+        "greedy": decode.decoders()["greedy"],
         "lexicon of the texts": lexicon.word_decoder(words),
     }
     models = {"start": train.START}
@@ -312,7 +312,7 @@ def _start(size: Size, test: pl.DataFrame) -> dict[str, Any]:
     texts, factors = train.listen(
         *_loaded(train.START),
         Waves(size, "test"),
-        decode.decoders(size),
+        decode.decoders(),
         lambda ids: tqdm(ids, "start"),
     )
     result = {

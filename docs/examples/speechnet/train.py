@@ -335,7 +335,7 @@ def examine(run: Run, position: int = 0, again: bool = False) -> Path:
         model,
         processor,
         waves,
-        decode.decoders(run.size),
+        decode.decoders(),
         lambda ids: tqdm(ids, f"{run.name} transcribes", leave=False, position=position),
     )
     facts = json.loads((folder / "training.json").read_text())

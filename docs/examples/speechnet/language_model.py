@@ -123,6 +123,15 @@ def history() -> LanguageModel:
     )
 
 
+def popular(count: int) -> list[str]:
+    """The things that were asked for most on the days before the log, in falling order."""
+    asked: defaultdict[str, float] = defaultdict(float)
+    for day in range(settings.HISTORY):
+        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
+            asked[phrase.item] += share
+    return sorted(asked, key=lambda item: -asked[item])[:count]
+
+
 def rescore(hypotheses: pl.DataFrame) -> pl.DataFrame:
     """The hypothesis of each utterance that its recognizer and the language model agree on most.
 

@@ -1,18 +1,32 @@
-"""Beam search over the grammar's words, with torchaudio's decoder and no language model."""
+"""Beam search over the grammar's words, with torchaudio's decoder."""
 
 from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 import recognizer
 
 
-def word_decoder(words: Sequence[str], beam: int = 50) -> Callable[[Tensor], str]:
+def word_decoder(
+    words: Sequence[str],
+    beam: int = 50,
+    language_model: Any = None,
+    weight: float = 2.0,
+    word_score: float = 0.0,
+) -> Callable[[Tensor], str]:
     """A function from log-probabilities (frames, tokens) to a transcript of these words only.
+
+    Args:
+        words: all that can be said.
+        beam: hypotheses that are kept from frame to frame.
+        language_model: a torchaudio `CTCDecoderLM` that knows the words by their place in `words`.
+        weight: of the language model's scores beside the log-probabilities.
+        word_score: added for every word.
 
     Raises:
         ImportError: without torchaudio or flashlight-text.
@@ -26,8 +40,14 @@ def word_decoder(words: Sequence[str], beam: int = 50) -> Callable[[Tensor], str
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lexicon.txt"  # read once, by the constructor
         path.write_text("".join(f"{word} {' '.join(word)} |\n" for word in words))
+        order = Path(folder) / "order.txt"  # of the words; without it the decoder makes its own
+        order.write_text("".join(f"{word}\n" for word in (*words, "<unk>")))
         decoder = ctc_decoder(
             lexicon=str(path),
+            lm=language_model,
+            lm_dict=str(order),
+            lm_weight=weight,
+            word_score=word_score,
             tokens=list(recognizer.TOKENS),
             blank_token="<pad>",
             sil_token="|",

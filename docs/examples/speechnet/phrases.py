@@ -1,75 +1,84 @@
 """What can be asked of the television, in which words, and how often on which day.
 
+The catalog holds what tinyvoice's model has heard of and as much that is new. All of it is asked
+for in sentences that the model was not trained on: those of tinyvoice's grammar that `part_of`
+keeps from training, and sentences outside the grammar. Every word is in pocketsphinx's dictionary,
+and no two words sound the same.
+
 A title's popularity starts from Zipf's law and drifts: a random walk from day to day, and titles
-that appear later begin as news. Every word is in pocketsphinx's dictionary, no two of them sound
-the same, and no sentence is one that tinyvoice's model was trained on.
+that appear later begin as news.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
 import numpy.typing as npt
 
-from catalog import ADJECTIVES, KINDS, MATERIALS, NOUNS
+import queries
+from catalog import KINDS
 
 Floats = npt.NDArray[np.float64]
 
-AMERICAN = {"harbour": "harbor", "neighbours": "neighbors", "theatre": "theater"}
-# Each sounds like another word of the catalog, or is often written in two ways.
-LEFT_OUT = frozenset("knight hour eye one key grey".split())
-NAMES = "bruno clara felix greta hugo jonas leo mona oscar pablo rosa vera martin nora".split()
-PLACES = "lisbon kyoto dublin verona boston madrid vienna oslo havana berlin".split()
-CHANNELS = (
-    "news harbor|kids planet|cinema gold|the kitchen channel|music box|history plus|nature first"
-    "|world news tonight|comedy lane|star sports|local seven|retro classics|science corner"
-    "|garden and home"
-).split("|")
-APPS = (
-    "film haven|play nest|tune box|sport hub|cinnamon stream|lumber video|pocket cinema|story cave"
-).split("|")
+# New titles are made of these, of tinyvoice's names and of each other.
+ADJECTIVES = (
+    "golden silent little red green white lonely wild winter midnight secret broken gentle brave"
+    " american dark modern yellow curious"
+).split()
+NOUNS = (
+    "harbor garden letters orchard train kitchen bridge tower moon storm lake road light shadow"
+    " flower wolf swan horse queen prince captain pilot painter dancers sisters brothers pirates"
+    " robots dragons ghost thief judge castle hotel hospital school circus museum mountain valley"
+    " piano engine whale family doctor island king lion panther planet star street"
+).split()
+NAMES = "clara felix greta oscar rosa nora bruno george harry julia".split()
+PLACES = "boston vienna havana berlin kyoto lisbon washington".split()
+
+CHANNELS = "sports tonight|music box|cinema gold|nature plus|comedy corner|world report".split("|")
+APPS = "story cave|film haven|tune house|play planet|big theater|sport hub".split("|")
 SEARCHES = (
-    "nature documentaries|football highlights|crime series|romantic movies|quiz shows"
-    "|space documentaries|movies for children|scary movies with ghosts|black and white movies"
-    "|shows about trains|travel shows|new movies this week|war movies|live concerts|baking shows"
-    "|short movies|stand up comedy|movies with talking animals|cheap holidays|the weather tomorrow"
-    "|magic tricks|cooking with fish|wedding speeches|famous paintings|simple experiments"
-    "|mountain climbing|yoga lessons|tennis finals|sad songs|dance classes|puppet theater"
-    "|car races|building bridges|famous mysteries|wildlife in africa|birthday cakes"
+    "crime series|quiz shows|space adventures|scary movies with ghosts|black and white movies"
+    "|shows about trains|travel guides|war movies|live concerts|baking shows|the weather tomorrow"
+    "|magic tricks|cooking with fish|famous paintings|mountain climbing|yoga lessons|tennis finals"
+    "|sad songs|dance classes|car races|birthday cakes|gardening tips|guitar lessons|fairy tales"
 ).split("|")
 COMMANDS = (
-    "turn it up|turn it down|make it louder|make it quieter|play the next episode|switch it off"
-    "|start over|skip the intro|go back ten seconds|jump ahead three minutes|what time is it"
-    "|turn the captions on|turn the captions off|save this for later|brighter picture"
-    "|show the program guide|next channel|wake me at seven|add it to my favorites"
-    "|who directed this|repeat that|remember this program|sleep after twenty minutes"
+    "make it louder|make it quieter|jump ahead|go to the next season|brighter picture|next channel"
+    "|save this for later|wake me at seven|who directed this|repeat that|remember this program"
+    "|sleep after twenty minutes"
 ).split("|")
 
-# How a thing of each kind is asked for, and how often: the first is how most people say it.
-WAYS = {
-    "title": {
-        "{}": 34,
-        "play {}": 22,
-        "watch {}": 10,
-        "put on {}": 7,
-        "find {}": 6,
-        "show me {}": 6,
-        "{} season three": 5,
-        "the movie {}": 4,
-        "play {} on film haven": 4,
-        "i want to watch {}": 4,
-    },
-    "channel": {"{}": 46, "go to {}": 16, "switch to {}": 16, "put on {}": 12, "turn on {}": 10},
-    "app": {"{}": 42, "open {}": 40, "go to {}": 10, "launch {}": 8},
-    "search": {"{}": 46, "show me {}": 26, "find {}": 16, "search for {}": 12},
-    "command": {"{}": 76, "please {}": 14, "{} please": 10},
-}
+# Seasons and episodes; "two" and "four" sound like "to" and "for".
+COUNTED = tuple(queries.spell(number) for number in range(1, 21) if number not in (2, 4))
 
-TITLES = 320
-KNOWN = 220  # of these from the beginning; the others appear one after another
-ZIPF = 0.9
+# Ways of asking with their weights; what tinyvoice was trained on is left out of them later.
+VERBS = tuple(f"{verb} {{}}" for verb in queries.VERBS)
+ON = tuple(f"{verb} {{}} on {name}" for verb in ("", *queries.VERBS) for name in queries.NETWORKS)
+PARTS = tuple(
+    f"{verb} {what} {number} of {{}}"
+    for verb in ("play", "watch", "find")
+    for what in ("season", "episode")
+    for number in COUNTED
+)
+POLITE = ("{} please", "please play {}", "i want to watch {}")
+WAYS: dict[str, tuple[tuple[tuple[str, ...], float], ...]] = {
+    "title": ((("{}",), 10), (VERBS, 40), (ON, 25), (PARTS, 15), (POLITE, 8)),
+    "channel": ((("{}",), 30), (("go to {}", "open {}", "watch {}", "switch to {}"), 60),
+                (("{} please", "turn on {}"), 10)),
+    "app": ((("{}",), 45), (("open {}", "go to {}"), 45), (("{} please",), 10)),
+    "search": ((("{}",), 30), (("show me {}", "find {}", "search for {}"), 40), (ON, 20),
+               (("{} please",), 10)),
+    "command": ((("{}",), 60), (("{} please",), 30), (("please {}",), 10)),
+}  # fmt: skip
+
+MADE = 120  # new titles
+KNOWN = 80  # of these from the beginning; the others appear one after another
+ZIPF = 0.8
+HEARD = 2.0  # log popularity of tinyvoice's titles above that of new ones
 WALK = 0.2  # log popularity's step from one day to the next
 NEWS, NEWS_DAYS = 2.5, 4.0  # a new title's extra log popularity, and how fast it fades
 CALENDAR = 60  # days that popularity is known for
@@ -92,41 +101,46 @@ class Phrase:
 
 @cache
 def titles() -> tuple[str, ...]:
-    """All titles, those that appear later among the others."""
+    """All titles: tinyvoice's, then the new ones, those that appear later among them."""
     rng = np.random.default_rng(7)
-    adjectives, nouns, materials = (_words(words) for words in (ADJECTIVES, NOUNS, MATERIALS))
     shapes = (
-        ("the {} {}", adjectives, nouns),
-        ("{} {}", adjectives, nouns),
-        ("{} of {}", nouns, materials),
-        ("{} and the {}", NAMES, nouns),
-        ("{} {}", PLACES, nouns),
-        ("the {} of {}", nouns, PLACES),
-        ("{} {}", nouns, nouns),
+        ("the {} {}", ADJECTIVES, NOUNS),
+        ("{} {}", ADJECTIVES, NOUNS),
+        ("{} and the {}", NAMES, NOUNS),
+        ("{} {}", PLACES, NOUNS),
+        ("the {} of {}", NOUNS, PLACES),
+        ("{} {}", NOUNS, NOUNS),
     )
     made: dict[str, None] = {}
-    while len(made) < TITLES:
+    while len(made) < MADE:
         template, first, second = shapes[int(rng.integers(len(shapes)))]
         one, other = (words[int(rng.integers(len(words)))] for words in (first, second))
         if one != other:
             made[template.format(one, other)] = None
-    return tuple(made)
+    return (*_known(queries.TITLES), *made)
 
 
+@cache
 def items(kind: str) -> tuple[str, ...]:
     """What there is of a kind, whether or not it has appeared yet.
 
     Raises:
         ValueError: for a kind that is none of `KINDS`.
     """
-    of = {"channel": CHANNELS, "app": APPS, "search": SEARCHES, "command": COMMANDS}
-    if kind == "title":
-        return titles()
-    if kind not in of:
+    if kind not in KINDS:
         raise ValueError(f"a kind is one of {', '.join(KINDS)}, not {kind!r}.")
-    return tuple(of[kind])
+    of = {
+        "title": titles(),
+        # What is new is spread over the ranks.
+        "channel": _mixed(queries.NETWORKS, CHANNELS),
+        "app": tuple(APPS),
+        "search": _mixed([*queries.GENRES, *queries.PEOPLE], SEARCHES),
+        "command": _mixed(queries.COMMANDS, COMMANDS),
+    }
+    return of[kind]
 
 
+@cache
 def shares(kind: str, day: int) -> Floats:
     """How often each of `items(kind)` is asked for on a day: float64, (n,), adding up to 1.
 
@@ -137,17 +151,28 @@ def shares(kind: str, day: int) -> Floats:
         raise ValueError(f"day {day} is not in the calendar of days 0 to {CALENDAR - 1}.")
     if kind == "title":
         return _popularity()[day]
-    weights = 1 / (np.arange(len(items(kind))) + 2.0) ** ZIPF
+    weights = 1 / (np.arange(len(items(kind))) + 4.0) ** ZIPF
     return np.asarray(weights / weights.sum())
 
 
-def ways(kind: str) -> tuple[tuple[str, ...], Floats]:
-    """A kind's ways of asking, with "{}" for the item, and their shares: float64, (n,)."""
-    weights = np.array(list(WAYS[kind].values()), np.float64)
-    return tuple(WAYS[kind]), weights / weights.sum()
+@cache
+def ways(kind: str, item: str) -> tuple[tuple[str, ...], Floats]:
+    """The texts that ask for an item, and their shares: float64, (n,).
+
+    Raises:
+        ValueError: for a kind that is none of `KINDS`.
+    """
+    items(kind)
+    weights: dict[str, float] = {}
+    for templates, weight in WAYS[kind]:
+        texts = [template.format(item).strip() for template in templates]
+        kept = [text for text in texts if not trained_on(text)]
+        weights.update({text: weight / len(kept) for text in kept})
+    total = np.array(list(weights.values()))
+    return tuple(weights), total / total.sum()
 
 
-def asked(kind_shares: tuple[float, ...], day: int) -> dict[Phrase, float]:
+def asked(kind_shares: Sequence[float], day: int) -> dict[Phrase, float]:
     """All that can be said on a day, each with its probability.
 
     Args:
@@ -157,23 +182,21 @@ def asked(kind_shares: tuple[float, ...], day: int) -> dict[Phrase, float]:
     total = sum(kind_shares)
     probability: dict[Phrase, float] = {}
     for kind, share in zip(KINDS, kind_shares, strict=True):
-        templates, way_shares = ways(kind)
         for item, popular in zip(items(kind), shares(kind, day), strict=True):
-            for template, way in zip(templates, way_shares, strict=True):
-                if popular > 0:
-                    phrase = Phrase(kind, item, template.format(item))
-                    probability[phrase] = float(share / total * popular * way)
+            if popular > 0:
+                for text, way in zip(*ways(kind, item), strict=True):
+                    probability[Phrase(kind, item, text)] = float(share / total * popular * way)
     return probability
 
 
 @cache
 def sentences() -> tuple[Phrase, ...]:
-    """All that can ever be said; the same words may mean two things."""
+    """All that can ever be said."""
     return tuple(
-        Phrase(kind, item, template.format(item))
+        Phrase(kind, item, text)
         for kind in KINDS
         for item in items(kind)
-        for template in WAYS[kind]
+        for text in ways(kind, item)[0]
     )
 
 
@@ -183,21 +206,60 @@ def words() -> tuple[str, ...]:
     return tuple(sorted({word for phrase in sentences() for word in phrase.text.split()}))
 
 
-def _words(households: list[str]) -> list[str]:
-    return [AMERICAN.get(word, word) for word in households if word not in LEFT_OUT]
+def trained_on(text: str) -> bool:
+    """Tell whether a sentence is one that tinyvoice's model may have been trained on.
+
+    >>> trained_on("mute"), trained_on("please mute"), trained_on("cinema gold")
+    (True, False, False)
+    """
+    return bool(_grammar().fullmatch(text)) and queries.part_of(text) != "test"
+
+
+@cache
+def _grammar() -> re.Pattern[str]:
+    """tinyvoice's sentences, and some more of the same form."""
+
+    def one_of(texts: Sequence[str]) -> str:
+        return f"(?:{'|'.join(map(re.escape, texts))})"
+
+    leads = one_of([*queries.VERBS, "go to", "switch to", "open", "movies with"])
+    fixed = [*queries.TITLES, *queries.NETWORKS, *queries.GENRES, *queries.PEOPLE]
+    on = f"(?: on {one_of(queries.NETWORKS)})?"
+    return re.compile(
+        rf"(?:{leads} )?{one_of(fixed)}(?: movies)?{on}|{one_of(queries.COMMANDS)}"
+        rf"|\w+ (?:season|episode) .* of {one_of(queries.TITLES)}"
+        r"|(?:go to |switch to )?channel .*|(?:set the )?volume .*"
+    )
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    # pocketsphinx lacks "thrones"; "yellow stone" is written in two ways; "night" is as "knight".
+    left_out = ("game of thrones", "yellow stone", "saturday night live")
+    return [name for name in names if name not in left_out]
+
+
+def _mixed(heard: Sequence[str], new: Sequence[str]) -> tuple[str, ...]:
+    """Both lists in their order, each spread evenly over the whole."""
+    ranked = [
+        ((at + 0.5) / len(names), name) for names in (heard, new) for at, name in enumerate(names)
+    ]
+    return tuple(name for _, name in sorted(ranked))
 
 
 @cache
 def _popularity() -> Floats:
-    """(CALENDAR, TITLES): each row adds up to 1, with 0 before a title appears."""
+    """(CALENDAR, titles): each row adds up to 1, with 0 before a title appears."""
     rng = np.random.default_rng(8)
+    count = len(titles())
+    heard = count - MADE
     day = np.arange(CALENDAR)[:, None]
-    rank = rng.permutation(TITLES)
-    walk = np.cumsum(WALK * rng.standard_normal((CALENDAR, TITLES)), axis=0)
-    late = rng.permutation(TITLES)[KNOWN:]
-    appears = np.full(TITLES, -CALENDAR)
+    rank = np.concatenate([rng.permutation(heard), rng.permutation(MADE)])
+    walk = np.cumsum(WALK * rng.standard_normal((CALENDAR, count)), axis=0)
+    late = heard + rng.permutation(MADE)[KNOWN:]
+    appears = np.full(count, -CALENDAR)
     appears[late] = 1 + np.arange(len(late)) * (CALENDAR - 1) // len(late)
     age = day - appears
-    level = walk - ZIPF * np.log(rank + 2.0) + NEWS * np.exp(-np.maximum(age, 0) / NEWS_DAYS)
+    level = walk - ZIPF * np.log(rank + 4.0) + NEWS * np.exp(-np.maximum(age, 0) / NEWS_DAYS)
+    level[:, :heard] += HEARD
     weights = np.where(age >= 0, np.exp(level), 0.0)
     return np.asarray(weights / weights.sum(axis=1, keepdims=True))

@@ -169,15 +169,14 @@ def _wish(rng: np.random.Generator, person: Person, day: int) -> phrases.Phrase:
 
 
 def _worded(rng: np.random.Generator, kind: str, item: str) -> phrases.Phrase:
-    templates, shares = phrases.ways(kind)
-    template = templates[int(rng.choice(len(templates), p=shares))]
-    return phrases.Phrase(kind, item, template.format(item))
+    texts, shares = phrases.ways(kind, item)
+    return phrases.Phrase(kind, item, texts[int(rng.choice(len(texts), p=shares))])
 
 
 def _again(rng: np.random.Generator, phrase: phrases.Phrase) -> tuple[str, phrases.Phrase]:
     """The same wish in the same or in other words."""
     same = behavior.SAY_AGAIN / (behavior.SAY_AGAIN + behavior.SAY_OTHERWISE)
-    if rng.random() < same:
+    if rng.random() < same or len(phrases.ways(phrase.kind, phrase.item)[0]) == 1:
         return "again", phrase
     while True:
         other = _worded(rng, phrase.kind, phrase.item)

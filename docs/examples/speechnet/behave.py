@@ -13,7 +13,7 @@ other query. At 1 what people do says nothing of what was recognized.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
@@ -37,6 +37,7 @@ Bools = npt.NDArray[np.bool_]
 
 # The share of letters that two sentences have in common, below which the television does nothing.
 ALIKE = 0.8
+AT_ONCE = 256  # transcripts compared with all sentences: bounds the memory
 TRAIN = "train"
 
 
@@ -95,19 +96,27 @@ def _meanings() -> dict[str, frozenset[str]]:
     return found
 
 
-def resolve(transcript: str) -> frozenset[str]:
-    """What the television takes a transcript to ask for; nothing if no sentence is like it.
+def resolve(transcripts: Iterable[str]) -> dict[str, frozenset[str]]:
+    """What the television takes transcripts to ask for; nothing where no sentence is like one.
 
-    >>> resolve("") == frozenset()
-    True
+    >>> resolve([""])
+    {'': frozenset()}
     """
     meanings = _meanings()
-    if transcript in meanings or not transcript:
-        return meanings.get(transcript, frozenset())
-    nearest = process.extractOne(
-        transcript, meanings.keys(), scorer=Indel.normalized_similarity, score_cutoff=ALIKE
-    )
-    return frozenset() if nearest is None else meanings[nearest[0]]
+    sentences = list(meanings)
+    found = {text: meanings.get(text, frozenset()) for text in transcripts}
+    unknown = [text for text, meaning in found.items() if text and not meaning]
+    for start in range(0, len(unknown), AT_ONCE):
+        some = unknown[start : start + AT_ONCE]
+        # 0 where less alike than that.
+        alike = process.cdist(
+            some, sentences, scorer=Indel.normalized_similarity, score_cutoff=ALIKE
+        )
+        for text, row in zip(some, alike, strict=True):
+            nearest = int(row.argmax())
+            if row[nearest] > 0:
+                found[text] = meanings[sentences[nearest]]
+    return found
 
 
 def spoken(utterances: pl.DataFrame, hypotheses: pl.DataFrame, third: str) -> Spoken:
@@ -146,7 +155,7 @@ def spoken(utterances: pl.DataFrame, hypotheses: pl.DataFrame, third: str) -> Sp
     place = {key: i for i, key in enumerate(rows.select("session", "wish", "attempt").iter_rows())}
     further = [place.get((s, w, a + 1), -1) for s, w, a in place]
     afterwards = [place.get((s, w + 1, 0), -1) for s, w, _ in place]
-    understood = {text: resolve(text) for text in rows["transcript"].unique()}
+    understood = resolve(rows["transcript"].unique())
     right = [w in understood[t] for w, t in rows.select("item", "transcript").iter_rows()]
     return Spoken(rows, np.array(further), np.array(afterwards), np.array(right, dtype=bool))
 

@@ -1,8 +1,7 @@
-"""The chain's steps as commands; each does nothing where its output is there already."""
+"""The chain's steps as one command; each step does nothing where its output is there already."""
 
 from __future__ import annotations
 
-import logging
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -11,150 +10,90 @@ import typer
 
 from speechnet import settings
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
+app = typer.Typer(pretty_exceptions_enable=False)
 
-
-class Third(StrEnum):
-    """Recognizers that can be the third party."""
-
-    pocketsphinx = "pocketsphinx"
-    whisper = "whisper"
-
-
-Size = Annotated[str, typer.Option(help="smoke, cpu or full.")]
-Processes = Annotated[int, typer.Option(min=1, help="Processes side by side.")]
-Thirds = Annotated[
-    list[Third] | None, typer.Option("--third", help="Only this third party; may be repeated.")
-]
-Noise = Annotated[
-    float, typer.Option(min=0, max=1, help="Share of the feedback that carries no information.")
-]
-
-SETS = ("three", "all", "own")
-TWICE: Processes = 2
-
-
-@app.callback()
-def main() -> None:
-    """Show the progress of each step."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+Step = StrEnum(
+    "Step",
+    "simulate third_party behave label train feedback evaluate deploy table all",
+)
+Third = StrEnum("Third", list(settings.SOURCES))
+SizeName = StrEnum("SizeName", list(settings.SIZES))
+# smoke shows that it works, and takes no time over it.
+BRIEF = {"timed": 8, "rates": (5, 20), "day": 1.0, "graphs": 1}
 
 
 @app.command()
-def simulate(size: Size = "smoke", processes: Processes = TWICE) -> None:
-    """Let households talk to a television, and record them."""
-    from speechnet import simulate, speech
-
-    simulate.simulate(settings.size_named(size), processes)
-    speech.speak(settings.size_named(size), processes)
-
-
-@app.command("third_party")
-def third_party(size: Size = "smoke", processes: Processes = TWICE) -> None:
-    """Transcribe all recordings with both recognizers."""
-    from speechnet import third_party
-
-    third_party.third_party(settings.size_named(size), processes)
-
-
-@app.command()
-def behave(size: Size = "smoke", third: Thirds = None, noise: Noise = 0.0) -> None:
-    """Let people react to what the television did: a query log of each third party."""
-    from speechnet import behave
-
-    for name in _thirds(third):
-        behave.behave(settings.size_named(size), name, noise)
-
-
-@app.command()
-def label(size: Size = "smoke", third: Thirds = None, noise: Noise = 0.0) -> None:
-    """Label each log with three sets of labeling functions."""
-    from speechnet import label
-
-    for name in _thirds(third):
-        for chosen in SETS:
-            label.label(settings.size_named(size), name, chosen, noise)
-
-
-@app.command()
-def train(
-    size: Size = "smoke",
-    third: Thirds = None,
+def main(
+    step: Annotated[Step, typer.Argument(help="all: every step but the page's tables.")],
+    size: Annotated[SizeName, typer.Option(help="How much of everything.")] = SizeName.smoke,
+    processes: Annotated[int, typer.Option(min=1, help="How many work side by side.")] = 2,
+    third: Annotated[
+        list[Third] | None, typer.Option(help="Only this third party; may be repeated.")
+    ] = None,
     student: Annotated[
-        list[str] | None, typer.Option(help="Only this student; may be repeated.")
+        list[str] | None, typer.Option(help="train: only this student; may be repeated.")
     ] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Only this seed; may be repeated.")] = None,
-    noise: Noise = 0.0,
-    processes: Processes = TWICE,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="train: only this seed; may be repeated.")
+    ] = None,
+    noise: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of the feedback that says nothing.")
+    ] = 0.0,
     again: Annotated[
-        bool, typer.Option("--again", help="Transcribe the test set again, without training.")
+        bool, typer.Option("--again", help="train: transcribe the test set once more.")
     ] = False,
-) -> None:
-    """Train students and let each transcribe the test set."""
-    from speechnet import train
-
-    chosen = settings.size_named(size)
-    runs = train.runs_of(chosen, _thirds(third), student or train.STUDENTS, noise)
-    train.examine_all([run for run in runs if not seed or run.seed in seed], processes, again)
-
-
-@app.command()
-def feedback(size: Size = "smoke") -> None:
-    """Measure the labels over a grid of feedback noise."""
-    from speechnet import feedback
-
-    feedback.feedback(settings.size_named(size))
-
-
-@app.command()
-def evaluate(
-    size: Size = "smoke",
     speech: Annotated[
-        Path | None, typer.Option(help="A folder of recordings to score instead of the test set.")
+        Path | None, typer.Option(help="evaluate: a folder of recordings of one's own.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Recordings of that folder at most.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, help="evaluate: so many of them at most.")] = 100,
 ) -> None:
-    """Score third parties and students."""
-    from speechnet import evaluate
-
+    """Two recognizers teach a faster and better one: run one step of it, or all."""
     chosen = settings.size_named(size)
-    if speech is None:
-        evaluate.evaluate(chosen)
-    else:
-        for name, rate in evaluate.speech(speech, chosen, limit)["wer"].items():
-            typer.echo(f"{name}: {rate[0]:.1%} ({rate[1]:.1%} to {rate[2]:.1%})")
+    thirds = [str(name) for name in third or Third]
+    # What a step needs is imported with it, so that a help text takes no time.
+    if step in ("simulate", "all"):
+        from speechnet import simulate
+        from speechnet import speech as voices
 
+        simulate.simulate(chosen, processes)
+        voices.speak(chosen, processes)
+    if step in ("third_party", "all"):
+        from speechnet import third_party
 
-@app.command()
-def deploy(size: Size = "smoke") -> None:
-    """Time the best student against the third parties, and replay the log's arrivals."""
-    from speechnet import deploy
+        third_party.third_party(chosen, processes)
+    if step in ("behave", "all"):
+        from speechnet import behave
 
-    # smoke shows that it works, and takes no time over it.
-    brief = {"timed": 8, "rates": (5, 20), "day": 1.0, "graphs": 2} if size == "smoke" else {}
-    deploy.deploy(settings.size_named(size), **brief)
+        for name in thirds:
+            behave.behave(chosen, name, noise)
+    if step in ("label", "all"):
+        from speechnet import label
 
+        for name in thirds:
+            for functions in label.SETS:
+                label.label(chosen, name, functions, noise)
+    if step in ("train", "all"):
+        from speechnet import train
 
-@app.command()
-def table(size: Size = "smoke") -> None:
-    """Write the tables and plots of docs/speechnet.md."""
-    from speechnet import table
+        runs = train.runs_of(chosen, thirds, student or train.STUDENTS, noise)
+        train.examine_all([run for run in runs if not seed or run.seed in seed], processes, again)
+    if step in ("feedback", "all"):
+        from speechnet import feedback
 
-    table.write(settings.size_named(size))
+        feedback.feedback(chosen)
+    if step in ("evaluate", "all"):
+        from speechnet import evaluate
 
+        if speech is None:
+            evaluate.evaluate(chosen)
+        else:
+            for name, (rate, low, high) in evaluate.speech(speech, chosen, limit)["wer"].items():
+                typer.echo(f"{name}: {rate:.1%} ({low:.1%} to {high:.1%})")
+    if step in ("deploy", "all"):
+        from speechnet import deploy
 
-@app.command("all")
-def everything(size: Size = "smoke", processes: Processes = TWICE) -> None:
-    """Do all steps, but for the page."""
-    simulate(size, processes)
-    third_party(size, processes)
-    behave(size)
-    label(size)
-    train(size, processes=processes)
-    feedback(size)
-    evaluate(size)
-    deploy(size)
+        deploy.deploy(chosen, **(BRIEF if size == "smoke" else {}))
+    if step == "table":
+        from speechnet import table
 
-
-def _thirds(chosen: list[Third] | None) -> list[str]:
-    return [str(third) for third in chosen or Third]
+        table.write(chosen)

@@ -40,7 +40,7 @@ from speechnet.waves import Waves, digest, utterances
 from training import seed_masks
 
 START = recipe.HERE / "model"  # of every student
-STUDENTS = ("raw", "all", "random", "three", "own", "all-threshold", "gold")
+STUDENTS = ("raw", "all", "gold", "random", "three", "own", "all-threshold")
 KEPT = 0.5  # weight from which a transcript counts as right
 RATE, WARMUP, DECAY = 6e-4, 0.1, 0.01  # peak of the learning rate; share of the steps up to it
 CURVE, SAVE = 50, 100  # steps between two points of the curve, and between two checkpoints
@@ -359,7 +359,7 @@ def examine_all(runs: Sequence[Run], processes: int = 2, again: bool = False) ->
         Waves(runs[0].size, part)
     # Spawned: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context, max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(processes, context) as pool:
         jobs = [
             pool.submit(examine, run, 1 + number % processes, again)
             for number, run in enumerate(runs)

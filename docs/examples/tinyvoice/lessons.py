@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 import perturb
 import recognizer
+import voices
 from corpus import Corpus
 from recipe import Recipe
 
@@ -81,12 +82,11 @@ class Lessons(Dataset[dict[str, Tensor]]):
             ratio = float(rng.uniform(self._recipe.fastest, self._recipe.slowest))
             response = perturb.room(rng) if rng.random() < 0.7 else None
             speech = perturb.resample(speech, ratio, response)
-        for _ in range(self._recipe.echoes):
-            if rng.random() < self._recipe.echo:
-                speech = perturb.echo(speech, rng)
+        if rng.random() < 0.3:
+            speech = perturb.echo(speech, rng)
         kind = perturb.NOISES[int(rng.integers(len(perturb.NOISES)))]
         others = self._corpus.babble(rng, 4) if kind == "babble" else []
-        snr = float(rng.uniform(self._recipe.noisiest, self._recipe.quietest))
+        snr = float(rng.uniform(*voices.SNR["train"]))
         speech = speech * np.float32(perturb.LEVEL / np.sqrt(np.mean(speech**2)))
         return normalise(perturb.in_noise(speech, kind, snr, rng, others))
 

@@ -29,8 +29,6 @@ class Recipe:
         decay: of weights, in AdamW.
         ema: decay a step of the averaged weights, which are those exported.
         slowest, fastest: bounds of the resampling in training.
-        noisiest, quietest: decibels of the speech above the noise in training.
-        echo, echoes: the chance of an echo, and how many there may be, one after another.
         mask_time, mask_features: SpecAugment's shares of frames and of features.
         save_every: steps between checkpoints.
         judge_every: steps between two word error rates on the development utterances.
@@ -60,10 +58,6 @@ class Recipe:
     ema: float = 0.999
     slowest: float = 1.18
     fastest: float = 0.85
-    noisiest: float = 8.0
-    quietest: float = 35.0
-    echo: float = 0.3
-    echoes: int = 1
     mask_time: float = 0.06
     mask_features: float = 0.04
     save_every: int = 500

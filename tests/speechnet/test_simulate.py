@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from speechnet.settings import SIZES
 
 Require = Callable[[object, str], None]
 
-TINY = replace(SIZES["smoke"], name="tiny", train=24, test=8)
+TINY = replace(SIZES["smoke"], name="tiny", train=8, test=4)
 
 
 @pytest.fixture
@@ -52,14 +53,24 @@ def test_the_catalog_has_300_words_that_pocketsphinx_knows_and_no_two_sound_the_
 
 
 def test_no_sentence_is_one_that_tinyvoice_was_trained_on() -> None:
-    # Only a sentence of tinyvoice's words alone could be one of tinyvoice's sentences.
-    words = set(queries.words())
-    texts = {phrase.text for phrase in phrases.sentences()}
-    alike = {text for text in texts if words.issuperset(text.split())}
-    assert len(alike) < 0.01 * len(texts)
-    rng = np.random.default_rng(0)
-    trained = queries.ALWAYS_TRAINED | {queries.draw(rng, "train") for _ in range(8_000)}
-    assert not alike & trained
+    told = json.loads((Path(voices.__file__).parent / "model" / "training.json").read_text())
+    planned = voices.plan("train", told["utterances"], told["seed"], told["speakers"])
+    heard = {one.text for one in planned} | queries.ALWAYS_TRAINED
+    assert len(heard) > 5_000
+    assert not heard & {phrase.text for phrase in phrases.sentences()}
+
+
+def test_the_test_asks_for_known_things_in_new_ways_and_for_things_that_are_new(
+    planned: pl.DataFrame,
+) -> None:
+    known = set(queries.words())
+    test = planned.filter(pl.col("part") == "test")
+    new_words = {word for text in test["text"] for word in text.split()} - known
+    of_new_words = np.mean([not known.issuperset(text.split()) for text in test["text"]])
+    new_items = ~test["item"].is_in(list(queries.ALWAYS_TRAINED))
+    assert len(new_words) > 80
+    assert 0.4 < of_new_words < 0.7
+    assert 0.2 < new_items.mean() < 0.6  # type: ignore[operator]
 
 
 def test_a_sentence_asks_for_one_thing() -> None:
@@ -73,9 +84,9 @@ def test_popularity_drifts_and_new_titles_begin_as_news() -> None:
     new = (first == 0) & (later > 0)
     assert new.sum() > 10
     assert not ((first > 0) & (later == 0)).any()
-    # Some head of the list changes places, and half of what is asked for is in a few titles.
+    # Some of the head of the list changes places, and a few titles are half of what is wanted.
     assert set(np.argsort(first)[-10:]) != set(np.argsort(later)[-10:])
-    assert np.sort(first)[-40:].sum() > 0.5
+    assert np.sort(first)[-20:].sum() > 0.5
     shares = np.stack([phrases.shares("title", day) for day in range(60)])
     appears = (shares > 0).argmax(axis=0)
     late = np.flatnonzero((appears > 0) & (appears < 50))
@@ -102,7 +113,7 @@ def test_unknown_kinds_days_and_sizes_are_refused() -> None:
 def test_a_plan_repeats_and_has_its_size_in_order_of_time(planned: pl.DataFrame) -> None:
     assert planned.equals(simulate.plan(SIZES["cpu"]))
     train, test = (planned.filter(pl.col("part") == part) for part in settings.PARTS)
-    assert 5_000 <= len(train) < 5_030
+    assert 4_000 <= len(train) < 4_030
     assert len(test) == 1_000
     assert planned["utterance_id"].n_unique() == len(planned)
     assert planned["utterance_id"].is_sorted()
@@ -134,7 +145,7 @@ def test_attempts_follow_their_wish_in_its_own_voice_and_room(planned: pl.DataFr
         for column in ("household", "person", "item", "voice", "device", "noise", "day"):
             assert wish[column].n_unique() == 1
         for how, text, before in zip(wish["how"][1:], wish["text"][1:], wish["text"], strict=False):
-            assert (how, text == before) in {("again", True), ("otherwise", False)}
+            assert how == ("again" if text == before else "otherwise")
         more[len(wish) - 1] += 1
     for attempts, share in enumerate(settings.TRIES):
         assert more[attempts] / more.total() == pytest.approx(share, abs=0.04)

@@ -20,9 +20,7 @@ from speechnet import language_model, phrases
 from speechnet.language_model import BEGIN, END, UNKNOWN, LanguageModel, Ngram
 
 MODES = ("greedy", "lexicon", "ngram")
-# Of the trigram's scores beside the student's, and for each word, which the trigram alone would
-# make few. Chosen on training utterances of smoke.
-WEIGHT, WORD_SCORE = 1.0, 0.0
+WEIGHT = 1.0  # of the trigram's scores beside the student's; chosen on smoke's training utterances
 
 Decode = Callable[[Tensor], str]
 
@@ -41,15 +39,15 @@ def decoders() -> dict[str, Decode]:
     return {
         "greedy": lambda told: recognizer.spell_out(processor, told),
         "lexicon": lexicon.word_decoder(words),
-        "ngram": with_trigram(WEIGHT, WORD_SCORE),
+        "ngram": with_trigram(WEIGHT),
     }
 
 
-def with_trigram(weight: float, word_score: float) -> Decode:
+def with_trigram(weight: float) -> Decode:
     """Decode over the catalog's words with the trigram model of the days before the log."""
     words = phrases.words()
     trigram = Trigram(language_model.history(), words)
-    return lexicon.word_decoder(words, language_model=trigram, weight=weight, word_score=word_score)
+    return lexicon.word_decoder(words, language_model=trigram, weight=weight)
 
 
 class Trigram(CTCDecoderLM):  # type: ignore[misc]

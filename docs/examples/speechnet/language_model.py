@@ -126,9 +126,8 @@ def history() -> LanguageModel:
 def popular(count: int) -> list[str]:
     """The things that were asked for most on the days before the log, in falling order."""
     asked: defaultdict[str, float] = defaultdict(float)
-    for day in range(settings.HISTORY):
-        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
-            asked[phrase.item] += share
+    for phrase, expected in _asked().items():
+        asked[phrase.item] += expected
     return sorted(asked, key=lambda item: -asked[item])[:count]
 
 
@@ -174,13 +173,22 @@ def _spell(digits: str) -> str:
     return " ".join(queries.DIGITS[int(digit)] for digit in digits)
 
 
+@cache
+def _asked() -> dict[phrases.Phrase, float]:
+    """How often each thing is expected to have been asked for on the days before the log."""
+    asked: defaultdict[phrases.Phrase, float] = defaultdict(float)
+    for day in range(settings.HISTORY):
+        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
+            asked[phrase] += share * QUERIES_A_DAY
+    return dict(asked)
+
+
 def _expected_counts() -> dict[Ngram, dict[str, float]]:
     """How often each word comes after each context of 0 to `ORDER` - 1 words."""
     counts: defaultdict[Ngram, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for day in range(settings.HISTORY):
-        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
-            said = (BEGIN, *phrase.text.split(), END)
-            for place in range(1, len(said)):
-                for begin in range(max(0, place - ORDER + 1), place + 1):
-                    counts[said[begin:place]][said[place]] += share * QUERIES_A_DAY
+    for phrase, expected in _asked().items():
+        said = (BEGIN, *phrase.text.split(), END)
+        for place in range(1, len(said)):
+            for begin in range(max(0, place - ORDER + 1), place + 1):
+                counts[said[begin:place]][said[place]] += expected
     return dict(counts)

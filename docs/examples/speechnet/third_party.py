@@ -13,7 +13,6 @@ import json
 import math
 import multiprocessing
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
@@ -360,6 +359,8 @@ def _fingerprint(source: str, rows: pl.DataFrame) -> str:
 
 def _facts(rows: pl.DataFrame, found: pl.DataFrame, made_from: dict[str, str]) -> dict[str, Any]:
     """What the page says of the recognizers: settings, speed, and how surprising the texts are."""
+    from speechnet.train import provenance  # here, as it imports torch, which workers do without
+
     spoken = float(rows["duration"].sum())
     seconds = {source: float(found.filter(source=source)["seconds"].sum()) for source in made_from}
     model = language_model.history()
@@ -374,12 +375,5 @@ def _facts(rows: pl.DataFrame, found: pl.DataFrame, made_from: dict[str, str]) -
             part: round(model.perplexity(rows.filter(part=part)["text"].to_list()), 2)
             for part in settings.PARTS
         },
-        "hardware": {"cpu": _processor(), "cores": 1, "system": platform.platform(terse=True)},
+        **provenance(),
     }
-
-
-def _processor() -> str:
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text(encoding="utf-8").splitlines() if facts.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

@@ -17,7 +17,6 @@ def word_decoder(
     beam: int = 50,
     language_model: Any = None,
     weight: float = 2.0,
-    word_score: float = 0.0,
 ) -> Callable[[Tensor], str]:
     """A function from log-probabilities (frames, tokens) to a transcript of these words only.
 
@@ -26,7 +25,6 @@ def word_decoder(
         beam: hypotheses that are kept from frame to frame.
         language_model: a torchaudio `CTCDecoderLM` that knows the words by their place in `words`.
         weight: of the language model's scores beside the log-probabilities.
-        word_score: added for every word.
 
     Raises:
         ImportError: without torchaudio or flashlight-text.
@@ -47,7 +45,6 @@ def word_decoder(
             lm=language_model,
             lm_dict=str(order),
             lm_weight=weight,
-            word_score=word_score,
             tokens=list(recognizer.TOKENS),
             blank_token="<pad>",
             sil_token="|",

@@ -16,14 +16,13 @@ import polars as pl
 from tqdm import tqdm
 
 from speechnet.behave import digest, log, spoken
-from speechnet.label import FUNCTIONS, HIGH, LOW, SETS, Labels, functions_for, labels, votes
+from speechnet.label import FUNCTIONS, KEPT, QUANTILES, SETS, Labels, functions_for, labels, votes
 from speechnet.settings import SEED, SOURCES, Size, results
 from weaklabel import LabelingFunction
 from weaklabel.files import written_beside
 from weaklabel.gold import auc
 
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
-KEPT = 0.5  # a transcript is kept from this weight on
 
 
 def feedback(size: Size) -> Path:
@@ -42,7 +41,7 @@ def feedback(size: Size) -> Path:
     about = {
         "noises": list(NOISES),
         "seeds": len(size.seeds),
-        "quantiles": [HIGH, LOW],
+        "quantiles": {name: list(cut) for name, cut in QUANTILES.items()},
         "inputs": digest([*inputs, FUNCTIONS]),
     }
     if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("about") == about:
@@ -121,9 +120,9 @@ def worth(
         name; of its votes: accepts and rejects (shares of the queries for which it has input),
         accept_right (share of right transcripts where it accepts) and reject_wrong; and for the
         example's own the gain in "auc" and "kept_wer" of all built-in functions with it over those
-        without.
+        without, trusted or not.
     """
-    without = judge(labels(cast, builtin), gold)
+    without = judge(labels(cast, builtin, guarded=False), gold)
     beside = cast.join(gold, on="query_id", how="inner")
     right = pl.col("transcript") == pl.col("said")
     for function in functions:
@@ -135,7 +134,7 @@ def worth(
             reject_wrong=(~right).filter(vote == -1).mean(),
         ).row(0, named=True)
         if function.name not in {other.name for other in builtin}:
-            one = judge(labels(cast, (*builtin, function)), gold)
+            one = judge(labels(cast, (*builtin, function), guarded=False), gold)
             row |= {f"gain_{name}": one[name] - without[name] for name in ("auc", "kept_wer")}
         yield {"name": function.name, **row}
 

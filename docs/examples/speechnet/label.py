@@ -14,7 +14,6 @@ import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
@@ -37,16 +36,17 @@ from weaklabel.report import to_html
 FUNCTIONS = HERE / "functions.py"
 SPEECHNET = ("session_position", "asr_confidence", "rapid_repetition")
 SETS = ("three", "all", "own")
+KEPT = 0.5  # a transcript is kept from this weight on
 
-# Of the log's values: accept above the first quantile, reject below the second.
-HIGH, LOW = 0.6, 0.2
-SCORES = {
-    "asr_confidence": "confidence",
-    "mean_log_probability": "score",
-    "weakest_word": "words_min",
+# The column that a function looks at, and quantiles of the log: from the first one on it accepts,
+# below the second it rejects. A confidence may be another form of the score, so they cut elsewhere.
+QUANTILES = {
+    "asr_confidence": ("confidence", 0.6, 0.2),
+    "mean_log_probability": ("score", 0.8, 0.4),
+    "weakest_word": ("words_min", 0.6, 0.2),
 }
 # All three say how sure the recognizer was; the built-in one cannot know of the example's own.
-FAMILIES = dict.fromkeys(SCORES, "confidence")
+FAMILIES = dict.fromkeys(QUANTILES, "confidence")
 
 
 @dataclass(frozen=True)
@@ -57,15 +57,13 @@ class Labels:
         rows: query_id, transcript, weight (P(right), float64) and label (1 or -1), in the order of
             the log; without the queries whose transcript is empty, which nothing is learned from.
         model: the label model.
-        trusted: whether the weights are the model's; else all of them are 1.
-        functions: those that voted.
-        patterns: their votes, counted.
+        trusted: whether the functions agree more often than chance; else all weights are 1.
+        patterns: the functions' votes, counted.
     """
 
     rows: pl.DataFrame
     model: FittedLabelModel
     trusted: bool
-    functions: tuple[LabelingFunction, ...]
     patterns: Patterns
 
 
@@ -85,7 +83,7 @@ def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
     name = f"{third}-{chosen}{suffix(noise)}"
     path = results(size) / f"labels-{name}.parquet"
     source = results(size) / f"log-{third}{suffix(noise)}.parquet"
-    about = {"set": chosen, "quantiles": [HIGH, LOW], "inputs": digest([source, FUNCTIONS])}
+    about = {"set": chosen, "quantiles": QUANTILES, "inputs": digest([source, FUNCTIONS])}
     if is_made(path, about):
         return path
     log = pl.read_parquet(source)
@@ -97,7 +95,15 @@ def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
     with written_beside(work(size) / f"report-{name}.html") as page:
         page.write_text(to_html(analysis), encoding="utf-8")
     with written_beside(path.with_suffix(".json")) as summary:
-        content = {**about, **learned(found), "verdict": analysis.verdict.text}
+        content = {
+            **about,
+            "trusted": found.trusted,
+            "right": found.model.prior,
+            "kept": (found.rows["weight"] >= KEPT).mean(),
+            "accuracies": {rate.name: rate.accuracy for rate in found.model.rates},
+            "verdict": analysis.verdict.text,
+            "warnings": found.model.warnings,
+        }
         summary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     write(found.rows, path, about)
     return path
@@ -115,12 +121,15 @@ def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.Data
     return cast.filter(pl.col("transcript") != "")
 
 
-def labels(cast: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Labels:
+def labels(
+    cast: pl.DataFrame, functions: tuple[LabelingFunction, ...], guarded: bool = True
+) -> Labels:
     """Fit the label model to votes, and weigh the transcripts.
 
     Args:
         cast: what `votes` returned.
         functions: those of the functions whose votes are looked at.
+        guarded: leave the weights of a model that is not trusted.
     """
     cast = cast.select("query_id", "transcript", *(function.column for function in functions))
     declared = {function.name: function.family for function in functions}
@@ -131,9 +140,9 @@ def labels(cast: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> Label
         model = LabelModel().fit(patterns)
     trusted = model.comparison.classes > 0
     rows = model.label(cast).select("query_id", "transcript", "weight", "label")
-    if not trusted:
+    if guarded and not trusted:
         rows = rows.with_columns(weight=pl.lit(1.0), label=pl.lit(1, pl.Int8))
-    return Labels(rows, model, trusted, functions, patterns)
+    return Labels(rows, model, trusted, patterns)
 
 
 def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...]:
@@ -153,8 +162,8 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
         )
     registry = _registry(FUNCTIONS if chosen == "own" else None)
     thresholds = {
-        name: {"high": log[column].quantile(HIGH), "low": log[column].quantile(LOW)}
-        for name, column in SCORES.items()
+        name: {"high": log[column].quantile(high), "low": log[column].quantile(low)}
+        for name, (column, high, low) in QUANTILES.items()
         if name in registry.labeling_functions and log[column].count()
     }
     names = SPEECHNET if chosen == "three" else None
@@ -165,17 +174,3 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
 def _registry(file: Path | None) -> Registry:
     # Nothing else that may be installed: the sets mean the same everywhere.
     return load_registry(allowed=["weaklabel"], file=file)
-
-
-def learned(found: Labels) -> dict[str, Any]:
-    """What the model has learned and why it may be wrong, as JSON can write it."""
-    return {
-        "trusted": found.trusted,
-        "prior": found.model.prior,
-        "classes": found.model.comparison.classes,
-        "kept": found.rows.select((pl.col("weight") >= 0.5).mean()).item(),
-        "accuracies": {rate.name: rate.accuracy for rate in found.model.rates},
-        "parameters": {f.name: f.identity().parameters for f in found.functions},
-        "families": [list(family) for family in found.model.families],
-        "warnings": list(found.model.warnings),
-    }

@@ -21,6 +21,7 @@ import behavior
 import catalog
 import people
 import perturb
+import queries
 import voices
 from speechnet import phrases, settings, speech
 from speechnet.settings import Size
@@ -103,6 +104,26 @@ def simulate(size: Size, processes: int = 1) -> pl.DataFrame:
     rows.write_parquet(beside, compression="zstd")
     beside.replace(path)
     return rows
+
+
+def about(utterances: pl.DataFrame) -> dict[str, float]:
+    """What the test asks that is new to tinyvoice's model and to training.
+
+    Returns:
+        Of the test: "words" (how many of its words the model never heard), and shares of the
+        utterances: "new_words" (with such a word), "new_items" (of an item that tinyvoice lacks),
+        "new_texts" (of a text that nobody says in training).
+    """
+    train, test = (utterances.filter(pl.col("part") == part) for part in settings.PARTS)
+    known = set(queries.words())
+    texts, items = test["text"].to_list(), test["item"].to_list()
+    said = set(train["text"])
+    return {
+        "words": len({word for text in texts for word in text.split()} - known),
+        "new_words": float(np.mean([not known.issuperset(text.split()) for text in texts])),
+        "new_items": float(np.mean([item not in queries.ALWAYS_TRAINED for item in items])),
+        "new_texts": float(np.mean([text not in said for text in texts])),
+    }
 
 
 def _train(size: Size) -> list[dict[str, Any]]:

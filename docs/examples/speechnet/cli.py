@@ -75,8 +75,13 @@ def main(
     if step in ("train", "all"):
         from speechnet import train
 
-        runs = train.runs_of(chosen, thirds, student or train.STUDENTS, noise)
-        train.examine_all([run for run in runs if not seed or run.seed in seed], processes, again)
+        runs = [  # a run that is cut short has whole seeds
+            train.Run(chosen, name, learns, number, noise)
+            for number in seed or chosen.seeds
+            for learns in student or train.STUDENTS
+            for name in thirds
+        ]
+        train.examine_all(runs, processes, again)
     if step in ("feedback", "all"):
         from speechnet import feedback
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from tqdm.auto import tqdm
-from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
+from transformers import Wav2Vec2ForCTC
 
 import recognizer
 from hf_cudagraph_asr import BucketPlan, enable_cuda_graphs, plan_buckets
@@ -55,7 +55,7 @@ def deploy(
     run = best(size)
     folder = run.folder
     log = pl.read_parquet(settings.results(size) / f"log-{run.third}.parquet")
-    model = Wav2Vec2ForCTC.from_pretrained(folder).eval()
+    model, _ = train.loaded(folder)
     backend = "cuda" if torch.cuda.is_available() else "export"
     model = model.to("cuda" if torch.cuda.is_available() else "cpu")
     plan = plan_buckets(log["duration"], graphs=graphs, model=model, batch_sizes=ROWS)
@@ -106,8 +106,8 @@ def contenders(
     folder: Path, model: Wav2Vec2ForCTC, plan: BucketPlan, backend: str
 ) -> dict[str, Callable[[Wave], str]]:
     """Functions from a waveform (T,) to its text: third parties, and the student three times."""
-    processor = Wav2Vec2Processor.from_pretrained(folder)
-    stock = Wav2Vec2ForCTC.from_pretrained(folder).eval().to(model.device)
+    stock, processor = train.loaded(folder)
+    stock = stock.to(model.device)
     decoders = decode.decoders()
     words = decoders[evaluate.MODE]
     pool = enable_cuda_graphs(model, plan, backend=backend, batch_sizes=(1,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import numpy.typing as npt
 import polars as pl
 import torch
 from tqdm.auto import tqdm
-from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 
 import lexicon
 import queries
@@ -180,7 +179,7 @@ def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
             if path.exists() and (model := Run(size, third, student, 0).folder).exists():
                 models[f"{student} of {third}"] = model
     for name, model in models.items():
-        texts, _ = train.listen(*_loaded(model), waves, decoders, lambda ids: tqdm(ids, name))  # noqa: B023
+        texts, _ = train.listen(*train.loaded(model), waves, decoders, name)
         for mode, heard_by in texts.items():
             errors = errors_of(said, [heard_by[clip] for clip in waves])[None]
             scores["wer"][f"{name}, {mode}"] = bootstrap.rate(errors)
@@ -284,21 +283,17 @@ def _students(
             "seeds": [run["settings"]["seed"] for run in runs],
             "cpu_seconds": [run["cpu_seconds"] for run in runs],
             "lessons": runs[0]["settings"]["lessons"],
-            "factors": {m: [r["real_time_factor"][m] for r in runs] for m in _modes(runs)},
+            "factors": {m: [run["real_time_factor"][m] for run in runs] for m in decode.MODES},
             "errors": {
                 mode: np.stack([
                     errors_of(said, [run["hypotheses"][mode][i] for i in test["utterance_id"]])
                     for run in runs
                 ])
-                for mode in _modes(runs)
+                for mode in decode.MODES
             },
         }
         for key, runs in groups.items()
     }  # fmt: skip
-
-
-def _modes(runs: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [mode for mode in runs[0]["hypotheses"] if all(mode in r["hypotheses"] for r in runs)]
 
 
 def _start(size: Size, test: pl.DataFrame) -> dict[str, Any]:
@@ -309,12 +304,8 @@ def _start(size: Size, test: pl.DataFrame) -> dict[str, Any]:
         result: dict[str, Any] = json.loads(path.read_text())
         if result["settings"] == wanted:
             return result
-    texts, factors = train.listen(
-        *_loaded(train.START),
-        Waves(size, "test"),
-        decode.decoders(),
-        lambda ids: tqdm(ids, "start"),
-    )
+    waves = Waves(size, "test")
+    texts, factors = train.listen(*train.loaded(train.START), waves, decode.decoders(), "start")
     result = {
         "settings": wanted,
         **train.provenance(),
@@ -323,11 +314,6 @@ def _start(size: Size, test: pl.DataFrame) -> dict[str, Any]:
     }
     train.write_json(path, result)
     return result
-
-
-def _loaded(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
-    model = Wav2Vec2ForCTC.from_pretrained(folder).eval()
-    return model, Wav2Vec2Processor.from_pretrained(folder)
 
 
 def _score(errors: Ints, bootstrap: Bootstrap, test: pl.DataFrame) -> dict[str, Any]:

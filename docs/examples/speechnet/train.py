@@ -211,12 +211,8 @@ def weighted_ctc(logits: Tensor, frames: Tensor, labels: Tensor, weights: Tensor
     return (weights * losses / letters).sum() / weights.sum()
 
 
-def train(run: Run, position: int = 0) -> Path:
+def train(run: Run) -> Path:
     """Train a student from its newest checkpoint, or from the shared start.
-
-    Args:
-        run: which.
-        position: line of its progress bar.
 
     Returns:
         The folder with its model and processor, and `training.json`: the curve (step, mean loss of
@@ -237,15 +233,16 @@ def train(run: Run, position: int = 0) -> Path:
     own = {name: weight.detach() for name, weight in model.named_parameters()}
     if (newest := snapshots.newest(folder / "checkpoints")) is not None:
         begin, spent = snapshots.load(newest, model, optimizer, own)
-    # What was logged after that checkpoint is done again.
-    curve = {step: loss for step, loss in _curve(folder / "curve.jsonl") if step <= begin}
+    curve: list[tuple[int, float]] = []
+    if begin:  # what was noted after that checkpoint is done again
+        noted = json.loads((folder / "curve.json").read_text())
+        curve = [(step, loss) for step, loss in noted if step <= begin]
     batches = Batches(run.lessons, Waves(run.size, "train"), run.seed, run.size.batch)
     schedule = recipe.Recipe(steps=run.size.steps, warmup=WARMUP, cooldown=1 - WARMUP)
     model.train()
     recent: list[float] = []
     steps = range(begin, run.size.steps)
-    bar = tqdm(steps, run.name, run.size.steps, False, initial=begin, position=position)
-    for step in bar:
+    for step in (bar := progress(steps, run.name, initial=begin)):
         seed_masks(run.seed, step, 0)
         for group in optimizer.param_groups:
             group["lr"] = RATE * recipe.peak_share(step, schedule)
@@ -261,18 +258,17 @@ def train(run: Run, position: int = 0) -> Path:
         recent.append(loss.item())
         done = step + 1
         if done % CURVE == 0 or done == run.size.steps:
-            curve[done] = round(float(np.mean(recent)), 4)
+            curve.append((done, round(float(np.mean(recent)), 4)))
             recent.clear()
-            bar.set_postfix(loss=curve[done])
+            bar.set_postfix(loss=curve[-1][1])
         if done % SAVE == 0 and done < run.size.steps:
             seconds = spent + cpu_seconds() - began
             copies = {name: weight.clone() for name, weight in own.items()}  # no average is kept
+            write_json(folder / "curve.json", curve)
             snapshots.save(folder / "checkpoints", done, seconds, model, optimizer, copies)
-            lines = [json.dumps([step, loss]) + "\n" for step, loss in curve.items()]
-            (folder / "curve.jsonl").write_text("".join(lines))
     model.cpu().save_pretrained(folder)
     Wav2Vec2Processor.from_pretrained(START).save_pretrained(folder)
-    facts = {"curve": list(curve.items()), "cpu_seconds": spent + cpu_seconds() - began}
+    facts = {"curve": curve, "cpu_seconds": spent + cpu_seconds() - began}
     write_json(folder / "training.json", facts)
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
@@ -283,7 +279,7 @@ def listen(
     processor: Wav2Vec2Processor,
     clips: Mapping[str, npt.NDArray[np.float32]] | Waves,
     decoders: Mapping[str, Callable[[Tensor], str]],
-    bar: Callable[[Sequence[str]], Any] = tqdm,
+    name: str,
 ) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
     """Transcribe recordings one at a time, each decoded in several modes.
 
@@ -291,7 +287,7 @@ def listen(
         model, processor: of the student.
         clips: waveforms (T,) by id, 16 kHz.
         decoders: modes by name, see `decode.decoders`.
-        bar: makes a progress bar of the ids.
+        name: what the progress bar calls the model.
 
     Returns:
         Texts by mode and id; and by mode the real-time factor in processor time, model included.
@@ -300,26 +296,37 @@ def listen(
     texts: dict[str, dict[str, str]] = {mode: {} for mode in decoders}
     spent = dict.fromkeys([*decoders, "model"], 0.0)
     audio = 0.0
-    for name in bar(ids):
-        wave = clips[name]
+    for clip in progress(ids, f"{name} transcribes"):
+        wave = clips[clip]
         audio += len(wave) / settings.RATE
         start = time.process_time()
         told = recognizer.log_probabilities(model, processor, wave)
         spent["model"] += time.process_time() - start
         for mode, decoder in decoders.items():
             start = time.process_time()
-            texts[mode][name] = decoder(told)
+            texts[mode][clip] = decoder(told)
             spent[mode] += time.process_time() - start
     factors = {mode: (spent[mode] + spent["model"]) / audio for mode in decoders}
     return texts, {mode: round(factor, 5) for mode, factor in factors.items()}
 
 
-def examine(run: Run, position: int = 0, again: bool = False) -> Path:
+def loaded(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
+    """A student and its processor."""
+    model = Wav2Vec2ForCTC.from_pretrained(folder).eval()
+    return model, Wav2Vec2Processor.from_pretrained(folder)
+
+
+def progress(items: Sequence[Any], name: str, **options: Any) -> Any:
+    """A progress bar on a line of this process's own; the first line counts the students."""
+    identity = multiprocessing.current_process()._identity
+    return tqdm(items, name, leave=False, position=identity[0] if identity else 0, **options)
+
+
+def examine(run: Run, again: bool = False) -> Path:
     """Train a student if need be, let it transcribe the test set, and write its result.
 
     Args:
         run: which.
-        position: line of its progress bar.
         again: transcribe although the result is there, as after a change of the decoders.
     """
     torch.set_num_threads(1)  # so small a model is slower with more, and students run side by side
@@ -328,16 +335,8 @@ def examine(run: Run, position: int = 0, again: bool = False) -> Path:
     wanted = run.settings | {"test": waves.digest}
     if not again and run.path.exists() and json.loads(run.path.read_text())["settings"] == wanted:
         return run.path
-    folder = train(run, position)
-    model = Wav2Vec2ForCTC.from_pretrained(folder).eval()
-    processor = Wav2Vec2Processor.from_pretrained(folder)
-    texts, factors = listen(
-        model,
-        processor,
-        waves,
-        decode.decoders(),
-        lambda ids: tqdm(ids, f"{run.name} transcribes", leave=False, position=position),
-    )
+    folder = train(run)
+    texts, factors = listen(*loaded(folder), waves, decode.decoders(), run.name)
     facts = json.loads((folder / "training.json").read_text())
     result = {
         "settings": wanted,
@@ -360,10 +359,7 @@ def examine_all(runs: Sequence[Run], processes: int = 2, again: bool = False) ->
     # Spawned: torch's threads do not survive a fork.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(processes, context) as pool:
-        jobs = [
-            pool.submit(examine, run, 1 + number % processes, again)
-            for number, run in enumerate(runs)
-        ]
+        jobs = [pool.submit(examine, run, again) for run in runs]
         for job in tqdm(as_completed(jobs), "students", len(jobs)):
             job.result()
 
@@ -396,27 +392,6 @@ def write_json(path: Path, value: Any) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     os.replace(partial, path)
-
-
-def runs_of(
-    size: Size,
-    thirds: Sequence[str] = settings.SOURCES,
-    students: Sequence[str] = STUDENTS,
-    noise: float = 0.0,
-) -> list[Run]:
-    """The students of a size, so that a run that is cut short has whole seeds."""
-    return [
-        Run(size, third, student, seed, noise)
-        for seed in size.seeds
-        for student in students
-        for third in thirds
-    ]
-
-
-def _curve(path: Path) -> list[tuple[int, float]]:
-    return (
-        [tuple(json.loads(line)) for line in path.read_text().splitlines()] if path.exists() else []
-    )
 
 
 def _read(path: Path, step: str) -> pl.DataFrame:

@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from transformers import Wav2Vec2ForCTC, Wav2Vec2Processor
 from transformers.utils.logging import disable_progress_bar
 
+import perturb
 import recipe
 import recognizer
 import snapshots
@@ -42,7 +43,9 @@ from training import seed_masks
 START = recipe.HERE / "model"  # of every student
 STUDENTS = ("raw", "all", "gold", "random", "three", "own", "all-threshold")
 KEPT = 0.5  # weight from which a transcript counts as right
-RATE, WARMUP, DECAY = 6e-4, 0.1, 0.01  # peak of the learning rate; share of the steps up to it
+RATE, WARMUP, DECAY = 1e-3, 0.1, 0.01  # peak of the learning rate; share of the steps up to it
+# Ratios by which recordings are resampled anew each time: other sizes and paces of the same voices.
+STRETCH, STRETCHED = (0.87, 1.15), 0.6  # and the share of the recordings that are
 CURVE, SAVE = 50, 100  # steps between two points of the curve, and between two checkpoints
 _JITTER = 4_000  # samples by which lengths within a batch may differ
 _BLANK = recognizer.TOKENS.index("<pad>")
@@ -124,6 +127,7 @@ class Run:
             "rate": RATE,
             "warmup": WARMUP,
             "decay": DECAY,
+            "stretch": [*STRETCH, STRETCHED],
             "precision": "bf16",
             "lessons": self.lessons.height,
             "weight": round(float(self.lessons["weight"].sum()), 2),
@@ -179,7 +183,13 @@ class Batches:
             beyond a transcript's end; `weights` (B,) float32.
         """
         rows = self.rows(step).tolist()
-        waves = [torch.from_numpy(normalise(self._waves[self._ids[row]])) for row in rows]
+        rng = np.random.default_rng([self._seed, step, *b"stretch"])
+        waves = []
+        for row in rows:
+            wave = self._waves[self._ids[row]]
+            if rng.random() < STRETCHED:
+                wave = perturb.resample(wave, float(rng.uniform(*STRETCH)))
+            waves.append(torch.from_numpy(normalise(wave)))
         pad = torch.nn.utils.rnn.pad_sequence
         return {
             "input_values": pad(waves, batch_first=True),

@@ -76,7 +76,7 @@ class LanguageModel:
     def write_arpa(self, path: Path) -> None:
         """Write the model as an ARPA file, which pocketsphinx and KenLM read.
 
-        Probabilities are decimal logarithms there, and what never ends a text has none.
+        Probabilities are decimal logarithms there; `BEGIN` follows nothing, so its own is -99.
         """
         by_order = [
             sorted(ngram for ngram in {*self.probability, (BEGIN,)} if len(ngram) == order)

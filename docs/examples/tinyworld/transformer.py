@@ -40,8 +40,9 @@ from loop import batch_generator
 from parts import Sizes
 from settings import Config
 
-EMPTY_COLUMNS = (1, 256)
-"""Numbers of empty columns trained on: `max_sequence_length=1`, and the pipeline's default."""
+EMPTY_COLUMNS = (1, 1, 1, 256)
+"""Numbers of empty columns, each for an equal share of the training: `max_sequence_length=1`, and
+the pipeline's default."""
 
 
 def load_base(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
@@ -243,7 +244,9 @@ def batch(
     noise = torch.randn((share, *latents.shape[1:]), generator=generator)
     times = torch.sigmoid(torch.randn(share, generator=generator))
     dropped = torch.rand(share, generator=generator) < config.drop
-    columns = torch.tensor(EMPTY_COLUMNS)[torch.randint(2, (share,), generator=generator)]
+    columns = torch.tensor(EMPTY_COLUMNS)[
+        torch.randint(len(EMPTY_COLUMNS), (share,), generator=generator)
+    ]
     prompts = torch.where(dropped[:, None], empty[None], tokens[picks])
     part = times[:, None, None, None]
     noisy = (1 - part) * latents[picks] + part * noise

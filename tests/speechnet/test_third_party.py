@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import jiwer
@@ -19,6 +21,8 @@ import recognizer as tinyvoice
 from speechnet import decode, language_model, phrases, settings, speech, third_party
 from speechnet.language_model import BEGIN, END, UNKNOWN, LanguageModel, normalize
 from speechnet.settings import Size
+
+Require = Callable[[object, str], None]
 
 
 @pytest.mark.parametrize(
@@ -203,8 +207,12 @@ def test_a_text_does_not_depend_on_what_was_recognized_before(size: Size, source
     assert recognize(first) == before
 
 
-def test_smokes_committed_texts_come_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_smokes_committed_texts_come_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, require: Require
+) -> None:
     """The recordings are made anew by the synthesizers and recognized by both recognizers."""
+    for engine in ("espeak-ng", "flite"):
+        require(shutil.which(engine), f"{engine} is not installed")
     smoke = settings.SIZES["smoke"]
     results = settings.results(smoke)
     rows = pl.read_parquet(results / "utterances.parquet")

@@ -123,13 +123,13 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     folder = settings.work(size) / "third-party"
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
-        Shard(size, source, piece, folder / f"{_fingerprint(source, piece)}.parquet")
+        (size, source, piece, folder / f"{_fingerprint(source, piece)}.parquet")
         for part in reversed(settings.PARTS)  # the test first: its scores tell early if all is well
         for source in settings.SOURCES
         for piece in rows.filter(part=part).iter_slices(SHARD)
     ]
-    missing = [shard for shard in shards if not shard.path.exists()]
-    total = sum(shard.rows.height for shard in missing)
+    missing = [shard for shard in shards if not shard[3].exists()]
+    total = sum(shard[2].height for shard in missing)
     with tqdm(total=total, desc="recognize", unit="utterance", disable=not missing) as bar:
         if processes > 1 and len(missing) > 1:
             with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -138,7 +138,7 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
         else:
             for shard in missing:
                 bar.update(_recognize(shard))
-    found = pl.concat([pl.read_parquet(shard.path) for shard in shards])
+    found = pl.concat([pl.read_parquet(shard[3]) for shard in shards])
     found = found.sort("utterance_id", "source", "rank")
     beside = path.with_suffix(".tmp")
     found.write_parquet(beside, compression="zstd")
@@ -148,28 +148,13 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     return found
 
 
-@dataclass(frozen=True)
-class Shard:
-    """Some recordings for one recognizer.
-
-    Attributes:
-        size: decides where the recordings lie.
-        source: the recognizer.
-        rows: the utterances.
-        path: where their hypotheses go.
-    """
-
-    size: Size
-    source: str
-    rows: pl.DataFrame
-    path: Path
-
-
-def _recognize(shard: Shard) -> int:
-    recognize = recognizer(shard.source)
+def _recognize(shard: tuple[Size, str, pl.DataFrame, Path]) -> int:
+    """Write what a recognizer makes of some utterances, and say how many they were."""
+    size, source, rows, path = shard
+    recognize = recognizer(source)
     found = []
-    for part, name in shard.rows.select("part", "utterance_id").iter_rows():
-        recording = settings.audio(shard.size, part, name)
+    for part, name in rows.select("part", "utterance_id").iter_rows():
+        recording = settings.audio(size, part, name)
         if not recording.exists():
             raise FileNotFoundError(f"{recording} is missing: run the step simulate again.")
         audio = soundfile.read(recording, dtype="float32")[0]
@@ -179,17 +164,17 @@ def _recognize(shard: Shard) -> int:
         found += [
             {
                 "utterance_id": name,
-                "source": shard.source,
+                "source": source,
                 "rank": rank,
                 **asdict(hypothesis),
                 "seconds": None if rank else seconds,
             }
             for rank, hypothesis in enumerate(hypotheses)
         ]
-    beside = shard.path.with_suffix(f".{os.getpid()}.tmp")
+    beside = path.with_suffix(f".{os.getpid()}.tmp")
     pl.DataFrame(found, schema=SCHEMA).write_parquet(beside)
-    beside.replace(shard.path)
-    return shard.rows.height
+    beside.replace(path)
+    return rows.height
 
 
 def _pocketsphinx() -> Recognize:

@@ -38,8 +38,9 @@ SHARD = 50  # recordings that are lost at most when a run breaks off
 
 # All that decides the texts. The values were chosen on training utterances of smoke.
 SPHINX: dict[str, Any] = {"fwdflat": False}
-# Whisper was trained on windows of 30 s, which are most of its work where queries take 2 s. Half a
-# window leaves the texts as good at less than half of the cost; with 10 s it repeats itself.
+# Whisper was trained on windows of 30 s, which are most of its work where queries take 2 s. With
+# half a window one text in five is another, about as many words are wrong, and the cost is less
+# than half; with 10 s it repeats itself.
 WHISPER_SETTINGS: dict[str, Any] = {"beam": 5, "window": 15, "compute_type": "int8", "popular": 40}
 LONGEST = 30  # seconds
 # Whisper's own rule for silence: the text is dropped.

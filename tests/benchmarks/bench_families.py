@@ -31,9 +31,9 @@ for folder in ("docs/examples", "docs/examples/households"):
     sys.path.insert(0, str(ROOT / folder))
 sys.path.insert(0, str(ROOT / "tests" / "weaklabel"))
 
-from found_families import FoundFamilies  # noqa: E402
 from test_recovery import SESSION, accuracy, auc, make_log  # noqa: E402
 
+from found_families import FoundFamilies  # noqa: E402
 from households import simulate  # noqa: E402
 from weaklabel import (  # noqa: E402
     MISSING,

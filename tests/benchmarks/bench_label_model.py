@@ -39,9 +39,9 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "weaklabel"), str(ROOT / "docs" / "examples")]
 
 import test_missing  # noqa: E402
-from found_families import FoundFamilies  # noqa: E402
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
 
+from found_families import FoundFamilies  # noqa: E402
 from weaklabel import (  # noqa: E402
     MISSING,
     Gold,

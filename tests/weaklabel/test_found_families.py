@@ -9,9 +9,9 @@ import pytest
 EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 sys.path[:0] = [str(EXAMPLES), str(Path(__file__).parent)]
 
-from found_families import FoundFamilies  # noqa: E402
 from test_recovery import FUNCTIONS, make_log  # noqa: E402
 
+from found_families import FoundFamilies  # noqa: E402
 from weaklabel import WeakLabelWarning, load_model  # noqa: E402
 from weaklabel.cli import main  # noqa: E402
 

@@ -116,18 +116,18 @@ def wer(results: Results) -> Lines:
     """Word error rates of all, in all modes."""
     modes, start = list(results.scores["start"]), results.scores["start"]
     rows: list[Row] = [
-        (_third(name), "", _rate(score["wer"]), *[""] * (len(modes) + 1))
+        (_third(name), "", _rate(score["wer"]), *[""] * (len(modes) + 2))
         for name, score in results.scores["third"].items()
     ]
-    rows.append(("shared start", "", *[_rate(start[mode]["wer"]) for mode in modes], "", ""))
+    rows.append(("shared start", "", *[_rate(start[mode]["wer"]) for mode in modes], "", "", ""))
     for third, name, row in results.students():
         rates = [_rate(row["modes"][mode]["wer"]) for mode in modes]
-        gain = _share(row["modes"][results.mode]["better"][third])
-        rows.append((f"student of {NAMES[third]}", LEARNED[name], *rates, len(row["seeds"]), gain))
+        gains = [_share(row["modes"][m]["better"][third]) for m in (results.mode, "ngram")]
+        who = f"student of {NAMES[third]}"
+        rows.append((who, LEARNED[name], *rates, len(row["seeds"]), *gains))
     heads = [f"{mode}, which counts" if mode == results.mode else mode for mode in modes]
-    yield from _table(
-        "", "learned from", *heads, "seeds", "fewer errors than its third party", rows
-    )
+    gained = "fewer errors than its third party"
+    yield from _table("", "learned from", *heads, "seeds", gained, f"{gained}, ngram", rows)
 
 
 def claims(results: Results) -> Lines:

@@ -147,8 +147,8 @@ def claims(results: Results) -> Lines:
         counts = gains[results.mode]
         claim(name, f"fewer errors than {name}", counts[third], 0.3)
         claim(name, f"fewer errors than {name}, greedy", gains["greedy"][third])
-        for other in ("raw", "random"):
-            claim(name, f"fewer errors than the student of {other} labels", counts.get(other))
+        for other, whose in (("raw", "all transcripts"), ("random", "a random part of them")):
+            claim(name, f"fewer errors than the student of {whose}", counts.get(other))
         both = gains["ngram"].get("pocketsphinx")
         claim(name, "fewer errors than pocketsphinx, its trigram on both sides", both)
     if results.deploy:
@@ -216,6 +216,8 @@ def feedback(results: Results) -> Lines:
             quality = (f"{row['kept']:.0%}", f"{row['kept_wer']:.1%}", f"{row['auc']:.3f}")
             rows.append((NAMES[third], f"{row['noise']:.0%}", *quality, *rates))
     yield from _table(*heads, rows)
+    if any(row["noise"] for row in results.scores["students"]):
+        yield "\n![Word error rates over feedback noise](figures/speechnet-feedback.png)"
 
 
 def speed(results: Results) -> Lines:
@@ -334,7 +336,9 @@ def draw_load(results: Results, axes: Any) -> None:
         for key, style in (("p50_ms", ".:"), ("p99_ms", ".-")):
             label = f"{backend}, {key.removesuffix('_ms')}"
             rates, taken = [row["rate"] for row in rows], [row[key] for row in rows]
-            axes.loglog(rates, taken, style, color=color, label=label)
+            axes.semilogy(rates, taken, style, color=color, label=label)
+            axes.yaxis.set_major_formatter("{x:.0f}")
+            axes.yaxis.set_minor_formatter("")
             axes.legend(frameon=False)
     axes.set_xlabel("queries a second, mean over the day")
     axes.set_ylabel("milliseconds to the answer")

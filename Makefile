@@ -39,7 +39,7 @@ STAMP  := $(VENV)/.synced
 # The caller's environment must not leak into ours. CAPTION goes through it, so that the shell does
 # not interpret a caption.
 export CAPTION
-unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX
+unexport PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE VIRTUAL_ENV CONDA_PREFIX
 
 # The lock cannot install uv, the tool that reads it.
 define BOOTSTRAP

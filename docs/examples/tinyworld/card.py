@@ -28,7 +28,7 @@ pooled embedding, which Stable Diffusion 3 adds to the timestep, is zero here.
 
 Each of the two CLIPs has half of the features of the UNet's token and position embeddings. The T5
 reads nothing: it gives `max_sequence_length` empty columns, as `StableDiffusion3Pipeline` itself
-does when it is told `text_encoder_3=None`. A quarter of the training saw 256 of them, the
+does when it is told `text_encoder_3=None`. An eighth of the training saw 256 of them, the
 pipeline's default, and the rest one, `max_sequence_length=1`, which takes half the time.""",
         },
     }

@@ -32,7 +32,7 @@ def save(
     step: int,
     seconds: float,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: Sequence[Tensor],
 ) -> Path:
     """Write a checkpoint after `step` steps and `seconds`; delete all but the newest two."""
@@ -40,9 +40,10 @@ def save(
     for index, (parameter, mean) in enumerate(zip(module.parameters(), average, strict=True)):
         tensors[f"weight.{index}"] = parameter.detach()
         tensors[f"average.{index}"] = mean
-    for index, state in optimizer.state_dict()["state"].items():
-        for name, value in state.items():
-            tensors[f"optimizer.{index}.{name}"] = torch.as_tensor(value)
+    for number, optimizer in enumerate(optimizers):
+        for index, state in optimizer.state_dict()["state"].items():
+            for name, value in state.items():
+                tensors[f"optimizer.{number}.{index}.{name}"] = torch.as_tensor(value)
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"denoiser-{step:07d}.safetensors"
     partial = path.with_suffix(".partial")  # renamed when whole: an interrupted save is not loaded
@@ -60,7 +61,7 @@ def save(
 def load(
     path: Path,
     module: nn.Module,
-    optimizer: torch.optim.Optimizer | None,
+    optimizers: Sequence[torch.optim.Optimizer],
     average: Sequence[Tensor],
 ) -> tuple[int, float]:
     """Restore a checkpoint in place; returns the steps and the seconds it has behind it.
@@ -81,11 +82,11 @@ def load(
     copy_into(module, [tensors[f"weight.{index}"] for index in range(count)])
     for index, mean in enumerate(average):
         mean.copy_(tensors[f"average.{index}"])
-    if optimizer is not None:
+    for number, optimizer in enumerate(optimizers):
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
-            if key.startswith("optimizer."):
-                _, index_text, name = key.split(".")
+            if key.startswith(f"optimizer.{number}."):
+                *_, index_text, name = key.split(".")
                 state.setdefault(int(index_text), {})[name] = value
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
@@ -94,8 +95,11 @@ def load(
 
 
 def load_newest(
-    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, average: Sequence[Tensor]
+    folder: Path,
+    module: nn.Module,
+    optimizers: Sequence[torch.optim.Optimizer],
+    average: Sequence[Tensor],
 ) -> tuple[int, float]:
     """Restore a folder's newest checkpoint, if there is one; returns steps and seconds done."""
     path = newest(folder)
-    return (0, 0.0) if path is None else load(path, module, optimizer, average)
+    return (0, 0.0) if path is None else load(path, module, optimizers, average)

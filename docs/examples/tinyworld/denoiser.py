@@ -41,26 +41,28 @@ def train(
     else:
         build, batch = unet.build, unet.batch
     module = build(config)
-    optimizer = torch.optim.AdamW(
-        module.parameters(), lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-3
-    )
+    optimizers = module.optimizers(config)
+    # A schedule scales all rates alike.
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    peaks = [group["lr"] for group in groups]
     average = [parameter.detach().clone() for parameter in module.parameters()]
-    start, spent = checkpoints.load_newest(config.work, module, optimizer, average)
+    start, spent = checkpoints.load_newest(config.work, module, optimizers, average)
     average = [mean.to(accelerator.device) for mean in average]
     module.prepare_training(accelerator.device)
-    model, optimizer = accelerator.prepare(module, optimizer)
+    model, *wrapped = accelerator.prepare(module, *optimizers)
     began = time.monotonic() - spent
     with Progress(accelerator, config, "denoiser", config.steps, start) as progress:
         for step in range(start, config.steps):
             share = peak_share(step, config.steps, config.warmup, config.cooldown)
-            for group in optimizer.param_groups:
-                group["lr"] = config.rate * share
+            for group, peak in zip(groups, peaks, strict=True):
+                group["lr"] = peak * share
             inputs, velocity = batch(config, accelerator, step, latents, tokens, empty)
             loss = F.mse_loss(model(*inputs).float(), velocity)
-            optimizer.zero_grad()
+            model.zero_grad()
             accelerator.backward(loss)
             accelerator.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            for optimizer in wrapped:
+                optimizer.step()
             decay = min(config.ema, (1 + step) / (10 + step))
             torch._foreach_lerp_(average, [p.detach() for p in module.parameters()], 1 - decay)
             progress.advance(loss)
@@ -68,7 +70,7 @@ def train(
             due = done % config.save_every == 0 or done == config.steps
             if due and accelerator.is_main_process:
                 seconds = time.monotonic() - began
-                checkpoints.save(config.work, done, seconds, module, optimizer, average)
+                checkpoints.save(config.work, done, seconds, module, optimizers, average)
     result = build(config)
     checkpoints.copy_into(result, average)
     return result.eval(), time.monotonic() - began

@@ -40,9 +40,10 @@ from loop import batch_generator
 from parts import Sizes
 from settings import Config
 
-EMPTY_COLUMNS = (1, 1, 1, 256)
+EMPTY_COLUMNS = (1, 1, 1, 1, 1, 1, 1, 256)
 """Numbers of empty columns, each for an equal share of the training: `max_sequence_length=1`, and
 the pipeline's default."""
+MUON = 8.0  # Muon's rate for one of AdamW's
 
 
 def load_base(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
@@ -198,6 +199,26 @@ class Denoiser(nn.Module):
     def prepare_training(self, device: torch.device) -> None:
         """Let one column stand for many, see `BiasedAttention`; it is not exported."""
         self.transformer.set_attn_processor(BiasedAttention())
+
+    def optimizers(self, config: Config) -> list[torch.optim.Optimizer]:
+        """Muon for the matrices of the blocks and AdamW for all else, at their peak rates."""
+        blocks = list(self.transformer.transformer_blocks.parameters())
+        matrices = [weight for weight in blocks if weight.ndim == 2]
+        taken = {id(weight) for weight in matrices}
+        others = [
+            weight
+            for weight in self.parameters()
+            if weight.requires_grad and id(weight) not in taken
+        ]
+        return [
+            torch.optim.Muon(
+                matrices,
+                lr=MUON * config.rate,
+                weight_decay=1e-3,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(others, lr=config.rate, betas=(0.9, 0.99), weight_decay=1e-3),
+        ]
 
     def forward(self, noisy: Tensor, times: Tensor, tokens: Tensor, bias: Tensor) -> Tensor:
         """Predict velocity.

@@ -122,7 +122,7 @@ class Report:
 
     Attributes:
         captions, steps, guidance: how the images were made.
-        weighting: how their maps' layers were averaged.
+        layers: "all", "auto" or the name of the one layer whose maps were judged.
         both: share of images that show both objects, color and noun right.
         both_colored: share of images that show both colors, whatever the silhouettes.
         as_told: share of images that show both objects, and in the caption's relation.
@@ -134,7 +134,7 @@ class Report:
     captions: int
     steps: int
     guidance: float
-    weighting: Weighting
+    layers: str
     both: float
     both_colored: float
     as_told: float
@@ -266,9 +266,12 @@ def evaluate(
     batch: int = 25,
     seed: int = SEED,
     any_noun: bool = False,
-    weighting: Weighting = "equal",
+    layers: str = "all",
 ) -> Report:
     """Generate, segment and judge.
+
+    Maps are the plain mean of all layers that `trace` chooses, their mean weighted by information
+    with `layers="auto"`, or those of the one layer that `layers` names.
 
     With `any_noun`, maps are also judged on images whose objects have the right colors but not
     the right nouns: there a noun is held against what was drawn in its place.
@@ -278,7 +281,15 @@ def evaluate(
     """
     chosen = held_out(captions, seed)
     made = list(
-        generate(pipe, chosen, guidance=guidance, steps=steps, batch=batch, weighting=weighting)
+        generate(
+            pipe,
+            chosen,
+            guidance=guidance,
+            steps=steps,
+            batch=batch,
+            layers=None if layers in _LAYERS else lambda layer: layer.name == layers,
+            weighting="information" if layers == "auto" else "equal",
+        )
     )
     words = judged(made, any_noun=any_noun)
     if not words:
@@ -291,7 +302,7 @@ def evaluate(
         captions=captions,
         steps=steps,
         guidance=guidance,
-        weighting=weighting,
+        layers=layers,
         both=float(np.mean([image.right for image in made])),
         both_colored=float(np.mean([image.colored for image in made])),
         as_told=float(np.mean([image.as_told for image in made])),
@@ -306,9 +317,9 @@ def evaluate(
     )
 
 
-_LAYERS: dict[Weighting, str] = {
-    "equal": "Maps are the plain mean of the layers'.",
-    "information": 'Maps are means weighted by information, `heat_maps(layers="auto")`.',
+_LAYERS = {
+    "all": "Maps are the plain mean of the layers'.",
+    "auto": 'Maps are means weighted by information, `heat_maps(layers="auto")`.',
 }
 _COLUMNS = ("words", "threshold", "DAAM", "whole image", "random half", "swapped")
 
@@ -342,7 +353,7 @@ def _sentences(report: Report) -> list[str]:
     )
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
-        _LAYERS[report.weighting],
+        _LAYERS.get(report.layers, f"Maps are of the layer {report.layers} alone."),
         f"Both objects present, with the right colors and nouns: {report.both:.1%} of the images.",
         f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
         f"Both colors present, whatever the nouns: {report.both_colored:.1%} of the images.",
@@ -393,7 +404,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--seed", type=int, default=SEED, help="of the captions")
-    parser.add_argument("--weighting", choices=_LAYERS, default="equal", help="of the layers")
+    parser.add_argument(
+        "--layers", default="all", help="whose maps are judged: all, auto, or one layer's name"
+    )
     parser.add_argument(
         "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"
     )
@@ -408,7 +421,7 @@ def main(arguments: list[str] | None = None) -> None:
         batch=options.batch,
         seed=options.seed,
         any_noun=options.any_noun,
-        weighting=options.weighting,
+        layers=options.layers,
     )
     print_report(report, Console())
     if options.json:

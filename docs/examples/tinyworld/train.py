@@ -123,14 +123,16 @@ def _facts(config: Config, device: torch.device, seconds: float) -> dict[str, ob
         for name, value in dataclasses.asdict(config.sizes).items()
         if not name.startswith(others)
     )
+    muon = f" (of the blocks' matrices, by Muon, {transformer.MUON:g} times as much)"
+    muon = muon if transformer_alone else ""
     taken_over = f"of `{config.base.name}/`, frozen; so is the text encoder"
     return {
         "data": f"{config.scenes:,} drawn scenes, none with a held-out pair of colored nouns",
         "autoencoder": taken_over
         if transformer_alone
         else f"{config.vae_steps:,} steps of {config.vae_batch}, peak rate {config.vae_rate:g}",
-        "denoiser": f"{config.steps:,} steps of {config.batch}, peak rate {config.rate:g}, "
-        f"averaged weights ({config.ema:g})",
+        "denoiser": f"{config.steps:,} steps of {config.batch}, peak rate {config.rate:g}"
+        f"{muon}, averaged weights ({config.ema:g})",
         "sizes": sizes,
         "seed": config.seed,
         "hardware": card.hardware(device),

@@ -146,6 +146,36 @@ def test_an_interrupted_run_resumes_to_the_weights_of_an_uninterrupted_one(
         assert torch.equal(value, found[key]), key
 
 
+def test_every_trained_weight_has_one_optimizer_and_muon_the_matrices_of_the_blocks() -> None:
+    denoiser = transformer.build(settings.TRANSFORMER)
+    muon, adamw = denoiser.optimizers(settings.TRANSFORMER)
+    parts_of = [
+        [id(weight) for group in optimizer.param_groups for weight in group["params"]]
+        for optimizer in (muon, adamw)
+    ]
+    names = {id(weight): name for name, weight in denoiser.named_parameters()}
+    trained = {names[id(w)] for w in denoiser.transformer.parameters()}
+    assert sorted(names[one] for part in parts_of for one in part) == sorted(trained)
+    assert {names[one] for one in parts_of[0]} == {
+        name for name in trained if ".transformer_blocks." in name and name.endswith("weight")
+        and ".norm_" not in name
+    }  # fmt: skip
+
+
+def test_fp16_and_checkpoints_of_another_optimizer_are_refused(made: Config) -> None:
+    with pytest.raises(ValueError, match="--precision bf16"):
+        train.run(dataclasses.replace(made, precision="fp16"))
+    denoiser = transformer.build(made)
+    last = checkpoints.newest(made.work)
+    assert last is not None
+    average = [weight.detach().clone() for weight in denoiser.parameters()]
+    before = [weight.clone() for weight in average]
+    with pytest.raises(ValueError, match="other optimizers"):
+        checkpoints.load(last, denoiser, denoiser.optimizers(made)[:1], average)
+    for weight, old in zip(denoiser.parameters(), before, strict=True):
+        assert torch.equal(weight, old)
+
+
 def test_the_two_clips_are_the_halves_of_the_base_s_text_encoder() -> None:
     _, encoder, tokenizer = transformer.load_base(BASE)
     tokens = train.tokenize(tokenizer, [CAPTION])

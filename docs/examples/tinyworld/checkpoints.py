@@ -67,7 +67,7 @@ def load(
     """Restore a checkpoint in place; returns the steps and the seconds it has behind it.
 
     Raises:
-        ValueError: if the checkpoint is of a model of other sizes.
+        ValueError: if the checkpoint is of a model of other sizes, or of other optimizers.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
@@ -79,15 +79,23 @@ def load(
             f"{path} holds {saved} parameters and this model has {count}: it was made with other "
             "sizes. Give the run another --work folder."
         )
+    kept = {key.rsplit(".", 2)[0] for key in tensors if key.startswith("optimizer.")}
+    expected = {f"optimizer.{number}" for number in range(len(optimizers))}
+    if kept != expected:
+        raise ValueError(
+            f"{path} holds the state of {', '.join(sorted(kept))} and this run needs that of "
+            f"{', '.join(sorted(expected))}: it was made with other optimizers. Give the run "
+            "another --work folder."
+        )
     copy_into(module, [tensors[f"weight.{index}"] for index in range(count)])
     for index, mean in enumerate(average):
         mean.copy_(tensors[f"average.{index}"])
-    for number, optimizer in enumerate(optimizers):
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key.startswith(f"optimizer.{number}."):
-                *_, index_text, name = key.split(".")
-                state.setdefault(int(index_text), {})[name] = value
+    states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
+    for key, value in tensors.items():
+        if key.startswith("optimizer."):
+            _, number, index, name = key.split(".")
+            states[int(number)].setdefault(int(index), {})[name] = value
+    for optimizer, state in zip(optimizers, states, strict=True):
         optimizer.load_state_dict(
             {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
         )

@@ -405,7 +405,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--seed", type=int, default=SEED, help="of the captions")
     parser.add_argument(
-        "--layers", default="all", help="whose maps are judged: all, auto, or one layer's name"
+        "--layers", default="all", help="judged: all, auto, or one, named as layers.py names it"
     )
     parser.add_argument(
         "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"

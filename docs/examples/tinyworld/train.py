@@ -62,8 +62,16 @@ def run(config: Config) -> None:
     """Train whatever of the run is not there yet, then export it with its card.
 
     Raises:
-        ValueError: if a batch cannot be shared out evenly among the processes.
+        ValueError: if a batch cannot be shared out evenly among the processes, or if the
+            transformer is to be trained in fp16.
     """
+    if config.denoiser == "transformer" and config.precision == "fp16":
+        # Accelerate's scaler starts anew after each optimizer's step: the second would take its
+        # gradients divided by the scale twice.
+        raise ValueError(
+            "the transformer has two optimizers, and fp16 scales losses for one: give "
+            "--precision bf16 or no."
+        )
     accelerator = Accelerator(mixed_precision=config.precision, cpu=config.cpu)
     processes = accelerator.num_processes
     if config.batch % processes or config.vae_batch % processes:
@@ -123,8 +131,11 @@ def _facts(config: Config, device: torch.device, seconds: float) -> dict[str, ob
         for name, value in dataclasses.asdict(config.sizes).items()
         if not name.startswith(others)
     )
-    muon = f" (of the blocks' matrices, by Muon, {transformer.MUON:g} times as much)"
-    muon = muon if transformer_alone else ""
+    muon = (
+        f" (of the blocks' matrices, by Muon, {transformer.MUON:g} times as much)"
+        if transformer_alone
+        else ""
+    )
     taken_over = f"of `{config.base.name}/`, frozen; so is the text encoder"
     return {
         "data": f"{config.scenes:,} drawn scenes, none with a held-out pair of colored nouns",

@@ -43,7 +43,7 @@ from settings import Config
 EMPTY_COLUMNS = (1, 1, 1, 1, 1, 1, 1, 256)
 """Numbers of empty columns, each for an equal share of the training: `max_sequence_length=1`, and
 the pipeline's default."""
-MUON = 8.0  # Muon's rate for one of AdamW's
+MUON = 8.0  # Muon's rate, as a multiple of AdamW's
 
 
 def load_base(folder: Path) -> tuple[AutoencoderKL, CLIPTextModel, CLIPTokenizer]:
@@ -201,7 +201,7 @@ class Denoiser(nn.Module):
         self.transformer.set_attn_processor(BiasedAttention())
 
     def optimizers(self, config: Config) -> list[torch.optim.Optimizer]:
-        """Muon for the matrices of the blocks and AdamW for all else, at their peak rates."""
+        """Muon (Jordan et al., 2024) for the matrices of the blocks, AdamW for all else."""
         blocks = list(self.transformer.transformer_blocks.parameters())
         matrices = [weight for weight in blocks if weight.ndim == 2]
         taken = {id(weight) for weight in matrices}

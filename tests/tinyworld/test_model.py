@@ -126,6 +126,25 @@ def test_any_prompt_is_drawn_even_of_unknown_words(pipe: DiffusionPipeline) -> N
     assert image.size == (64, 64)
 
 
+@MODELS
+@pytest.mark.parametrize("prompt", ["a red é house", "中国 house é é tree", "red\u200bhouse"])
+def test_characters_without_a_token_take_a_column_a_byte(
+    pipe: DiffusionPipeline, prompt: str
+) -> None:
+    """Their token is the end token, an added one; the words after them keep their places."""
+    with trace(pipe) as tracer:
+        pipe(prompt, num_inference_steps=1, output_type="latent")
+    maps = tracer.heat_maps()
+    ids = pipe.tokenizer(prompt).input_ids
+    for word in ("red", "house", "tree"):
+        if word in prompt:
+            (token,) = pipe.tokenizer(word, add_special_tokens=False).input_ids
+            assert maps.prompt.find(word).columns == (ids.index(token),)
+    for character in "é中\u200b":
+        size = len(character.encode()) * prompt.count(character)
+        assert sum(token.text == character for token in maps.tokens) == size
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("pipe", [UNET], indirect=True, ids=lambda path: path.name)
 def test_the_rule_for_masks_holds_after_the_autoencoder(pipe: DiffusionPipeline) -> None:
@@ -180,3 +199,12 @@ def test_one_layer_alone_is_judged_by_its_own_maps(pipe: DiffusionPipeline) -> N
         ]
         shares = [(mask & own).sum() / (mask | own).sum() for mask, own in pairs]
         assert score.daam == pytest.approx(sum(shares) / len(shares))
+
+
+def test_a_layer_that_is_not_there_is_refused_with_its_name(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    few = ["--model", str(TRANSFORMER), "--captions", "1", "--steps", "1", "--layers", "nope"]
+    with pytest.raises(SystemExit):
+        evaluate.main(few)
+    assert "--layers nope" in capsys.readouterr().err

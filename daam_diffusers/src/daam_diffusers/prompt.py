@@ -253,7 +253,7 @@ def token_spans(
         spans.append((int(token), first, max(first, first + len(piece.strip()))))
     if convert is None:
         return spans
-    added = added_spans(spans, tokenizer)
+    added = added_spans(text, spans, tokenizer)
     written: list[TokenSpan] = []
     for token, start, end in spans:
         vectors = [token]
@@ -285,10 +285,16 @@ def _piece_spans(text: str, pieces: Sequence[str]) -> list[Span]:
     return spans + [(position, len(text))] * missing
 
 
-def added_spans(spans: Iterable[TokenSpan], tokenizer: Any) -> tuple[Span, ...]:
-    """Which of `token_spans` are those of tokens added to the tokenizer, each span once."""
-    added = set(tokenizer.get_added_vocab().values())
-    return tuple(dict.fromkeys((s, e) for token, s, e in spans if token in added and s < e))
+def added_spans(text: str, spans: Iterable[TokenSpan], tokenizer: Any) -> tuple[Span, ...]:
+    """Spans of a text that are one added token of the tokenizer each, from its `token_spans`."""
+    names = {token: name for name, token in tokenizer.get_added_vocab().items()}
+    unknown = tokenizer.unk_token_id  # CLIP's is an added token, too: its end token
+    found = (
+        (start, end)
+        for token, start, end in spans
+        if token in names and start < end and (token != unknown or text[start:end] == names[token])
+    )
+    return tuple(dict.fromkeys(found))
 
 
 def place(
@@ -309,7 +315,7 @@ def place(
             the end of `slots` were not read.
         tokenizer: the one that `spans` are from.
     """
-    added = added_spans(spans, tokenizer)
+    added = added_spans(text, spans, tokenizer)
     tokens: list[Token] = []
     lost: list[Span] = []
     for (_, first, last), column in zip_longest(spans, slots[: len(spans)]):

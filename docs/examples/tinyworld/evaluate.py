@@ -31,7 +31,7 @@ from tqdm.auto import tqdm
 import card
 import masks
 import scenes
-from daam_diffusers import HeatMaps, LayerInfo, trace
+from daam_diffusers import HeatMaps, LayerInfo, TraceError, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 from daam_diffusers.maps import Weighting
 
@@ -413,16 +413,19 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--card", action="store_true", help="put the scores into the model's card")
     options = parser.parse_args(arguments)
-    report = evaluate(
-        load(options.model),
-        captions=options.captions,
-        guidance=options.guidance,
-        steps=options.steps,
-        batch=options.batch,
-        seed=options.seed,
-        any_noun=options.any_noun,
-        layers=options.layers,
-    )
+    try:
+        report = evaluate(
+            load(options.model),
+            captions=options.captions,
+            guidance=options.guidance,
+            steps=options.steps,
+            batch=options.batch,
+            seed=options.seed,
+            any_noun=options.any_noun,
+            layers=options.layers,
+        )
+    except TraceError as error:
+        parser.error(f"--layers {options.layers}: {error}; layers.py shows what they are called.")
     print_report(report, Console())
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

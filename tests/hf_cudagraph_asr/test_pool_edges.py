@@ -13,7 +13,7 @@ from pooled import ROWS, Exclusive, serves, tiny
 from tiny_models import plan_for
 
 from hf_cudagraph_asr import enable_cuda_graphs
-from hf_cudagraph_asr.backends import EagerBackend
+from hf_cudagraph_asr.backends import EagerBackend, ExportBackend
 from hf_cudagraph_asr.dispatch import Reason
 
 
@@ -126,6 +126,77 @@ def test_calls_wait_while_a_backend_captures_alone(model: Any, own: bool) -> Non
             thread.join(60)
         agree(results[0].logits[0], alone(model, ROWS[0]))
         assert pool.stats().hits == (not own)
+
+
+def test_no_call_looks_at_what_stands_for_the_weights_during_a_capture(model: Any) -> None:
+    looks: list[Any] = []
+
+    class Traced(torch.Tensor):  # a tracer's tensors are for its own thread
+        @classmethod
+        def __torch_function__(cls, function: Any, *args: Any, **kwargs: Any) -> Any:
+            looks.append(function)
+            return super().__torch_function__(function, *args, **kwargs)
+
+    class Tracing(Slow):
+        def capture(self, exact: Any, input_values: Any, lengths: Any) -> Any:
+            held = model.lm_head._parameters
+            weight, held["weight"] = held["weight"], torch.zeros(2, 2).as_subclass(Traced)
+            try:
+                self.begun.set()
+                assert self.go.wait(60)
+            finally:
+                held["weight"] = weight
+            return super().capture(exact, input_values, lengths)
+
+    backend = Tracing()
+    backend.go.set()
+    with enable_cuda_graphs(model, plan_for(model, (600,), (1,)), backend=backend) as pool:
+        for event in (backend.go, backend.begun):
+            event.clear()
+        calls = (lambda: model(ROWS[0][None]), lambda: pool.call(ROWS[0][None]), pool.stats)
+        threads = [
+            threading.Thread(target=pool.swap, args=(plan_for(model, (700,), (1,)),)),
+            *(threading.Thread(target=call) for call in calls),
+            threading.Thread(target=pool.explain, args=(600,)),
+        ]
+        threads[0].start()
+        assert backend.begun.wait(60)
+        for thread in threads[1:]:
+            thread.start()
+        threads[-1].join(0.1)
+        backend.go.set()
+        for thread in threads:
+            thread.join(60)
+        assert not looks
+        assert pool.stats().calls == 2
+
+
+def test_a_call_that_comes_during_an_export_waits_and_does_not_disturb_it(model: Any) -> None:
+    expected = alone(model, ROWS[0])
+    came: list[threading.Thread] = []
+    results: list[Any] = []
+
+    def ask() -> None:
+        with torch.no_grad():
+            results.append(model(ROWS[0][None]).logits[0])
+
+    def come(*_: object) -> None:
+        if not came:
+            came.append(threading.Thread(target=ask))
+            came[0].start()
+            came[0].join(0.2)
+
+    with enable_cuda_graphs(model, plan_for(model, (600,), (1,)), backend="export") as pool:
+        hook = model.wav2vec2.encoder.layers[0].register_forward_hook(come)
+        with pytest.MonkeyPatch.context() as patch:
+            # The hook is to fire in the export, not in the warm-up, which calls do not wait for.
+            patch.setattr(ExportBackend, "warm", lambda *_: None)
+            pool.swap(plan_for(model, (700,), (1,)))
+        hook.remove()
+        came[0].join(60)
+        agree(results[0], expected)
+        serves(model)
+        assert not pool.stats().misses
 
 
 def test_a_capture_waits_for_calls_but_not_for_ever(

@@ -10,6 +10,7 @@ from types import FunctionType
 from typing import Self
 
 import torch
+from torch import nn
 
 from hf_cudagraph_asr.exact import ExactForward
 
@@ -121,9 +122,25 @@ class ExportBackend(Backend):
                 "the weights were made under torch.inference_mode(), and cannot be exported: load "
                 "the model outside of it"
             )
-        exported = torch.export.export(exact, (input_values, lengths), strict=False)
+        exported = torch.export.export(_Parts(exact), (input_values, lengths), strict=False)
         program: Program = exported.module()
         return program
+
+
+class _Parts(nn.Module):
+    """An exact forward over the parts of its model, as a module that has not the model in it.
+
+    The tracer keeps a stack of the modules that are called, of whichever thread, if they are in
+    what it traces. A call of the model by another thread, which has only come as far as the gate,
+    would be on it.
+    """
+
+    def __init__(self, exact: ExactForward) -> None:
+        super().__init__()
+        for name, part in exact.model.named_children():
+            self.add_module(name, part)
+        self.forward = exact.forward
+        self.training = exact.training
 
 
 def compiled(exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> Program:

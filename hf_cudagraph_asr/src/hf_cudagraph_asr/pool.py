@@ -390,7 +390,7 @@ class GraphPool:
             replayed = captured.run(call.input_values, call.lengths, dispatch)
             if replayed is not None:
                 return replayed[0], dispatch, replayed[1]
-            state = self._current()  # another thread has exchanged it
+            state = self._current(inside=True)  # another thread has exchanged it
         return None
 
     def _entered(self) -> AbstractContextManager[object]:
@@ -402,10 +402,19 @@ class GraphPool:
         if self._observers:
             self._observers.notify(event)
 
-    def _current(self) -> _State:
-        """What serves now, after a look whether the model is still what was captured."""
+    def _current(self, *, inside: bool = False) -> _State:
+        """What serves now, after a look whether the model is still what was captured.
+
+        Args:
+            inside: by a call that has entered. Others enter for the look alone: it compares what
+                a backend that needs the model for itself may have put in the place of weights.
+        """
         state = self._state
-        if state.host is None or state.host.holds():
+        if state.host is None:
+            return state
+        with _OPEN if inside else self._entered():
+            holds = state.host.holds()
+        if holds:
             return state
         with self._lock:
             old = self._state

@@ -128,11 +128,10 @@ class ExportBackend(Backend):
 
 
 class _Parts(nn.Module):
-    """An exact forward over the parts of its model, as a module that has not the model in it.
+    """An exact forward and the parts of its model, without the model itself.
 
-    The tracer keeps a stack of the modules that are called, of whichever thread, if they are in
-    what it traces. A call of the model by another thread, which has only come as far as the gate,
-    would be on it.
+    The tracer keeps a stack of the calls, by whichever thread, of modules that it traces: a call of
+    the model that has come no further than the gate is not to be on it.
     """
 
     def __init__(self, exact: ExactForward) -> None:

@@ -405,9 +405,7 @@ class GraphPool:
     def _current(self, *, inside: bool = False) -> _State:
         """What serves now, after a look whether the model is still what was captured.
 
-        Args:
-            inside: by a call that has entered. Others enter for the look alone: it compares what
-                a backend that needs the model for itself may have put in the place of weights.
+        Calls that are not `inside` enter for the look: during an export, others' tensors are there.
         """
         state = self._state
         if state.host is None:

@@ -11,6 +11,7 @@ WORK = HERE.parents[2] / "runs" / "speechnet"  # audio, checkpoints, students: n
 RESULTS = HERE / "results"  # small tables: committed
 
 SEED = 12
+TEST_SEED = 2026  # of the test set alone, so that another can be drawn beside the same training
 RATE = 16_000  # Hz, everywhere
 START = datetime(2026, 3, 2, tzinfo=UTC)  # a Monday; day 0 begins here
 DAY = 24 * 3600.0  # seconds
@@ -57,7 +58,7 @@ SIZES = {
     size.name: size
     for size in (
         Size("smoke", 200, 40, 24, 12, 3, 1, 15, 8, (0,)),
-        Size("cpu", 4_000, 1_000, 150, 64, 14, 4, 1_600, 16, (0, 1, 2)),
+        Size("cpu", 4_000, 1_000, 150, 64, 14, 4, 3_000, 16, (0, 1, 2)),
         Size("full", 20_000, 2_000, 600, 128, 28, 7, 4_000, 32, (0, 1, 2)),
     )
 }
@@ -80,8 +81,8 @@ def work(size: Size) -> Path:
 
 
 def results(size: Size) -> Path:
-    """The folder for what is committed: small Parquet and JSON files."""
-    return RESULTS / size.name
+    """The folder for small Parquet and JSON files: committed, but for those that smoke makes."""
+    return work(size) / "results" if size.name == "smoke" else RESULTS / size.name
 
 
 def audio(size: Size, part: str, utterance_id: str) -> Path:

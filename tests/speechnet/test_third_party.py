@@ -19,7 +19,7 @@ import torch
 
 import recognizer as tinyvoice
 from speechnet import decode, language_model, phrases, settings, speech, third_party
-from speechnet.language_model import BEGIN, END, UNKNOWN, LanguageModel, normalize
+from speechnet.language_model import BEGIN, END, UNKNOWN, normalize
 from speechnet.settings import Size
 
 Require = Callable[[object, str], None]
@@ -125,19 +125,6 @@ def test_the_trigram_decides_where_the_student_wavers() -> None:
     heard = {mode: read(told) for mode, read in decode.decoders().items()}
     assert heard == {"greedy": other, "lexicon": other, "ngram": likely}
     assert decode.with_trigram(0.0)(told) == other
-
-
-def test_the_decoder_asks_the_model_for_a_whole_sentence() -> None:
-    model = LanguageModel(
-        {(word,): math.log(0.2) for word in ("up", "down", "turn", END, UNKNOWN)}, {}
-    )
-    trigram = decode.Trigram(model, ("down", "turn", "up"))
-    state, total = trigram.start(False), 0.0
-    for index in (1, 2):
-        state, score = trigram.score(state, index)
-        total += score
-    total += trigram.finish(state)[1]
-    assert total == pytest.approx(model.sentence("turn up"))
 
 
 @pytest.fixture

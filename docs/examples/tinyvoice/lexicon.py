@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -14,17 +14,17 @@ import recognizer
 
 def word_decoder(
     words: Sequence[str],
-    beam: int = 50,
-    language_model: Any = None,
-    weight: float = 2.0,
+    threshold: float = 50.0,
+    language_model: Path | None = None,
+    weight: float = 0.0,
 ) -> Callable[[Tensor], str]:
     """A function from log-probabilities (frames, tokens) to a transcript of these words only.
 
     Args:
         words: all that can be said.
-        beam: hypotheses that are kept from frame to frame.
-        language_model: a torchaudio `CTCDecoderLM` that knows the words by their place in `words`.
-        weight: of the language model's scores beside the log-probabilities.
+        threshold: hypotheses whose score lies further below the best one's are dropped.
+        language_model: an ARPA file; words that it lacks are unknown to it.
+        weight: of its log-probabilities, which are natural ones, beside the recognizer's.
 
     Raises:
         ImportError: without torchaudio or flashlight-text.
@@ -38,19 +38,17 @@ def word_decoder(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lexicon.txt"  # read once, by the constructor
         path.write_text("".join(f"{word} {' '.join(word)} |\n" for word in words))
-        order = Path(folder) / "order.txt"  # of the words; without it the decoder makes its own
-        order.write_text("".join(f"{word}\n" for word in (*words, "<unk>")))
         decoder = ctc_decoder(
             lexicon=str(path),
-            lm=language_model,
-            lm_dict=str(order),
-            lm_weight=weight,
+            lm=language_model and str(language_model),
+            lm_weight=weight * math.log(10),  # the decoder reads decimal logarithms as they are
             tokens=list(recognizer.TOKENS),
             blank_token="<pad>",
             sil_token="|",
             unk_word="<unk>",
             nbest=1,
-            beam_size=beam,
+            beam_size=50,
+            beam_threshold=threshold,
         )
 
     def decode(log_probabilities: Tensor) -> str:

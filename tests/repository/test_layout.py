@@ -122,6 +122,7 @@ def test_ci_runs_the_readmes_commands(root):
         "make lint",
         "make test",
         "make demo",
+        "make speechnet SIZE=smoke",
     ]
 
 

@@ -29,7 +29,7 @@ def test_arrivals_have_the_logs_hours_and_the_asked_rate() -> None:
 def test_the_load_rises_until_answers_are_late_twice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    waves = Waves(little.make(tmp_path, monkeypatch), "test")
+    waves = list(Waves(little.make(tmp_path, monkeypatch), "test").values())
     device = asyncio.Semaphore(1)
 
     async def ask(wave: object) -> str:
@@ -67,7 +67,8 @@ def test_the_best_student_is_timed_beside_the_third_parties(
     monkeypatch.setattr(
         third_party, "recognizer", lambda source: lambda wave: [SimpleNamespace(text=source)]
     )
-    found = deploy.deploy(size, 4, (5,), 1.0, 1)
+    monkeypatch.setattr(deploy, "WHOLE", deploy.Extent(4, 1, (5,), 1.0))
+    found = deploy.deploy(size)
     assert json.loads((settings.results(size) / "deploy.json").read_text()) == found
     assert found["student"] == "whisper-raw-0"
     assert len(found["buckets"]) == 1

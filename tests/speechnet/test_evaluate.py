@@ -14,9 +14,9 @@ import pytest
 import soundfile
 
 import recordings
-from speechnet import evaluate, settings
+from speechnet import decode, evaluate, files, settings, train
 from speechnet.evaluate import Bootstrap, clips, errors_of
-from speechnet.waves import digest, utterances
+from speechnet.files import utterances
 
 
 @pytest.fixture
@@ -35,13 +35,12 @@ def heard(size: settings.Size, wrong: set[int], word: str = "so") -> dict[str, s
 
 def result(size: settings.Size, name: str, texts: dict[str, str], **own: object) -> None:
     path = settings.results(size) / "runs" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
-    test = digest(utterances(size, "test"))
-    modes = ("greedy", "lexicon", "ngram")
-    path.write_text(json.dumps({
-        "settings": {"test": test, **own}, "cpu_seconds": 10.0,
-        "real_time_factor": dict.fromkeys(modes, 0.01), "hypotheses": dict.fromkeys(modes, texts),
-    }))  # fmt: skip
+    content = {
+        "settings": own | train.heard_in(size), "cpu_seconds": 10.0,
+        "real_time_factor": dict.fromkeys(decode.MODES, 0.01),
+        "hypotheses": dict.fromkeys(decode.MODES, texts),
+    }  # fmt: skip
+    files.write_json(content, path)
 
 
 def student(size: settings.Size, name: str, seed: int, wrong: set[int]) -> None:
@@ -116,7 +115,7 @@ def test_results_of_another_test_set_are_refused(size: settings.Size) -> None:
     path = settings.results(size) / "utterances.parquet"
     pl.read_parquet(path).head(39).write_parquet(path)
     result(size, "start", heard(size, set()))
-    with pytest.raises(ValueError, match=r"whisper-raw-0.json is of other test utterances"):
+    with pytest.raises(ValueError, match=r"whisper-raw-0.json is of another test set"):
         evaluate.evaluate(size)
 
 
@@ -130,7 +129,7 @@ def test_recordings_of_ones_own_are_read_with_their_texts(tmp_path: Path) -> Non
     read = clips(tmp_path, 2)
     assert [text for _, text, _ in read] == [recording.text for recording, _ in found[:2]]
     np.testing.assert_array_equal(read[1][2], found[1][1])
-    (tmp_path / "other.csv").write_text("file,text\n")
+    (tmp_path / "other.tsv").write_text("file\ttext\n")
     with pytest.raises(ValueError, match="has 2 tables"):
         clips(tmp_path, 2)
 
@@ -152,5 +151,5 @@ def test_spoken_digits_are_joined_by_speaker_at_the_models_rate(tmp_path: Path) 
         loudest = np.fft.rfftfreq(len(wave), 1 / 16_000)[np.abs(np.fft.rfft(wave)).argmax()]
         assert loudest == pytest.approx(tones[name.split("-")[0]], abs=20)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"has 0 tables .* and 0 files"):
+    with pytest.raises(ValueError, match=r"has 0 tables .* of 0 speakers"):
         clips(tmp_path / "empty", 5)

@@ -119,5 +119,5 @@ def test_the_documents_page_asks_for_every_table_and_shows_every_plot() -> None:
 
 def test_nothing_evaluated_is_an_error_that_names_the_step(size: settings.Size) -> None:
     (settings.results(size) / "scores.json").unlink()
-    with pytest.raises(FileNotFoundError, match=r"scores.json is missing: run evaluate first"):
+    with pytest.raises(FileNotFoundError, match=r"scores.json .*run the step evaluate first"):
         table.Results(size)

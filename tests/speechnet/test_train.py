@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from safetensors.torch import load_file
 
 from speechnet import settings, train
+from speechnet.files import utterances
 from speechnet.train import Batches, Run, weighted_ctc
 from speechnet.waves import Waves
 
@@ -36,12 +37,12 @@ def size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> settings.Size:
 
 def test_the_recordings_on_the_disk_are_those_in_the_files(size: settings.Size) -> None:
     waves = Waves(size, "test")
-    assert len(waves.ids) == 12
-    for name in (waves.ids[0], waves.ids[7], waves.ids[-1]):
+    assert list(waves) == utterances(size, "test")["utterance_id"].to_list()
+    assert len(waves) == 12
+    for name, wave in waves.items():
         held, _ = soundfile.read(settings.audio(size, "test", name), dtype="float32")
-        np.testing.assert_array_equal(waves[name], held)
+        np.testing.assert_array_equal(wave, held)
         assert waves.samples([name])[0] == len(held)
-    assert waves.seconds == pytest.approx(waves.table["duration"].sum())
 
 
 def test_a_missing_recording_is_named(size: settings.Size) -> None:
@@ -78,7 +79,7 @@ def test_a_student_without_its_table_says_which_step_makes_it(size: settings.Siz
         _ = Run(size, "pocketsphinx", "raw", 0).lessons
     with pytest.raises(FileNotFoundError, match=r"log-whisper-noise050.parquet.*step behave"):
         _ = Run(size, "whisper", "all", 0, noise=0.5).lessons
-    with pytest.raises(ValueError, match=r"a student is one of raw, .* not 'bronze'"):
+    with pytest.raises(ValueError, match=r"a student is one of all, .* not 'bronze'"):
         Run(size, "whisper", "bronze", 0)
 
 
@@ -157,24 +158,34 @@ def test_a_result_is_kept_until_what_it_was_made_from_changes(
     size: settings.Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = Run(replace(size, steps=2), "whisper", "all-threshold", 0)
-    path = train.examine(run)
+    path = run.path
+    train.examine(run)
     result = json.loads(path.read_text())
     assert path.name == "whisper-all-threshold-0.json"
     assert set(result["hypotheses"]) == {"greedy", "lexicon", "ngram"}
     for mode, texts in result["hypotheses"].items():
-        assert sorted(texts) == Waves(size, "test").ids
+        assert sorted(texts) == list(Waves(size, "test"))
         assert result["real_time_factor"][mode] > 0
     # The start has heard nothing of these sentences; two steps leave it far better than nothing.
-    said = Waves(size, "test").table
+    said = utterances(size, "test")
     exact = sum(
         result["hypotheses"]["greedy"][row["utterance_id"]] == row["text"]
         for row in said.iter_rows(named=True)
     )
     assert exact >= 6
     stamp = path.stat().st_mtime_ns
-    assert train.examine(run).stat().st_mtime_ns == stamp
+    train.examine(run)
+    assert path.stat().st_mtime_ns == stamp
+    # Other decoders: the same student transcribes again.
+    with monkeypatch.context() as patch:
+        patch.setitem(train.decode.SETTINGS, "weight", 0.5)
+        patch.setattr(train, "Accelerator", None)
+        train.examine(run)
+    again = json.loads(path.read_text())
+    assert again["settings"]["decoders"]["weight"] == 0.5
+    assert again["hypotheses"]["greedy"] == result["hypotheses"]["greedy"]
     labels = settings.results(size) / "labels-whisper-all.parquet"
     pl.read_parquet(labels).head(20).write_parquet(labels)
     AcceleratorState._reset_state(reset_partial_state=True)
     train.examine(Run(run.size, "whisper", "all-threshold", 0))
-    assert json.loads(path.read_text())["settings"] != result["settings"]
+    assert json.loads(path.read_text())["settings"]["lessons"] < result["settings"]["lessons"]

@@ -12,14 +12,10 @@ other query. At 1 what people do says nothing of what was recognized.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,16 +25,13 @@ from rapidfuzz.distance import Indel
 
 from behavior import ACTIONS, AGAIN, OTHERWISE, react
 from catalog import KINDS
-from speechnet import phrases
-from speechnet.settings import SEED, SILENT_HOUSEHOLDS, SOURCES, START, Size, results
-from weaklabel.files import written_beside
+from speechnet import files, phrases, settings
+from speechnet.settings import SEED, SILENT_HOUSEHOLDS, SOURCES, START, Size
 
 Bools = npt.NDArray[np.bool_]
 
 # The share of letters that two sentences have in common, below which the television does nothing.
 ALIKE = 0.8
-AT_ONCE = 256  # transcripts compared with all sentences: bounds the memory
-TRAIN = "train"
 
 
 @dataclass(frozen=True)
@@ -59,63 +52,31 @@ class Spoken:
 
 
 def behave(size: Size, third: str, noise: float = 0.0) -> Path:
-    """Write the log of queries in which people saw one recognizer's transcripts.
+    """Write the log of queries in which people saw one recognizer's transcripts, and name its file.
 
     Args:
-        size: whose utterances and hypotheses, in its folder of results.
-        third: the recognizer whose transcripts the television acted on.
+        third: the recognizer.
         noise: feedback noise, see `log`.
-
-    Returns:
-        The file. Where it is there already, of the same inputs, nothing is done.
     """
-    path = results(size) / f"log-{third}{suffix(noise)}.parquet"
-    inputs = [results(size) / f"{name}.parquet" for name in ("utterances", "hypotheses")]
-    about = {"third": third, "noise": noise, "alike": ALIKE, "seed": SEED, "inputs": digest(inputs)}
-    if not is_made(path, about):
-        utterances, hypotheses = (pl.read_parquet(file) for file in inputs)
-        write(log(spoken(utterances, hypotheses, third), noise), path, about)
-    return path
+    said = spoken(files.read(size, "utterances"), files.read(size, "hypotheses"), third)
+    path = settings.results(size) / f"log-{third}{files.suffix(noise)}.parquet"
+    return files.write_table(log(said, noise), path)
 
 
-def suffix(noise: float) -> str:
-    """What the names of files end in that are made with feedback noise.
+def resolve(transcripts: Iterable[str]) -> dict[str, str | None]:
+    """The item that the television takes each transcript to ask for.
 
-    >>> suffix(0.0), suffix(1.0)
-    ('', '-noise100')
+    >>> resolve(["plays the office", ""])
+    {'plays the office': 'the office', '': None}
     """
-    return f"-noise{round(100 * noise):03d}" if noise else ""
-
-
-@cache
-def _meanings() -> dict[str, frozenset[str]]:
-    """Every sentence of the catalog, and what it may ask for."""
-    found: dict[str, frozenset[str]] = {}
-    for phrase in phrases.sentences():
-        found[phrase.text] = found.get(phrase.text, frozenset()) | {phrase.item}
-    return found
-
-
-def resolve(transcripts: Iterable[str]) -> dict[str, frozenset[str]]:
-    """What the television takes transcripts to ask for; nothing where no sentence is like one.
-
-    >>> resolve([""])
-    {'': frozenset()}
-    """
-    meanings = _meanings()
+    meanings = {phrase.text: phrase.item for phrase in phrases.sentences()}
     sentences = list(meanings)
-    found = {text: meanings.get(text, frozenset()) for text in transcripts}
-    unknown = [text for text, meaning in found.items() if text and not meaning]
-    for start in range(0, len(unknown), AT_ONCE):
-        some = unknown[start : start + AT_ONCE]
-        # 0 where less alike than that.
-        alike = process.cdist(
-            some, sentences, scorer=Indel.normalized_similarity, score_cutoff=ALIKE
+    found = {text: meanings.get(text) for text in transcripts}
+    for text in (text for text, item in found.items() if text and item is None):
+        nearest = process.extractOne(
+            text, sentences, scorer=Indel.normalized_similarity, score_cutoff=ALIKE
         )
-        for text, row in zip(some, alike, strict=True):
-            nearest = int(row.argmax())
-            if row[nearest] > 0:
-                found[text] = meanings[sentences[nearest]]
+        found[text] = meanings[nearest[0]] if nearest else None
     return found
 
 
@@ -134,15 +95,13 @@ def spoken(utterances: pl.DataFrame, hypotheses: pl.DataFrame, third: str) -> Sp
     if third not in SOURCES:
         raise ValueError(f"a third party is one of {', '.join(SOURCES)}, not {third!r}.")
     second = SOURCES[1 - SOURCES.index(third)]
-    best = hypotheses.filter(pl.col("rank") == 0)
-    own = best.filter(pl.col("source") == third).select(
-        "utterance_id", pl.col("text").alias("transcript"), "confidence", "words_min", "score"
+    best = hypotheses.filter(rank=0)
+    own = best.filter(source=third).select(
+        "utterance_id", "confidence", "words_min", "score", transcript="text"
     )
-    other = best.filter(pl.col("source") == second).select(
-        "utterance_id", pl.col("text").alias("second_transcript")
-    )
+    other = best.filter(source=second).select("utterance_id", second_transcript="text")
     rows = (
-        utterances.filter(pl.col("part") == TRAIN)
+        utterances.filter(part="train")
         .join(own, on="utterance_id", how="left")
         .join(other, on="utterance_id", how="left")
         .sort("session", "wish", "attempt")
@@ -156,7 +115,7 @@ def spoken(utterances: pl.DataFrame, hypotheses: pl.DataFrame, third: str) -> Sp
     further = [place.get((s, w, a + 1), -1) for s, w, a in place]
     afterwards = [place.get((s, w + 1, 0), -1) for s, w, _ in place]
     understood = resolve(rows["transcript"].unique())
-    right = [w in understood[t] for w, t in rows.select("item", "transcript").iter_rows()]
+    right = [understood[t] == w for w, t in rows.select("item", "transcript").iter_rows()]
     return Spoken(rows, np.array(further), np.array(afterwards), np.array(right, dtype=bool))
 
 
@@ -226,30 +185,3 @@ def _temper(rng: np.random.Generator, rows: pl.DataFrame) -> tuple[npt.NDArray[n
     impatience = rng.random(people.max() + 1)
     silent = rng.random(homes.max() + 1) < SILENT_HOUSEHOLDS
     return impatience[people], silent[homes]
-
-
-# Files that say what they were made from
-
-
-def digest(paths: Sequence[Path]) -> list[str]:
-    """A short digest of each file's bytes."""
-    return [sha256(path.read_bytes()).hexdigest()[:16] for path in paths]
-
-
-def is_made(path: Path, about: Mapping[str, Any]) -> bool:
-    """Whether a Parquet file is there and was made with these settings, as `write` stores them."""
-    if not path.exists():
-        return False
-    return pl.read_parquet_metadata(path).get("speechnet") == json.dumps(about)
-
-
-def write(table: pl.DataFrame, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a table beside and rename it, with its settings in the file's metadata."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with written_beside(path) as beside:
-        table.write_parquet(
-            beside,
-            compression="zstd",
-            compression_level=19,
-            metadata={"speechnet": json.dumps(about)},
-        )

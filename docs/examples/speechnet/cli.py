@@ -18,8 +18,6 @@ Step = StrEnum(
 )
 Third = StrEnum("Third", list(settings.SOURCES))
 SizeName = StrEnum("SizeName", list(settings.SIZES))
-# smoke shows that it works, and takes no time over it.
-BRIEF = {"timed": 8, "rates": (5, 20), "day": 1.0, "graphs": 1}
 
 
 @app.command()
@@ -39,9 +37,6 @@ def main(
     noise: Annotated[
         float, typer.Option(min=0, max=1, help="Share of the feedback that says nothing.")
     ] = 0.0,
-    again: Annotated[
-        bool, typer.Option("--again", help="train: transcribe the test set once more.")
-    ] = False,
     speech: Annotated[
         Path | None, typer.Option(help="evaluate: a folder of recordings of one's own.")
     ] = None,
@@ -81,7 +76,7 @@ def main(
             for learns in student or train.STUDENTS
             for name in thirds
         ]
-        train.examine_all(runs, processes, again)
+        train.examine_all(runs, processes)
     if step in ("feedback", "all"):
         from speechnet import feedback
 
@@ -97,7 +92,7 @@ def main(
     if step in ("deploy", "all"):
         from speechnet import deploy
 
-        deploy.deploy(chosen, **(BRIEF if size == "smoke" else {}))
+        deploy.deploy(chosen)
     if step == "table":
         from speechnet import table
 

@@ -3,64 +3,59 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 import warnings
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import polars as pl
 import torch
 from tqdm.auto import tqdm
 from transformers import Wav2Vec2ForCTC
 
 import recognizer
 from hf_cudagraph_asr import BucketPlan, enable_cuda_graphs, plan_buckets
-from speechnet import decode, evaluate, settings, third_party, train
+from speechnet import decode, evaluate, files, settings, third_party, train
 from speechnet.settings import Size
 from speechnet.train import Run
 from speechnet.waves import Waves
 
-GRAPHS, ROWS = 6, (1, 4)  # lengths and batch sizes to capture
-TIMED = 100  # test queries that every recognizer transcribes
+
+class Extent(NamedTuple):
+    """How much is measured: queries timed, lengths captured, and the load, see `load`."""
+
+    timed: int
+    graphs: int
+    rates: tuple[int, ...]
+    day: float
+
+
 RATES = (10, 20, 40, 60, 80, 100, 120, 139, 160, 200, 250, 320, 400, 600, 800, 1200)  # a second
-DAY = 10.0  # seconds that a day is replayed in
-LIMIT = 0.1  # seconds that 99% of the answers may take at most
+WHOLE = Extent(100, 6, RATES, 10.0)
+BRIEF = Extent(8, 1, (5, 20), 1.0)  # of smoke, which only shows that all works
+ROWS = (1, 4)  # batch sizes to capture
+LIMIT = 100  # milliseconds that 99% of the answers may take at most
 
 Wave = npt.NDArray[np.float32]
+Floats = npt.NDArray[np.float64]
+Ask = Callable[[Wave], Awaitable[Any]]
 
 
-def deploy(
-    size: Size,
-    timed: int = TIMED,
-    rates: tuple[int, ...] = RATES,
-    day: float = DAY,
-    graphs: int = GRAPHS,
-) -> dict[str, Any]:
-    """Measure the best student and write `deploy.json`.
-
-    Args:
-        size: whose student, log and test recordings.
-        timed: recordings that every recognizer transcribes.
-        rates, day: as `load` takes them.
-        graphs: lengths to capture.
-
-    Returns:
-        What it wrote.
-    """
+def deploy(size: Size) -> dict[str, Any]:
+    """Measure the best student, write `deploy.json` and return it."""
     torch.set_num_threads(1)
+    extent = BRIEF if size.name == "smoke" else WHOLE
     run = best(size)
-    folder = run.folder
-    log = pl.read_parquet(settings.results(size) / f"log-{run.third}.parquet")
-    model, _ = train.loaded(folder)
-    backend = "cuda" if torch.cuda.is_available() else "export"
-    model = model.to("cuda" if torch.cuda.is_available() else "cpu")
-    plan = plan_buckets(log["duration"], graphs=graphs, model=model, batch_sizes=ROWS)
-    waves = Waves(size, "test")
-    chosen = waves.ids[:: max(1, len(waves.ids) // timed)]
+    log = files.read(size, f"log-{run.third}")
+    device, backend = ("cuda", "cuda") if torch.cuda.is_available() else ("cpu", "export")
+    model = train.loaded(run.folder)[0].to(device)
+    plan = plan_buckets(log["duration"], graphs=extent.graphs, model=model, batch_sizes=ROWS)
+    path = settings.work(size) / "plan.json"
+    plan.save(path)
+    recordings = list(Waves(size, "test").values())
+    timed = recordings[:: max(1, len(recordings) // extent.timed)]
     result = {
         "student": run.name,
         **train.provenance(),
@@ -68,16 +63,14 @@ def deploy(
         "backend": backend,
         "buckets": [bucket.frames for bucket in plan.buckets],
         "planned_padding": round(sum(b.share * b.padding for b in plan.buckets), 4),
-        "speed": speed(contenders(folder, model, plan, backend), waves, chosen),
+        "speed": speed(contenders(run.folder, model, plan, backend), timed),
         "load": {},
     }
-    path = settings.work(size) / "plan.json"
-    plan.save(path)
     clock = log["timestamp"].dt.epoch("ms").to_numpy() / 1000 % settings.DAY
     for name, served in (("eager", None), (backend, path)):
-        ask = serve(folder, served, name)
-        result["load"][name] = load(ask, clock, waves, rates, day)
-    train.write_json(settings.results(size) / "deploy.json", result)
+        ask = serve(run.folder, served, name)
+        result["load"][name] = load(ask, clock, recordings, extent.rates, extent.day)
+    files.write_json(result, settings.results(size) / "deploy.json")
     return result
 
 
@@ -87,15 +80,11 @@ def best(size: Size) -> Run:
     Raises:
         FileNotFoundError: nothing was evaluated yet, or the student's weights are not here.
     """
-    path = settings.results(size) / "scores.json"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the step evaluate first.")
-    found = [
-        row
-        for row in json.loads(path.read_text())["students"]
-        if row["student"] != "gold" and not row["noise"]
-    ]
-    first = min(found, key=lambda row: row["modes"][evaluate.MODE]["wer"][0])
+    found = files.read(size, "scores.json")["students"]
+    first = min(
+        (row for row in found if row["student"] != "gold" and not row["noise"]),
+        key=lambda row: row["modes"][evaluate.MODE]["wer"][0],
+    )
     run = Run(size, first["third"], first["student"], first["seeds"][0])
     if not (run.folder / "model.safetensors").exists():
         raise FileNotFoundError(f"{run.folder} holds no weights: run the step train here.")
@@ -131,7 +120,7 @@ def contenders(
 
 
 def speed(
-    contestants: Mapping[str, Callable[[Wave], str]], waves: Waves, chosen: list[str]
+    contestants: Mapping[str, Callable[[Wave], str]], recordings: Sequence[Wave]
 ) -> dict[str, dict[str, float]]:
     """Time all on the same recordings, one after another on one thread, in turns.
 
@@ -139,32 +128,29 @@ def speed(
         Of each: the real-time factor in processor time; milliseconds by the clock that 50, 95 and
         99% take at most; hours of one core for a million queries.
     """
-    names = list(contestants)
     for contestant in contestants.values():  # what is lazy is done before
-        contestant(waves[chosen[0]])
-    wall, cpu = (np.zeros((len(names), len(chosen))) for _ in range(2))
-    for number, name in enumerate(tqdm(chosen, "speed")):
-        for turn in range(len(names)):
-            at = (number + turn) % len(names)
+        contestant(recordings[0])
+    names = list(contestants)
+    wall, cpu = ({name: np.zeros(len(recordings)) for name in names} for _ in range(2))
+    for number, wave in enumerate(tqdm(recordings, "speed")):
+        first = number % len(names)
+        for name in names[first:] + names[:first]:
             start, began = time.perf_counter(), time.process_time()
-            contestants[names[at]](waves[name])
-            wall[at, number] = time.perf_counter() - start
-            cpu[at, number] = time.process_time() - began
-    audio = float(waves.samples(chosen).sum()) / settings.RATE
+            contestants[name](wave)
+            wall[name][number] = time.perf_counter() - start
+            cpu[name][number] = time.process_time() - began
+    audio = sum(map(len, recordings)) / settings.RATE
     return {
         name: {
-            "real_time_factor": round(cpu[at].sum() / audio, 5),
-            **{f"p{q}_ms": round(1e3 * float(np.quantile(wall[at], q / 100)), 2) for q in _SHARES},
-            "core_hours_per_million": round(cpu[at].mean() * 1e6 / 3600, 2),
+            "real_time_factor": round(cpu[name].sum() / audio, 5),
+            **_milliseconds(wall[name]),
+            "core_hours_per_million": round(cpu[name].mean() * 1e6 / 3600, 2),
         }
-        for at, name in enumerate(names)
+        for name in names
     }
 
 
-_SHARES = (50, 95, 99)
-
-
-def serve(folder: Path, plan: Path | None, backend: str) -> Callable[[Wave], Awaitable[Any]]:
+def serve(folder: Path, plan: Path | None, backend: str) -> Ask:
     """Start a `Recognizer`, the part of the server that batches arrivals, and return its call.
 
     On a CPU it lives in this process. A GPU is given to it by Ray, as in the server.
@@ -189,11 +175,7 @@ def serve(folder: Path, plan: Path | None, backend: str) -> Callable[[Wave], Awa
 
 
 def load(
-    ask: Callable[[Wave], Awaitable[Any]],
-    clock: npt.NDArray[np.float64],
-    waves: Waves,
-    rates: tuple[int, ...] = RATES,
-    day: float = DAY,
+    ask: Ask, clock: Floats, recordings: Sequence[Wave], rates: Sequence[int], day: float
 ) -> list[dict[str, float]]:
     """Replay the log's day at rising rates, until the answers are late at two of them.
 
@@ -202,7 +184,7 @@ def load(
     Args:
         ask: transcribes a waveform.
         clock: (Q,) times of day in the log, seconds.
-        waves: what is asked, in turn.
+        recordings: what is asked, in turn.
         rates: queries a second, the mean over the day.
         day: seconds that it is replayed in.
 
@@ -214,25 +196,28 @@ def load(
     with asyncio.Runner() as runner:
         for rate in tqdm(rates, "load"):
             at = arrivals(clock, rate, day)
-            taken = runner.run(_replay(ask, at, waves))
+            taken = runner.run(_replay(ask, at, recordings))
             found.append(
                 {
                     "rate": rate,
                     "busiest": np.histogram(at, 10, (0, day))[0].max() / (day / 10),
                     "queries": len(at),
                     "answered": round(len(at) / float((at + taken).max()), 1),
-                    **{
-                        f"p{q}_ms": round(1e3 * float(np.quantile(taken, q / 100)), 2)
-                        for q in _SHARES
-                    },
+                    **_milliseconds(taken),
                 }
             )
-            if [row["p99_ms"] > 1000 * LIMIT for row in found[-2:]] == [True, True]:
+            if [row["p99_ms"] > LIMIT for row in found[-2:]] == [True, True]:
                 break
     return found
 
 
-def arrivals(clock: npt.NDArray[np.float64], rate: float, day: float) -> npt.NDArray[np.float64]:
+def _milliseconds(seconds: Floats) -> dict[str, float]:
+    shares = (50, 95, 99)
+    times = 1e3 * np.quantile(seconds, np.array(shares) / 100)
+    return {f"p{q}_ms": round(float(at), 2) for q, at in zip(shares, times, strict=True)}
+
+
+def arrivals(clock: Floats, rate: float, day: float) -> Floats:
     """Times at which queries come, ascending, (N,) seconds: a day of the log squeezed into `day`.
 
     Queries are drawn from the log's hours, so that the evening is as busy beside the night as
@@ -248,11 +233,8 @@ def arrivals(clock: npt.NDArray[np.float64], rate: float, day: float) -> npt.NDA
     return np.asarray(np.sort(drawn) / settings.DAY * day)
 
 
-async def _replay(
-    ask: Callable[[Wave], Awaitable[Any]], at: npt.NDArray[np.float64], waves: Waves
-) -> npt.NDArray[np.float64]:
+async def _replay(ask: Ask, at: Floats, recordings: Sequence[Wave]) -> Floats:
     """Seconds from each arrival to its answer, (N,)."""
-    recordings = [waves[name] for name in waves.ids]
     start = time.perf_counter() + 0.05
 
     async def query(number: int) -> float:

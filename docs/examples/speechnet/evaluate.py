@@ -3,26 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
-import torch
 from tqdm.auto import tqdm
 
 import lexicon
 import queries
 from hf_cudagraph_asr import read_audio
-from speechnet import decode, language_model, settings, third_party, train
+from speechnet import decode, files, language_model, settings, third_party, train
 from speechnet.settings import Size
 from speechnet.train import Run
-from speechnet.waves import Waves, digest, utterances
 from weaklabel.wer import utterance_errors
 
 MODE = "lexicon"  # that counts; named before any student had transcribed the test set
@@ -86,55 +84,55 @@ def errors_of(said: Sequence[str], heard: Sequence[str]) -> Ints:
 
 
 def evaluate(size: Size) -> dict[str, Any]:
-    """Score all results that there are and write `scores.json`.
+    """Score all results that there are, write `scores.json` and return it.
 
-    Returns:
-        What it wrote.
+    Raises:
+        ValueError: a result is of another test set, or of other decoders.
     """
-    torch.set_num_threads(1)
-    test = utterances(size, "test")
+    test = files.utterances(size, "test")
     said = test["text"].to_list()
     bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
-    thirds = {
-        name: errors_of(said, texts)[None] for name, texts in _third_parties(size, test).items()
-    }
-    students = _students(size, test, said)
+    thirds = {name: errors_of(said, texts)[None] for name, texts in _third_parties(size, test)}
+    students = _students(size)
+    start = train.examine_start(size)
+
+    def heard(runs: Sequence[dict[str, Any]], mode: str) -> Ints:
+        """Errors (S, Q) of a student's seeds in one mode."""
+        texts = [[run["hypotheses"][mode][name] for name in test["utterance_id"]] for run in runs]
+        return np.stack([errors_of(said, one) for one in texts])
+
     scores: dict[str, Any] = {
         "mode": MODE,
         "resamples": RESAMPLES,
         "test": {"utterances": test.height, "words": int(bootstrap.words.sum())},
         "third": {name: _score(found, bootstrap, test) for name, found in thirds.items()},
-        "start": {},
+        "start": {m: _score(heard([start], m), bootstrap, test) for m in decode.MODES},
         "students": [],
     }
-    began = _start(size, test)
-    for mode, texts in began["hypotheses"].items():
-        found = errors_of(said, [texts[name] for name in test["utterance_id"]])[None]
-        scores["start"][mode] = _score(found, bootstrap, test)
     for (third, student, noise), runs in sorted(students.items()):
-        row: dict[str, Any] = {
-            "third": third,
-            "student": student,
-            "noise": noise,
-            "seeds": runs["seeds"],
-            "cpu_seconds": round(float(np.mean(runs["cpu_seconds"])), 1),
-            "lessons": runs["lessons"],
-            "modes": {},
-        }
-        for mode, found in runs["errors"].items():
-            others = dict(thirds)
+        modes = {}
+        for mode in decode.MODES:
+            found, others = heard(runs, mode), dict(thirds)
             for name in ("raw", "random"):
                 # Feedback changes what is said again, so each noise has a raw of its own.
                 other = students.get((third, name, noise)) or students.get((third, name, 0.0))
                 if other is not None and name != student:
-                    others[name] = other["errors"][mode]
-            row["modes"][mode] = _score(found, bootstrap, test) | {
+                    others[name] = heard(other, mode)
+            modes[mode] = _score(found, bootstrap, test) | {
                 "seeds": [_rounded(one.sum() / bootstrap.words.sum()) for one in found],
                 "better": {name: bootstrap.better(found, other) for name, other in others.items()},
-                "real_time_factor": _rounded(np.mean(runs["factors"][mode])),
+                "real_time_factor": _rounded(
+                    np.mean([run["real_time_factor"][mode] for run in runs])
+                ),
             }
-        scores["students"].append(row)
-    train.write_json(settings.results(size) / "scores.json", scores)
+        scores["students"].append({
+            "third": third, "student": student, "noise": noise,
+            "seeds": [run["settings"]["seed"] for run in runs],
+            "cpu_seconds": round(float(np.mean([run["cpu_seconds"] for run in runs])), 1),
+            "lessons": runs[0]["settings"]["lessons"],
+            "modes": modes,
+        })  # fmt: skip
+    files.write_json(scores, settings.results(size) / "scores.json")
     return scores
 
 
@@ -144,176 +142,114 @@ def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
     The lexicon is then the words of the texts themselves: the catalog's would know few of them.
 
     Args:
-        folder: audio files and one table (TSV, CSV, JSON lines or Parquet) with the columns file
-            and text; or files named DIGIT_SPEAKER_NUMBER.wav, which are joined to connected digits.
+        folder: see `clips`.
         size: whose students.
         limit: recordings at most.
-
-    Raises:
-        ValueError: the folder holds neither.
     """
-    torch.set_num_threads(1)
     found = clips(folder, limit)
     said = [text for _, text, _ in found]
     waves = {name: wave for name, _, wave in found}
     words = sorted({word for text in said for word in text.split()})
     bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
-    scores: dict[str, Any] = {
-        "clips": len(found),
-        "words": int(bootstrap.words.sum()),
-        "seconds": round(sum(map(len, waves.values())) / settings.RATE, 1),
-        "wer": {},
-    }
+    heard: dict[str, list[str]] = {}
     for source in settings.SOURCES:
         recognize = third_party.recognizer(source)
-        heard = [recognize(wave)[0].text for wave in tqdm(waves.values(), source)]
-        scores["wer"][source] = bootstrap.rate(errors_of(said, heard)[None])
+        heard[source] = [recognize(wave)[0].text for wave in tqdm(waves.values(), source)]
+    models = {"start": train.START}
+    for third in settings.SOURCES:
+        for student in ("raw", "all", "gold"):
+            run = Run(size, third, student, 0)
+            if run.path.exists() and run.folder.exists():
+                models[f"{student} of {third}"] = run.folder
     decoders = {
         "greedy": decode.decoders()["greedy"],
         "lexicon of the texts": lexicon.word_decoder(words),
     }
-    models = {"start": train.START}
-    for third in settings.SOURCES:
-        for student in ("raw", "all", "gold"):
-            path = settings.results(size) / "runs" / f"{third}-{student}-0.json"
-            if path.exists() and (model := Run(size, third, student, 0).folder).exists():
-                models[f"{student} of {third}"] = model
     for name, model in models.items():
-        texts, _ = train.listen(*train.loaded(model), waves, decoders, name)
-        for mode, heard_by in texts.items():
-            errors = errors_of(said, [heard_by[clip] for clip in waves])[None]
-            scores["wer"][f"{name}, {mode}"] = bootstrap.rate(errors)
-    train.write_json(settings.results(size) / f"speech-{folder.name}.json", scores)
+        for mode, texts in train.listen(model, waves, decoders, name)[0].items():
+            heard[f"{name}, {mode}"] = list(texts.values())
+    scores = {
+        "clips": len(found),
+        "words": int(bootstrap.words.sum()),
+        "seconds": round(sum(map(len, waves.values())) / settings.RATE, 1),
+        "wer": {
+            name: bootstrap.rate(errors_of(said, texts)[None]) for name, texts in heard.items()
+        },
+    }
+    files.write_json(scores, settings.results(size) / f"speech-{folder.name}.json")
     return scores
 
 
 def clips(folder: Path, limit: int) -> list[tuple[str, str, npt.NDArray[np.float32]]]:
-    """Read recordings with their texts: id, text, waveform (T,) at 16 kHz; see `speech`."""
-    readers = {
-        ".tsv": lambda path: pl.read_csv(path, separator="\t", quote_char=None),
-        ".csv": pl.read_csv,
-        ".jsonl": pl.read_ndjson,
-        ".parquet": pl.read_parquet,
-    }
-    tables = [path for path in sorted(folder.iterdir()) if path.suffix in readers]
-    digits = [path for path in sorted(folder.glob("*.wav")) if _DIGIT.fullmatch(path.name)]
+    """Read recordings with their texts.
+
+    Args:
+        folder: audio files and one table, NAME.tsv, with the columns file and text; or files named
+            DIGIT_SPEAKER_NUMBER.wav, of which three to six of one speaker at a time are joined.
+        limit: recordings at most.
+
+    Returns:
+        A name, the text and the waveform (T,) at 16 kHz of each.
+
+    Raises:
+        ValueError: the folder holds neither.
+    """
+    tables = list(folder.glob("*.tsv"))
     if len(tables) == 1:
-        table = readers[tables[0].suffix](tables[0])
-        if not {"file", "text"} <= set(table.columns):
-            raise ValueError(
-                f"{tables[0]} has the columns {', '.join(table.columns)}: file and text are needed."
-            )
+        table = pl.read_csv(tables[0], separator="\t", quote_char=None).select("file", "text")
         return [
             (file, language_model.normalize(text), read_audio(folder / file, settings.RATE))
-            for file, text in table.select("file", "text").head(limit).iter_rows()
+            for file, text in table.head(limit).iter_rows()
         ]
+    digits: dict[str, list[Path]] = defaultdict(list)
+    for path in sorted(folder.glob("[0-9]_*_*.wav")):
+        digits[path.name.split("_")[1]].append(path)
     if tables or not digits:
         raise ValueError(
-            f"{folder} has {len(tables)} tables (.tsv, .csv, .jsonl, .parquet) and {len(digits)} "
-            "files DIGIT_SPEAKER_NUMBER.wav: give it one table with the columns file and text."
+            f"{folder} has {len(tables)} tables (.tsv) and recordings DIGIT_SPEAKER_NUMBER.wav of "
+            f"{len(digits)} speakers: give it one table with the columns file and text."
         )
-    return _connected(digits, limit)
-
-
-_DIGIT = re.compile(r"(\d)_([a-z]+)_\d+\.wav")
-
-
-def _connected(files: Sequence[Path], limit: int) -> list[tuple[str, str, npt.NDArray[np.float32]]]:
-    """Three to six digits of one speaker each, with short pauses between them."""
-    by_speaker: dict[str, list[Path]] = defaultdict(list)
-    for file in files:
-        match = _DIGIT.fullmatch(file.name)
-        assert match
-        by_speaker[match[2]].append(file)
-    rng, speakers = np.random.default_rng(settings.SEED), sorted(by_speaker)
-    found = []
-    for number in range(limit):
-        own = by_speaker[speakers[number % len(speakers)]]
-        chosen = [own[row] for row in rng.integers(len(own), size=rng.integers(3, 7))]
-        pieces: list[npt.NDArray[np.float32]] = []
-        for file in chosen:
-            pause = np.zeros(int(rng.uniform(0.05, 0.2) * settings.RATE), np.float32)
-            pieces += [pause, read_audio(file, settings.RATE)]
-        text = " ".join(queries.DIGITS[int(file.name[0])] for file in chosen)
-        found.append((f"{speakers[number % len(speakers)]}-{number}", text, np.concatenate(pieces)))
+    rng, found = np.random.default_rng(settings.SEED), []
+    for number, speaker in zip(range(limit), cycle(sorted(digits)), strict=False):
+        chosen = rng.integers(len(digits[speaker]), size=rng.integers(3, 7))
+        pieces, said = [], []
+        for path in (digits[speaker][row] for row in chosen):
+            pieces.append(np.zeros(int(rng.uniform(0.05, 0.2) * settings.RATE), np.float32))
+            pieces.append(read_audio(path, settings.RATE))
+            said.append(queries.DIGITS[int(path.name[0])])
+        found.append((f"{speaker}-{number}", " ".join(said), np.concatenate(pieces)))
     return found
 
 
-def _third_parties(size: Size, test: pl.DataFrame) -> dict[str, list[str]]:
-    """Texts of the test set by source, in the test's order, also of n-best lists chosen anew."""
-    table = pl.read_parquet(settings.results(size) / "hypotheses.parquet").join(
-        test.select("utterance_id"), on="utterance_id", how="semi"
-    )
-    found = {
-        source: table.filter((pl.col("source") == source) & (pl.col("rank") == 0))
-        for source in settings.SOURCES
-    }
-    whisper = table.filter(pl.col("source") == "whisper")
-    if whisper["rank"].max():
-        found["whisper, rescored"] = language_model.rescore(whisper)
-    texts = {}
+def _third_parties(size: Size, test: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
+    """Sources and their texts in the test's order, also of Whisper's n-best lists chosen anew."""
+    ids = test.select("utterance_id")
+    table = files.read(size, "hypotheses").join(ids, on="utterance_id", how="semi")
+    found = {source: table.filter(source=source, rank=0) for source in settings.SOURCES}
+    found["whisper, rescored"] = language_model.rescore(table.filter(source="whisper"))
     for name, frame in found.items():
-        joined = test.select("utterance_id").join(
-            frame.select("utterance_id", "text"), "utterance_id", "left", maintain_order="left"
-        )
-        if joined["text"].null_count():
+        texts = ids.join(frame, "utterance_id", "left", maintain_order="left")["text"]
+        if lacking := texts.null_count():
             raise ValueError(
-                f"{joined['text'].null_count()} of {test.height} test utterances have no "
-                f"hypothesis of {name}: run the step third_party again."
+                f"{lacking} of {test.height} test utterances have no hypothesis of {name}: run the "
+                "step third_party again."
             )
-        texts[name] = joined["text"].to_list()
-    return texts
+        yield name, texts.to_list()
 
 
-def _students(
-    size: Size, test: pl.DataFrame, said: list[str]
-) -> dict[tuple[str, str, float], dict[str, Any]]:
-    """Errors (S, Q) by mode, and facts, of all committed runs, by third party, student, noise."""
-    groups: dict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
-    current = digest(test)
-    for path in sorted((settings.results(size) / "runs").glob("*.json")):
+def _students(size: Size) -> dict[tuple[str, str, float], list[dict[str, Any]]]:
+    """The results of all seeds by third party, student and noise."""
+    groups: defaultdict[tuple[str, str, float], list[dict[str, Any]]] = defaultdict(list)
+    current = train.heard_in(size)
+    for path in sorted((settings.results(size) / "runs").glob("*-*.json")):
         run = json.loads(path.read_text())
-        if run["settings"]["test"] != current:
-            raise ValueError(f"{path} is of other test utterances: run the step train again.")
-        if "student" in run["settings"]:
-            own = run["settings"]
-            groups[own["third"], own["student"], own["noise"]].append(run)
-    return {
-        key: {
-            "seeds": [run["settings"]["seed"] for run in runs],
-            "cpu_seconds": [run["cpu_seconds"] for run in runs],
-            "lessons": runs[0]["settings"]["lessons"],
-            "factors": {m: [run["real_time_factor"][m] for run in runs] for m in decode.MODES},
-            "errors": {
-                mode: np.stack([
-                    errors_of(said, [run["hypotheses"][mode][i] for i in test["utterance_id"]])
-                    for run in runs
-                ])
-                for mode in decode.MODES
-            },
-        }
-        for key, runs in groups.items()
-    }  # fmt: skip
-
-
-def _start(size: Size, test: pl.DataFrame) -> dict[str, Any]:
-    """What the shared start hears in the test set, before any training here."""
-    path = settings.results(size) / "runs" / "start.json"
-    wanted = {"test": digest(test)}
-    if path.exists():
-        result: dict[str, Any] = json.loads(path.read_text())
-        if result["settings"] == wanted:
-            return result
-    waves = Waves(size, "test")
-    texts, factors = train.listen(*train.loaded(train.START), waves, decode.decoders(), "start")
-    result = {
-        "settings": wanted,
-        **train.provenance(),
-        "real_time_factor": factors,
-        "hypotheses": texts,
-    }
-    train.write_json(path, result)
-    return result
+        own = run["settings"]
+        if own | current != own:
+            raise ValueError(
+                f"{path} is of another test set or of other decoders: run the step train again."
+            )
+        groups[own["third"], own["student"], own["noise"]].append(run)
+    return groups
 
 
 def _score(errors: Ints, bootstrap: Bootstrap, test: pl.DataFrame) -> dict[str, Any]:

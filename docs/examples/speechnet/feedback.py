@@ -5,7 +5,6 @@ The only place beside `evaluate` where labels meet gold, and nothing learns from
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,11 @@ import numpy as np
 import polars as pl
 from tqdm import tqdm
 
-from speechnet.behave import digest, log, spoken
-from speechnet.label import FUNCTIONS, KEPT, QUANTILES, SETS, Labels, functions_for, labels, votes
-from speechnet.settings import SEED, SOURCES, Size, results
+from speechnet import files, settings
+from speechnet.behave import log, spoken
+from speechnet.label import KEPT, SETS, Labels, functions_for, labels, votes
+from speechnet.settings import SEED, SOURCES, Size
 from weaklabel import LabelingFunction
-from weaklabel.files import written_beside
 from weaklabel.gold import auc
 
 NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -33,45 +32,32 @@ def feedback(size: Size) -> Path:
 
     Returns:
         The file, in the size's folder of results. Under "third" a list of rows for each third
-        party, see `judge`; under "functions" what each labeling function is worth, see `worth`.
-        Where it is there already, of the same inputs, nothing is done.
+        party, see `judge`; under "functions" what each labeling function is worth where reactions
+        have no noise, see `worth`.
     """
-    path = results(size) / "feedback.json"
-    inputs = [results(size) / f"{name}.parquet" for name in ("utterances", "hypotheses")]
-    about = {
-        "noises": list(NOISES),
-        "seeds": len(size.seeds),
-        "quantiles": {name: list(cut) for name, cut in QUANTILES.items()},
-        "inputs": digest([*inputs, FUNCTIONS]),
-    }
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")).get("about") == about:
-        return path
-    utterances, hypotheses = map(pl.read_parquet, inputs)
+    utterances, hypotheses = (files.read(size, name) for name in ("utterances", "hypotheses"))
     grid: dict[str, list[dict[str, Any]]] = {}
     singles: dict[str, list[dict[str, Any]]] = {}
-    with tqdm(total=len(SOURCES) * len(NOISES) * len(size.seeds), desc="feedback") as bar:
-        for third in SOURCES:
-            said = spoken(utterances, hypotheses, third)
-            gold = said.rows.select(pl.col("utterance_id").alias("query_id"), said="text")
-            rows, singly = [], []
-            for noise in NOISES:
-                judged: dict[str, list[dict[str, float]]] = {chosen: [] for chosen in SETS}
-                for seed in size.seeds:
-                    queries = log(said, noise, SEED + seed)
-                    sets = {chosen: functions_for(queries, chosen) for chosen in SETS}
-                    cast = votes(queries, sets["own"])
-                    for chosen, functions in sets.items():
-                        judged[chosen].append(judge(labels(cast, functions), gold))
-                    if seed == size.seeds[0] and noise in (NOISES[0], NOISES[-1]):
-                        found = worth(cast, sets["all"], sets["own"], gold)
-                        singly += [{"noise": noise, **row} for row in found]
-                    bar.update()
-                rows += [{"noise": noise, "set": c, **_mean(rows)} for c, rows in judged.items()]
-            grid[third], singles[third] = rows, singly
-    with written_beside(path) as beside:
-        content = {"about": about, "third": grid, "functions": singles}
-        beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    return path
+    for third in SOURCES:
+        said = spoken(utterances, hypotheses, third)
+        gold = said.rows.select(query_id="utterance_id", said="text")
+        grid[third] = []
+        for noise in tqdm(NOISES, f"feedback on {third}"):
+            judged: dict[str, list[dict[str, float]]] = {chosen: [] for chosen in SETS}
+            for seed in size.seeds:
+                queries = log(said, noise, SEED + seed)
+                sets = {chosen: functions_for(queries, chosen) for chosen in SETS}
+                cast = votes(queries, sets["own"])
+                for chosen, functions in sets.items():
+                    judged[chosen].append(judge(labels(cast, functions), gold))
+                if not noise and seed == size.seeds[0]:
+                    found = worth(cast, sets["all"], sets["own"], gold)
+                    singles[third] = [{"noise": noise, **row} for row in found]
+            for chosen, rows in judged.items():
+                means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+                grid[third].append({"noise": noise, "set": chosen, **means})
+    path = settings.results(size) / "feedback.json"
+    return files.write_json({"third": grid, "functions": singles}, path)
 
 
 def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
@@ -82,22 +68,18 @@ def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
         gold: query_id and `said`, what was said.
 
     Returns:
-        queries; trusted (1 or 0); kept, the share kept; raw_wer and kept_wer, corpus WER of all
-        transcripts and of those kept, raw_exact and kept_exact, the shares without an error; auc of
-        the weights (0.5 where all are alike).
+        trusted (1 or 0); kept, the share kept; raw_wer and kept_wer, corpus WER of all transcripts
+        and of those kept; auc of the weights (0.5 where all are alike).
     """
     rows = found.rows.join(gold, on="query_id", how="inner", maintain_order="left")
     exact = (rows["transcript"] == rows["said"]).to_numpy()
     weights = rows["weight"].to_numpy()
     kept = weights >= KEPT
     return {
-        "queries": rows.height,
         "trusted": float(found.trusted),
         "kept": float(kept.mean()),
         "raw_wer": _wer(rows),
         "kept_wer": _wer(rows.filter(kept)),
-        "raw_exact": float(exact.mean()),
-        "kept_exact": float(exact[kept].mean()) if kept.any() else 0.0,
         "auc": auc(weights, exact) or 0.5,
     }
 
@@ -144,7 +126,3 @@ def _wer(rows: pl.DataFrame) -> float:
     if rows.is_empty():
         return 0.0
     return float(jiwer.wer(rows["said"].to_list(), rows["transcript"].to_list()))
-
-
-def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
-    return {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}

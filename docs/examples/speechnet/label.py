@@ -9,16 +9,16 @@ weight 1, as it had without labels.
 
 from __future__ import annotations
 
-import json
 import warnings
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 
-from speechnet.behave import digest, is_made, suffix, write
-from speechnet.settings import HERE, Size, results, work
+from speechnet import files, settings
+from speechnet.settings import Size
 from weaklabel import (
     LabelingFunction,
     LabelModel,
@@ -29,11 +29,10 @@ from weaklabel import (
     load_registry,
 )
 from weaklabel.analysis import analyze
-from weaklabel.files import written_beside
 from weaklabel.label_model import FittedLabelModel
 from weaklabel.report import to_html
 
-FUNCTIONS = HERE / "functions.py"
+FUNCTIONS = settings.HERE / "functions.py"
 SPEECHNET = ("session_position", "asr_confidence", "rapid_repetition")
 SETS = ("three", "all", "own")
 KEPT = 0.5  # a transcript is kept from this weight on
@@ -68,45 +67,31 @@ class Labels:
 
 
 def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
-    """Write the labels of a log that `behave` wrote, and a report of them.
+    """Write the labels of a log that `behave` wrote, name their file, and report on them.
 
     Args:
-        size: in whose folder of results the log is.
-        third: the recognizer whose transcripts it holds.
+        third, noise: of the log.
         chosen: one of `SETS`, see `functions_for`.
-        noise: the log's feedback noise.
-
-    Returns:
-        The file. Beside it lies a JSON file of what the model learned; the report as a page is in
-        the folder of work. Where it is there already, of the same inputs, nothing is done.
     """
-    name = f"{third}-{chosen}{suffix(noise)}"
-    path = results(size) / f"labels-{name}.parquet"
-    source = results(size) / f"log-{third}{suffix(noise)}.parquet"
-    about = {"set": chosen, "quantiles": QUANTILES, "inputs": digest([source, FUNCTIONS])}
-    if is_made(path, about):
-        return path
-    log = pl.read_parquet(source)
+    log = files.read(size, f"log-{third}{files.suffix(noise)}")
     functions = functions_for(log, chosen)
     found = labels(votes(log, functions), functions)
-    work(size).mkdir(parents=True, exist_ok=True)
+    name = f"{third}-{chosen}{files.suffix(noise)}"
     with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
-        analysis = analyze(found.patterns, found.model)
-    with written_beside(work(size) / f"report-{name}.html") as page:
-        page.write_text(to_html(analysis), encoding="utf-8")
-    with written_beside(path.with_suffix(".json")) as summary:
-        content = {
-            **about,
-            "trusted": found.trusted,
-            "right": found.model.prior,
-            "kept": (found.rows["weight"] >= KEPT).mean(),
-            "accuracies": {rate.name: rate.accuracy for rate in found.model.rates},
-            "verdict": analysis.verdict.text,
-            "warnings": found.model.warnings,
-        }
-        summary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    write(found.rows, path, about)
+        page = to_html(analyze(found.patterns, found.model))
+    with files.whole(settings.work(size) / f"report-{name}.html") as beside:
+        beside.write_text(page, encoding="utf-8")
+    path = settings.results(size) / f"labels-{name}.parquet"
+    # A weight's last digits differ from one processor to another. What differs in them alone stays,
+    # as students are trained anew when their labels change.
+    if not (path.exists() and _alike(pl.read_parquet(path), found.rows)):
+        files.write_table(found.rows, path)
     return path
+
+
+def _alike(one: pl.DataFrame, other: pl.DataFrame) -> bool:
+    same = one.drop("weight").equals(other.drop("weight"))
+    return same and np.allclose(one["weight"], other["weight"], rtol=0, atol=1e-6)
 
 
 def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.DataFrame:

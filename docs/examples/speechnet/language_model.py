@@ -45,11 +45,8 @@ class LanguageModel:
     probability: Mapping[Ngram, float]
     backoff: Mapping[Ngram, float]
 
-    def score(self, context: Ngram, word: str) -> tuple[float, Ngram]:
-        """The log-probability of a word after a context, and the context of the next word.
-
-        A word that the model does not know counts as `UNKNOWN`.
-        """
+    def score(self, context: Ngram, word: str) -> float:
+        """The log-probability of a word after others; one that is not known counts as `UNKNOWN`."""
         if (word,) not in self.probability:
             word = UNKNOWN
         context = context[-(ORDER - 1) :]
@@ -57,21 +54,12 @@ class LanguageModel:
         while (*context, word) not in self.probability:
             cost += self.backoff.get(context, 0.0)
             context = context[1:]
-        after = (*context, word)[-(ORDER - 1) :]
-        return cost + self.probability[(*context, word)], after
+        return cost + self.probability[(*context, word)]
 
     def sentence(self, text: str) -> float:
         """The log-probability of a whole text and its end."""
-        total, context = 0.0, (BEGIN,)
-        for word in (*text.split(), END):
-            score, context = self.score(context, word)
-            total += score
-        return total
-
-    def perplexity(self, texts: list[str]) -> float:
-        """How many words the model wavers between, on average over all words and ends of texts."""
-        words = sum(len(text.split()) + 1 for text in texts)
-        return math.exp(-sum(map(self.sentence, texts)) / words)
+        said = (BEGIN, *text.split(), END)
+        return sum(self.score(said[:place], said[place]) for place in range(1, len(said)))
 
     def write_arpa(self, path: Path) -> None:
         """Write the model as an ARPA file, which pocketsphinx and KenLM read.
@@ -93,9 +81,7 @@ class LanguageModel:
                     line += f"\t{self.backoff.get(ngram, 0.0) / math.log(10):.5f}"
                 lines.append(line)
         lines += ["", "\\end\\", ""]
-        beside = path.with_suffix(".tmp")
-        beside.write_text("\n".join(lines), encoding="utf-8")
-        beside.replace(path)
+        path.write_text("\n".join(lines), encoding="utf-8")
 
 
 @cache
@@ -105,7 +91,13 @@ def history() -> LanguageModel:
     Counts are expected ones, interpolated over the orders by Witten and Bell's rule; below single
     words stands the same probability for every word of the catalog.
     """
-    counts = _expected_counts()
+    # How often each word comes after each context of 0 to ORDER - 1 words.
+    counts: defaultdict[Ngram, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
+    for phrase, expected in _asked().items():
+        said = (BEGIN, *phrase.text.split(), END)
+        for place in range(1, len(said)):
+            for begin in range(max(0, place - ORDER + 1), place + 1):
+                counts[said[begin:place]][said[place]] += expected
     vocabulary = (*phrases.words(), END, UNKNOWN)
     probability: dict[Ngram, float] = {}
     backoff: dict[Ngram, float] = {}
@@ -180,15 +172,4 @@ def _asked() -> dict[phrases.Phrase, float]:
     for day in range(settings.HISTORY):
         for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
             asked[phrase] += share * QUERIES_A_DAY
-    return dict(asked)
-
-
-def _expected_counts() -> dict[Ngram, dict[str, float]]:
-    """How often each word comes after each context of 0 to `ORDER` - 1 words."""
-    counts: defaultdict[Ngram, defaultdict[str, float]] = defaultdict(lambda: defaultdict(float))
-    for phrase, expected in _asked().items():
-        said = (BEGIN, *phrase.text.split(), END)
-        for place in range(1, len(said)):
-            for begin in range(max(0, place - ORDER + 1), place + 1):
-                counts[said[begin:place]][said[place]] += expected
-    return dict(counts)
+    return asked

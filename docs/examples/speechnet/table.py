@@ -13,13 +13,17 @@ import numpy as np
 import polars as pl
 
 import queries
-from speechnet import evaluate, settings
+from speechnet import evaluate, files, settings
+from speechnet.files import utterances
 from speechnet.settings import Size
-from speechnet.waves import utterances
 
 DOCS = settings.HERE.parents[1]
 PAGE = DOCS / "speechnet.md"
-NAMES = {"pocketsphinx": "pocketsphinx", "whisper": "Whisper tiny.en"}
+NAMES = {
+    "pocketsphinx": "pocketsphinx",
+    "whisper": "Whisper tiny.en",
+    "whisper, rescored": "Whisper tiny.en, rescored",
+}
 LEARNED = {
     "raw": "all transcripts, as they are",
     "random": "a random part of them, as many as are kept",
@@ -72,22 +76,21 @@ class Results:
 
     def __init__(self, size: Size) -> None:
         self.size, self.folder = size, settings.results(size)
-        self.scores = self._read("scores")
-        if not self.scores:
-            raise FileNotFoundError(f"{self.folder}/scores.json is missing: run evaluate first.")
+        self.scores = files.read(size, "scores.json")
         self.mode: str = self.scores["mode"]
         self.labels, self.deploy = self._read("feedback"), self._read("deploy")
+        self._students = {
+            (s["third"], s["student"], s["noise"]): s for s in self.scores["students"]
+        }
 
     def student(self, third: str, name: str, noise: float = 0.0) -> dict[str, Any] | None:
         """A student's scores, or None."""
-        wanted = (third, name, noise)
-        rows = self.scores["students"]
-        return next((r for r in rows if (r["third"], r["student"], r["noise"]) == wanted), None)
+        return self._students.get((third, name, noise))
 
     def students(self) -> list[tuple[str, str, dict[str, Any]]]:
         """Third party, name and scores of all whose feedback had no noise."""
-        found = [(t, name, self.student(t, name)) for t in settings.SOURCES for name in LEARNED]
-        return [(third, name, row) for third, name, row in found if row is not None]
+        wanted = [(third, name) for third in settings.SOURCES for name in LEARNED]
+        return [(*one, row) for one in wanted if (row := self.student(*one))]
 
     def _read(self, name: str) -> dict[str, Any]:
         path = self.folder / f"{name}.json"
@@ -116,7 +119,7 @@ def wer(results: Results) -> Lines:
     """Word error rates of all, in all modes."""
     modes, start = list(results.scores["start"]), results.scores["start"]
     rows: list[Row] = [
-        (_third(name), "", _rate(score["wer"]), *[""] * (len(modes) + 2))
+        (NAMES[name], "", _rate(score["wer"]), *[""] * (len(modes) + 2))
         for name, score in results.scores["third"].items()
     ]
     rows.append(("shared start", "", *[_rate(start[mode]["wer"]) for mode in modes], "", "", ""))
@@ -140,10 +143,10 @@ def claims(results: Results) -> Lines:
             goal = f"from {least:.0%}" if least else "above 0"
             rows.append((third, what, goal, _share(gain), "yes" if met else "no"))
 
-    for third, name in NAMES.items():
-        if (row := results.student(third, "all")) is None:
+    for third, student, row in results.students():
+        if student != "all":
             continue
-        gains = {mode: scores["better"] for mode, scores in row["modes"].items()}
+        name, gains = NAMES[third], {m: scores["better"] for m, scores in row["modes"].items()}
         counts = gains[results.mode]
         claim(name, f"fewer errors than {name}", counts[third], 0.3)
         claim(name, f"fewer errors than {name}, greedy", gains["greedy"][third])
@@ -153,7 +156,7 @@ def claims(results: Results) -> Lines:
         claim(name, "fewer errors than pocketsphinx, its trigram on both sides", both)
     if results.deploy:
         factor = {n: row["real_time_factor"] for n, row in results.deploy["speed"].items()}
-        fastest = min(factor[name] for name in NAMES)
+        fastest = min(factor[name] for name in settings.SOURCES)
         times = fastest / factor[f"student, {results.deploy['backend']}"]
         what = "as fast as the faster third party, one core each"
         rows.append(("", what, "from 7×", f"{times:.1f}×", "yes" if times >= 7 else "no"))
@@ -162,7 +165,7 @@ def claims(results: Results) -> Lines:
 
 def groups(results: Results) -> Lines:
     """Rates by voice, noise and device, in the mode that counts."""
-    columns = {NAMES[name]: results.scores["third"][name] for name in NAMES}
+    columns = {NAMES[name]: results.scores["third"][name] for name in settings.SOURCES}
     columns["start"] = results.scores["start"][results.mode]
     for third, name, row in results.students():
         if name in ("raw", "all", "gold"):
@@ -267,6 +270,8 @@ def draw(results: Results, folder: Path) -> None:
         figure, axes = plt.subplots(figsize=(7, 3.6), layout="constrained")
         plot(results, axes)
         if axes.has_data():
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend(frameon=False)
             axes.spines[["top", "right"]].set_visible(False)
             # Without the version, so that the same results give the same file.
             figure.savefig(folder / f"speechnet-{name}.png", dpi=110, metadata={"Software": None})
@@ -295,17 +300,13 @@ def draw_weight(results: Results, axes: Any) -> None:
     for third, color in COLORS.items():
         path = results.folder / f"labels-{third}-all.parquet"
         if path.exists():
-            frame = pl.read_parquet(path).join(said, on="query_id")
-            bins = (
-                frame.group_by((pl.col("weight") * 9.99).floor())
-                .agg(
-                    mean=pl.col("weight").mean(),
-                    right=(pl.col("transcript") == pl.col("said")).mean(),
-                )
-                .sort("mean")
+            rows = pl.read_parquet(path).join(said, on="query_id")
+            right = pl.col("transcript") == pl.col("said")
+            bins = rows.group_by((pl.col("weight") * 9.99).floor()).agg(
+                mean=pl.col("weight").mean(), right=right.mean()
             )
+            bins = bins.sort("mean")
             axes.plot(bins["mean"], bins["right"], "o-", color=color, label=NAMES[third])
-            axes.legend(frameon=False)
     axes.set_xlabel("weight that the label model gives")
     axes.set_ylabel("share of the transcripts\nthat are right")
 
@@ -324,7 +325,6 @@ def draw_feedback(results: Results, axes: Any) -> None:
             axes.errorbar(noise, point, yerr=[point - low, high - point], fmt="o-", **style)
             axes.axhline(raw["modes"][results.mode]["wer"][0], color=color, ls=":", label="raw")
             axes.set_ylim(bottom=0)
-            axes.legend(frameon=False)
     axes.set_xlabel("share of the feedback that carries no information")
     axes.set_ylabel(f"word error rate, {results.mode}")
 
@@ -339,7 +339,6 @@ def draw_load(results: Results, axes: Any) -> None:
             axes.semilogy(rates, taken, style, color=color, label=label)
             axes.yaxis.set_major_formatter("{x:.0f}")
             axes.yaxis.set_minor_formatter("")
-            axes.legend(frameon=False)
     axes.set_xlabel("queries a second, mean over the day")
     axes.set_ylabel("milliseconds to the answer")
 
@@ -349,11 +348,6 @@ PLOTS = {"wer": draw_wer, "weight": draw_weight, "feedback": draw_feedback, "loa
 
 def _voices(table: pl.DataFrame) -> set[str]:
     return set(table.select(pl.concat_str("engine", "voice", separator=" ")).to_series())
-
-
-def _third(name: str) -> str:
-    source, *rest = name.split(", ")
-    return ", ".join([NAMES[source], *rest])
 
 
 def _rate(interval: Sequence[float] | None) -> str:

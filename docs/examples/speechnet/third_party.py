@@ -11,26 +11,24 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import cache
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import soundfile
-from tqdm.auto import tqdm
 
 import perturb
-from speechnet import language_model, phrases, settings
-from speechnet.language_model import normalize
+from speechnet import files, language_model, phrases, settings
+from speechnet.language_model import ORDER, normalize
 from speechnet.settings import Size
-from speechnet.waves import digest, utterances
+from speechnet.waves import recording
 
 WHISPER = "SPEECHNET_WHISPER"  # environment variable: a CTranslate2 model's folder or hub id
 NBEST = 5
@@ -71,10 +69,10 @@ class Hypothesis:
         words_min: the lowest probability of a word, of the best text only.
     """
 
-    text: str
-    score: float | None
-    confidence: float | None
-    words_min: float | None
+    text: str = ""
+    score: float | None = None
+    confidence: float | None = None
+    words_min: float | None = None
 
 
 Recognize = Callable[[perturb.Floats], list[Hypothesis]]
@@ -100,29 +98,22 @@ def recognizer(source: str) -> Recognize:
 
 
 def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
-    """Recognize all of a size's recordings and write `hypotheses.parquet` and `third_party.json`.
+    """Recognize all of a size's recordings and write `hypotheses.parquet`.
 
     A run that broke off goes on where it was: finished shards lie in the size's working folder.
-    Does nothing where the tables are there and nothing that decides them has changed.
-
-    Args:
-        size: whose recordings.
-        processes: how many work side by side, a core each; the texts do not depend on it.
+    Does nothing where `third_party.json` says that the table was made from the same recordings by
+    the same recognizers.
 
     Returns:
         The hypotheses, by utterance, source and rank.
-
-    Raises:
-        FileNotFoundError: if there is nothing to recognize yet.
     """
-    rows = pl.concat([utterances(size, part) for part in settings.PARTS])
+    rows = files.read(size, "utterances")
     path = settings.results(size) / "hypotheses.parquet"
     note = path.with_name("third_party.json")
     made_from = {source: _fingerprint(source, rows) for source in settings.SOURCES}
     if path.exists() and note.exists() and json.loads(note.read_text())["made_from"] == made_from:
         return pl.read_parquet(path)
     folder = settings.work(size) / "third-party"
-    folder.mkdir(parents=True, exist_ok=True)
     shards = [
         (size, source, piece, folder / f"{_fingerprint(source, piece)}.parquet")
         for part in reversed(settings.PARTS)  # the test first: its scores tell early if all is well
@@ -131,21 +122,11 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     ]
     missing = [shard for shard in shards if not shard[3].exists()]
     total = sum(shard[2].height for shard in missing)
-    with tqdm(total=total, desc="recognize", unit="utterance", disable=not missing) as bar:
-        if processes > 1 and len(missing) > 1:
-            with multiprocessing.get_context("spawn").Pool(processes) as pool:
-                for count in pool.imap_unordered(_recognize, missing):
-                    bar.update(count)
-        else:
-            for shard in missing:
-                bar.update(_recognize(shard))
+    files.side_by_side(_recognize, missing, processes, total, "recognize")
     found = pl.concat([pl.read_parquet(shard[3]) for shard in shards])
     found = found.sort("utterance_id", "source", "rank")
-    beside = path.with_suffix(".tmp")
-    found.write_parquet(beside, compression="zstd")
-    beside.replace(path)
-    beside.write_text(json.dumps(_facts(rows, found, made_from), indent=2) + "\n", encoding="utf-8")
-    beside.replace(note)
+    files.write_table(found, path)
+    files.write_json({"made_from": made_from}, note)
     return found
 
 
@@ -153,28 +134,18 @@ def _recognize(shard: tuple[Size, str, pl.DataFrame, Path]) -> int:
     """Write what a recognizer makes of some utterances, and say how many they were."""
     size, source, rows, path = shard
     recognize = recognizer(source)
-    found = []
+    found: list[dict[str, Any]] = []
     for part, name in rows.select("part", "utterance_id").iter_rows():
-        recording = settings.audio(size, part, name)
-        if not recording.exists():
-            raise FileNotFoundError(f"{recording} is missing: run the step simulate again.")
-        audio = soundfile.read(recording, dtype="float32")[0]
+        audio = recording(size, part, name)
         begin = time.process_time()
         hypotheses = recognize(audio)
         seconds = round(time.process_time() - begin, 4)
-        found += [
-            {
-                "utterance_id": name,
-                "source": source,
-                "rank": rank,
-                **asdict(hypothesis),
+        for rank, one in enumerate(hypotheses):
+            found.append({
+                "utterance_id": name, "source": source, "rank": rank, **asdict(one),
                 "seconds": None if rank else seconds,
-            }
-            for rank, hypothesis in enumerate(hypotheses)
-        ]
-    beside = path.with_suffix(f".{os.getpid()}.tmp")
-    pl.DataFrame(found, schema=SCHEMA).write_parquet(beside)
-    beside.replace(path)
+            })  # fmt: skip
+    files.write_table(pl.DataFrame(found, schema=SCHEMA), path)
     return rows.height
 
 
@@ -184,7 +155,11 @@ def _pocketsphinx() -> Recognize:
     with tempfile.TemporaryDirectory() as folder:
         model, dictionary = Path(folder) / "history.arpa", Path(folder) / "catalog.dict"
         language_model.history().write_arpa(model)
-        _write_dictionary(Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")), dictionary)
+        # How the catalog's words are pronounced, each in as many ways as are known.
+        everything = Path(pocketsphinx.get_model_path("en-us/cmudict-en-us.dict")).read_text()
+        lines, words = everything.splitlines(keepends=True), set(phrases.words())
+        known = (line for line in lines if line.split()[0].split("(")[0] in words)
+        dictionary.write_text("".join(known))
         decoder = pocketsphinx.Decoder(
             loglevel="FATAL",
             samprate=settings.RATE,
@@ -201,31 +176,18 @@ def _pocketsphinx() -> Recognize:
         decoder.end_utt()
         best = decoder.hyp()
         if best is None or not best.hypstr:
-            return [Hypothesis("", None, None, None)]
+            return [Hypothesis()]
         # Silence and noises stand in brackets.
         words = [min(one.prob, 1.0) for one in decoder.seg() if one.word[0] not in "<["]
         score = float(np.mean(np.log(np.maximum(words, 1e-6))))
-        texts = [normalize(best.hypstr)]
-        for other, _ in zip(decoder.nbest(), range(LOOKED_THROUGH), strict=False):
-            if other is None:
-                break
-            texts.append(normalize(other.hypstr))
-        others = [text for text in dict.fromkeys(texts) if text != texts[0]]
+        more = islice(takewhile(lambda one: one is not None, decoder.nbest()), LOOKED_THROUGH)
+        text, *others = dict.fromkeys(normalize(one.hypstr) for one in (best, *more))
         return [
-            Hypothesis(texts[0], score, math.exp(score), min(words)),
-            *(Hypothesis(text, None, None, None) for text in others[: NBEST - 1]),
+            Hypothesis(text, score, math.exp(score), min(words)),
+            *map(Hypothesis, others[: NBEST - 1]),
         ]
 
     return recognize
-
-
-def _write_dictionary(everything: Path, path: Path) -> None:
-    """Write how the catalog's words are pronounced, each in as many ways as the dictionary has."""
-    words = set(phrases.words())
-    lines = everything.read_text(encoding="utf-8").splitlines(keepends=True)
-    path.write_text(
-        "".join(line for line in lines if line.split()[0].split("(")[0] in words), encoding="utf-8"
-    )
 
 
 def _whisper() -> Recognize:
@@ -267,7 +229,7 @@ def _whisper() -> Recognize:
         )[0]
         score = found.scores[0]
         if found.no_speech_prob > NO_SPEECH and score < NO_SPEECH_SCORE:
-            return [Hypothesis("", score, math.exp(score), None)]
+            return [Hypothesis("", score, math.exp(score))]
         best, *others = zip(found.sequences_ids, found.scores, strict=True)
         words = []
         if best[0]:
@@ -320,46 +282,16 @@ def _settings(source: str) -> dict[str, Any]:
             **WHISPER_SETTINGS,
             "prompt": _prompt(),
         }
-    model = language_model.history()
+    grams = language_model.history().probability
+    table = [(" ".join(ngram), round(log, 6)) for ngram, log in sorted(grams.items())]
     return {
         "pocketsphinx": importlib.metadata.version("pocketsphinx"),
         **SPHINX,
         "words": len(phrases.words()),
-        "ngrams": list(np.bincount([len(ngram) for ngram in model.probability])[1:].tolist()),
-        "model": digest(
-            pl.DataFrame(
-                [
-                    (" ".join(ngram), round(log, 6))
-                    for ngram, log in sorted(model.probability.items())
-                ],
-                orient="row",
-            )
-        ),
+        "ngrams": [sum(len(ngram) == order + 1 for ngram in grams) for order in range(ORDER)],
+        "model": files.digest(pl.DataFrame(table, orient="row")),
     }
 
 
 def _fingerprint(source: str, rows: pl.DataFrame) -> str:
-    decided = pl.DataFrame({"settings": [json.dumps(_settings(source))]})
-    return f"{source}-{digest(rows)}-{digest(decided)}"
-
-
-def _facts(rows: pl.DataFrame, found: pl.DataFrame, made_from: dict[str, str]) -> dict[str, Any]:
-    """What the page says of the recognizers: settings, speed, and how surprising the texts are."""
-    from speechnet.train import provenance  # here, as it imports torch, which workers do without
-
-    spoken = float(rows["duration"].sum())
-    seconds = {source: float(found.filter(source=source)["seconds"].sum()) for source in made_from}
-    model = language_model.history()
-    return {
-        "made_from": made_from,
-        "settings": {source: _settings(source) for source in made_from},
-        "utterances": rows.height,
-        "spoken_seconds": round(spoken, 1),
-        "cpu_seconds": {source: round(total, 1) for source, total in seconds.items()},
-        "real_time_factor": {source: round(total / spoken, 4) for source, total in seconds.items()},
-        "perplexity": {
-            part: round(model.perplexity(rows.filter(part=part)["text"].to_list()), 2)
-            for part in settings.PARTS
-        },
-        **provenance(),
-    }
+    return f"{source}-{files.digest(rows)}-{files.digest(_settings(source))}"

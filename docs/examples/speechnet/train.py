@@ -9,8 +9,7 @@ import platform
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -34,15 +33,14 @@ import recognizer
 import snapshots
 from cputime import cpu_seconds
 from lessons import normalise
-from speechnet import decode, settings
-from speechnet.behave import suffix
+from speechnet import decode, files, settings
+from speechnet.label import KEPT
 from speechnet.settings import Size
-from speechnet.waves import Waves, digest, utterances
+from speechnet.waves import Waves
 from training import seed_masks
 
 START = recipe.HERE / "model"  # of every student
-STUDENTS = ("raw", "all", "gold", "random", "three", "own", "all-threshold")
-KEPT = 0.5  # weight from which a transcript counts as right
+STUDENTS = ("all", "raw", "random", "gold", "three", "own", "all-threshold")
 RATE, WARMUP, DECAY = 1e-3, 0.1, 0.01  # peak of the learning rate; share of the steps up to it
 # Ratios by which recordings are resampled anew each time: other sizes and paces of the same voices.
 STRETCH, STRETCHED = (0.87, 1.15), 0.6  # and the share of the recordings that are
@@ -75,7 +73,7 @@ class Run:
 
     @property
     def name(self) -> str:
-        return f"{self.third}-{self.student}{suffix(self.noise)}-{self.seed}"
+        return f"{self.third}-{self.student}{files.suffix(self.noise)}-{self.seed}"
 
     @property
     def path(self) -> Path:
@@ -90,22 +88,20 @@ class Run:
         keeps; `gold` what was really said in every query of the log. `three`, `all` and `own` are
         labels with their weights, `all-threshold` those of `all` with a weight from 0.5 up.
         """
-        folder, end = settings.results(self.size), f"{suffix(self.noise)}.parquet"
-        log = _read(folder / f"log-{self.third}{end}", "behave")
+        log = files.read(self.size, f"log-{self.third}{files.suffix(self.noise)}")
         heard = log.filter(pl.col("transcript") != "").select(
             "query_id", "transcript", weight=pl.lit(1.0)
         )
         if self.student == "raw":
             return heard
         if self.student == "gold":
-            said = utterances(self.size, "train").select(
+            said = files.utterances(self.size, "train").select(
                 query_id="utterance_id", transcript="text", weight=pl.lit(1.0)
             )
-            return said.join(log.select("query_id"), on="query_id", how="semi")
+            return said.join(log, on="query_id", how="semi")
         chosen = self.student if self.student in ("three", "own") else "all"
-        labels = _read(folder / f"labels-{self.third}-{chosen}{end}", "label").select(
-            "query_id", "transcript", "weight"
-        )
+        name = f"labels-{self.third}-{chosen}{files.suffix(self.noise)}"
+        labels = files.read(self.size, name).select("query_id", "transcript", "weight")
         kept = labels.filter(pl.col("weight") >= KEPT)
         if self.student == "all-threshold":
             return kept.with_columns(weight=pl.lit(1.0))
@@ -131,13 +127,13 @@ class Run:
             "precision": "bf16",
             "lessons": self.lessons.height,
             "weight": round(float(self.lessons["weight"].sum()), 2),
-            "data": digest(self.lessons) + digest(utterances(self.size, "train")),
+            "data": files.digest(self.lessons) + files.digest(files.utterances(self.size, "train")),
         }
 
     @property
     def folder(self) -> Path:
         """Where its checkpoints and its model lie."""
-        key = digest(pl.DataFrame({"settings": [json.dumps(self.settings)]}))
+        key = files.digest(self.settings)
         return settings.work(self.size) / "students" / f"{self.name}-{key}"
 
 
@@ -274,27 +270,26 @@ def train(run: Run) -> Path:
         if done % SAVE == 0 and done < run.size.steps:
             seconds = spent + cpu_seconds() - began
             copies = {name: weight.clone() for name, weight in own.items()}  # no average is kept
-            write_json(folder / "curve.json", curve)
+            files.write_json(curve, folder / "curve.json")
             snapshots.save(folder / "checkpoints", done, seconds, model, optimizer, copies)
     model.cpu().save_pretrained(folder)
     Wav2Vec2Processor.from_pretrained(START).save_pretrained(folder)
     facts = {"curve": curve, "cpu_seconds": spent + cpu_seconds() - began}
-    write_json(folder / "training.json", facts)
+    files.write_json(facts, folder / "training.json")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return folder
 
 
 def listen(
-    model: Wav2Vec2ForCTC,
-    processor: Wav2Vec2Processor,
-    clips: Mapping[str, npt.NDArray[np.float32]] | Waves,
+    folder: Path,
+    clips: Mapping[str, npt.NDArray[np.float32]],
     decoders: Mapping[str, Callable[[Tensor], str]],
     name: str,
 ) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
     """Transcribe recordings one at a time, each decoded in several modes.
 
     Args:
-        model, processor: of the student.
+        folder: of a student, or of the start.
         clips: waveforms (T,) by id, 16 kHz.
         decoders: modes by name, see `decode.decoders`.
         name: what the progress bar calls the model.
@@ -302,13 +297,13 @@ def listen(
     Returns:
         Texts by mode and id; and by mode the real-time factor in processor time, model included.
     """
-    ids = clips.ids if isinstance(clips, Waves) else list(clips)
+    torch.set_num_threads(1)
+    model, processor = loaded(folder)
     texts: dict[str, dict[str, str]] = {mode: {} for mode in decoders}
     spent = dict.fromkeys([*decoders, "model"], 0.0)
-    audio = 0.0
-    for clip in progress(ids, f"{name} transcribes"):
-        wave = clips[clip]
-        audio += len(wave) / settings.RATE
+    samples = 0
+    for clip, wave in progress(clips.items(), f"{name} transcribes", total=len(clips)):
+        samples += len(wave)
         start = time.process_time()
         told = recognizer.log_probabilities(model, processor, wave)
         spent["model"] += time.process_time() - start
@@ -316,8 +311,9 @@ def listen(
             start = time.process_time()
             texts[mode][clip] = decoder(told)
             spent[mode] += time.process_time() - start
-    factors = {mode: (spent[mode] + spent["model"]) / audio for mode in decoders}
-    return texts, {mode: round(factor, 5) for mode, factor in factors.items()}
+    seconds = samples / settings.RATE
+    factors = {mode: round((spent[mode] + spent["model"]) / seconds, 5) for mode in decoders}
+    return texts, factors
 
 
 def loaded(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
@@ -326,52 +322,56 @@ def loaded(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
     return model, Wav2Vec2Processor.from_pretrained(folder)
 
 
-def progress(items: Sequence[Any], name: str, **options: Any) -> Any:
-    """A progress bar on a line of this process's own; the first line counts the students."""
-    identity = multiprocessing.current_process()._identity
-    return tqdm(items, name, leave=False, position=identity[0] if identity else 0, **options)
+def progress(items: Iterable[Any], name: str, **options: Any) -> Any:
+    """A progress bar on a line of this process's own, below the one that counts the students."""
+    identity = multiprocessing.current_process()._identity or (1,)
+    return tqdm(items, name, leave=False, position=identity[0], **options)
 
 
-def examine(run: Run, again: bool = False) -> Path:
+def examine(run: Run) -> int:
     """Train a student if need be, let it transcribe the test set, and write its result.
 
-    Args:
-        run: which.
-        again: transcribe although the result is there, as after a change of the decoders.
+    Nothing is done where the result is there and of the same training, test set and decoders.
+
+    Returns:
+        1, the number of students.
     """
     torch.set_num_threads(1)  # so small a model is slower with more, and students run side by side
     disable_progress_bar()
-    waves = Waves(run.size, "test")
-    wanted = run.settings | {"test": waves.digest}
-    if not again and run.path.exists() and json.loads(run.path.read_text())["settings"] == wanted:
-        return run.path
-    folder = train(run)
-    texts, factors = listen(*loaded(folder), waves, decode.decoders(), run.name)
-    facts = json.loads((folder / "training.json").read_text())
-    result = {
-        "settings": wanted,
-        **provenance(),
-        "curve": facts["curve"],
-        "cpu_seconds": round(facts["cpu_seconds"], 1),
-        "real_time_factor": factors,
-        "hypotheses": texts,
-    }
-    write_json(run.path, result)
-    return run.path
+    wanted = run.settings | heard_in(run.size)
+    if not (run.path.exists() and json.loads(run.path.read_text())["settings"] == wanted):
+        facts = json.loads((train(run) / "training.json").read_text())
+        facts["cpu_seconds"] = round(facts["cpu_seconds"], 1)
+        files.write_json({"settings": wanted} | facts | heard(run.folder, run.size), run.path)
+    return 1
 
 
-def examine_all(runs: Sequence[Run], processes: int = 2, again: bool = False) -> None:
+def examine_all(runs: Sequence[Run], processes: int = 2) -> None:
     """Train and examine students, some side by side; those whose result is there are left alone."""
-    if not runs:
-        return
-    for part in ("train", "test"):  # decoded once, before several processes want it
+    for part in settings.PARTS:  # decoded once, before several processes want it
         Waves(runs[0].size, part)
-    # Spawned: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(processes, context) as pool:
-        jobs = [pool.submit(examine, run, again) for run in runs]
-        for job in tqdm(as_completed(jobs), "students", len(jobs)):
-            job.result()
+    files.side_by_side(examine, runs, processes, len(runs), "students")
+
+
+def examine_start(size: Size) -> dict[str, Any]:
+    """What the shared start hears in the test set, before any training here."""
+    path = settings.results(size) / "runs" / "start.json"
+    result = json.loads(path.read_text()) if path.exists() else {"settings": None}
+    if result["settings"] != heard_in(size):
+        result = {"settings": heard_in(size)} | heard(START, size)
+        files.write_json(result, path)
+    return result
+
+
+def heard_in(size: Size) -> dict[str, Any]:
+    """All that decides a model's texts of the test set, beside its weights."""
+    return {"test": files.digest(files.utterances(size, "test")), "decoders": decode.SETTINGS}
+
+
+def heard(model: Path, size: Size) -> dict[str, Any]:
+    """What a model hears in the test set, how fast, and what that was made with."""
+    texts, factors = listen(model, Waves(size, "test"), decode.decoders(), model.name)
+    return provenance() | {"real_time_factor": factors, "hypotheses": texts}
 
 
 def provenance() -> dict[str, Any]:
@@ -394,17 +394,3 @@ def provenance() -> dict[str, Any]:
             "accelerate": accelerate.__version__,
         },
     }
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write a file beside its place and rename it, so that none is ever half written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _read(path: Path, step: str) -> pl.DataFrame:
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run the step {step} first.")
-    return pl.read_parquet(path)

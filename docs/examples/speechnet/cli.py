@@ -1,4 +1,4 @@
-"""The chain's steps as one command; each step does nothing where its output is there already."""
+"""The chain's steps as one command; those that take long go on from what is there already."""
 
 from __future__ import annotations
 

@@ -254,15 +254,12 @@ def _students(size: Size) -> dict[tuple[str, str, float], list[dict[str, Any]]]:
 
 def _score(errors: Ints, bootstrap: Bootstrap, test: pl.DataFrame) -> dict[str, Any]:
     """Rate with its interval, and rates by group: those of few words say little."""
-    mean, words = errors.mean(0), bootstrap.words
     scores: dict[str, Any] = {"wer": bootstrap.rate(errors)}
+    rows = test.with_columns(errors=errors.mean(0), words=bootstrap.words)
+    rate = pl.col("errors").sum() / pl.col("words").sum()
     for name, columns in GROUPS.items():
-        rows = test.with_row_index("row").with_columns(group=pl.concat_str(columns, separator=" "))
-        scores[name] = {
-            group: _rounded(mean[chosen].sum() / words[chosen].sum())
-            for (group,), part in sorted(rows.group_by("group"))
-            if len(chosen := part["row"].to_numpy())
-        }
+        groups = rows.group_by(pl.concat_str(columns, separator=" ").alias("group")).agg(rate=rate)
+        scores[name] = {group: _rounded(one) for group, one in groups.sort("group").iter_rows()}
     return scores
 
 

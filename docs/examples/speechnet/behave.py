@@ -66,8 +66,8 @@ def behave(size: Size, third: str, noise: float = 0.0) -> Path:
 def resolve(transcripts: Iterable[str]) -> dict[str, str | None]:
     """The item that the television takes each transcript to ask for.
 
-    >>> resolve(["plays the office", ""])
-    {'plays the office': 'the office', '': None}
+    >>> resolve(["watches cinema gold", ""])
+    {'watches cinema gold': 'cinema gold', '': None}
     """
     meanings = {phrase.text: phrase.item for phrase in phrases.sentences()}
     sentences = list(meanings)

@@ -65,7 +65,7 @@ def test_the_best_student_is_timed_beside_the_third_parties(
     evaluate.evaluate(size)
     # The recognizers have tests of their own; these take a moment as they would.
     monkeypatch.setattr(
-        third_party, "recognizer", lambda source: lambda wave: [SimpleNamespace(text=source)]
+        third_party, "recognizer", lambda source, nbest: lambda wave: [SimpleNamespace(text=source)]
     )
     monkeypatch.setattr(deploy, "WHOLE", deploy.Extent(4, 1, (5,), 1.0))
     found = deploy.deploy(size)

@@ -20,7 +20,8 @@ from speechnet import language_model, phrases
 
 MODES = ("greedy", "lexicon", "ngram")
 # The weight of the trigram's log-probabilities beside the student's was chosen on smoke's training
-# utterances; the threshold, by which decoding takes half the time, on cpu's: it changes no text.
+# utterances; the threshold, by which decoding takes half the time, on cpu's: with a trained student
+# it changed no text.
 SETTINGS = {"threshold": 20.0, "weight": 1.0}
 
 Decode = Callable[[Tensor], str]

@@ -108,7 +108,7 @@ def contenders(
         return logits[0].float().log_softmax(-1).cpu()
 
     def of(source: str) -> Callable[[Wave], str]:
-        recognize = third_party.recognizer(source)
+        recognize = third_party.recognizer(source, nbest=1)
         return lambda wave: str(recognize(wave)[0].text)
 
     return {

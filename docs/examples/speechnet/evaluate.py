@@ -153,7 +153,7 @@ def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
     bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
     heard: dict[str, list[str]] = {}
     for source in settings.SOURCES:
-        recognize = third_party.recognizer(source)
+        recognize = third_party.recognizer(source, nbest=1)
         heard[source] = [recognize(wave)[0].text for wave in tqdm(waves.values(), source)]
     models = {"start": train.START}
     for third in settings.SOURCES:

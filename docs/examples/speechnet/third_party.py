@@ -79,13 +79,14 @@ Recognize = Callable[[perturb.Floats], list[Hypothesis]]
 
 
 @cache
-def recognizer(source: str) -> Recognize:
-    """A function from a recording, 16 kHz float32 (N,), to up to five texts, the best first.
+def recognizer(source: str, nbest: int = NBEST) -> Recognize:
+    """A function from a recording, 16 kHz float32 (N,), to its texts, the best first.
 
     It works on one core. The first text is always there; the others differ from it and each other.
 
     Args:
         source: one of `settings.SOURCES`.
+        nbest: how many texts at most. With 1 no time is spent on confidences either.
 
     Raises:
         ValueError: for another source.
@@ -94,7 +95,7 @@ def recognizer(source: str) -> Recognize:
     makers = {"pocketsphinx": _pocketsphinx, "whisper": _whisper}
     if source not in makers:
         raise ValueError(f"a recognizer is one of {', '.join(makers)}, not {source!r}.")
-    return makers[source]()
+    return makers[source](nbest)
 
 
 def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
@@ -149,7 +150,7 @@ def _recognize(shard: tuple[Size, str, pl.DataFrame, Path]) -> int:
     return rows.height
 
 
-def _pocketsphinx() -> Recognize:
+def _pocketsphinx(nbest: int) -> Recognize:
     import pocketsphinx
 
     with tempfile.TemporaryDirectory() as folder:
@@ -177,6 +178,8 @@ def _pocketsphinx() -> Recognize:
         best = decoder.hyp()
         if best is None or not best.hypstr:
             return [Hypothesis()]
+        if nbest == 1:
+            return [Hypothesis(normalize(best.hypstr))]
         # Silence and noises stand in brackets.
         words = [min(one.prob, 1.0) for one in decoder.seg() if one.word[0] not in "<["]
         score = float(np.mean(np.log(np.maximum(words, 1e-6))))
@@ -184,13 +187,13 @@ def _pocketsphinx() -> Recognize:
         text, *others = dict.fromkeys(normalize(one.hypstr) for one in (best, *more))
         return [
             Hypothesis(text, score, math.exp(score), min(words)),
-            *map(Hypothesis, others[: NBEST - 1]),
+            *map(Hypothesis, others[: nbest - 1]),
         ]
 
     return recognize
 
 
-def _whisper() -> Recognize:
+def _whisper(nbest: int) -> Recognize:
     from faster_whisper import WhisperModel
     from faster_whisper.audio import pad_or_trim
     from faster_whisper.tokenizer import Tokenizer
@@ -220,7 +223,7 @@ def _whisper() -> Recognize:
             encoded,
             [prompt],
             beam_size=WHISPER_SETTINGS["beam"],
-            num_hypotheses=NBEST,
+            num_hypotheses=nbest,
             max_length=len(prompt) + 16 + math.ceil(8 * seconds),
             return_scores=True,
             return_no_speech_prob=True,
@@ -231,6 +234,8 @@ def _whisper() -> Recognize:
         if found.no_speech_prob > NO_SPEECH and score < NO_SPEECH_SCORE:
             return [Hypothesis("", score, math.exp(score))]
         best, *others = zip(found.sequences_ids, found.scores, strict=True)
+        if nbest == 1:
+            return [Hypothesis(normalize(tokenizer.decode(best[0])))]
         words = []
         if best[0]:
             frames = min(features.shape[-1], 100 * window)

@@ -107,7 +107,7 @@ def test_scores_count_errors_of_students_by_mode_group_and_against_others(
     own = [row for row, noise in enumerate(table["noise"]) if noise == name]
     wrong = sum(row in own for row in (0, 0, 5, 7)) / 2  # the mean of both seeds
     there = sum(len(table["text"][row].split()) for row in own)
-    assert found["noises"][name] == pytest.approx(wrong / there, abs=1e-4)
+    assert found["noise"][name] == pytest.approx(wrong / there, abs=1e-4)
 
 
 def test_results_of_another_test_set_are_refused(size: settings.Size) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from speechnet import settings, table
 
-RATE = {"wer": [0.2, 0.18, 0.22], "voices": {}, "noises": {}, "devices": {}}
+RATE = {"wer": [0.2, 0.18, 0.22], "engine": {}, "noise": {}, "device": {}}
 
 
 @pytest.fixture

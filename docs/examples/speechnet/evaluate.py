@@ -25,7 +25,7 @@ from weaklabel.wer import utterance_errors
 
 MODE = "lexicon"  # that counts; named before any student had transcribed the test set
 RESAMPLES = 2_000
-GROUPS = {"voices": ("engine", "voice"), "noises": ("noise",), "devices": ("device",)}
+GROUPS = ("engine", "noise", "device")
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -257,9 +257,9 @@ def _score(errors: Ints, bootstrap: Bootstrap, test: pl.DataFrame) -> dict[str, 
     scores: dict[str, Any] = {"wer": bootstrap.rate(errors)}
     rows = test.with_columns(errors=errors.mean(0), words=bootstrap.words)
     rate = pl.col("errors").sum() / pl.col("words").sum()
-    for name, columns in GROUPS.items():
-        groups = rows.group_by(pl.concat_str(columns, separator=" ").alias("group")).agg(rate=rate)
-        scores[name] = {group: _rounded(one) for group, one in groups.sort("group").iter_rows()}
+    for name in GROUPS:
+        groups = rows.group_by(name).agg(rate=rate).sort(name)
+        scores[name] = {group: _rounded(one) for group, one in groups.iter_rows()}
     return scores
 
 

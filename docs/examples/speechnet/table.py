@@ -101,12 +101,13 @@ def setup(results: Results) -> Lines:
     """What was run, on what."""
     run = json.loads(next((results.folder / "runs").glob("*-*.json")).read_text())
     test, heard = results.scores["test"], utterances(results.size, "train")
+    voices = heard["voice"].n_unique()
     spent = np.mean([row["cpu_seconds"] for _, _, row in results.students()])
     steps, batch = run["settings"]["steps"], run["settings"]["batch"]
     said = " ".join(utterances(results.size, "test")["text"]).split()
     new = np.mean([word not in queries.words() for word in said])
     yield from _table("size", f"`{results.size.name}`", [
-        ("recorded for training", f"{heard.height:,} utterances, {len(_voices(heard))} voices"),
+        ("recorded for training", f"{heard.height:,} utterances, {voices} voices"),
         ("test", f"{test['utterances']:,} utterances, {test['words']:,} words"),
         ("of these, words that the shared start never heard", f"{new:.0%}"),
         ("a student", f"{steps} steps of {batch}, {spent:.0f} s of processor time"),
@@ -164,18 +165,17 @@ def claims(results: Results) -> Lines:
 
 
 def groups(results: Results) -> Lines:
-    """Rates by voice, noise and device, in the mode that counts."""
+    """Rates by synthesizer, noise and device, in the mode that counts."""
     columns = {NAMES[name]: results.scores["third"][name] for name in settings.SOURCES}
     columns["start"] = results.scores["start"][results.mode]
     for third, name, row in results.students():
         if name in ("raw", "all", "gold"):
             columns[f"{name}, {NAMES[third]}"] = row["modes"][results.mode]
-    heard, test = _voices(utterances(results.size, "train")), utterances(results.size, "test")
+    heard, test = (utterances(results.size, part) for part in settings.PARTS)
     rows: list[Row] = []
-    for kind, parts in evaluate.GROUPS.items():
-        counts = test.group_by(pl.concat_str(parts, separator=" ").alias("group")).len()
-        for group, count in counts.sort("group").iter_rows():
-            new = ", never heard" if kind == "voices" and group not in heard else ""
+    for kind in evaluate.GROUPS:
+        for group, count in test.group_by(kind).len().sort(kind).iter_rows():
+            new = ", never heard" if kind == "engine" and group not in set(heard[kind]) else ""
             rates = [f"{score[kind][group]:.1%}" for score in columns.values()]
             rows.append((f"{group}{new}", count, *rates))
     yield from _table("", "utterances", *columns, rows)
@@ -344,10 +344,6 @@ def draw_load(results: Results, axes: Any) -> None:
 
 
 PLOTS = {"wer": draw_wer, "weight": draw_weight, "feedback": draw_feedback, "load": draw_load}
-
-
-def _voices(table: pl.DataFrame) -> set[str]:
-    return set(table.select(pl.concat_str("engine", "voice", separator=" ")).to_series())
 
 
 def _rate(interval: Sequence[float] | None) -> str:

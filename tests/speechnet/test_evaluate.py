@@ -110,6 +110,21 @@ def test_scores_count_errors_of_students_by_mode_group_and_against_others(
     assert found["noise"][name] == pytest.approx(wrong / there, abs=1e-4)
 
 
+def test_sentences_that_training_has_are_told_from_new_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = little.make(tmp_path, monkeypatch)
+    path = settings.results(size) / "utterances.parquet"
+    rows = pl.read_parquet(path)
+    old = rows.filter(part="test")["text"][3]
+    first = pl.int_range(pl.len()) == 0
+    rows.with_columns(text=pl.when(first).then(pl.lit(old)).otherwise("text")).write_parquet(path)
+    told = evaluate.tested(size)
+    for text, sentence in told.select("text", "sentence").iter_rows():
+        assert sentence == ("said in training, too" if text == old else "a new sentence")
+    assert told["sentence"].n_unique() == 2
+
+
 def test_results_of_another_test_set_are_refused(size: settings.Size) -> None:
     student(size, "raw", 0, set())
     path = settings.results(size) / "utterances.parquet"

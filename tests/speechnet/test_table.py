@@ -12,7 +12,7 @@ import pytest
 
 from speechnet import settings, table
 
-RATE = {"wer": [0.2, 0.18, 0.22], "engine": {}, "noise": {}, "device": {}}
+RATE = {"wer": [0.2, 0.18, 0.22], "engine": {}, "sentence": {}, "noise": {}, "device": {}}
 
 
 @pytest.fixture
@@ -35,7 +35,8 @@ def write(path: Path, content: Any) -> None:
 def scores(gain: tuple[float, float, float] = (0.4, 0.31, 0.52)) -> dict[str, Any]:
     def student(name: str, wer: float, noise: float = 0.0) -> dict[str, Any]:
         mode = RATE | {"wer": [wer, wer - 0.01, wer + 0.01], "real_time_factor": 0.01,
-                       "better": {"whisper": gain, "raw": [-0.1, -0.2, 0.05],
+                       "better": {"whisper": gain, "whisper, rescored": gain,
+                                  "raw": [-0.1, -0.2, 0.05],
                                   "pocketsphinx": [0.3, 0.2, 0.4]}}  # fmt: skip
         return {
             "third": "whisper", "student": name, "noise": noise, "seeds": [0, 1],

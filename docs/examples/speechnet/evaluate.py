@@ -25,7 +25,7 @@ from weaklabel.wer import utterance_errors
 
 MODE = "lexicon"  # that counts; named before any student had transcribed the test set
 RESAMPLES = 2_000
-GROUPS = ("engine", "noise", "device")
+GROUPS = ("engine", "sentence", "noise", "device")
 
 Ints = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -89,7 +89,7 @@ def evaluate(size: Size) -> dict[str, Any]:
     Raises:
         ValueError: a result is of another test set, or of other decoders.
     """
-    test = files.utterances(size, "test")
+    test = tested(size)
     said = test["text"].to_list()
     bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
     thirds = {name: errors_of(said, texts)[None] for name, texts in _third_parties(size, test)}
@@ -134,6 +134,13 @@ def evaluate(size: Size) -> dict[str, Any]:
         })  # fmt: skip
     files.write_json(scores, settings.results(size) / "scores.json")
     return scores
+
+
+def tested(size: Size) -> pl.DataFrame:
+    """The test's utterances, with `sentence`: whether anybody in training says the same."""
+    known = pl.col("text").is_in(files.utterances(size, "train")["text"].to_list())
+    told = pl.when(known).then(pl.lit("said in training, too")).otherwise(pl.lit("a new sentence"))
+    return files.utterances(size, "test").with_columns(sentence=told)
 
 
 def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """What can be asked of the television, in which words, and how often on which day.
 
-The catalog holds what tinyvoice's model has heard of and as much that is new. All of it is asked
+The catalog holds what tinyvoice's model has heard of and more that is new. All of it is asked
 for in sentences that the model was not trained on: those of tinyvoice's grammar that `part_of`
 keeps from training, and sentences outside the grammar. Every word is in pocketsphinx's dictionary,
 and no two words sound the same.

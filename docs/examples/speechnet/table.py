@@ -24,6 +24,7 @@ NAMES = {
     "whisper": "Whisper tiny.en",
     "whisper, rescored": "Whisper tiny.en, rescored",
 }
+RESCORED = {"whisper": "whisper, rescored"}  # by the trigram, which pocketsphinx has anyway
 LEARNED = {
     "raw": "all transcripts, as they are",
     "random": "a random part of them, as many as are kept",
@@ -102,12 +103,18 @@ def setup(results: Results) -> Lines:
     run = json.loads(next((results.folder / "runs").glob("*-*.json")).read_text())
     test, heard = results.scores["test"], utterances(results.size, "train")
     voices = heard["voice"].n_unique()
+    logged = [
+        f"{row['lessons']:,} ({NAMES[third]})"
+        for third, name, row in results.students()
+        if name == "raw"
+    ]
     spent = np.mean([row["cpu_seconds"] for _, _, row in results.students()])
     steps, batch = run["settings"]["steps"], run["settings"]["batch"]
     said = " ".join(utterances(results.size, "test")["text"]).split()
     new = np.mean([word not in queries.words() for word in said])
     yield from _table("size", f"`{results.size.name}`", [
         ("recorded for training", f"{heard.height:,} utterances, {voices} voices"),
+        ("of these, said once people had reacted, and so in the log", ", ".join(logged)),
         ("test", f"{test['utterances']:,} utterances, {test['words']:,} words"),
         ("of these, words that the shared start never heard", f"{new:.0%}"),
         ("a student", f"{steps} steps of {batch}, {spent:.0f} s of processor time"),
@@ -126,12 +133,15 @@ def wer(results: Results) -> Lines:
     rows.append(("shared start", "", *[_rate(start[mode]["wer"]) for mode in modes], "", "", ""))
     for third, name, row in results.students():
         rates = [_rate(row["modes"][mode]["wer"]) for mode in modes]
-        gains = [_share(row["modes"][m]["better"][third]) for m in (results.mode, "ngram")]
+        rivals = ((results.mode, third), ("ngram", RESCORED.get(third, third)))
+        gains = [_share(row["modes"][mode]["better"][other]) for mode, other in rivals]
         who = f"student of {NAMES[third]}"
         rows.append((who, LEARNED[name], *rates, len(row["seeds"]), *gains))
     heads = [f"{mode}, which counts" if mode == results.mode else mode for mode in modes]
     gained = "fewer errors than its third party"
-    yield from _table("", "learned from", *heads, "seeds", gained, f"{gained}, ngram", rows)
+    yield from _table(
+        "", "learned from", *heads, "seeds", gained, f"{gained}, trigram on both sides", rows
+    )
 
 
 def claims(results: Results) -> Lines:
@@ -153,8 +163,9 @@ def claims(results: Results) -> Lines:
         claim(name, f"fewer errors than {name}, greedy", gains["greedy"][third])
         for other, whose in (("raw", "all transcripts"), ("random", "a random part of them")):
             claim(name, f"fewer errors than the student of {whose}", counts.get(other))
-        both = gains["ngram"].get("pocketsphinx")
-        claim(name, "fewer errors than pocketsphinx, its trigram on both sides", both)
+        for other in dict.fromkeys((RESCORED.get(third, third), "pocketsphinx")):
+            what = f"fewer errors than {NAMES[other]}, the trigram on both sides"
+            claim(name, what, gains["ngram"].get(other))
     if results.deploy:
         factor = {n: row["real_time_factor"] for n, row in results.deploy["speed"].items()}
         fastest = min(factor[name] for name in settings.SOURCES)
@@ -165,13 +176,13 @@ def claims(results: Results) -> Lines:
 
 
 def groups(results: Results) -> Lines:
-    """Rates by synthesizer, noise and device, in the mode that counts."""
+    """Rates by synthesizer, sentence, noise and device, in the mode that counts."""
     columns = {NAMES[name]: results.scores["third"][name] for name in settings.SOURCES}
     columns["start"] = results.scores["start"][results.mode]
     for third, name, row in results.students():
         if name in ("raw", "all", "gold"):
             columns[f"{name}, {NAMES[third]}"] = row["modes"][results.mode]
-    heard, test = (utterances(results.size, part) for part in settings.PARTS)
+    heard, test = utterances(results.size, "train"), evaluate.tested(results.size)
     rows: list[Row] = []
     for kind in evaluate.GROUPS:
         for group, count in test.group_by(kind).len().sort(kind).iter_rows():
@@ -323,7 +334,12 @@ def draw_feedback(results: Results, axes: Any) -> None:
             noise, point, low, high = np.array(found).T
             style = {"color": color, "capsize": 3, "label": f"labels, {NAMES[third]}"}
             axes.errorbar(noise, point, yerr=[point - low, high - point], fmt="o-", **style)
-            axes.axhline(raw["modes"][results.mode]["wer"][0], color=color, ls=":", label="raw")
+            axes.axhline(
+                raw["modes"][results.mode]["wer"][0],
+                color=color,
+                ls=":",
+                label=f"all transcripts, {NAMES[third]}",
+            )
             axes.set_ylim(bottom=0)
     axes.set_xlabel("share of the feedback that carries no information")
     axes.set_ylabel(f"word error rate, {results.mode}")

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from behavior import KIND_SHARES
 from speechnet import phrases
 from speechnet.settings import DAY, SOURCES
 
@@ -22,7 +21,7 @@ def tables(sessions: int, wrong: float = 0.1, seed: int = 0) -> tuple[pl.DataFra
         seed: of everything.
     """
     rng = np.random.default_rng(seed)
-    probability = phrases.asked(KIND_SHARES, 8)
+    probability = phrases.asked(8)
     texts, shares = list(probability), np.array(list(probability.values()))
     chosen = rng.choice(len(texts), 2 * sessions, p=shares / shares.sum())
     level = np.log(wrong / (1 - wrong)) + rng.standard_normal(40)  # log-odds, by household

@@ -14,7 +14,6 @@ import polars as pl
 import pytest
 import soundfile
 
-import behavior
 import perturb
 import queries
 import voices
@@ -93,16 +92,14 @@ def test_popularity_drifts_and_new_titles_begin_as_news() -> None:
 
 
 def test_what_is_asked_on_a_day_adds_up_and_names_only_what_has_appeared() -> None:
-    asked = phrases.asked(behavior.KIND_SHARES, 3)
+    asked = phrases.asked(3)
     assert sum(asked.values()) == pytest.approx(1)
     assert set(asked) < set(phrases.sentences())
     titles = {phrase.item for phrase in asked if phrase.kind == "title"}
     assert len(titles) == (phrases.shares("title", 3) > 0).sum() < len(phrases.titles())
 
 
-def test_unknown_days_and_sizes_are_refused() -> None:
-    with pytest.raises(ValueError, match="day 60 is not in the calendar of days 0 to 59"):
-        phrases.shares("title", 60)
+def test_an_unknown_size_is_refused() -> None:
     with pytest.raises(ValueError, match="smoke, cpu, full, not 'huge'"):
         settings.size_named("huge")
 

@@ -90,7 +90,7 @@ def test_hypotheses_are_chosen_by_both_scores() -> None:
         orient="row",
     )
     chosen = language_model.rescore(rows)
-    assert chosen.rows() == [("b", popular), ("a", odd)]
+    assert dict(chosen.select("utterance_id", "text").rows()) == {"b": popular, "a": odd}
 
 
 def _told(*choices: dict[str, float]) -> torch.Tensor:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import polars as pl
 
-import behavior
 import queries
 from speechnet import phrases, settings
 
@@ -66,22 +65,21 @@ class LanguageModel:
 
         Probabilities are decimal logarithms there; `BEGIN` follows nothing, so its own is -99.
         """
-        by_order = [
-            sorted(ngram for ngram in {*self.probability, (BEGIN,)} if len(ngram) == order)
+        decimal = {ngram: log / math.log(10) for ngram, log in self.probability.items()}
+        decimal[(BEGIN,)] = -99.0
+        ngrams = {
+            order: sorted(ngram for ngram in decimal if len(ngram) == order)
             for order in range(1, ORDER + 1)
-        ]
-        lines = ["\\data\\"]
-        lines += [f"ngram {order}={len(them)}" for order, them in enumerate(by_order, 1)]
-        for order, them in enumerate(by_order, 1):
+        }
+        lines = ["\\data\\", *(f"ngram {order}={len(them)}" for order, them in ngrams.items())]
+        for order, them in ngrams.items():
             lines += ["", f"\\{order}-grams:"]
             for ngram in them:
-                probability = self.probability.get(ngram, -99.0 * math.log(10)) / math.log(10)
-                line = f"{probability:.5f}\t{' '.join(ngram)}"
+                line = f"{decimal[ngram]:.5f}\t{' '.join(ngram)}"
                 if order < ORDER:
                     line += f"\t{self.backoff.get(ngram, 0.0) / math.log(10):.5f}"
                 lines.append(line)
-        lines += ["", "\\end\\", ""]
-        path.write_text("\n".join(lines), encoding="utf-8")
+        path.write_text("\n".join([*lines, "", "\\end\\", ""]), encoding="utf-8")
 
 
 @cache
@@ -117,32 +115,25 @@ def history() -> LanguageModel:
 
 def popular(count: int) -> list[str]:
     """The things that were asked for most on the days before the log, in falling order."""
-    asked: defaultdict[str, float] = defaultdict(float)
+    asked: Counter[str] = Counter()
     for phrase, expected in _asked().items():
         asked[phrase.item] += expected
-    return sorted(asked, key=lambda item: -asked[item])[:count]
+    return [item for item, _ in asked.most_common(count)]
 
 
 def rescore(hypotheses: pl.DataFrame) -> pl.DataFrame:
     """The hypothesis of each utterance that its recognizer and the language model agree on most.
 
-    Args:
-        hypotheses: utterance_id, rank, text and score, the mean log-probability of a token. The
-            number of words stands for that of tokens.
-
-    Returns:
-        utterance_id and text, in the order in which the utterances come first.
+    Its score is the mean log-probability of a token, whose number that of words stands for.
     """
     model = history()
-    best: dict[str, tuple[float, str]] = {}
-    for name, text, score in hypotheses.select("utterance_id", "text", "score").iter_rows():
-        total = score * (len(text.split()) + 1) + RESCORE_WEIGHT * model.sentence(text)
-        if name not in best or total > best[name][0]:
-            best[name] = (total, text)
-    return pl.DataFrame(
-        {"utterance_id": list(best), "text": [text for _, text in best.values()]},
-        schema={"utterance_id": pl.String, "text": pl.String},
-    )
+    total = [
+        score * (len(text.split()) + 1) + RESCORE_WEIGHT * model.sentence(text)
+        for score, text in hypotheses.select("score", "text").iter_rows()
+    ]
+    scored = hypotheses.with_columns(total=pl.Series(total))
+    ranked = scored.sort("total", descending=True, maintain_order=True)
+    return ranked.unique("utterance_id", keep="first", maintain_order=True)
 
 
 def normalize(text: str) -> str:
@@ -166,10 +157,10 @@ def _spell(digits: str) -> str:
 
 
 @cache
-def _asked() -> dict[phrases.Phrase, float]:
+def _asked() -> Counter[phrases.Phrase]:
     """How often each thing is expected to have been asked for on the days before the log."""
-    asked: defaultdict[phrases.Phrase, float] = defaultdict(float)
+    asked: Counter[phrases.Phrase] = Counter()
     for day in range(settings.HISTORY):
-        for phrase, share in phrases.asked(behavior.KIND_SHARES, day).items():
+        for phrase, share in phrases.asked(day).items():
             asked[phrase] += share * QUERIES_A_DAY
     return asked

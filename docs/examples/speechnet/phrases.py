@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 import queries
+from behavior import KIND_SHARES
 from catalog import KINDS
 
 Floats = npt.NDArray[np.float64]
@@ -86,13 +87,7 @@ CALENDAR = 60  # days that popularity is known for
 
 @dataclass(frozen=True)
 class Phrase:
-    """Something that is said.
-
-    Attributes:
-        kind: one of households' KINDS.
-        item: what is wanted: a title, a channel, an app, a search or a command.
-        text: the words.
-    """
+    """What is said: the item of one of `KINDS` that is wanted, and the words."""
 
     kind: str
     item: str
@@ -137,13 +132,7 @@ def items(kind: str) -> tuple[str, ...]:
 
 @cache
 def shares(kind: str, day: int) -> Floats:
-    """How often each of `items(kind)` is asked for on a day: float64, (n,), adding up to 1.
-
-    Raises:
-        ValueError: for a day that the calendar lacks.
-    """
-    if not 0 <= day < CALENDAR:
-        raise ValueError(f"day {day} is not in the calendar of days 0 to {CALENDAR - 1}.")
+    """How often each of `items(kind)` is asked for on a day: float64, (n,), adding up to 1."""
     if kind == "title":
         return _popularity()[day]
     weights = 1 / (np.arange(len(items(kind))) + 4.0) ** ZIPF
@@ -162,20 +151,15 @@ def ways(kind: str, item: str) -> tuple[tuple[str, ...], Floats]:
     return tuple(weights), total / total.sum()
 
 
-def asked(kind_shares: Sequence[float], day: int) -> dict[Phrase, float]:
-    """All that can be said on a day, each with its probability.
-
-    Args:
-        kind_shares: the share of each of `KINDS`.
-        day: titles that appear later are left out.
-    """
-    total = sum(kind_shares)
+def asked(day: int) -> dict[Phrase, float]:
+    """All that can be said on a day, each with its probability."""
     probability: dict[Phrase, float] = {}
-    for kind, share in zip(KINDS, kind_shares, strict=True):
+    for kind, share in zip(KINDS, KIND_SHARES, strict=True):
         for item, popular in zip(items(kind), shares(kind, day), strict=True):
-            if popular > 0:
+            if popular > 0:  # titles that appear later are left out
                 for text, way in zip(*ways(kind, item), strict=True):
-                    probability[Phrase(kind, item, text)] = float(share / total * popular * way)
+                    of_kind = share / sum(KIND_SHARES)
+                    probability[Phrase(kind, item, text)] = float(of_kind * popular * way)
     return probability
 
 

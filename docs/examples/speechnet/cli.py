@@ -48,10 +48,8 @@ def main(
     # What a step needs is imported with it, so that a help text takes no time.
     if step in ("simulate", "all"):
         from speechnet import simulate
-        from speechnet import speech as voices
 
         simulate.simulate(chosen, processes)
-        voices.speak(chosen, processes)
     if step in ("third_party", "all"):
         from speechnet import third_party
 

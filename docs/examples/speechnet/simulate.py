@@ -11,7 +11,9 @@ size, and a quarter of them with a natural voice that no training ever heard.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -21,9 +23,8 @@ import behavior
 import catalog
 import people
 import perturb
-import queries
 import voices
-from speechnet import phrases, settings, speech
+from speechnet import files, phrases, settings, speech
 from speechnet.settings import Size
 
 # Shares of speakers by engine and voice; "" stands for tinyvoice's own choice among its voices.
@@ -44,23 +45,15 @@ SNR_RANGE = (0.0, 30.0)
 QUIET_SHARE, QUIET_SNR = 0.12, 40.0
 LOUDER = 1.5  # decibels that people speak up by when they say it again
 CAREFUL = 1.06  # how much longer it then takes
-COLUMNS = (
-    "utterance_id part session wish attempt how day clock household person kind item text"
-    " engine voice pace pitch size device noise snr seed"
-).split()
 WISH_SECONDS, ATTEMPT_SECONDS = 60.0, 8.0  # from one to the next, until `behave` decides
+LENGTH = 0.05  # seconds by which a recording may differ from the table's
+
+Session = list[dict[str, Any]]  # rows in the order in which they are said
 
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who talks to the television.
-
-    Attributes:
-        household, number: who it is.
-        device: what is spoken into.
-        speaker: the voice with the person's own pace, pitch and size.
-        favorites: titles that the household asks for again and again.
-    """
+    """Somebody with a voice, what they speak into, and what the household asks for again."""
 
     household: int
     number: int
@@ -69,110 +62,90 @@ class Person:
     favorites: tuple[str, ...]
 
 
+def simulate(size: Size, processes: int = 1) -> pl.DataFrame:
+    """Record a size's utterances and write `utterances.parquet`, or leave what is there.
+
+    Returns:
+        The utterances.
+
+    Raises:
+        RuntimeError: a recording is not as long as a table of the same plan says.
+    """
+    path = settings.results(size) / "utterances.parquet"
+    planned = plan(size)
+    rows = speech.record(planned, size, processes)
+    before = pl.read_parquet(path) if path.exists() else None
+    if before is None or not before.drop("duration").equals(planned):
+        files.write_table(rows, path)
+        return rows
+    other = before.filter((rows["duration"] - before["duration"]).abs() > LENGTH)
+    if len(other):
+        first = "{utterance_id} ({engine} {voice})".format(**other.row(0, named=True))
+        raise RuntimeError(
+            f"{len(other)} of {len(rows)} recordings differ in length from the table, the first"
+            f" {first}: other versions of the synthesizers are installed. For a table of yours,"
+            f" remove {path} and run the step simulate again."
+        )
+    return before
+
+
 def plan(size: Size) -> pl.DataFrame:
     """All utterances before they are spoken, a function of the size and the seed alone.
 
     Returns:
         The columns of `utterances.parquet` without `duration`, ordered by time within each part.
     """
-    rows = [*_train(size), *_test(size)]
+    parts = {"train": _in_order(_train(size)), "test": _in_order(_test(size))}
+    rows = [{"part": part, **row} for part, rows in parts.items() for row in rows]
     named = [{"utterance_id": f"u{number:07d}", **row} for number, row in enumerate(rows)]
-    return pl.DataFrame(named, infer_schema_length=None).select(COLUMNS)
+    return pl.DataFrame(named, infer_schema_length=None)
 
 
-def simulate(size: Size, processes: int = 1) -> pl.DataFrame:
-    """Plan and record a size's utterances and write `utterances.parquet`.
-
-    Does nothing where the table is there and was made from the same settings.
-
-    Returns:
-        The utterances.
-    """
-    path = settings.results(size) / "utterances.parquet"
-    planned = plan(size)
-    if path.exists():
-        before = pl.read_parquet(path)
-        if before.drop("duration").equals(planned):
-            return before
-    rows = speech.record(planned, size, processes)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    rows.write_parquet(beside, compression="zstd")
-    beside.replace(path)
-    return rows
+def _in_order(sessions: Iterable[Session]) -> Session:
+    """The rows of all sessions by time, with `session`, its number."""
+    ordered = enumerate(sorted(sessions, key=lambda session: session[0]["clock"]))
+    rows = ({"session": number, **row} for number, session in ordered for row in session)
+    return sorted(rows, key=lambda row: row["clock"])
 
 
-def about(utterances: pl.DataFrame) -> dict[str, float]:
-    """What the test asks that is new to tinyvoice's model and to training.
-
-    Returns:
-        Of the test: "words" (how many of its words the model never heard), and shares of the
-        utterances: "new_words" (with such a word), "new_items" (of an item that tinyvoice lacks),
-        "new_texts" (of a text that nobody says in training).
-    """
-    train, test = (utterances.filter(pl.col("part") == part) for part in settings.PARTS)
-    known = set(queries.words())
-    texts, items = test["text"].to_list(), test["item"].to_list()
-    said = set(train["text"])
-    return {
-        "words": len({word for text in texts for word in text.split()} - known),
-        "new_words": float(np.mean([not known.issuperset(text.split()) for text in texts])),
-        "new_items": float(np.mean([item not in queries.ALWAYS_TRAINED for item in items])),
-        "new_texts": float(np.mean([text not in said for text in texts])),
-    }
-
-
-def _train(size: Size) -> list[dict[str, Any]]:
+def _train(size: Size) -> Iterator[Session]:
     rng = np.random.default_rng([settings.SEED, 0])
     inhabitants = _move_in(rng, size.households, 0, TRAIN_VOICES)
-    sessions: list[list[dict[str, Any]]] = []
     count = 0
     while count < size.train:
-        session = _session(rng, inhabitants, size)
-        sessions.append(session)
+        person = inhabitants[int(rng.integers(len(inhabitants)))]
+        session = _session(rng, person, settings.HISTORY, size.days)
         count += len(session)
-    sessions.sort(key=lambda session: session[0]["clock"])
-    for number, session in enumerate(sessions):
-        for row in session:
-            row["session"] = number
-    return sorted((row for session in sessions for row in session), key=lambda row: row["clock"])
+        yield session
 
 
-def _test(size: Size) -> list[dict[str, Any]]:
+def _test(size: Size) -> Iterator[Session]:
     rng = np.random.default_rng([settings.TEST_SEED, 1])
     inhabitants = _move_in(rng, size.test_households, size.households, TEST_VOICES)
     first = settings.HISTORY + size.days
-    rows = []
-    for number in range(size.test):
-        # In turn, so that every voice says as much as its speakers are many.
-        person = inhabitants[number % len(inhabitants)]
-        day = first + int(rng.integers(size.test_days))
-        clock = (day + _time_of_day(rng)) * settings.DAY
-        phrase = _wish(rng, person, day)
-        row = _utterance(rng, person, phrase, day, clock, 0)
-        rows.append({"part": "test", "wish": 0, "attempt": 0, "how": "first", **row})
-    rows.sort(key=lambda row: row["clock"])
-    for number, row in enumerate(rows):
-        row["session"] = number
-    return rows
+    # In turn, so that every voice says as much as its speakers are many.
+    for person in islice(cycle(inhabitants), size.test):
+        yield _session(rng, person, first, size.test_days, once=True)
 
 
 def _session(
-    rng: np.random.Generator, inhabitants: list[Person], size: Size
-) -> list[dict[str, Any]]:
-    person = inhabitants[int(rng.integers(len(inhabitants)))]
-    day = settings.HISTORY + int(rng.integers(size.days))
+    rng: np.random.Generator, person: Person, first: int, days: int, once: bool = False
+) -> Session:
+    """What somebody is ready to say on one of some days; or one thing once."""
+    day = first + int(rng.integers(days))
     clock = (day + _time_of_day(rng)) * settings.DAY
-    rows: list[dict[str, Any]] = []
-    for wish in range(int(rng.geometric(1 / settings.WISHES))):
+    rows: Session = []
+    for wish in range(1 if once else rng.geometric(1 / settings.WISHES)):
         phrase = _wish(rng, person, day)
-        for attempt in range(1 + int(rng.choice(len(settings.TRIES), p=settings.TRIES))):
+        more = 0 if once else rng.choice(len(settings.TRIES), p=settings.TRIES)
+        for attempt in range(1 + more):
             how, phrase = _again(rng, phrase) if attempt else ("first", phrase)
             at = clock + wish * WISH_SECONDS + attempt * ATTEMPT_SECONDS
-            row = _utterance(rng, person, phrase, day, at, attempt)
+            row = _utterance(rng, person, phrase, attempt)
             if attempt:  # the same room a moment later
                 row["noise"], row["snr"] = rows[-1]["noise"], round(rows[-1]["snr"] + LOUDER, 1)
-            rows.append({"part": "train", "wish": wish, "attempt": attempt, "how": how, **row})
+            said = {"wish": wish, "attempt": attempt, "how": how, "day": day}
+            rows.append({**said, "clock": round(at, 3), **row})
     return rows
 
 
@@ -202,12 +175,7 @@ def _again(rng: np.random.Generator, phrase: phrases.Phrase) -> tuple[str, phras
 
 
 def _utterance(
-    rng: np.random.Generator,
-    person: Person,
-    phrase: phrases.Phrase,
-    day: int,
-    clock: float,
-    attempt: int,
+    rng: np.random.Generator, person: Person, phrase: phrases.Phrase, attempt: int
 ) -> dict[str, Any]:
     """A row but for its number, its part and its place in a session."""
     one = person.speaker
@@ -221,13 +189,9 @@ def _utterance(
     snr = np.clip(median + spread * rng.standard_normal(), *SNR_RANGE)
     noise = perturb.NOISES[int(rng.integers(len(perturb.NOISES)))]
     return {
-        "day": day,
-        "clock": round(clock, 3),
         "household": person.household,
         "person": person.number,
-        "kind": phrase.kind,
-        "item": phrase.item,
-        "text": phrase.text,
+        **asdict(phrase),
         "engine": one.engine,
         "voice": one.voice,
         "pace": one.pace if steady else round(float(one.pace * pace), 3),

@@ -25,22 +25,19 @@ NOISES = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 def feedback(size: Size) -> Path:
-    """Write `feedback.json`: a grid over third parties, sets of functions and feedback noise.
+    """Write `feedback.json` and name it.
 
-    Each figure is the mean over as many logs, of other reactions to the same utterances, as `size`
-    has seeds.
-
-    Returns:
-        The file, in the size's folder of results. Under "third" a list of rows for each third
-        party, see `judge`; under "functions" what each labeling function is worth where reactions
-        have no noise, see `worth`.
+    Under "third" are rows for each third party, over feedback noise and sets of functions, see
+    `judge`; each figure is the mean over as many logs, of other reactions to the same utterances,
+    as `size` has seeds. Under "functions" is what each function is worth where reactions have no
+    noise, see `worth`.
     """
     utterances, hypotheses = (files.read(size, name) for name in ("utterances", "hypotheses"))
     grid: dict[str, list[dict[str, Any]]] = {}
     singles: dict[str, list[dict[str, Any]]] = {}
     for third in SOURCES:
         said = spoken(utterances, hypotheses, third)
-        gold = said.rows.select(query_id="utterance_id", said="text")
+        gold = said.select(query_id="utterance_id", said="text")
         grid[third] = []
         for noise in tqdm(NOISES, f"feedback on {third}"):
             judged: dict[str, list[dict[str, float]]] = {chosen: [] for chosen in SETS}
@@ -61,11 +58,7 @@ def feedback(size: Size) -> Path:
 
 
 def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
-    """How good labels are.
-
-    Args:
-        found: the labels.
-        gold: query_id and `said`, what was said.
+    """How good labels are by gold: query_id and `said`, what was said.
 
     Returns:
         trusted (1 or 0); kept, the share kept; raw_wer and kept_wer, corpus WER of all transcripts
@@ -73,14 +66,13 @@ def judge(found: Labels, gold: pl.DataFrame) -> dict[str, float]:
     """
     rows = found.rows.join(gold, on="query_id", how="inner", maintain_order="left")
     exact = (rows["transcript"] == rows["said"]).to_numpy()
-    weights = rows["weight"].to_numpy()
-    kept = weights >= KEPT
+    kept = rows.filter(pl.col("weight") >= KEPT)
     return {
         "trusted": float(found.trusted),
-        "kept": float(kept.mean()),
+        "kept": len(kept) / len(rows),
         "raw_wer": _wer(rows),
-        "kept_wer": _wer(rows.filter(kept)),
-        "auc": auc(weights, exact) or 0.5,
+        "kept_wer": _wer(kept),
+        "auc": auc(rows["weight"].to_numpy(), exact) or 0.5,
     }
 
 
@@ -90,13 +82,7 @@ def worth(
     functions: tuple[LabelingFunction, ...],
     gold: pl.DataFrame,
 ) -> Iterator[dict[str, Any]]:
-    """What each labeling function says, and what the example's own add to all built-in ones.
-
-    Args:
-        cast: the votes of all functions, see `label.votes`.
-        builtin: weaklabel's own functions.
-        functions: these and the example's.
-        gold: query_id and `said`.
+    """What each function says in `label.votes`, and what the example's add to the built-in ones.
 
     Yields:
         name; of its votes: accepts and rejects (shares of the queries for which it has input),

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +22,6 @@ from weaklabel import (
     LabelingFunction,
     LabelModel,
     Patterns,
-    Registry,
     WeakLabelWarning,
     apply,
     load_registry,
@@ -32,7 +30,6 @@ from weaklabel.analysis import analyze
 from weaklabel.label_model import FittedLabelModel
 from weaklabel.report import to_html
 
-FUNCTIONS = settings.HERE / "functions.py"
 SPEECHNET = ("session_position", "asr_confidence", "rapid_repetition")
 SETS = ("three", "all", "own")
 KEPT = 0.5  # a transcript is kept from this weight on
@@ -44,8 +41,8 @@ QUANTILES = {
     "mean_log_probability": ("score", 0.8, 0.4),
     "weakest_word": ("words_min", 0.6, 0.2),
 }
-# All three say how sure the recognizer was; the built-in one cannot know of the example's own.
-FAMILIES = dict.fromkeys(QUANTILES, "confidence")
+# The built-in one is of the same family as the example's own two, of which it cannot know.
+FAMILIES = {"asr_confidence": "confidence"}
 
 
 @dataclass(frozen=True)
@@ -67,12 +64,7 @@ class Labels:
 
 
 def label(size: Size, third: str, chosen: str, noise: float = 0.0) -> Path:
-    """Write the labels of a log that `behave` wrote, name their file, and report on them.
-
-    Args:
-        third, noise: of the log.
-        chosen: one of `SETS`, see `functions_for`.
-    """
+    """Write the labels of a log by one of `SETS`, name their file, and report on them."""
     log = files.read(size, f"log-{third}{files.suffix(noise)}")
     functions = functions_for(log, chosen)
     found = labels(votes(log, functions), functions)
@@ -117,8 +109,7 @@ def labels(
         guarded: leave the weights of a model that is not trusted.
     """
     cast = cast.select("query_id", "transcript", *(function.column for function in functions))
-    declared = {function.name: function.family for function in functions}
-    families = declared | {name: FAMILIES[name] for name in declared.keys() & FAMILIES.keys()}
+    families = {function.name: function.family for function in functions} | FAMILIES
     identities = {function.name: function.identity() for function in functions}
     patterns = Patterns.count(cast, families, identities)
     with warnings.catch_warnings(action="ignore", category=WeakLabelWarning):
@@ -137,15 +128,10 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
         log: what `behave.log` returned.
         chosen: "three": those that SpeechNet names. "all": all of weaklabel's own that are
             expressions. "own": these and the example's.
-
-    Raises:
-        ValueError: for another set.
     """
-    if chosen not in SETS:
-        raise ValueError(
-            f"a set of labeling functions is one of {', '.join(SETS)}, not {chosen!r}."
-        )
-    registry = _registry(FUNCTIONS if chosen == "own" else None)
+    # Nothing else that may be installed: the sets mean the same everywhere.
+    file = settings.HERE / "functions.py" if chosen == "own" else None
+    registry = load_registry(allowed=["weaklabel"], file=file)
     thresholds = {
         name: {"high": log[column].quantile(high), "low": log[column].quantile(low)}
         for name, (column, high, low) in QUANTILES.items()
@@ -153,9 +139,3 @@ def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...
     }
     names = SPEECHNET if chosen == "three" else None
     return registry.select(names, columns=log.columns, parameters=thresholds)
-
-
-@cache
-def _registry(file: Path | None) -> Registry:
-    # Nothing else that may be installed: the sets mean the same everywhere.
-    return load_registry(allowed=["weaklabel"], file=file)

@@ -123,7 +123,6 @@ def test_the_trigram_decides_where_the_student_wavers() -> None:
     told = _told(*letters, {"|": 1.0})
     heard = {mode: read(told) for mode, read in decode.decoders().items()}
     assert heard == {"greedy": other, "lexicon": other, "ngram": likely}
-    assert decode.with_trigram(0.0)(told) == other
 
 
 @pytest.fixture
@@ -145,7 +144,8 @@ def test_all_recordings_are_recognized_and_a_broken_run_goes_on(
     size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = third_party.third_party(size, processes=1)
-    assert dict(found.schema) == third_party.SCHEMA
+    columns = "utterance_id source rank text confidence score words_min seconds"
+    assert found.columns == columns.split()
     best = found.filter(rank=0)
     said = pl.read_parquet(settings.results(size) / "utterances.parquet")
     assert best.height == 2 * said.height
@@ -210,15 +210,6 @@ def test_committed_texts_come_again(
         committed = few.join(hypotheses.filter(source=source), on="utterance_id", suffix="_heard")
         heard = [recognize(recording(cpu, "test", i))[0].text for i in committed["utterance_id"]]
         assert jiwer.wer(committed["text_heard"].to_list(), heard) <= 0.1
-
-
-def test_an_unknown_recognizer_and_missing_weights_are_named(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    with pytest.raises(ValueError, match="pocketsphinx, whisper, not 'kaldi'"):
-        third_party.recognizer("kaldi")
-    monkeypatch.setenv(third_party.WHISPER, "elsewhere")
-    assert third_party.whisper_weights() == "elsewhere"
 
 
 def test_whisper_takes_thirty_seconds_at_most() -> None:

@@ -32,21 +32,14 @@ def decoders() -> dict[str, Decode]:
     """By `MODES`: a function from log-probabilities (frames, tokens), float32 on the CPU, to text.
 
     "lexicon" can say the catalog's words alone, in any order; "ngram" has the trigram model too.
-
-    Raises:
-        ImportError: without torchaudio or flashlight-text.
     """
     processor = Wav2Vec2Processor.from_pretrained(recipe.HERE / "model")
-    return {
-        "greedy": lambda told: recognizer.spell_out(processor, told),
-        "lexicon": lexicon.word_decoder(phrases.words(), SETTINGS["threshold"]),
-        "ngram": with_trigram(SETTINGS["weight"]),
-    }
-
-
-def with_trigram(weight: float) -> Decode:
-    """Decode over the catalog's words with the trigram model of the days before the log."""
+    words, threshold = phrases.words(), SETTINGS["threshold"]
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "history.arpa"  # read once
-        language_model.history().write_arpa(path)
-        return lexicon.word_decoder(phrases.words(), SETTINGS["threshold"], path, weight)
+        trigram = Path(folder) / "history.arpa"  # read once
+        language_model.history().write_arpa(trigram)
+        return {
+            "greedy": lambda told: recognizer.spell_out(processor, told),
+            "lexicon": lexicon.word_decoder(words, threshold),
+            "ngram": lexicon.word_decoder(words, threshold, trigram, SETTINGS["weight"]),
+        }

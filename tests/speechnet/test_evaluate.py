@@ -61,7 +61,7 @@ def test_intervals_are_paired_by_query_and_widen_with_seeds_that_differ() -> Non
     words = rng.integers(1, 6, 400)
     third = rng.binomial(words, 0.3)[None]
     same = np.concatenate([third, third])
-    draws = Bootstrap.of(words)
+    draws = Bootstrap(words)
     # The same errors on the same queries: nothing gained, whatever is drawn.
     assert draws.better(third, third) == (0.0, 0.0, 0.0)
     point, low, high = draws.rate(third)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import cycle
+from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,6 @@ import queries
 from hf_cudagraph_asr import read_audio
 from speechnet import decode, files, language_model, settings, third_party, train
 from speechnet.settings import Size
-from speechnet.train import Run
 from weaklabel.wer import utterance_errors
 
 MODE = "lexicon"  # that counts; named before any student had transcribed the test set
@@ -32,32 +30,22 @@ Floats = npt.NDArray[np.float64]
 Interval = tuple[float, float, float]  # point, and the ends of 95%
 
 
-@dataclass(frozen=True)
 class Bootstrap:
-    """Resamples of the same queries for all that is compared.
+    """Resamples of the same queries, (R, Q) counts, for all that is compared.
 
-    Attributes:
+    Args:
         words: (Q,) words of each reference.
-        counts: (R, Q) how often each query was drawn.
     """
 
-    words: Ints
-    counts: Ints
-
-    @classmethod
-    def of(cls, words: Ints, resamples: int = RESAMPLES, seed: int = 0) -> Bootstrap:
-        """Draw; each resample has as many queries as there are."""
-        size = len(words)
-        drawn = np.random.default_rng(seed).multinomial(size, np.full(size, 1 / size), resamples)
-        return cls(words, drawn)
+    def __init__(self, words: Ints) -> None:
+        rng, size = np.random.default_rng(0), len(words)
+        self.words = words
+        self.counts = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES)
 
     def rates(self, errors: Ints) -> Floats:
-        """Corpus WER of each resample, (R,).
+        """Corpus WER of each resample, (R,), from the errors of each seed and query, (S, Q).
 
         Seeds are drawn with replacement as queries are, the same ones for all that have as many.
-
-        Args:
-            errors: (S, Q), of each seed and query.
         """
         seeds = len(errors)
         picked = np.random.default_rng(seeds).integers(seeds, size=(len(self.counts), seeds))
@@ -91,33 +79,41 @@ def evaluate(size: Size) -> dict[str, Any]:
     """
     test = tested(size)
     said = test["text"].to_list()
-    bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
-    thirds = {name: errors_of(said, texts)[None] for name, texts in _third_parties(size, test)}
-    students = _students(size)
-    start = train.examine_start(size)
+    bootstrap = Bootstrap(np.array([len(text.split()) for text in said]))
 
-    def heard(runs: Sequence[dict[str, Any]], mode: str) -> Ints:
-        """Errors (S, Q) of a student's seeds in one mode."""
-        texts = [[run["hypotheses"][mode][name] for name in test["utterance_id"]] for run in runs]
-        return np.stack([errors_of(said, one) for one in texts])
+    def errors(*heard: Mapping[str, str]) -> Ints:
+        """Errors (S, Q) in the texts of some seeds, which are by utterance."""
+        return np.stack(
+            [errors_of(said, [texts[name] for name in test["utterance_id"]]) for texts in heard]
+        )
+
+    every = files.read(size, "hypotheses").join(test, on="utterance_id", how="semi")
+    best = {source: every.filter(source=source, rank=0) for source in settings.SOURCES}
+    best["whisper, rescored"] = language_model.rescore(every.filter(source="whisper"))
+    thirds = {
+        name: errors(dict(table.select("utterance_id", "text").iter_rows()))
+        for name, table in best.items()
+    }
+    start = train.examine_start(size)["hypotheses"]
+    students = _students(size)
 
     scores: dict[str, Any] = {
         "mode": MODE,
         "resamples": RESAMPLES,
         "test": {"utterances": test.height, "words": int(bootstrap.words.sum())},
         "third": {name: _score(found, bootstrap, test) for name, found in thirds.items()},
-        "start": {m: _score(heard([start], m), bootstrap, test) for m in decode.MODES},
+        "start": {m: _score(errors(start[m]), bootstrap, test) for m in decode.MODES},
         "students": [],
     }
     for (third, student, noise), runs in sorted(students.items()):
         modes = {}
         for mode in decode.MODES:
-            found, others = heard(runs, mode), dict(thirds)
+            found, others = errors(*(run["hypotheses"][mode] for run in runs)), dict(thirds)
             for name in ("raw", "random"):
                 # Feedback changes what is said again, so each noise has a raw of its own.
                 other = students.get((third, name, noise)) or students.get((third, name, 0.0))
                 if other is not None and name != student:
-                    others[name] = heard(other, mode)
+                    others[name] = errors(*(run["hypotheses"][mode] for run in other))
             modes[mode] = _score(found, bootstrap, test) | {
                 "seeds": [_rounded(one.sum() / bootstrap.words.sum()) for one in found],
                 "better": {name: bootstrap.better(found, other) for name, other in others.items()},
@@ -144,59 +140,48 @@ def tested(size: Size) -> pl.DataFrame:
 
 
 def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
-    """Score third parties and students on recordings of one's own; writes `speech-FOLDER.json`.
+    """Score all on at most so many of one's own recordings (`clips`); write `speech-FOLDER.json`.
 
     The lexicon is then the words of the texts themselves: the catalog's would know few of them.
-
-    Args:
-        folder: see `clips`.
-        size: whose students.
-        limit: recordings at most.
     """
     found = clips(folder, limit)
     said = [text for _, text, _ in found]
     waves = {name: wave for name, _, wave in found}
-    words = sorted({word for text in said for word in text.split()})
-    bootstrap = Bootstrap.of(np.array([len(text.split()) for text in said], np.int64))
+    bootstrap = Bootstrap(np.array([len(text.split()) for text in said]))
     heard: dict[str, list[str]] = {}
     for source in settings.SOURCES:
         recognize = third_party.recognizer(source, nbest=1)
         heard[source] = [recognize(wave)[0].text for wave in tqdm(waves.values(), source)]
     models = {"start": train.START}
-    for third in settings.SOURCES:
-        for student in ("raw", "all", "gold"):
-            run = Run(size, third, student, 0)
-            if run.path.exists() and run.folder.exists():
-                models[f"{student} of {third}"] = run.folder
+    for third, student in product(settings.SOURCES, ("raw", "all", "gold")):
+        run = train.Run(size, third, student, 0)
+        if run.path.exists() and run.folder.exists():
+            models[f"{student} of {third}"] = run.folder
     decoders = {
         "greedy": decode.decoders()["greedy"],
-        "lexicon of the texts": lexicon.word_decoder(words),
+        "lexicon of the texts": lexicon.word_decoder(sorted(set(" ".join(said).split()))),
     }
     for name, model in models.items():
         for mode, texts in train.listen(model, waves, decoders, name)[0].items():
             heard[f"{name}, {mode}"] = list(texts.values())
+    rates = {name: bootstrap.rate(errors_of(said, texts)[None]) for name, texts in heard.items()}
     scores = {
         "clips": len(found),
         "words": int(bootstrap.words.sum()),
         "seconds": round(sum(map(len, waves.values())) / settings.RATE, 1),
-        "wer": {
-            name: bootstrap.rate(errors_of(said, texts)[None]) for name, texts in heard.items()
-        },
+        "wer": rates,
     }
     files.write_json(scores, settings.results(size) / f"speech-{folder.name}.json")
     return scores
 
 
 def clips(folder: Path, limit: int) -> list[tuple[str, str, npt.NDArray[np.float32]]]:
-    """Read recordings with their texts.
+    """Names, texts and waveforms (T,) at 16 kHz of at most so many recordings.
 
     Args:
         folder: audio files and one table, NAME.tsv, with the columns file and text; or files named
             DIGIT_SPEAKER_NUMBER.wav, of which three to six of one speaker at a time are joined.
         limit: recordings at most.
-
-    Returns:
-        A name, the text and the waveform (T,) at 16 kHz of each.
 
     Raises:
         ValueError: the folder holds neither.
@@ -226,22 +211,6 @@ def clips(folder: Path, limit: int) -> list[tuple[str, str, npt.NDArray[np.float
             said.append(queries.DIGITS[int(path.name[0])])
         found.append((f"{speaker}-{number}", " ".join(said), np.concatenate(pieces)))
     return found
-
-
-def _third_parties(size: Size, test: pl.DataFrame) -> Iterator[tuple[str, list[str]]]:
-    """Sources and their texts in the test's order, also of Whisper's n-best lists chosen anew."""
-    ids = test.select("utterance_id")
-    table = files.read(size, "hypotheses").join(ids, on="utterance_id", how="semi")
-    found = {source: table.filter(source=source, rank=0) for source in settings.SOURCES}
-    found["whisper, rescored"] = language_model.rescore(table.filter(source="whisper"))
-    for name, frame in found.items():
-        texts = ids.join(frame, "utterance_id", "left", maintain_order="left")["text"]
-        if lacking := texts.null_count():
-            raise ValueError(
-                f"{lacking} of {test.height} test utterances have no hypothesis of {name}: run the "
-                "step third_party again."
-            )
-        yield name, texts.to_list()
 
 
 def _students(size: Size) -> dict[tuple[str, str, float], list[dict[str, Any]]]:

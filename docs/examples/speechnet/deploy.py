@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import warnings
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -81,10 +82,8 @@ def best(size: Size) -> Run:
         FileNotFoundError: nothing was evaluated yet, or the student's weights are not here.
     """
     found = files.read(size, "scores.json")["students"]
-    first = min(
-        (row for row in found if row["student"] != "gold" and not row["noise"]),
-        key=lambda row: row["modes"][evaluate.MODE]["wer"][0],
-    )
+    labeled = [row for row in found if row["student"] != "gold" and not row["noise"]]
+    first = min(labeled, key=lambda row: row["modes"][evaluate.MODE]["wer"][0])
     run = Run(size, first["third"], first["student"], first["seeds"][0])
     if not (run.folder / "model.safetensors").exists():
         raise FileNotFoundError(f"{run.folder} holds no weights: run the step train here.")
@@ -107,12 +106,10 @@ def contenders(
         logits, _ = pool.call(inputs.to(model.device))
         return logits[0].float().log_softmax(-1).cpu()
 
-    def of(source: str) -> Callable[[Wave], str]:
-        recognize = third_party.recognizer(source, nbest=1)
-        return lambda wave: str(recognize(wave)[0].text)
-
+    sphinx, whisper = (third_party.recognizer(source, nbest=1) for source in settings.SOURCES)
     return {
-        **{source: of(source) for source in settings.SOURCES},
+        "pocketsphinx": lambda wave: sphinx(wave)[0].text,
+        "whisper": lambda wave: whisper(wave)[0].text,
         "student, eager": lambda wave: words(recognizer.log_probabilities(stock, processor, wave)),
         f"student, {backend}": lambda wave: words(captured(wave)),
         f"student, {backend}, greedy": lambda wave: decoders["greedy"](captured(wave)),
@@ -130,24 +127,24 @@ def speed(
     """
     for contestant in contestants.values():  # what is lazy is done before
         contestant(recordings[0])
-    names = list(contestants)
-    wall, cpu = ({name: np.zeros(len(recordings)) for name in names} for _ in range(2))
-    for number, wave in enumerate(tqdm(recordings, "speed")):
-        first = number % len(names)
-        for name in names[first:] + names[:first]:
+    names = deque(contestants)
+    spent: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+    for wave in tqdm(recordings, "speed"):
+        for name in names:
             start, began = time.perf_counter(), time.process_time()
             contestants[name](wave)
-            wall[name][number] = time.perf_counter() - start
-            cpu[name][number] = time.process_time() - began
+            spent[name].append((time.perf_counter() - start, time.process_time() - began))
+        names.rotate(-1)
     audio = sum(map(len, recordings)) / settings.RATE
-    return {
-        name: {
-            "real_time_factor": round(cpu[name].sum() / audio, 5),
-            **_milliseconds(wall[name]),
-            "core_hours_per_million": round(cpu[name].mean() * 1e6 / 3600, 2),
+    found = {}
+    for name, times in spent.items():
+        wall, cpu = np.array(times).T
+        found[name] = {
+            "real_time_factor": round(cpu.sum() / audio, 5),
+            **_milliseconds(wall),
+            "core_hours_per_million": round(cpu.mean() * 1e6 / 3600, 2),
         }
-        for name in names
-    }
+    return found
 
 
 def serve(folder: Path, plan: Path | None, backend: str) -> Ask:
@@ -197,15 +194,13 @@ def load(
         for rate in tqdm(rates, "load"):
             at = arrivals(clock, rate, day)
             taken = runner.run(_replay(ask, at, recordings))
-            found.append(
-                {
-                    "rate": rate,
-                    "busiest": np.histogram(at, 10, (0, day))[0].max() / (day / 10),
-                    "queries": len(at),
-                    "answered": round(len(at) / float((at + taken).max()), 1),
-                    **_milliseconds(taken),
-                }
-            )
+            found.append({
+                "rate": rate,
+                "busiest": np.histogram(at, 10, (0, day))[0].max() / (day / 10),
+                "queries": len(at),
+                "answered": round(len(at) / float((at + taken).max()), 1),
+                **_milliseconds(taken),
+            })  # fmt: skip
             if [row["p99_ms"] > LIMIT for row in found[-2:]] == [True, True]:
                 break
     return found
@@ -220,13 +215,8 @@ def _milliseconds(seconds: Floats) -> dict[str, float]:
 def arrivals(clock: Floats, rate: float, day: float) -> Floats:
     """Times at which queries come, ascending, (N,) seconds: a day of the log squeezed into `day`.
 
-    Queries are drawn from the log's hours, so that the evening is as busy beside the night as
-    there, and at each moment they come independently of one another.
-
-    Args:
-        clock: (Q,) times of day in the log, seconds.
-        rate: queries a second, the mean over the day.
-        day: seconds.
+    Queries are drawn from the log's hours (`clock`), so that the evening is as busy beside the
+    night as there, and at each moment they come independently of one another.
     """
     rng = np.random.default_rng(settings.SEED)
     drawn = np.quantile(clock, rng.random(round(rate * day)))

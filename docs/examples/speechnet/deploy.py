@@ -8,7 +8,7 @@ import warnings
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,19 +23,10 @@ from speechnet.settings import Size
 from speechnet.train import Run
 from speechnet.waves import Waves
 
-
-class Extent(NamedTuple):
-    """How much is measured: queries timed, lengths captured, and the load, see `load`."""
-
-    timed: int
-    graphs: int
-    rates: tuple[int, ...]
-    day: float
-
-
 RATES = (10, 20, 40, 60, 80, 100, 120, 139, 160, 200, 250, 320, 400, 600, 800, 1200)  # a second
-WHOLE = Extent(100, 6, RATES, 10.0)
-BRIEF = Extent(8, 1, (5, 20), 1.0)  # of smoke, which only shows that all works
+# How much is measured: queries timed, lengths captured, and the rates and the day of `load`.
+WHOLE = (100, 6, RATES, 10.0)
+BRIEF = (8, 1, (5, 20), 1.0)  # of smoke, which only shows that all works
 ROWS = (1, 4)  # batch sizes to capture
 LIMIT = 100  # milliseconds that 99% of the answers may take at most
 
@@ -47,16 +38,16 @@ Ask = Callable[[Wave], Awaitable[Any]]
 def deploy(size: Size) -> dict[str, Any]:
     """Measure the best student, write `deploy.json` and return it."""
     torch.set_num_threads(1)
-    extent = BRIEF if size.name == "smoke" else WHOLE
+    count, graphs, rates, day = BRIEF if size.name == "smoke" else WHOLE
     run = best(size)
     log = files.read(size, f"log-{run.third}")
     device, backend = ("cuda", "cuda") if torch.cuda.is_available() else ("cpu", "export")
     model = train.loaded(run.folder)[0].to(device)
-    plan = plan_buckets(log["duration"], graphs=extent.graphs, model=model, batch_sizes=ROWS)
+    plan = plan_buckets(log["duration"], graphs=graphs, model=model, batch_sizes=ROWS)
     path = settings.work(size) / "plan.json"
     plan.save(path)
     recordings = list(Waves(size, "test").values())
-    timed = recordings[:: max(1, len(recordings) // extent.timed)]
+    timed = recordings[:: max(1, len(recordings) // count)]
     result = {
         "student": run.name,
         **train.provenance(),
@@ -70,7 +61,7 @@ def deploy(size: Size) -> dict[str, Any]:
     clock = log["timestamp"].dt.epoch("ms").to_numpy() / 1000 % settings.DAY
     for name, served in (("eager", None), (backend, path)):
         ask = serve(run.folder, served, name)
-        result["load"][name] = load(ask, clock, recordings, extent.rates, extent.day)
+        result["load"][name] = load(ask, clock, recordings, rates, day)
     files.write_json(result, settings.results(size) / "deploy.json")
     return result
 

@@ -34,10 +34,7 @@ ALIKE = 0.8
 
 
 def behave(size: Size, third: str, noise: float = 0.0) -> Path:
-    """Write the log of queries in which people saw one recognizer's transcripts, and name its file.
-
-    The noise is that of their feedback, in [0, 1], see `log`.
-    """
+    """Write the log of queries in which people saw one recognizer's transcripts; name its file."""
     said = spoken(files.read(size, "utterances"), files.read(size, "hypotheses"), third)
     path = settings.results(size) / f"log-{third}{files.suffix(noise)}.parquet"
     return files.write_table(log(said, noise), path)
@@ -100,7 +97,7 @@ def log(said: pl.DataFrame, noise: float = 0.0, seed: int = SEED) -> pl.DataFram
 
     Args:
         said: what people say, if it comes to that, see `spoken`.
-        noise: the probability that a reaction is that of another household to another query.
+        noise: feedback noise, from 0 to 1.
         seed: of people's reactions.
 
     Returns:

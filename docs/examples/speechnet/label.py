@@ -87,12 +87,9 @@ def _alike(one: pl.DataFrame, other: pl.DataFrame) -> bool:
 
 
 def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.DataFrame:
-    """The functions' votes on all queries of a log but those of which nothing was heard.
+    """Votes (`lf:…`) on the log's queries with query_id and transcript, where one was heard.
 
-    People react to these, too, so they have their place in the session when functions look at it.
-
-    Returns:
-        query_id, transcript and a column `lf:…` a function, in the order of the log.
+    People react to the others, too, so these have their place in the session that functions see.
     """
     cast: pl.DataFrame = apply(functions, log, keep=["transcript"])
     return cast.filter(pl.col("transcript") != "")
@@ -101,12 +98,9 @@ def votes(log: pl.DataFrame, functions: tuple[LabelingFunction, ...]) -> pl.Data
 def labels(
     cast: pl.DataFrame, functions: tuple[LabelingFunction, ...], guarded: bool = True
 ) -> Labels:
-    """Fit the label model to votes, and weigh the transcripts.
+    """Fit the label model to these functions' `votes`, and weigh the transcripts.
 
-    Args:
-        cast: what `votes` returned.
-        functions: those of the functions whose votes are looked at.
-        guarded: leave the weights of a model that is not trusted.
+    With `guarded`, every transcript keeps the weight 1 where the model is not trusted.
     """
     cast = cast.select("query_id", "transcript", *(function.column for function in functions))
     families = {function.name: function.family for function in functions} | FAMILIES
@@ -122,12 +116,10 @@ def labels(
 
 
 def functions_for(log: pl.DataFrame, chosen: str) -> tuple[LabelingFunction, ...]:
-    """The labeling functions of a set, with thresholds for this log.
+    """The labeling functions of one of `SETS`, with thresholds for this log.
 
-    Args:
-        log: what `behave.log` returned.
-        chosen: "three": those that SpeechNet names. "all": all of weaklabel's own that are
-            expressions. "own": these and the example's.
+    "three" are those that SpeechNet names, "all" weaklabel's own as far as they are expressions,
+    and "own" these and the example's.
     """
     # Nothing else that may be installed: the sets mean the same everywhere.
     file = settings.HERE / "functions.py" if chosen == "own" else None

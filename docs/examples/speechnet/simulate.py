@@ -63,10 +63,7 @@ class Person:
 
 
 def simulate(size: Size, processes: int = 1) -> pl.DataFrame:
-    """Record a size's utterances and write `utterances.parquet`, or leave what is there.
-
-    Returns:
-        The utterances.
+    """Record a size's utterances and write `utterances.parquet`, or leave and return what is there.
 
     Raises:
         RuntimeError: a recording is not as long as a table of the same plan says.

@@ -9,8 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from padded_rows import TOLERANCE, audio, padded
+from tiny_models import CASES, every_kind
 
-from hf_cudagraph_asr.exact import convolve_and_normalize
+from hf_cudagraph_asr.exact import ExactForward, convolve_and_normalize
 from hf_cudagraph_asr.geometry import Convolution
 
 
@@ -36,9 +37,24 @@ def test_a_convolution_counts_as_torch_does(
     assert needed == 1 or convolution.out(needed - 1) < out
 
 
+@every_kind
+def test_counts_made_on_the_host_are_those_of_the_forward(name: str) -> None:
+    exact = ExactForward(CASES[name].build())
+    field, total = exact.receptive_field, 900
+    rows = [torch.zeros(0), *(audio(n, n) for n in (20, field, field + 1, 401, total))]
+    batch, lengths = padded(rows, total)
+    lengths[1] = 2 * total
+    counts = [exact.geometry.counts(samples, total) for samples in lengths.tolist()]
+    on_host = torch.tensor(counts).mT
+    assert torch.equal(on_host, torch.stack(exact.geometry.counts(lengths, total)))
+    with torch.no_grad():
+        for found, expected in zip(exact(batch, on_host), exact(batch, lengths), strict=True):
+            assert torch.equal(found, expected)
+
+
 @pytest.mark.parametrize("offset", [0.0, 3.0, 100.0])
 @pytest.mark.parametrize("bias", [False, True])
-def test_statistics_from_windows_err_hardly_more_than_those_of_the_frames(
+def test_statistics_of_own_frames_err_hardly_more_than_those_of_all(
     offset: float, bias: bool
 ) -> None:
     torch.manual_seed(0)
@@ -53,11 +69,12 @@ def test_statistics_from_windows_err_hardly_more_than_those_of_the_frames(
         rows = [row + 1e-3 * audio(len(row), len(row)) for row in rows]
         batch, lengths = padded(rows, 500)
         frames = Convolution(10, 5).out(lengths)
-        found = convolve_and_normalize(batch, frames, conv, norm)
+        own = torch.arange(500) < lengths[:, None]
+        found = convolve_and_normalize(batch, own, lengths, frames, conv, norm)
         conv64, norm64 = copy.deepcopy(conv).double(), copy.deepcopy(norm).double()
-        for own, row, count in zip(found, rows, frames.tolist(), strict=True):
+        for one, row, count in zip(found, rows, frames.tolist(), strict=True):
             truth = norm64(conv64(row.double()[None, None]))[0]
             stock = norm(conv(row[None, None]))[0]
-            error = (own[:, :count] - truth).abs().amax(dim=1)  # (C,)
+            error = (one[:, :count] - truth).abs().amax(dim=1)  # (C,)
             allowed = 2 * (stock - truth).abs().amax(dim=1) + TOLERANCE * truth.abs().max()
             assert (error <= allowed).all()

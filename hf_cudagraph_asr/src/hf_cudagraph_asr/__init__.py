@@ -37,30 +37,20 @@ if TYPE_CHECKING:
     __version__: str
 
 # Imported at first use: a plan needs no torch.
-_HOME = {
-    "AudioError": "audio",
-    "Bucket": "plan",
-    "BucketPlan": "plan",
-    "Cost": "plan",
-    "Dispatch": "dispatch",
-    "ExactForward": "exact",
-    "Geometry": "geometry",
-    "GraphPool": "pool",
-    "LengthSketch": "plan",
-    "PoolStatistics": "observe",
-    "PrometheusObserver": "observe",
-    "Proposal": "plan",
-    "Served": "observe",
-    "Transcriber": "transcriber",
-    "Transcript": "transcriber",
-    "UnsupportedModel": "families",
-    "Word": "transcriber",
-    "disable_cuda_graphs": "attach",
-    "enable_cuda_graphs": "attach",
-    "plan_buckets": "plan",
-    "read_audio": "audio",
+_NAMES = {
+    "attach": ("disable_cuda_graphs", "enable_cuda_graphs"),
+    "audio": ("AudioError", "read_audio"),
+    "dispatch": ("Dispatch",),
+    "exact": ("ExactForward",),
+    "families": ("UnsupportedModel",),
+    "geometry": ("Geometry",),
+    "observe": ("PoolStatistics", "PrometheusObserver", "Served"),
+    "plan": ("Bucket", "BucketPlan", "Cost", "LengthSketch", "Proposal", "plan_buckets"),
+    "pool": ("GraphPool",),
+    "transcriber": ("Transcriber", "Transcript", "Word"),
 }
-__all__ = [*_HOME]
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
+__all__ = sorted(_HOME)
 
 
 def __getattr__(name: str) -> object:

@@ -42,7 +42,7 @@ class Backend(ABC):
         Args:
             exact: the forward.
             input_values: (B, S) the static input.
-            lengths: (B,) int64 likewise, at least one of them shorter than S.
+            lengths: (4, B) int64 likewise, `Frames.counts` of rows, at least one shorter than S.
 
         Raises:
             RuntimeError: the forward does not run.
@@ -58,7 +58,7 @@ class Backend(ABC):
         Args:
             exact: the forward.
             input_values: (B, S) the static input, warmed before.
-            lengths: (B,) int64 likewise.
+            lengths: (4, B) int64 likewise.
 
         Raises:
             RuntimeError: it cannot be captured.
@@ -70,7 +70,7 @@ class Backend(ABC):
         It starts after the caller's earlier work and after the previous replay; later work sees
         its result.
         """
-        return _HERE
+        return nullcontext()
 
     def memory(self) -> int:
         """Count the bytes that its programs hold on the device, static inputs and weights apart."""
@@ -83,9 +83,6 @@ class Backend(ABC):
     def close(self) -> None:
         """Drop what it holds. Its programs are not called any more."""
         return None
-
-
-_HERE = nullcontext()
 
 
 class EagerBackend(Backend):
@@ -154,7 +151,7 @@ def compiled(exact: ExactForward, input_values: torch.Tensor, lengths: torch.Ten
     Args:
         exact: the forward.
         input_values: (B, S) of the shape.
-        lengths: (B,) int64.
+        lengths: (4, B) int64.
 
     Raises:
         RuntimeError: it does not compile; the message says why.

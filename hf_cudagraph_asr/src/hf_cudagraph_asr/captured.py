@@ -239,17 +239,16 @@ class _Replica:
         self.lock = threading.Lock()
         self.backend = backend
         self.slots: dict[tuple[int, int], _Slot] = {}
-        weight = exact.model.lm_head.weight
         shapes = [(bucket, rows) for bucket in buckets for rows in batch_sizes]
         # What the largest needs is there for the others.
         shapes.sort(key=lambda shape: (-shape[0].samples * shape[1], -shape[1]))
-        with _without_modes(weight.device):
+        with _without_modes(exact.model.lm_head.weight.device):
             try:
                 for bucket, rows in shapes:
-                    slot = _Slot(rows, bucket.samples, weight, exact.receptive_field)
+                    slot = _Slot(rows, bucket.samples, exact)
                     self.slots[bucket.frames, rows] = slot
                 for slot in self.slots.values():
-                    backend.warm(exact, slot.input_values, slot.lengths)
+                    backend.warm(exact, slot.input_values, slot.counts)
             except BaseException:
                 self.close()
                 raise
@@ -258,9 +257,9 @@ class _Replica:
         """Make the programs, and run each once: a first replay takes longer."""
         with _without_modes(exact.model.lm_head.weight.device):
             for slot in self.slots.values():
-                slot.program = self.backend.capture(exact, slot.input_values, slot.lengths)
+                slot.program = self.backend.capture(exact, slot.input_values, slot.counts)
                 with self.backend.in_order():
-                    slot.program(slot.input_values, slot.lengths)
+                    slot.program(slot.input_values, slot.counts)
 
     def replay(
         self, replay: Replay, values: torch.Tensor, lengths: Sequence[int]
@@ -274,7 +273,7 @@ class _Replica:
 
     def memory(self) -> int:
         """Count bytes."""
-        inputs = sum(slot.input_values.nbytes + slot.lengths.nbytes for slot in self.slots.values())
+        inputs = sum(slot.input_values.nbytes + slot.counts.nbytes for slot in self.slots.values())
         return inputs + self.backend.memory()
 
     def close(self) -> None:
@@ -285,7 +284,7 @@ class _Replica:
 
 
 class _Slot:
-    """A program and the tensors it reads: (rows, samples) and (rows,) int64.
+    """A program and the tensors it reads: (rows, samples), and (4, rows) int64 `Frames.counts`.
 
     What earlier queries left there is not cleared: the forward masks every sample beyond a row's
     length, and a row that is not used has none.
@@ -293,12 +292,14 @@ class _Slot:
 
     program: Program
 
-    def __init__(self, rows: int, samples: int, weight: torch.Tensor, shortest: int) -> None:
-        device = weight.device
-        self.input_values = torch.zeros((rows, samples), dtype=weight.dtype, device=device)
+    def __init__(self, rows: int, samples: int, exact: ExactForward) -> None:
+        weight: torch.Tensor = exact.model.lm_head.weight
+        self.input_values = weight.new_zeros((rows, samples))
+        self._count = exact.geometry.counts
+        self._counted = torch.empty((4, rows), dtype=torch.int64)
+        self.counts = self._counted.to(weight.device, copy=True)
         # Padded, as queries will be: other kernels serve what has no padding.
-        self.lengths = torch.full((rows,), shortest, dtype=torch.int64, device=device)
-        self._written = [shortest] * rows
+        self._write([exact.receptive_field] * rows)
 
     def run(
         self, values: torch.Tensor, lengths: Sequence[int], rows: Sequence[int]
@@ -314,12 +315,16 @@ class _Slot:
                 static[i, :longest].copy_(values[row, :longest], non_blocking=True)
         used += [0] * (len(self._written) - len(rows))
         if used != self._written:
-            if used.count(used[0]) == len(used):
-                self.lengths.fill_(used[0])
-            else:
-                self.lengths.copy_(torch.tensor(used), non_blocking=True)
-            self._written = used
-        return self.program(static, self.lengths)
+            self._write(used)
+        return self.program(static, self.counts)
+
+    def _write(self, used: list[int]) -> None:
+        total, counted = self.input_values.shape[1], self._counted.numpy()  # of the same memory
+        for row, samples in enumerate(used):
+            counted[:, row] = self._count(samples, total)
+        # Not from pinned memory: what is there is free to be written again at once.
+        self.counts.copy_(self._counted, non_blocking=True)
+        self._written = used
 
 
 @contextmanager

@@ -24,7 +24,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack
 from functools import partial
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -277,7 +277,10 @@ def _captured(
     """
     graph = torch.cuda.CUDAGraph()
     failure: Exception | None = None
-    with _CAPTURING, _no_collection(), torch.cuda.stream(site.stream):
+    with _CAPTURING, torch.cuda.stream(site.stream), ExitStack() as stack:
+        if gc.isenabled():  # a collection may destroy another graph and so end this capture
+            gc.disable()
+            stack.callback(gc.enable)
         # What other threads do does not end it.
         graph.capture_begin(pool=site.pool, capture_error_mode="thread_local")
         try:
@@ -319,18 +322,6 @@ def _undo(site: _Site) -> None:
             "process, and its memory stays taken",
             error,
         )
-
-
-@contextmanager
-def _no_collection() -> Iterator[None]:
-    """Without garbage collection, which may destroy another graph and so end this capture."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
 
 
 # PyTorch allows one capture at a time in a process.

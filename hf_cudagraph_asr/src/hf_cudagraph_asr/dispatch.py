@@ -150,7 +150,6 @@ class Programs:
         self.batch_sizes = tuple(batch_sizes)
         self.prices = prices
         self._ends = [bucket.samples for bucket in plan.buckets]
-        # Read once: both are computed from all convolutions.
         self._field, self._hop = plan.geometry.receptive_field, plan.geometry.hop
 
     def bucket_for(self, samples: int) -> Bucket | None:
@@ -200,7 +199,7 @@ def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatc
         bucket = programs.bucket_for(lengths[0])
         if bucket is not None:
             size = programs.batch_sizes[0]
-            replays = (Replay(bucket, size, _FIRST, programs.frames(lengths[0])),)
+            replays = (Replay(bucket, size, (0,), programs.frames(lengths[0])),)
             return Dispatch("bucket", replays=replays, cost=programs.cost(replays))
     elif (packed := _pack(lengths, programs)) is not None:
         cost = programs.cost(packed)
@@ -252,6 +251,3 @@ def _pack(lengths: Sequence[int], programs: Programs) -> tuple[Replay, ...] | No
         replays.append(Replay(buckets[i], size, rows, filled))
         i += together
     return tuple(replays)
-
-
-_FIRST = (0,)

@@ -46,6 +46,7 @@ class ExactForward(nn.Module):
     Attributes:
         model: the model.
         geometry: its frame arithmetic.
+        receptive_field: the fewest samples that give a frame of logits.
 
     Raises:
         UnsupportedModel: there is no such forward for the model; the message says why.
@@ -53,9 +54,9 @@ class ExactForward(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
-        self._encode: _Encode = _ENCODERS[family_of(model).encoder]
+        self._encode = _ENCODERS[family_of(model).encoder]
         for module in composed(model):
-            if module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module):
+            if _hooked(module):
                 raise UnsupportedModel(
                     f"a {class_name(module)} has a hook, or a forward of its own, which the exact "
                     f"forward does not call: remove it, put it on a layer within, or run the "
@@ -63,14 +64,10 @@ class ExactForward(nn.Module):
                 )
         _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
         self.geometry = Frames(model.config)
+        self.receptive_field = self.geometry.receptive_field
         self.model = model
         # Not through train(): that would set the model's mode.
         self.training = model.training
-
-    @property
-    def receptive_field(self) -> int:
-        """The fewest samples that give a frame of logits."""
-        return self.geometry.receptive_field
 
     def forward(
         self, input_values: torch.Tensor, lengths: torch.Tensor
@@ -85,7 +82,8 @@ class ExactForward(nn.Module):
         Args:
             input_values: (B, S) in the model's dtype and on its device, normalized as the model's
                 feature extractor does it for each row alone.
-            lengths: (B,) int64 on the same device, each row's samples.
+            lengths: (B,) int64 on the same device, each row's samples; or (4, B), what
+                `geometry.counts` makes of them, which spares a captured graph that arithmetic.
 
         Returns:
             logits (B, T, V) in the model's dtype, and (B,) int64 how many of the T frames are the
@@ -106,24 +104,40 @@ class ExactForward(nn.Module):
         if self.model.training:
             raise ValueError("the model is in training mode, where it is random: call model.eval()")
 
-        own = keep_mask(lengths, total)
-        lengths = lengths.clamp(min=self.receptive_field, max=total)
-        samples = torch.where(own, input_values, input_values.new_zeros(()))  # (B, S)
-        features = _features(base.feature_extractor, samples, geometry.convolved(lengths))
-        hidden = _project(base, features)
+        if lengths.ndim == 1:
+            lengths = torch.stack(geometry.counts(lengths, total))
+        samples, counted, first_frames, frames = lengths.unbind()  # (B,) each
+        positions, zero = torch.arange(total, device=lengths.device), input_values.new_zeros(())
+        heard = torch.where(positions < samples[:, None], input_values, zero)  # (B, S)
+        # A frame is the row's own where its last sample is: each mask of frames is a view of this.
+        own = positions < counted[:, None]
+        first, *others = base.feature_extractor.conv_layers
+        # These convolutions do not pad: a row's frames see none but its samples. Statistics do.
+        if isinstance(norm := getattr(first, "layer_norm", None), nn.GroupNorm):
+            x = convolve_and_normalize(heard, own, counted, first_frames, first.conv, norm)
+            x = first.activation(x)
+        else:
+            x = first(heard[:, None])  # (B, C, T₁)
+        for layer in others:
+            x = layer(x)
+        hidden = _project(base, x.transpose(1, 2))  # (B, T, H)
         if hidden.shape[1] != geometry.encoded(total):
             raise ValueError(
                 f"the feature encoder gave {hidden.shape[1]} frames of {total} samples, its "
                 f"configuration says {geometry.encoded(total)}: build the ExactForward anew from a "
                 f"model whose config fits it"
             )
-        frames = geometry.encoded(lengths)
-        keep = keep_mask(frames, hidden.shape[1])
-        hidden = self._encode(base.encoder, zero_beyond(hidden, keep), frames, keep)  # (B, T, H)
+        keep = own[:, geometry.last_samples]  # (B, T)
+        hidden = torch.where(keep[:, :, None], hidden, zero)
+        hidden = self._encode(base.encoder, hidden, frames, keep)  # (B, T, H)
         if geometry.adapter:
             hidden, frames = _adapt(base.adapter, hidden, geometry, frames)
         logits: torch.Tensor = self.model.lm_head(hidden)  # (B, T', V)
         return logits, frames
+
+
+def _hooked(module: Any) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def composed(model: Any) -> list[Any]:
@@ -164,23 +178,6 @@ def _check_first_layer(layer: Any) -> None:
         )
 
 
-def _features(extractor: Any, samples: torch.Tensor, first_frames: torch.Tensor) -> torch.Tensor:
-    """(B, S) → (B, T, C); `first_frames`, (B,), are each row's after the first convolution.
-
-    These convolutions do not pad: a row's frames see none but its samples. Statistics do.
-    """
-    x: torch.Tensor
-    first, *others = extractor.conv_layers
-    norm = getattr(first, "layer_norm", None)
-    if isinstance(norm, nn.GroupNorm):
-        x = first.activation(convolve_and_normalize(samples, first_frames, first.conv, norm))
-    else:
-        x = first(samples[:, None])  # (B, C, T₁)
-    for layer in others:
-        x = layer(x)
-    return x.transpose(1, 2)
-
-
 def _project(base: Any, features: torch.Tensor) -> torch.Tensor:
     """(B, T, C) → (B, T, H)."""
     if hasattr(base, "project_features"):  # SEW: the parts lie in the base model itself
@@ -207,10 +204,10 @@ def _positions(embed: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
     x = hidden.transpose(1, 2)  # (B, H, T)
     if stack is not None:  # Data2Vec: several convolutions
         for layer in stack:
-            x = layer(zero_channels_beyond(x, keep))
+            x = layer(zero_beyond(x, keep[:, None]))
         return x.transpose(1, 2)
     if norm is not None:  # HuBERT: a shift before the convolution
-        x = embed.conv(zero_channels_beyond(norm(x), keep))
+        x = embed.conv(zero_beyond(norm(x), keep[:, None]))
         return embed.activation(embed.padding(x)).transpose(1, 2)
     return embed(hidden)
 
@@ -258,7 +255,7 @@ def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: to
     for layer in encoder.layers:
         hidden = _first(layer(hidden, attention_mask=mask))
     hidden = encoder.upsample(hidden)
-    hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1]))
+    hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1])[:, :, None])
     return nn.functional.pad(hidden, (0, 0, 0, total - hidden.shape[1]))  # (B, T, H)
 
 
@@ -283,7 +280,7 @@ def _conformer(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: t
 def _conformer_convolution(module: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
     x = module.layer_norm(hidden).transpose(1, 2)  # (B, H, T)
     x = module.glu(module.pointwise_conv1(x))
-    x = module.depthwise_conv(zero_channels_beyond(x, keep))
+    x = module.depthwise_conv(zero_beyond(x, keep[:, None]))
     x = module.activation(module.batch_norm(x))
     return module.pointwise_conv2(x).transpose(1, 2)
 
@@ -322,13 +319,12 @@ def _adapt(
         hidden = adapter.proj_layer_norm(adapter.proj(hidden))
     x = hidden.transpose(1, 2)  # (B, H', T)
     for layer, convolution in zip(adapter.layers, geometry.adapter, strict=True):
-        x = layer(zero_channels_beyond(x, keep_mask(frames, x.shape[-1])))
+        x = layer(zero_beyond(x, keep_mask(frames, x.shape[-1])[:, None]))
         frames = convolution.out(frames)
     return x.transpose(1, 2), frames
 
 
-_Encode = Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Any]
-_ENCODERS: dict[str, _Encode] = {
+_ENCODERS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
     "transformer": _transformer,
     "gated": _gated,
     "squeezed": _squeezed,
@@ -342,13 +338,8 @@ def keep_mask(lengths: torch.Tensor, total: int) -> torch.Tensor:
 
 
 def zero_beyond(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """`x`, (B, T, C), with zeros where `keep`, (B, T), is False; NaN and infinity go as well."""
-    return torch.where(keep[:, :, None], x, x.new_zeros(()))
-
-
-def zero_channels_beyond(x: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-    """`zero_beyond` for channels first, (B, C, T)."""
-    return torch.where(keep[:, None, :], x, x.new_zeros(()))
+    """`x` with zeros where `keep`, which broadcasts, is False; NaN and infinity go as well."""
+    return torch.where(keep, x, x.new_zeros(()))
 
 
 def additive_mask(keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -357,59 +348,57 @@ def additive_mask(keep: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     Both attention implementations add it, so that the host's setting needs no branch. A number
     and not −inf: a row without any key would be NaN.
     """
-    lowest = torch.finfo(dtype).min
-    mask = torch.zeros(keep.shape, dtype=dtype, device=keep.device).masked_fill(~keep, lowest)
-    return mask[:, None, None, :]
+    mask = torch.full(keep.shape, torch.finfo(dtype).min, dtype=dtype, device=keep.device)
+    return mask.masked_fill_(keep, 0)[:, None, None, :]
 
 
 def convolve_and_normalize(
-    samples: torch.Tensor, frames: torch.Tensor, conv: nn.Conv1d, norm: nn.GroupNorm
+    samples: torch.Tensor,
+    own: torch.Tensor,
+    counted: torch.Tensor,
+    frames: torch.Tensor,
+    conv: nn.Conv1d,
+    norm: nn.GroupNorm,
 ) -> torch.Tensor:
     """A convolution of one channel, and group norm with statistics over each row's own frames.
 
-    With one channel in and one channel a group, mean and variance of an output channel over time
-    follow from those of the kernel-sized windows of the samples: with w its kernel, μ and Σ mean
-    and covariance of the windows, they are w·μ and wᵀΣw. A k × k matrix takes the place of two
-    passes over the largest tensor of the model. In float64, for a kernel may well be nearly
-    orthogonal to what dominates Σ.
-
     Args:
         samples: (B, S), zero beyond each row's length.
-        frames: (B,) int64, how many of the T are the row's own, at least one.
+        own: (B, S), True at the samples that count.
+        counted: (B,) how many these are.
+        frames: (B,) how many of the T are the row's own, at least one.
         conv: 1 → C channels, neither padded nor dilated.
         norm: C groups of one channel.
 
     Returns:
         (B, C, T) in the dtype of `samples`; frames that are not the row's own mean nothing.
     """
-    batch, channels = samples.shape[0], conv.out_channels
-    windows = samples.double().unfold(-1, conv.kernel_size[0], conv.stride[0])  # (B, T, k)
-    windows = windows * keep_mask(frames, windows.shape[1])[:, :, None]
-    count = frames[:, None, None]
-    means = windows.sum(dim=1, keepdim=True) / count  # (B, 1, k)
-    covariance = windows.mT @ windows / count - means.mT @ means  # (B, k, k)
     wide = torch.promote_types(samples.dtype, torch.float32)
     if samples.dtype == wide:
-        # Group norm takes a constant away again, but not what the convolution rounded because of
-        # it. With fewer bits the subtraction itself would round more than that.
-        constant = means.mean(dim=2)  # (B, 1)
-        samples = samples - constant.to(wide)
-        means = means - constant[:, :, None]
-    # First of all: a hook may make the kernels of other weights, as pruning does.
+        # Group norm takes a constant away again, but not what is rounded because of it. With fewer
+        # bits the subtraction itself would round more than that.
+        total = samples.sum(dim=1, keepdim=True)
+        samples = torch.addcdiv(samples, total, counted[:, None], value=-1)
     convolved = conv(samples[:, None])  # (B, C, T)
-    kernels = conv.weight[:, 0].double()  # (C, k)
-    mean = means[:, 0] @ kernels.mT  # (B, C)
-    if conv.bias is not None:
-        mean = mean + conv.bias
-    variance = ((kernels @ covariance) * kernels).sum(dim=-1).clamp(min=0)  # (B, C)
+    if conv.bias is not None:  # a constant as well
+        convolved = convolved - conv.bias[:, None]
+    keep = own[:, None, conv.kernel_size[0] - 1 :: conv.stride[0]]
+    kept = zero_beyond(convolved, keep)
+    if samples.dtype == wide:  # on the CPU a norm adds up one by one
+        power = kept.square().sum(dim=-1)  # (B, C)
+    else:  # a square may be more than float16 holds
+        power = torch.linalg.vector_norm(kept, dim=-1, dtype=wide).square()
+    mean = kept.sum(dim=-1, dtype=wide) / frames[:, None]  # (B, C)
+    # Without constants the mean is so small that nothing cancels.
+    variance = torch.addcmul(power / frames[:, None], mean, mean, value=-1).clamp(min=0)
 
     # Batch norm with given statistics normalizes in one pass; each row's channel is a channel.
     normalized = nn.functional.batch_norm(
         convolved.flatten(0, 1)[None],  # (1, B·C, T)
-        mean.flatten().to(wide),
-        variance.flatten().to(wide),
-        norm.weight.to(wide).repeat(batch),
-        norm.bias.to(wide).repeat(batch),
+        mean.flatten(),
+        variance.flatten(),
+        norm.weight.to(wide).expand_as(mean).flatten(),
+        norm.bias.to(wide).expand_as(mean).flatten(),
         eps=norm.eps,
     )
-    return normalized.view(batch, channels, -1)
+    return normalized.view_as(convolved)

@@ -16,6 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, overload
 
@@ -93,12 +94,12 @@ class Geometry:
         rate = _rate_beside(model) if sampling_rate is None else sampling_rate
         return cls(tuple(kernels), tuple(strides), rate)
 
-    @property
+    @cached_property
     def hop(self) -> int:
         """Samples from one frame to the next."""
         return math.prod(self.strides)
 
-    @property
+    @cached_property
     def receptive_field(self) -> int:
         """Samples that one frame sees, and the fewest that give a frame."""
         seen, step = 1, 1
@@ -124,7 +125,9 @@ class Geometry:
         Raises:
             ValueError: fewer than one frame.
         """
-        return (self._checked(frames) - 1) * self.hop + self.receptive_field
+        if not _positive(frames):
+            raise ValueError(f"frames are a whole number from 1 up, not {frames!r}")
+        return (int(frames) - 1) * self.hop + self.receptive_field
 
     def longest(self, frames: int) -> int:
         """The most samples that give so many frames: what a bucket of that length holds.
@@ -143,12 +146,6 @@ class Geometry:
             f"kernels {self.kernels}, strides {self.strides} (a frame each {self.hop} samples, "
             f"over {self.receptive_field}) at {self.sampling_rate:,} Hz"
         )
-
-    @staticmethod
-    def _checked(frames: int) -> int:
-        if not _positive(frames):
-            raise ValueError(f"frames are a whole number from 1 up, not {frames!r}")
-        return int(frames)
 
 
 @dataclass(frozen=True)
@@ -185,12 +182,13 @@ class Frames:
         adapter: convolutions after the encoder; often none.
         receptive_field: the fewest samples that give one frame of logits.
         hop: samples from one frame of logits to the next.
+        last_samples: of all samples, the last one that each of the encoder's frames sees.
     """
 
     def __init__(self, config: Any) -> None:
-        geometry = Geometry(tuple(config.conv_kernel), tuple(config.conv_stride))
+        self._encoder = geometry = Geometry(tuple(config.conv_kernel), tuple(config.conv_stride))
+        self.last_samples = slice(geometry.receptive_field - 1, None, geometry.hop)
         self._first = Convolution(geometry.kernels[0], geometry.strides[0])
-        self._field, self._hop = geometry.receptive_field, geometry.hop
         self.adapter: tuple[Convolution, ...] = ()
         if getattr(config, "add_adapter", False):
             # The host's adapter layers pad by one whatever their kernel.
@@ -204,13 +202,20 @@ class Frames:
         self.receptive_field = geometry.shortest(needed)
         self.hop = math.prod((geometry.hop, *(layer.stride for layer in self.adapter)))
 
-    def convolved(self, samples: Any) -> Any:
-        """Frames after the first convolution."""
-        return self._first.out(samples)
+    def counts(self, samples: Any, total: int) -> tuple[Any, Any, Any, Any]:
+        """Count what the exact forward masks by, in a row of a batch of `total` samples.
+
+        Returns:
+            Its samples; those that count, from the receptive field to `total`; their frames after
+            the first convolution; and those that the encoder sees.
+        """
+        least, known = self.receptive_field, isinstance(samples, int)
+        counted = min(max(samples, least), total) if known else samples.clamp(least, total)
+        return samples, counted, self._first.out(counted), self.encoded(counted)
 
     def encoded(self, samples: Any) -> Any:
         """Frames that the encoder sees."""
-        return (samples - self._field) // self._hop + 1
+        return (samples - self._encoder.receptive_field) // self._encoder.hop + 1
 
     def emitted(self, samples: Any) -> Any:
         """Frames of logits."""

@@ -60,10 +60,6 @@ class HostModel:
         ValueError: its configuration names no blank.
     """
 
-    exact: ExactForward
-    receptive_field: int
-    blank_row: torch.Tensor
-
     def __init__(self, model: Any, refusal: str = "") -> None:
         self.model = model
         self._config = _ConfigView(model)
@@ -89,13 +85,12 @@ class HostModel:
             )
         self.receptive_field = self.exact.receptive_field
         self._weights = list(model.parameters())
+        self.emitted = functools.lru_cache(4096)(self._emitted)
         with torch.inference_mode(False), torch.no_grad():
             row = torch.full((words,), NEVER, dtype=head.dtype)
             row[blank] = 0
             # Once, here: from the host's memory, a copy makes the host wait for the device.
             self.blank_row = row.to(head.device)
-        # Lengths repeat; arithmetic over seven convolutions is slow in Python.
-        self.emitted: Callable[[int], int] = functools.lru_cache(4096)(self._emitted)
 
     def holds(self) -> bool:
         """Tell whether the model's weights and modules are still those."""
@@ -176,9 +171,7 @@ class HostModel:
 
     def _emitted(self, samples: int) -> int:
         """Frames of logits of a row of so many samples."""
-        if samples < self.receptive_field:
-            return 0
-        return int(self.exact.geometry.emitted(samples))
+        return int(self.exact.geometry.emitted(samples)) if samples >= self.receptive_field else 0
 
 
 def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor:

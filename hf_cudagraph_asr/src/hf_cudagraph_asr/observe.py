@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -162,7 +163,7 @@ class Tally:
         self._hits = 0
         self._misses: Counter[Reason] = Counter()
         # (frames, rows) → calls, frames filled, seconds
-        self._buckets: dict[tuple[int, int], list[float]] = {}
+        self._buckets: dict[tuple[int, int], tuple[int, int, float]] = {}
 
     def count(self, dispatch: Dispatch, seconds: float = 0.0) -> None:
         """Count a call.
@@ -180,33 +181,23 @@ class Tally:
                 self._misses[dispatch.reason] += 1
             for replay in replays:
                 size = replay.bucket.frames, replay.batch_size
-                held = self._buckets.get(size)
-                if held is None:
-                    held = self._buckets[size] = [0, 0, 0.0]
-                held[0] += 1
-                held[1] += replay.filled
-                held[2] += seconds * replay.computed / total if total else seconds
+                calls, filled, taken = self._buckets.get(size, (0, 0, 0.0))
+                taken += seconds * replay.computed / total if total else seconds
+                self._buckets[size] = calls + 1, filled + replay.filled, taken
 
     def read(self, memory: int = 0, capture_seconds: float = 0.0) -> PoolStatistics:
         """Take the counts as they are now."""
         with self._lock:
             misses = dict(self._misses)
             hits = self._hits
-            buckets = sorted((size, tuple(held)) for size, held in self._buckets.items())
+            buckets = sorted(self._buckets.items())
         return PoolStatistics(
             calls=hits + sum(misses.values()),
             hits=hits,
             misses=MappingProxyType(misses),
             buckets=tuple(
-                BucketStatistics(
-                    frames=frames,
-                    batch_size=rows,
-                    calls=int(calls),
-                    filled=int(filled),
-                    added=int(calls) * frames * rows - int(filled),
-                    seconds=seconds,
-                )
-                for (frames, rows), (calls, filled, seconds) in buckets
+                BucketStatistics(*size, calls, filled, calls * math.prod(size) - filled, seconds)
+                for size, (calls, filled, seconds) in buckets
             ),
             memory=memory,
             capture_seconds=capture_seconds,

@@ -395,7 +395,7 @@ class GraphPool:
 
     def _entered(self) -> AbstractContextManager[object]:
         """Context of a call: it waits while a backend needs the model for itself."""
-        return self._gate if self.backend.exclusive else _OPEN
+        return self._gate if self.backend.exclusive else nullcontext()
 
     def _count(self, event: Served, seconds: float = 0.0) -> None:
         self._tally.count(event.dispatch, seconds)
@@ -410,7 +410,7 @@ class GraphPool:
         state = self._state
         if state.host is None:
             return state
-        with _OPEN if inside else self._entered():
+        with nullcontext() if inside else self._entered():
             holds = state.host.holds()
         if holds:
             return state
@@ -498,8 +498,6 @@ _NO_MASK = (
     "and extract the features of each row alone, as one that gives no mask also normalizes over "
     "the padding; Transcriber does both"
 )
-
-_OPEN = nullcontext()
 
 
 class _Gate:

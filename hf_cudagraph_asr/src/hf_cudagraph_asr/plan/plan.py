@@ -168,18 +168,10 @@ class BucketPlan:
         Args:
             samples: of the longest row.
         """
-        at = bisect_left(self._samples, samples)
-        if at == len(self._samples) or samples < self._shortest:
+        at = bisect_left(self.buckets, samples, key=lambda bucket: bucket.samples)
+        if at == len(self.buckets) or samples < self.geometry.receptive_field:
             return None
         return self.buckets[at]
-
-    @cached_property
-    def _shortest(self) -> int:
-        return self.geometry.receptive_field
-
-    @cached_property
-    def _samples(self) -> list[int]:
-        return [bucket.samples for bucket in self.buckets]
 
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from probing import Probe
@@ -52,9 +53,10 @@ def parts(probe: Probe) -> None:
     """Device time of each suspect of a replay: bf16, one row.
 
     Decides what to make faster: fold the weight norm if it takes more than 20 µs; fuse the first
-    layer's statistics if they take more than 40 µs; pass frames from the host if "lengths to
-    frames" takes more than 15 µs; convolutions as products, channels last, if these are faster;
-    name the attention backend if cuDNN's is not the fastest.
+    layer's statistics if they take more than 40 µs; gather the weights of q, k and v in each
+    replay, for one product, only if "exact" is faster than with them apart; convolutions as
+    products, channels last, if these are faster; name the attention backend if cuDNN's is not the
+    fastest.
     """
     model, light = probe.model(BF16), probe.folded(BF16)
     layered = probe.model(BF16, feat_extract_norm="layer", conv_bias=True)
@@ -76,6 +78,7 @@ def parts(probe: Probe) -> None:
         fused = torch.randn(3 * hidden.shape[-1], hidden.shape[-1], device=probe.device, dtype=BF16)
         calls: dict[str, Callable[[], object]] = {
             "exact": lambda: exact(values, lengths),
+            "exact, q, k, v apart": lambda: _apart(exact, values, lengths),
             "exact, weight norm folded": lambda: exact_light(values, lengths),
             "stock, no mask": lambda: model(values).logits,
             "stock, no mask, folded": lambda: light(values).logits,
@@ -85,7 +88,7 @@ def parts(probe: Probe) -> None:
             "weight norm": lambda: embed.conv.weight,
             "positional convolution": lambda: embed(hidden),
             "positional convolution, folded": lambda: light_embed(hidden),
-            "lengths to frames": lambda: exact.geometry.encoded(lengths),
+            "lengths to frames": lambda: exact.geometry.counts(lengths, values.shape[1]),
             "first layer, stock": lambda: first(values[:, None]),
             "feature extractor, stock": lambda: base.feature_extractor(values),
             "convolutions 2 to 7": lambda: _through(rest, after_first),
@@ -156,6 +159,11 @@ def _attention(
         except RuntimeError as error:
             found[name] = str(error)[:60]
     return found
+
+
+def _apart(forward: ExactForward, values: torch.Tensor, lengths: torch.Tensor) -> object:
+    with mock.patch("hf_cudagraph_asr.exact.FUSED_ON", ()):
+        return forward(values, lengths)
 
 
 def kernels(probe: Probe) -> None:

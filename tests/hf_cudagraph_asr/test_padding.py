@@ -45,6 +45,18 @@ def test_also_with_the_hosts_own_attention(name: str) -> None:
 
 
 @every_kind
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_also_with_one_product_for_queries_keys_and_values(
+    name: str, attention: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
+    model = CASES[name].build()
+    model.set_attn_implementation(attention)
+    rows = [audio(length, length) for length in boundaries(model, (9,))]
+    assert deviation(model, rows, 251) <= TOLERANCE
+
+
+@every_kind
 @settings(max_examples=5)
 @given(
     lengths=st.lists(st.integers(50, 700), min_size=1, max_size=4),

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
 from padded_rows import TOLERANCE, agree, alone, audio, deviation, padded
 from pooled import unchanged
 from tiny_models import CASES, every_kind
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_cudagraph_asr import ExactForward, UnsupportedModel
 from hf_cudagraph_asr.families import FAMILIES, family_of
@@ -56,6 +58,60 @@ def test_weights_are_shared_and_changes_in_place_are_used() -> None:
     with torch.no_grad():
         logits, frames = exact(*padded([row], 800))
     agree(logits[0, : frames[0]], alone(model, row))
+
+
+def products(exact: ExactForward, row: torch.Tensor) -> tuple[int, torch.Tensor]:
+    """Products of matrices with a bias in a run of one row, and its logits."""
+    found = []
+
+    class Counted(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            found.extend([func] * (func is torch.ops.aten.addmm.default))
+            return func(*args, **(kwargs or {}))
+
+    with torch.no_grad(), Counted():  # type: ignore[no-untyped-call]
+        logits, frames = exact(*padded([row], 800))
+    return len(found), logits[0, : frames[0]]
+
+
+def test_one_product_serves_queries_keys_and_values_and_keeps_no_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    model, row = CASES["wav2vec2-group"].build(), audio(500)
+    exact = ExactForward(model)
+    apart, _ = products(exact, row)
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
+    layers = model.wav2vec2.encoder.layers
+    with unchanged(model):
+        together, logits = products(exact, row)
+    assert apart - together == 2 * len(layers)
+    agree(logits, alone(model, row))
+    for parameter in model.parameters():
+        parameter.data.mul_(1.1)  # which no version counter tells of
+    agree(products(exact, row)[1], alone(model, row))
+
+    seen = []
+    hook = layers[1].attention.k_proj.register_forward_hook(lambda *_: seen.append(1))
+    assert products(exact, row)[0] == apart
+    assert seen
+    hook.remove()
+    assert products(exact, row)[0] == together
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_VALUES", 1)
+    assert products(exact, row)[0] == apart
+
+
+# PEFT asks the host by a name that it is about to give up.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing. is:FutureWarning")
+def test_adapters_of_peft_are_heard_where_products_are_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
+    model, row = CASES["wav2vec2-layer-stable"].build(), audio(500)
+    before = alone(model, row)
+    peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
+    model.eval()
+    assert float((alone(model, row) - before).abs().max()) > 1e-3
+    agree(products(ExactForward(model), row)[1], alone(model, row))
 
 
 def test_every_listed_family_is_tested() -> None:

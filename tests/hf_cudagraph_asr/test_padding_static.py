@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +17,10 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from hf_cudagraph_asr import ExactForward
 from hf_cudagraph_asr.cuda_graphs import CaptureCheck
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))  # no package, like this folder
+
+from bench_padding import KERNELS, kernels
 
 
 def on_a_pretended_gpu(module: torch.nn.Module, shapes: dict[str, Any]) -> Any:
@@ -66,6 +72,13 @@ def test_the_stock_forward_fails_what_is_tested_here() -> None:
         on_a_pretended_gpu(
             CASES["wav2vec2-layer"].build(), {"input_values": values, "attention_mask": mask}
         )
+
+
+@pytest.mark.parametrize("geometry", KERNELS)
+def test_it_launches_no_more_kernels_than_it_is_to(geometry: str) -> None:
+    _, exact = kernels(geometry)
+    assert exact["attention"] == (12 if geometry == "base" else 24)
+    assert exact.total() <= KERNELS[geometry]
 
 
 def test_export_takes_it_as_one_graph_also_by_its_bytecode() -> None:

@@ -19,6 +19,7 @@ the forward can be captured as a CUDA graph and exported as one graph.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,11 @@ from torch import nn
 
 from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import Frames
+
+# Where queries, keys and values of a layer are one product, and not three: on these devices, up to
+# as many values as leave them idle (tiles of 128 × 128, 132 multiprocessors).
+FUSED_ON = ("cuda",)
+FUSED_VALUES = 2**21
 
 
 class ExactForward(nn.Module):
@@ -227,9 +233,56 @@ def _transformer(
 ) -> Any:
     mask = additive_mask(keep, hidden.dtype)
     hidden = _embed(encoder, hidden, keep)
-    for layer in encoder.layers:
+    for layer in _layers(encoder, hidden):
         hidden = _first(layer(hidden, attention_mask=mask))
     return encoder.layer_norm(hidden) if _stable(encoder) else hidden
+
+
+def _layers(encoder: Any, hidden: torch.Tensor) -> list[Callable[..., Any]]:
+    """An encoder's layers, with one product for queries, keys and values where launches cost.
+
+    Its weights are gathered from the model's own in every run, by two kernels for all layers: a
+    copy that is kept would not show that `weight.data` was written to.
+    """
+    layers = list(encoder.layers)
+    plain = hidden.device.type in FUSED_ON and hidden.numel() <= FUSED_VALUES
+    linears: list[Any] = []
+    for layer in layers if plain else ():
+        found = [layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj]
+        # No hook is passed over. A layer of PEFT is of its own class, and pruning is a hook.
+        plain &= not any(map(_hooked, (layer, layer.attention, *found)))
+        plain &= all(type(linear) is nn.Linear and linear.bias is not None for linear in found)
+        linears += found
+    if not plain:
+        return layers
+    weights = torch.cat([linear.weight for linear in linears]).chunk(len(layers))
+    biases = torch.cat([linear.bias for linear in linears]).chunk(len(layers))
+    return [
+        partial(type(layer).forward, _Instead(layer, attention=partial(_attend, layer, *fused)))
+        for layer, *fused in zip(layers, weights, biases, strict=True)
+    ]
+
+
+def _attend(
+    layer: Any, weight: torch.Tensor, bias: torch.Tensor, hidden_states: Any, **kwargs: Any
+) -> Any:
+    """Run the attention of the host's layer on projections that are made already."""
+    q, k, v = nn.functional.linear(hidden_states, weight, bias).chunk(3, dim=-1)
+    made = {"q_proj": lambda _: q, "k_proj": lambda _: k, "v_proj": lambda _: v}
+    attention = layer.attention
+    return type(attention).forward(_Instead(attention, **made), hidden_states, **kwargs)
+
+
+class _Instead:
+    """A module with other attributes in the place of some, for the forward of its class."""
+
+    forward = None  # which newer hosts look at in the class
+
+    def __init__(self, module: Any, **others: Any) -> None:
+        vars(self).update(others, _module=module)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._module, name)
 
 
 def _gated(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
@@ -252,7 +305,7 @@ def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: to
     squeezed = frames // factor
     mask = additive_mask(keep_mask(squeezed, size), hidden.dtype)
     hidden = encoder.layer_norm(hidden)
-    for layer in encoder.layers:
+    for layer in _layers(encoder, hidden):
         hidden = _first(layer(hidden, attention_mask=mask))
     hidden = encoder.upsample(hidden)
     hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1])[:, :, None])

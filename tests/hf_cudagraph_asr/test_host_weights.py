@@ -224,6 +224,22 @@ def test_weights_that_a_module_makes_of_others_are_made_anew() -> None:
         assert as_planned(pool)
 
 
+def test_what_is_written_past_the_version_counter_is_used_by_programs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
+    model = tiny()
+    with enabled(model, "export") as pool, torch.no_grad():
+        serves(model)
+        before = [parameter._version for parameter in model.parameters()]
+        for parameter in model.parameters():
+            parameter.data.mul_(1.1)
+        assert [parameter._version for parameter in model.parameters()] == before
+        found = model(**queries(ROWS)).logits
+        answers(found, [alone(model, row) for row in ROWS])
+        assert as_planned(pool)
+
+
 # Adapters
 
 

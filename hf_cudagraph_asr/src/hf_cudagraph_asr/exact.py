@@ -112,7 +112,7 @@ class ExactForward(nn.Module):
 
         if lengths.ndim == 1:
             lengths = torch.stack(geometry.counts(lengths, total))
-        samples, counted, first_frames, frames = lengths.unbind()  # (B,) each
+        samples, counted, firsts, frames = lengths.unbind()  # (B,) each
         positions, zero = torch.arange(total, device=lengths.device), input_values.new_zeros(())
         heard = torch.where(positions < samples[:, None], input_values, zero)  # (B, S)
         # A frame is the row's own where its last sample is: each mask of frames is a view of this.
@@ -120,7 +120,7 @@ class ExactForward(nn.Module):
         first, *others = base.feature_extractor.conv_layers
         # These convolutions do not pad: a row's frames see none but its samples. Statistics do.
         if isinstance(norm := getattr(first, "layer_norm", None), nn.GroupNorm):
-            x = convolve_and_normalize(heard, own, counted, first_frames, first.conv, norm)
+            x = convolve_and_normalize(heard, own, counted, firsts, first.conv, norm)
             x = first.activation(x)
         else:
             x = first(heard[:, None])  # (B, C, T₁)
@@ -433,25 +433,19 @@ def convolve_and_normalize(
         total = samples.sum(dim=1, keepdim=True)
         samples = torch.addcdiv(samples, total, counted[:, None], value=-1)
     convolved = conv(samples[:, None])  # (B, C, T)
-    if conv.bias is not None:  # a constant as well
-        convolved = convolved - conv.bias[:, None]
-    keep = own[:, None, conv.kernel_size[0] - 1 :: conv.stride[0]]
+    keep = own[:, None, conv.kernel_size[0] - 1 :: conv.stride[0]]  # (B, 1, T)
     kept = zero_beyond(convolved, keep)
-    if samples.dtype == wide:  # on the CPU a norm adds up one by one
-        power = kept.square().sum(dim=-1)  # (B, C)
-    else:  # a square may be more than float16 holds
-        power = torch.linalg.vector_norm(kept, dim=-1, dtype=wide).square()
-    mean = kept.sum(dim=-1, dtype=wide) / frames[:, None]  # (B, C)
-    # Without constants the mean is so small that nothing cancels.
-    variance = torch.addcmul(power / frames[:, None], mean, mean, value=-1).clamp(min=0)
+    mean = kept.sum(dim=-1, keepdim=True, dtype=wide) / frames[:, None, None]  # (B, C, 1)
+    centered = torch.addcmul(kept, keep, mean, value=-1)  # in `wide`, and zero beyond
+    variance = centered.square().sum(dim=-1) / frames[:, None]  # (B, C)
 
     # Batch norm with given statistics normalizes in one pass; each row's channel is a channel.
     normalized = nn.functional.batch_norm(
         convolved.flatten(0, 1)[None],  # (1, B·C, T)
         mean.flatten(),
         variance.flatten(),
-        norm.weight.to(wide).expand_as(mean).flatten(),
-        norm.bias.to(wide).expand_as(mean).flatten(),
+        norm.weight.to(wide).expand_as(variance).flatten(),
+        norm.bias.to(wide).expand_as(variance).flatten(),
         eps=norm.eps,
     )
     return normalized.view_as(convolved)

@@ -129,6 +129,36 @@ def test_chunks_name_their_own_bucket(folder: Path, exported: Transcriber) -> No
     same(found, expected(folder, [clip], chunk_length_s=0.6)[0])
 
 
+def test_many_go_in_batches_of_neighboring_lengths_and_come_back_in_order(folder: Path) -> None:
+    clips = [waveform(samples, seed) for seed in range(3) for samples in LENGTHS]
+    model = transformers.AutoModelForCTC.from_pretrained(folder).eval()
+    processor = transformers.AutoProcessor.from_pretrained(folder)
+    served: list[Served] = []
+    pool = enable_cuda_graphs(model, observers=[served.append])
+    with Transcriber(model, processor, pool) as transcriber:
+        together = transcriber.transcribe(clips, batch_size=2)
+        calls = sorted(sorted(call.lengths) for call in served)
+        alone = [transcriber.transcribe([clip])[0] for clip in clips]
+    assert {len(call) for call in calls} == {1, 2}
+    assert [samples for call in calls for samples in call] == sorted(map(len, clips))
+    assert [found.text for found in together] == [found.text for found in alone]
+    assert [found.words for found in together] == [found.words for found in alone]
+
+
+def test_a_pool_prices_batches_by_what_serves_them(
+    eager: Transcriber, exported: Transcriber
+) -> None:
+    pool, captured = eager.pool, exported.pool
+    assert (pool.most_rows(), pool.most_rows(9), pool.most_rows(2)) == (8, 9, 2)
+    assert (captured.most_rows(), captured.most_rows(9), captured.most_rows(2)) == (4, 4, 2)
+    assert pool.price(600, 2) < 2 * pool.price(600, 1)  # a call costs something, too
+    assert pool.price(600, 2) > pool.price(600, 1)
+    # One bucket and one size of programs, at one price; and never with what has no program.
+    assert captured.price(500, 2) == captured.price(600, 4) > captured.price(300, 4)
+    assert captured.price(900, 2) > captured.price(900, 1) + captured.price(300, 1)
+    assert captured.price(600, 5) > 2 * captured.price(600, 4)
+
+
 def test_silence_after_a_loud_query_is_silence(exported: Transcriber) -> None:
     silence = np.zeros(301, np.float32)
     before = exported.transcribe([silence])[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
@@ -12,7 +12,7 @@ import numpy as np
 
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost
 
-__all__ = ["Dispatch", "Prices", "Programs", "Reason", "Replay", "Route", "decide"]
+__all__ = ["Dispatch", "Prices", "Programs", "Reason", "Replay", "Route", "batches", "decide"]
 
 Route = Literal["bucket", "exact", "host"]
 
@@ -161,9 +161,19 @@ class Programs:
         """Frames of an input."""
         return max((samples - self._field) // self._hop + 1, 0)
 
-    def price(self, frames: int, rows: int) -> float:
-        """Cost of one replay; unmeasured, few replays come first, then few frames."""
-        return 1e9 + frames * rows if self.prices is None else self.prices.replays[frames, rows]
+    def price(self, samples: int, rows: int) -> float:
+        """Cost of one run of so many rows, the longest of `samples`; always above 0.
+
+        Unmeasured, few replays come first, then few frames. What no program holds gains nothing
+        from company, and nothing that one holds joins it.
+        """
+        bucket = self.bucket_for(samples)
+        if bucket is None or rows > self.batch_sizes[-1]:
+            return rows * (1e12 + samples)
+        size = self.batch_sizes[bisect_left(self.batch_sizes, rows)]
+        if self.prices is None:
+            return 1e9 + bucket.frames * size
+        return self.prices.replays[bucket.frames, size]
 
     def cost(self, replays: Sequence[Replay]) -> float:
         """Cost of replays in the unit of the plan, or in milliseconds where they are measured."""
@@ -211,43 +221,51 @@ def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatc
     return Dispatch("exact", Reason.LONG, f"{max(lengths)} samples, at most {last}")
 
 
-def _pack(lengths: Sequence[int], programs: Programs) -> tuple[Replay, ...] | None:
-    """The cheapest way to replay a batch, that of the longest row first.
+def batches(
+    lengths: Sequence[int], most: int, price: Callable[[int, int], float]
+) -> list[tuple[int, ...]]:
+    """Put rows into the batches that cost least in sum.
 
-    Rows are put in order of length and cut into runs, each of which goes into the smallest
-    program that holds it. No other grouping is cheaper where neither more frames nor more rows
-    cost less: exchanging rows until the groups are runs makes no group longer.
+    Rows are put in order of length and cut into runs. No other grouping is cheaper where neither
+    longer nor more rows cost less: exchanging rows until the groups are runs makes no group longer.
+
+    Args:
+        lengths: samples of each row.
+        most: rows of a batch.
+        price: cost of a batch, by the samples of its longest row and its number of rows.
 
     Returns:
-        The replays; None where a row fits no bucket.
+        Positions in `lengths`, ascending in each batch; that of the longest row first.
+
+    >>> batches([100, 30, 90], 4, lambda samples, rows: 20 + samples * rows)
+    [(0, 2), (1,)]
     """
-    sizes, price = programs.batch_sizes, programs.price
     order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
-    buckets: list[Bucket] = []
-    for row in order:
-        bucket = programs.bucket_for(lengths[row])
-        if bucket is None:
-            return None
-        buckets.append(bucket)
     # best[i]: the least cost of the rows from the i-th longest on, and how many go together first.
     best: list[tuple[float, int]] = [(0.0, 0)] * (len(order) + 1)
     for i in reversed(range(len(order))):
         found = (float("inf"), 0)
-        fewest = 1
-        for size in sizes:
-            # A program of more rows is never fuller with fewer of them than the smaller ones hold.
-            for together in range(fewest, min(size, len(order) - i) + 1):
-                cost = price(buckets[i].frames, size) + best[i + together][0]
-                if cost <= found[0]:  # of equal ways, the one with more rows in the first replay
-                    found = cost, together
-            fewest = size + 1
+        for together in range(1, min(most, len(order) - i) + 1):
+            cost = price(lengths[order[i]], together) + best[i + together][0]
+            if cost <= found[0]:  # of equal ways, the one with more rows in the first batch
+                found = cost, together
         best[i] = found
-    replays, i = [], 0
+    cut, i = [], 0
     while i < len(order):
-        together = best[i][1]
-        rows = tuple(sorted(order[i : i + together]))
-        size = next(size for size in sizes if size >= together)
+        cut.append(tuple(sorted(order[i : i + best[i][1]])))
+        i += best[i][1]
+    return cut
+
+
+def _pack(lengths: Sequence[int], programs: Programs) -> tuple[Replay, ...] | None:
+    """The cheapest replays of a batch, that of the longest row first; None if a row is too long."""
+    if programs.bucket_for(max(lengths)) is None:
+        return None
+    sizes, replays = programs.batch_sizes, []
+    for rows in batches(lengths, sizes[-1], programs.price):
+        bucket = programs.bucket_for(max([lengths[row] for row in rows]))
+        assert bucket is not None
         filled = sum([programs.frames(lengths[row]) for row in rows])
-        replays.append(Replay(buckets[i], size, rows, filled))
-        i += together
+        size = sizes[bisect_left(sizes, len(rows))]
+        replays.append(Replay(bucket, size, rows, filled))
     return tuple(replays)

@@ -26,6 +26,9 @@ __all__ = ["GraphPool"]
 
 logger = logging.getLogger(__name__)
 
+EAGER_ROWS = 8  # rows of a batch where nothing is captured
+CALL = 50  # frames that an eager call costs beside those it computes: between a CPU and a GPU
+
 PATIENCE = 30.0  # seconds: one of the calls waited for may itself wait for the one that waits
 
 CLOSED = "the pool is disabled: call enable_cuda_graphs(model, ...) again"
@@ -106,6 +109,7 @@ class GraphPool:
             sizes = (1,) if plan is None else plan.batch_sizes
         self.backend = backend
         self.sketch = LengthSketch(plan.geometry if plan is not None else _geometry(model))
+        self._hop = self.sketch.geometry.hop  # read once: it is computed from all convolutions
         self._model = model
         self._forward: Callable[..., Any] | None = model.forward
         self._observers = Observers(observers)
@@ -221,6 +225,23 @@ class GraphPool:
             return Dispatch("host", reason)
         programs = None if state.captured is None else state.captured.programs
         return decide(lengths, programs, state.otherwise)
+
+    def price(self, samples: int, rows: int) -> float:
+        """Cost of one run of rows of which the longest has so many samples, to choose batches by.
+
+        In milliseconds after `calibrate`. Before it, captured programs are replayed as seldom as
+        can be; where nothing is captured, it counts frames, and a call as 50 of them.
+        """
+        captured = self._state.captured
+        if captured is None:
+            return CALL + samples // self._hop * rows
+        return captured.programs.price(samples, rows)
+
+    def most_rows(self, asked: int | None = None) -> int:
+        """Rows of the largest batch: as asked, but no more than are captured; else 8."""
+        captured = self._state.captured
+        largest = asked or EAGER_ROWS if captured is None else captured.programs.batch_sizes[-1]
+        return min(asked or largest, largest)
 
     def stats(self) -> PoolStatistics:
         """Count what it did so far."""

@@ -7,6 +7,7 @@ import logging
 import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,7 @@ from transformers import AutomaticSpeechRecognitionPipeline, AutoModelForCTC, Au
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
-from hf_cudagraph_asr.dispatch import Dispatch
+from hf_cudagraph_asr.dispatch import Dispatch, batches
 from hf_cudagraph_asr.geometry import Frames, Geometry
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, Chunking
 from hf_cudagraph_asr.pool import GraphPool
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 Waveform = npt.NDArray[np.float32]
 
 CHUNK = 30.0  # seconds beyond which a recording is transcribed in chunks, by default
+
+LANES = 2  # batches at a time: one may be on the device, and one on the host
 
 LOUDEST = 1e15  # float32 holds the squares of a day of such samples, added up
 
@@ -174,14 +177,20 @@ class Transcriber:
             raise
 
     def transcribe(
-        self, waveforms: Sequence[npt.ArrayLike], *, sampling_rate: int | None = None
+        self,
+        waveforms: Sequence[npt.ArrayLike],
+        *,
+        sampling_rate: int | None = None,
+        batch_size: int | None = None,
     ) -> list[Transcript]:
-        """Transcribe waveforms. All that are no longer than a chunk go through the model together.
+        """Transcribe waveforms, in the batches that cost least by what `calibrate` measured.
 
         Args:
             waveforms: (T,) each, floating point, mono. One shorter than the receptive field (400
                 samples for Wav2Vec2) holds no frame, and so has an empty text.
             sampling_rate: of the waveforms, to have it checked.
+            batch_size: most waveforms of a batch; by default the most rows that are captured, or 8.
+                Those longer than a chunk go alone.
 
         Returns:
             As many transcripts, in the same order.
@@ -201,8 +210,21 @@ class Transcriber:
             if (fault := self.fault(waveform)) is not None:
                 raise ValueError(f"row {row} {fault}")
             rows.append(np.asarray(waveform).astype(np.float32, copy=False))
-        together = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
-        found = dict(zip(together, self._batch([rows[row] for row in together]), strict=True))
+        short = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
+        lengths = [len(rows[row]) for row in short]
+        cuts = batches(lengths, self.pool.most_rows(batch_size), self.pool.price)
+        together = [[rows[short[at]] for at in cut] for cut in cuts]
+        if len(together) > 1:
+            # Features and texts of one are made while the device computes another.
+            with ThreadPoolExecutor(LANES, "batches") as lanes:
+                made = [*lanes.map(self._batch, together)]
+        else:
+            made = [*map(self._batch, together)]
+        found = {
+            short[at]: transcript
+            for cut, batch in zip(cuts, made, strict=True)
+            for at, transcript in zip(cut, batch, strict=True)
+        }
         return [found.get(row) or self._in_chunks(waveform) for row, waveform in enumerate(rows)]
 
     def fault(self, waveform: npt.ArrayLike) -> str | None:
@@ -250,8 +272,6 @@ class Transcriber:
         self.close()
 
     def _batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
-        if not waveforms:
-            return []
         start = perf_counter()
         lengths = [len(waveform) for waveform in waveforms]
         features = [  # each is normalized by its own samples alone

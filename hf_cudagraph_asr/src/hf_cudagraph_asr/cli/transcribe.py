@@ -12,7 +12,7 @@ import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
@@ -185,22 +185,32 @@ def transcribe_files(
     Yields:
         For each recording, in order: its transcript, or why there is none.
     """
+    from hf_cudagraph_asr.dispatch import batches
+
+    pool = transcriber.pool
     with closing(_windows(transcriber, iter(paths), batch_size * LOOK_AHEAD)) as windows:
         for window in windows:
             found: dict[int, Transcript | str] = {
-                place: read for place, read in enumerate(window) if isinstance(read, str)
+                place: one for place, one in enumerate(window) if isinstance(one, str)
             }
-            waveforms = {
-                place: read for place, read in enumerate(window) if not isinstance(read, str)
-            }
+            read = {place: one for place, one in enumerate(window) if not isinstance(one, str)}
+            cuts = batches([*map(len, read.values())], pool.most_rows(batch_size), pool.price)
+            places = [[[*read][at] for at in cut] for cut in cuts]
+
+            def computed(batch: list[int], read: dict[int, Waveform] = read) -> list[Transcript]:
+                return transcriber.transcribe([read[at] for at in batch], batch_size=batch_size)
+
             given = 0
-            lengths = {place: len(waveform) for place, waveform in waveforms.items()}
-            for places in _batches(transcriber, lengths, batch_size):
-                transcripts = transcriber.transcribe([waveforms[place] for place in places])
-                found.update(zip(places, transcripts, strict=True))
-                while given in found:  # as soon as all before it are there
-                    yield found.pop(given)
-                    given += 1
+            # Two at a time: one may be on the device, and one on the host.
+            lanes = ThreadPoolExecutor(2, "batches")
+            try:
+                for batch, transcripts in zip(places, lanes.map(computed, places), strict=True):
+                    found.update(zip(batch, transcripts, strict=True))
+                    while given in found:  # as soon as all before it are there
+                        yield found.pop(given)
+                        given += 1
+            finally:
+                lanes.shutdown(cancel_futures=True)
             yield from map(found.pop, sorted(found))
 
 
@@ -242,23 +252,6 @@ def _read(transcriber: Transcriber, path: str) -> Waveform | str:
         return f"{path} cannot be opened: {error.strerror or error}"
     fault = transcriber.fault(waveform)
     return waveform if fault is None else f"{path} {fault}"
-
-
-def _batches(
-    transcriber: Transcriber, lengths: dict[int, int], batch_size: int
-) -> Iterator[list[int]]:
-    """Keys in batches of neighboring lengths. One too long for the plan keeps no other from it."""
-
-    plan = transcriber.pool.plan
-
-    def planned(place: int) -> bool:
-        return plan is not None and plan.bucket_for(lengths[place]) is not None
-
-    ascending = sorted(lengths, key=lambda place: (planned(place), lengths[place]))
-    for _, group in groupby(ascending, planned):
-        places = list(group)
-        for start in range(0, len(places), batch_size):
-            yield places[start : start + batch_size]
 
 
 class TranscriptFile:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from time import perf_counter
+from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from uuid import uuid4
 
@@ -20,17 +18,18 @@ from fastapi import HTTPException
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ray.serve import metrics
 
+from hf_cudagraph_asr.batching import Batcher
 from hf_cudagraph_asr.observe import METRICS, SECONDS, Served, measurements
 
 if TYPE_CHECKING:
+    import torch
+
     from hf_cudagraph_asr.transcriber import Transcript
 
 __all__ = ["Batching", "Checked", "ModelSettings", "Recognizer", "Transcription"]
 
 logger = logging.getLogger("ray.serve")  # which Serve writes to the replica's log file
 
-EAGER_ROWS = 8  # queries of a batch where nothing is captured
-STEP = 1.25  # lengths batched together beyond the buckets: at most a quarter of a row is padding
 MOST_FAILURES = 3  # in a row: a CUDA device may fail for good, as after an illegal access
 
 OURS = {
@@ -71,6 +70,10 @@ class ModelSettings(Checked):
         model: a folder that each machine has, or a model's name on the hub.
         plan: the file of a plan, which each machine has; None: nothing is captured.
         backend, device, dtype, batch_sizes: as in `Transcriber.from_pretrained`; sizes as "1,4".
+        calibrate: times that each captured program is measured at the start, so that batches are
+            chosen by milliseconds; 0: by numbers of replays and frames.
+        lanes: batches at a time, so that the host makes features and texts of one while another is
+            on the device; by default 1 on a CPU, and else one more than a bucket has replicas.
     """
 
     model: str = Field(min_length=1)
@@ -82,6 +85,8 @@ class ModelSettings(Checked):
         tuple[Annotated[int, Field(ge=1)], ...] | None,
         BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
     ] = None
+    calibrate: int = Field(3, ge=0)
+    lanes: int | None = Field(None, ge=1)
 
 
 class Batching(Checked):
@@ -142,35 +147,14 @@ def metric(name: str) -> Any:
     return metrics.Counter(f"hf_cudagraph_asr_{name}", about, tags)
 
 
-@dataclass(eq=False)
-class Query:
-    """A waveform, (T,) float32, that waits for the device.
-
-    `answer` is cancelled with the client's request, and then the query is not computed.
-    """
-
-    waveform: Waveform
-    length_class: int
-    answer: asyncio.Future[Transcription | HTTPException] = field(default_factory=asyncio.Future)
-    arrived: float = field(default_factory=perf_counter)
-
-    def settle(self, answer: Transcription | HTTPException) -> None:
-        """Answer, unless the client left."""
-        if not self.answer.done():
-            self.answer.set_result(answer)
-
-
 class Recognizer:
-    """One replica. It is ready when all is captured, which its constructor waits for.
-
-    One batch at a time is on the device. Arrivals wait meanwhile, so batches grow with the load.
-    """
+    """One replica. Its constructor waits until all is captured and measured."""
 
     def __init__(self, settings: ModelSettings) -> None:
         # Here, so that a Gateway, which imports this module, starts without torch.
         from hf_cudagraph_asr.transcriber import Transcriber
 
-        options = settings.model_dump()
+        options = settings.model_dump(exclude={"calibrate", "lanes"})
         try:
             _check_gpu(settings.device)
             self._transcriber = Transcriber.from_pretrained(options.pop("model"), **options)
@@ -178,22 +162,25 @@ class Recognizer:
             # Serve reports a traceback, of which the command shows the last line.
             why = " ".join(str(error).split())
             raise RuntimeError(f"{type(error).__name__}: {why}") from error
-        pool = self._transcriber.pool
-        plan = pool.plan if pool.backend.captures else None
-        self._buckets = [] if plan is None else [bucket.samples for bucket in plan.buckets]
-        self._rows: tuple[int, ...] = () if plan is None else tuple(pool.batch_sizes)
-        self._device = ThreadPoolExecutor(1, thread_name_prefix="device")
-        self._waiting: list[Query] = []
-        self._working: asyncio.Task[None] | None = None
+        pool, device = self._transcriber.pool, self._transcriber.model.device
+        replicas = 1
+        if pool.plan is not None and pool.backend.captures:
+            replicas = max(bucket.replicas for bucket in pool.plan.buckets)
+            if settings.calibrate:
+                with suppress(ValueError):  # the capture failed, and was logged
+                    pool.calibrate(repeats=settings.calibrate)
+        lanes = settings.lanes or (1 if device.type == "cpu" else replicas + 1)
+        self._lanes = ThreadPoolExecutor(lanes, "lane", _take_a_stream, (device,))
+        self._batcher = Batcher(self._compute, pool.price, lanes)
         self._failures = 0
         self._metrics = {name: metric(name) for name in (*METRICS, "batch_size", "wait_seconds")}
         self.reconfigure(None)
 
     def reconfigure(self, user_config: Any) -> None:
         """Take other settings of batching; Serve calls it with the `user_config`."""
-        self._batching = Batching.of(user_config)
-        asked = self._batching.max_batch_size
-        self._most = min([*self._rows[-1:], *([asked] if asked else [])], default=EAGER_ROWS)
+        batching = Batching.of(user_config)
+        self._batcher.most = self._transcriber.pool.most_rows(batching.max_batch_size)
+        self._batcher.wait_s = batching.batch_wait_s
 
     def check_health(self) -> None:
         """Raise where Serve, which asks every few seconds, should replace this replica."""
@@ -216,46 +203,30 @@ class Recognizer:
             return refusal(400, "unsupported_audio", f"the audio {fault}")
         # A copy: what Ray hands over lies in shared memory, which is not writable.
         own = np.array(waveform, dtype=np.float32)
-        query = Query(own, length_class(len(own), self._buckets))
-        self._waiting.append(query)
-        if self._working is None or self._working.done():
-            self._working = asyncio.create_task(self._work())
-        return await query.answer
-
-    async def _work(self) -> None:
-        """Compute batch after batch, until nothing waits."""
-        await asyncio.sleep(self._batching.batch_wait_s)
-        while waiting := [query for query in self._waiting if not query.answer.done()]:
-            captured = waiting[0].length_class < len(self._buckets)
-            batch = choose(waiting, self._most, self._rows if captured else ())
-            self._waiting = [query for query in waiting if query not in batch]
-            if not await self._compute(batch) and len(batch) > 1:
-                # Retry one by one, so that one bad query does not fail the batch.
-                for query in batch:
-                    await self._compute([query])
-        self._waiting = []
-
-    async def _compute(self, batch: list[Query]) -> bool:
-        """Answer a batch. Where the model fails, answer a single query only, and return False."""
-        start, loop = perf_counter(), asyncio.get_running_loop()
-        waveforms = [query.waveform for query in batch]
         try:
-            found = await loop.run_in_executor(
-                self._device, self._transcriber.transcribe, waveforms
-            )
-        except Exception as error:  # noqa: BLE001 - it is logged, and the client gets its id
-            answer = failure("failed", f"the model, at {len(batch)} queries")
+            answer: Transcription = await self._batcher.ask(own, len(own))
+        except Exception:  # noqa: BLE001 - it is logged, and the client gets its id
+            return failure("failed", f"the model, at {len(own)} samples")
+        return answer
+
+    async def _compute(
+        self, waveforms: list[Waveform], waits: Sequence[float]
+    ) -> list[Transcription]:
+        loop, size = asyncio.get_running_loop(), len(waveforms)
+        work = partial(self._transcriber.transcribe, waveforms, batch_size=size)
+        try:
+            found = await loop.run_in_executor(self._lanes, work)
+        except Exception as error:
             # A ValueError refuses a query, and says nothing of the device.
             self._failures += not isinstance(error, ValueError)
-            if len(batch) == 1:
-                batch[0].settle(answer)
-            return False
+            if size > 1:  # each is tried alone
+                logger.exception("the model failed at a batch of %d queries", size)
+            raise
         self._failures = 0
-        waits = [start - query.arrived for query in batch]
-        for query, transcript, wait in zip(batch, found, waits, strict=True):
-            query.settle(_transcription(transcript, len(batch), 1000 * wait))
         self._count(found, waits)
-        return True
+        return [
+            _transcription(one, size, 1000 * wait) for one, wait in zip(found, waits, strict=True)
+        ]
 
     def _count(self, found: Sequence[Transcript], waits: Sequence[float]) -> None:
         """Count a batch, and each call of the model by what became of it."""
@@ -293,30 +264,15 @@ def _transcription(found: Transcript, batch: int, waited: float) -> Transcriptio
     )
 
 
-def length_class(samples: int, buckets: Sequence[int]) -> int:
-    """Number the lengths that are batched together; longer is never less.
+def _take_a_stream(device: torch.device) -> None:
+    """Give this thread a CUDA stream of its own, after what was done on the default one."""
+    import torch
 
-    A query shares a class with those of its bucket (`buckets`: samples, ascending); longer ones,
-    and all where there are no buckets, with those of similar length.
-    """
-    at = bisect_left(buckets, samples)
-    if at < len(buckets):
-        return at
-    longest = buckets[-1] if buckets else 1
-    return len(buckets) + math.ceil(math.log(samples / longest, STEP))
-
-
-def choose(waiting: Sequence[Query], most: int, rows: Sequence[int]) -> list[Query]:
-    """Choose at most so many of the waiting queries: the oldest, and others of its class.
-
-    Rows that a captured program (`rows`, ascending) has anyway are filled with shorter queries,
-    which cost nothing there. The oldest is always taken, so none waits for ever.
-    """
-    longest = waiting[0].length_class
-    batch = [query for query in waiting if query.length_class == longest][:most]
-    room = min(next((size for size in rows if size >= len(batch)), len(batch)), most)
-    shorter = [query for query in waiting if query.length_class < longest]
-    return batch + shorter[: room - len(batch)]
+    cuda: Any = torch.cuda  # partly without annotations
+    if device.type == "cuda":
+        stream = cuda.Stream(device)
+        stream.wait_stream(cuda.default_stream(device))
+        cuda.set_stream(stream)
 
 
 def _check_gpu(device: str) -> None:

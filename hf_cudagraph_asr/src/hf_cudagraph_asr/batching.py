@@ -1,0 +1,133 @@
+"""`Batcher`: the way of queries through a model, in batches by cost.
+
+No torch and no Ray: a simulation runs it in simulated time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_cudagraph_asr.dispatch import batches
+
+__all__ = ["Batcher", "choose"]
+
+LOOK = 32  # waiting queries from which a batch is chosen, the oldest: .2 ms
+
+
+def choose(waiting: Sequence[int], most: int, price: Callable[[int, int], float]) -> list[int]:
+    """Choose the queries that go through the model next.
+
+    They are the oldest and what shares its batch where all that wait is computed at the least cost:
+    others of any length, where that costs less than apart. Rows that cost nothing are filled, the
+    oldest first.
+
+    Args:
+        waiting: samples of each, the oldest first.
+        most: queries of a batch.
+        price: cost of a batch, by the samples of its longest query and its number of queries.
+
+    Returns:
+        Positions in `waiting`, 0 among them; none where nothing waits.
+    """
+    taken = next((list(batch) for batch in batches(waiting, most, price) if 0 in batch), [])
+    if taken:
+        longest = max(waiting[at] for at in taken)
+        cost = price(longest, len(taken))
+        for at, samples in enumerate(waiting):
+            if len(taken) < most and at not in taken:
+                longer = max(longest, samples)
+                if price(longer, len(taken) + 1) <= cost:
+                    taken.append(at)
+                    longest = longer
+    return taken
+
+
+@dataclass(eq=False)
+class _Query:
+    """`answer` is cancelled with the client's request, and then the query is not computed."""
+
+    given: Any
+    samples: int
+    arrived: float  # of the event loop's clock, in seconds
+    answer: asyncio.Future[Any] = field(default_factory=asyncio.Future)
+
+
+class Batcher:
+    """Computes queries in batches, a few at a time: one on the device, and one on the host.
+
+    While all lanes are busy, arrivals wait; when one is free, the oldest goes next, with those that
+    `choose` gives it. So nothing waits under light load, batches grow with the load, and no query
+    waits for ever.
+
+    Args:
+        compute: makes an answer for each query of a batch, of the queries and the seconds that each
+            has waited. Where it fails, each query of the batch is computed again alone.
+        price: cost of a batch, by the samples of its longest query and its number of queries.
+        lanes: batches at a time.
+
+    Attributes:
+        most: queries of a batch.
+        wait_s: seconds that queries wait for others although a lane is free.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[list[Any], list[float]], Awaitable[Sequence[Any]]],
+        price: Callable[[int, int], float],
+        lanes: int,
+    ) -> None:
+        self._compute, self._price = compute, price
+        self._free = lanes
+        self._waiting: list[_Query] = []
+        self._working: set[asyncio.Task[None]] = set()  # the event loop does not hold them
+        self.most, self.wait_s = 1, 0.0
+
+    async def ask(self, given: Any, samples: int) -> Any:
+        """Answer a query of so many samples; raises what was raised for it alone."""
+        query = _Query(given, samples, asyncio.get_running_loop().time())
+        self._waiting.append(query)
+        if self._free:
+            self._free -= 1
+            task = asyncio.create_task(self._work())
+            self._working.add(task)
+            task.add_done_callback(self._working.discard)
+        return await query.answer
+
+    async def _work(self) -> None:
+        """Compute batch after batch, until nothing waits."""
+        try:
+            await asyncio.sleep(self.wait_s)
+            while batch := self._take():
+                if not await self._computed(batch) and len(batch) > 1:
+                    # Retry one by one, so that one bad query does not fail the batch.
+                    for query in batch:
+                        await self._computed([query])
+        finally:  # at once: whatever arrives from here on starts a lane
+            self._free += 1
+
+    def _take(self) -> list[_Query]:
+        """Take the batch of the oldest query out of those that wait."""
+        waiting = [query for query in self._waiting if not query.answer.done()]
+        oldest = waiting[:LOOK]
+        lengths = [query.samples for query in oldest]
+        taken = [oldest[at] for at in choose(lengths, self.most, self._price)]
+        self._waiting = [query for query in waiting if query not in taken]
+        return taken
+
+    async def _computed(self, batch: list[_Query]) -> bool:
+        """Answer a batch. Where that fails, answer a single query only, and return False."""
+        now = asyncio.get_running_loop().time()
+        waits = [now - query.arrived for query in batch]
+        try:
+            answers = await self._compute([query.given for query in batch], waits)
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            if len(batch) == 1 and not batch[0].answer.done():
+                batch[0].answer.set_exception(error)
+            return False
+        for query, answer in zip(batch, answers, strict=True):
+            if not query.answer.done():  # or the client left
+                query.answer.set_result(answer)
+        return True

@@ -1,0 +1,144 @@
+"""Hours of recordings to texts: seconds of audio a second, beside the stock pipeline, in one run.
+
+    python tests/benchmarks/bench_offline.py
+    python tests/benchmarks/bench_offline.py --minutes 5 --device cuda --backend cuda
+
+The forty recordings of docs/examples/tinyvoice, repeated in random order to an hour. The stock
+pipeline gets them one by one, and in batches as they come. A `Transcriber` puts them in order of
+length, in batches by what `calibrate` measured, and makes features and texts beside the model.
+Texts count as changed where they are not the stock pipeline's at batch 1.
+
+Processor time is that of all threads together, so it counts the same on a busy machine; what runs
+beside the model shows in the time by the clock alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from rich.console import Console
+from rich.table import Table
+from transformers import AutoModelForCTC, AutoProcessor, pipeline
+from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+from hf_cudagraph_asr import Transcriber, enable_cuda_graphs, plan_buckets
+
+TINYVOICE = Path(__file__).parents[2] / "docs/examples/tinyvoice"
+RATE = 16_000
+
+Waveforms = Sequence[Any]
+Transcribe = Callable[[Waveforms], list[str]]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One way to transcribe them all.
+
+    Attributes:
+        name: what it is.
+        clock: seconds of audio a second by the clock.
+        processor: seconds of audio a second of processor time.
+        changed: texts that are not those of the first one.
+    """
+
+    name: str
+    clock: float
+    processor: float
+    changed: int
+
+
+def stock(model: Any, processor: Any, batch_size: int) -> Transcribe:
+    """The host's pipeline."""
+    recognize = pipeline(
+        "automatic-speech-recognition",
+        model=model,
+        tokenizer=processor.tokenizer,
+        feature_extractor=processor.feature_extractor,
+        device=model.device,
+    )
+
+    def transcribe(waveforms: Waveforms) -> list[str]:
+        given = ({"raw": waveform, "sampling_rate": RATE} for waveform in waveforms)
+        return [found["text"] for found in recognize(given, batch_size=batch_size)]
+
+    return transcribe
+
+
+def measure(name: str, transcribe: Transcribe, waveforms: Waveforms, texts: list[str]) -> Result:
+    """Time one; the first one fills `texts`."""
+    transcribe(waveforms[:8])  # what is lazy is done before
+    clock, processor = time.perf_counter(), time.process_time()
+    found = transcribe(waveforms)
+    clock, processor = time.perf_counter() - clock, time.process_time() - processor
+    texts += [] if texts else found
+    seconds = sum(map(len, waveforms)) / RATE
+    changed = sum(ours != wanted for ours, wanted in zip(found, texts, strict=True))
+    return Result(name, seconds / clock, seconds / processor, changed)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default=str(TINYVOICE / "model"))
+    parser.add_argument("--minutes", type=float, default=60.0)
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 16])
+    parser.add_argument("--backend", default="export")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args(arguments)
+    disable_progress_bar()
+    set_verbosity_error()
+    files = sorted((TINYVOICE / "recordings").glob("*.flac"))
+    recordings = [soundfile.read(file, dtype="float32")[0] for file in files]
+    draw, waveforms, left = np.random.default_rng(0), [], 60 * options.minutes * RATE
+    while left > 0:
+        waveforms.append(recordings[draw.integers(len(recordings))])
+        left -= len(waveforms[-1])
+    processor = AutoProcessor.from_pretrained(options.model)
+    texts: list[str] = []
+    results = []
+
+    def model() -> Any:
+        return AutoModelForCTC.from_pretrained(options.model).eval().to(options.device)
+
+    for size in (1, *options.batch_sizes):
+        call = stock(model(), processor, size)
+        results.append(measure(f"stock, batch {size}", call, waveforms, texts))
+    durations = [len(waveform) / RATE for waveform in waveforms]
+    for backend in dict.fromkeys(("eager", options.backend)):
+        network = model()
+        plan = plan_buckets(durations, graphs=4, model=network, batch_sizes=(1, 4, 8))
+        pool = enable_cuda_graphs(network, None if backend == "eager" else plan, backend=backend)
+        with Transcriber(network, processor, pool) as asr:
+            if pool.backend.captures:
+                pool.calibrate(repeats=3)
+
+            def ours(waveforms: Waveforms, asr: Transcriber = asr) -> list[str]:
+                return [transcript.text for transcript in asr.transcribe(waveforms)]
+
+            results.append(measure(f"ours, {backend}", ours, waveforms, texts))
+    table = Table("", "× real time, clock", "× real time, processor", "texts changed")
+    for found in results:
+        rates = (f"{found.clock:,.0f}", f"{found.processor:,.0f}")
+        table.add_row(found.name, *rates, f"{found.changed} of {len(waveforms)}")
+    console = Console(width=None if sys.stdout.isatty() else 100)
+    console.print(table)
+    best = max(found.clock for found in results if found.name.startswith("stock"))
+    most = max(found.clock for found in results if found.name.startswith("ours"))
+    console.print(f"ours over the stock's best, by the clock: {most / best:.2f}")
+    if options.json is not None:
+        rows = [asdict(found) for found in results]
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

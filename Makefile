@@ -106,6 +106,8 @@ bench: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_dispatch.py
 	$(BIN)/python tests/benchmarks/bench_modules.py
 	$(BIN)/python tests/benchmarks/bench_batching.py --dtypes float32 --orders 1 --batch-sizes 4
+	$(BIN)/python tests/benchmarks/bench_arrivals.py
+	$(BIN)/python tests/benchmarks/bench_offline.py --minutes 5
 	$(BIN)/python tests/benchmarks/bench_graphs.py --queries 20 --graphs 2 --seconds 1 --repeats 1
 
 # Other tools beside ours, each in an environment of its own, built if it is missing.

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import Cost, Geometry
-from hf_cudagraph_asr.batching import Batcher, choose
+from hf_cudagraph_asr.batching import Batcher
 from hf_cudagraph_asr.dispatch import Prices, Programs, batches
 from hf_cudagraph_asr.plan import BucketPlan, Traffic
 
@@ -46,41 +46,51 @@ LINES = st.tuples(st.integers(0, 500), st.integers(0, 5)).map(
 )
 
 
-@given(st.lists(st.integers(1, 300), max_size=20), st.integers(1, 6), LINES)
-def test_the_oldest_is_always_chosen_and_its_batch_costs_no_more_than_apart(
+def order(waiting: Sequence[int], most: int, price: Price) -> list[list[int]]:
+    """Batches of queries that all wait, the first one first: their positions in `waiting`."""
+    found: list[list[int]] = []
+
+    async def compute(given: list[int], waits: list[float]) -> list[int]:
+        found.append(given)
+        return given
+
+    async def all_at_once() -> list[int]:
+        batcher = Batcher(compute, price, lanes=1)
+        batcher.most = most
+        asked = [batcher.ask(at, length) for at, length in enumerate(waiting)]
+        return list(await asyncio.gather(*asked))
+
+    assert simulated(all_at_once) == [*range(len(waiting))]
+    return found
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=20), st.integers(1, 6), LINES)
+@settings(deadline=None)
+def test_the_oldest_goes_first_and_all_that_wait_is_computed_at_the_least_cost(
     waiting: list[int], most: int, price: Price
 ) -> None:
-    chosen = choose(waiting, most, price)
-    assert chosen.count(0) == bool(waiting)
-    assert len({*chosen}) == len(chosen) <= most
-    if chosen:
-        together = price(max(waiting[at] for at in chosen), len(chosen))
-        assert together <= sum(price(waiting[at], 1) for at in chosen)
-        rest = [length for at, length in enumerate(waiting) if at not in chosen]
+    def cost(cuts: Sequence[Sequence[int]]) -> float:
+        return sum(price(max(waiting[at] for at in cut), len(cut)) for cut in cuts)
 
-        def total(lengths: Sequence[int]) -> float:
-            cuts = batches(lengths, most, price)
-            return sum(price(max(lengths[at] for at in cut), len(cut)) for cut in cuts)
-
-        assert together + total(rest) == total(waiting)
+    found = order(waiting, most, price)
+    left = [*range(len(waiting))]
+    for batch in found:
+        assert batch[0] == left[0]
+        assert len(batch) <= most
+        assert cost([batch]) <= cost([[at] for at in batch])
+        left = [at for at in left if at not in batch]
+    assert not left
+    assert cost(found) == cost(batches(waiting, most, price))
 
 
 def test_others_of_any_length_join_where_that_costs_less_than_apart() -> None:
     waiting = samples(100, 200, 50, 50)
     dear_call, dear_rows = measured(call=1_000), measured(call=1)
-    assert sorted(choose(waiting, 4, dear_call.price)) == [0, 1, 2, 3]
-    assert choose(waiting, 4, dear_rows.price) == [0]
+    assert order(waiting, 4, dear_call.price) == [[0, 1, 2, 3]]
+    assert order(waiting, 4, dear_rows.price) == [[0], [1], [2, 3]]
     # What is too long for a program takes nothing along that has one.
     for programs in (dear_call, Programs(PLAN, (1, 2, 4))):
-        assert choose(samples(50, 50, 201), 4, programs.price) == [0, 1]
-        assert choose(samples(201, 50, 202, 50), 4, programs.price) == [0]
-
-
-def test_a_row_that_is_computed_anyway_is_filled_by_the_oldest() -> None:
-    only_four = Programs(PLAN, (4,))
-    waiting = samples(50, 200, 200, 200, 200, 200)  # four of 200, and one of 50 with one of 200
-    assert choose(waiting, 4, only_four.price) == [0, 5, 1, 2]
-    assert len(choose(waiting, 2, only_four.price)) == 2
+        assert order(samples(201, 50, 202, 50), 4, programs.price) == [[0], [1, 3], [2]]
 
 
 class Lanes:

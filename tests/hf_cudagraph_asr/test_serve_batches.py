@@ -110,7 +110,7 @@ def test_a_batch_is_the_oldest_query_with_those_that_make_the_fewest_replays(
     captured: Recognizer, offline: Transcriber
 ) -> None:
     lengths = [500, 300, 600, 310, 320, 330, 340, 350, 1000, 360]
-    taken = [[500, 600, 350, 360], [300, 310, 320, 330], [340], [1000]]
+    taken = [[500, 600, 350, 360], [300], [310, 320, 330, 340], [1000]]
     assert batches(captured, lengths) == taken
     answers = ask(captured, lengths)
     for seed, (samples, answer) in enumerate(zip(lengths, answers, strict=True)):

@@ -306,7 +306,7 @@ def test_without_torchaudio_another_rate_is_refused_with_the_rate_to_send(
 def test_of_the_models_exception_a_client_gets_an_id_that_is_in_the_log(
     gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fails(*_: Any) -> Any:
+    def fails(*_: Any, **__: Any) -> Any:
         raise RuntimeError("CUDA error in /secret/path.py")
 
     monkeypatch.setattr(Transcriber, "transcribe", fails)

@@ -12,37 +12,9 @@ from typing import Any
 
 from hf_cudagraph_asr.dispatch import batches
 
-__all__ = ["Batcher", "choose"]
+__all__ = ["Batcher"]
 
 LOOK = 32  # waiting queries from which a batch is chosen, the oldest: .2 ms
-
-
-def choose(waiting: Sequence[int], most: int, price: Callable[[int, int], float]) -> list[int]:
-    """Choose the queries that go through the model next.
-
-    They are the oldest and what shares its batch where all that wait is computed at the least cost:
-    others of any length, where that costs less than apart. Rows that cost nothing are filled, the
-    oldest first.
-
-    Args:
-        waiting: samples of each, the oldest first.
-        most: queries of a batch.
-        price: cost of a batch, by the samples of its longest query and its number of queries.
-
-    Returns:
-        Positions in `waiting`, 0 among them; none where nothing waits.
-    """
-    taken = next((list(batch) for batch in batches(waiting, most, price) if 0 in batch), [])
-    if taken:
-        longest = max(waiting[at] for at in taken)
-        cost = price(longest, len(taken))
-        for at, samples in enumerate(waiting):
-            if len(taken) < most and at not in taken:
-                longer = max(longest, samples)
-                if price(longer, len(taken) + 1) <= cost:
-                    taken.append(at)
-                    longest = longer
-    return taken
 
 
 @dataclass(eq=False)
@@ -58,9 +30,9 @@ class _Query:
 class Batcher:
     """Computes queries in batches, a few at a time: one on the device, and one on the host.
 
-    While all lanes are busy, arrivals wait; when one is free, the oldest goes next, with those that
-    `choose` gives it. So nothing waits under light load, batches grow with the load, and no query
-    waits for ever.
+    While all lanes are busy, arrivals wait. When one is free, the oldest goes next, with those that
+    share its batch where all that wait cost least: others of any length, if apart they cost more.
+    So nothing waits under light load, batches grow with the load, and no query waits for ever.
 
     Args:
         compute: makes an answer for each query of a batch, of the queries and the seconds that each
@@ -112,8 +84,8 @@ class Batcher:
         """Take the batch of the oldest query out of those that wait."""
         waiting = [query for query in self._waiting if not query.answer.done()]
         oldest = waiting[:LOOK]
-        lengths = [query.samples for query in oldest]
-        taken = [oldest[at] for at in choose(lengths, self.most, self._price)]
+        cuts = batches([query.samples for query in oldest], self.most, self._price)
+        taken = [oldest[at] for at in next((cut for cut in cuts if 0 in cut), ())]
         self._waiting = [query for query in waiting if query not in taken]
         return taken
 

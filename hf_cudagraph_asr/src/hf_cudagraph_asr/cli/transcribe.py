@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOOK_AHEAD = 16  # batches read before the first is computed, so that lengths in one are near
+PART = 4  # batches after which what is done is given
 MOST_SECONDS = 1200.0  # of audio read ahead: a folder of long recordings does not fill the memory
 
 REMEDY = "write to another file, or overwrite it"
@@ -185,32 +186,22 @@ def transcribe_files(
     Yields:
         For each recording, in order: its transcript, or why there is none.
     """
-    from hf_cudagraph_asr.dispatch import batches
-
-    pool = transcriber.pool
     with closing(_windows(transcriber, iter(paths), batch_size * LOOK_AHEAD)) as windows:
         for window in windows:
             found: dict[int, Transcript | str] = {
                 place: one for place, one in enumerate(window) if isinstance(one, str)
             }
             read = {place: one for place, one in enumerate(window) if not isinstance(one, str)}
-            cuts = batches([*map(len, read.values())], pool.most_rows(batch_size), pool.price)
-            places = [[[*read][at] for at in cut] for cut in cuts]
-
-            def computed(batch: list[int], read: dict[int, Waveform] = read) -> list[Transcript]:
-                return transcriber.transcribe([read[at] for at in batch], batch_size=batch_size)
-
+            ascending = sorted(read, key=lambda place: len(read[place]))
             given = 0
-            # Two at a time: one may be on the device, and one on the host.
-            lanes = ThreadPoolExecutor(2, "batches")
-            try:
-                for batch, transcripts in zip(places, lanes.map(computed, places), strict=True):
-                    found.update(zip(batch, transcripts, strict=True))
-                    while given in found:  # as soon as all before it are there
-                        yield found.pop(given)
-                        given += 1
-            finally:
-                lanes.shutdown(cancel_futures=True)
+            for start in range(0, len(ascending), PART * batch_size):
+                places = ascending[start : start + PART * batch_size]
+                waveforms = [read[place] for place in places]
+                transcripts = transcriber.transcribe(waveforms, batch_size=batch_size)
+                found.update(zip(places, transcripts, strict=True))
+                while given in found:  # as soon as all before it are there
+                    yield found.pop(given)
+                    given += 1
             yield from map(found.pop, sorted(found))
 
 

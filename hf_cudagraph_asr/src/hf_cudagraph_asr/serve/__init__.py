@@ -3,8 +3,8 @@
 serve run hf_cudagraph_asr.serve:app model=facebook/wav2vec2-base-960h plan=plan.json
 
 HTTP ──▶ Gateway                       ──▶ Recognizer, one of several, a pool each
-         limits, decoding, resampling,     arrivals batched by length, one batch
-         another try                       on the device at a time
+         limits, decoding, resampling,     arrivals batched by cost, one batch on
+         another try                       the device and one on the host
 """
 
 from __future__ import annotations

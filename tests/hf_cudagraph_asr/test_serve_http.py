@@ -167,7 +167,7 @@ def test_other_paths_and_methods_say_what_there_is(
 ) -> None:
     response = request(gateway, method, path)
     assert (response.status_code, response.json()["error"]) == (status, error)
-    assert "there are POST /transcribe, GET /healthz and GET /docs" in response.json()["detail"]
+    assert "there are POST /transcribe and /v1/audio/transcriptions, GET" in response.text
     assert ("Allow" in response.headers) == (status == 405)
 
 

@@ -1,4 +1,4 @@
-"""A Ray Serve application that answers `POST /transcribe` (extra `serve`).
+"""A Ray Serve application: `POST /transcribe`, and OpenAI's API beside it (extra `serve`).
 
 serve run hf_cudagraph_asr.serve:app model=facebook/wav2vec2-base-960h plan=plan.json
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -100,4 +101,6 @@ def app(args: Mapping[str, Any]) -> serve.Application:
         user_config=part(Batching),
         max_constructor_retry_count=1,  # why a model does not start is soon known
     )(Recognizer)
-    return gateway.bind(recognizer.bind(ModelSettings.of(part(ModelSettings))))
+    # A folder's name alone: where it lies is not for clients.
+    name = Path(settings.model).name if Path(settings.model).is_absolute() else settings.model
+    return gateway.bind(recognizer.bind(ModelSettings.of(part(ModelSettings))), name)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from time import perf_counter
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +16,7 @@ import soundfile  # type: ignore[import-untyped, unused-ignore]
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, BeforeValidator, Field
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
@@ -27,6 +27,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_cudagraph_asr.audio import AudioError, read_audio
+from hf_cudagraph_asr.serve import openai
 from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, metric, refusal
 
 __all__ = ["Gateway", "Limits", "api", "ingress"]
@@ -40,6 +41,11 @@ _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
 _KINDS = {"audio/wav": _FILE, "audio/flac": _FILE, "multipart/form-data": _FORM}
 _BODY = {"required": True, "content": {kind: {"schema": schema} for kind, schema in _KINDS.items()}}
+_FIELDS = {"file": _FILE, **openai.Asked.model_json_schema()["properties"]}
+_OPENAI_FORM = {"type": "object", "required": ["file", "model"], "properties": _FIELDS}
+_OPENAI_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _OPENAI_FORM}}}
+
+TRANSCRIBING = ("/transcribe", "/v1/audio/transcriptions")  # what the metrics count
 
 Waveform = npt.NDArray[np.float32]
 
@@ -54,6 +60,10 @@ class Limits(Checked):
         start_timeout_s: seconds that a request waits for the first Recognizer. Where
             `min_replicas` is 0 it also starts one: give it the time a start takes then.
         retry_after_s: seconds after which a client refused with 503 should try again.
+        names: by which clients of OpenAI's API may ask for the model, as "base,whisper-1"; by
+            default its folder's name, or its name on the hub.
+        language: of the model, as clients of OpenAI's API may name it, such as "en"; by default
+            they may name none.
     """
 
     max_bytes: int = Field(16 * 2**20, ge=1)
@@ -61,6 +71,11 @@ class Limits(Checked):
     timeout_s: float = Field(30.0, gt=0)
     start_timeout_s: float = Field(2.0, gt=0)
     retry_after_s: int = Field(1, ge=0)
+    names: Annotated[
+        tuple[Annotated[str, Field(min_length=1)], ...] | None,
+        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
+    ] = Field(None, min_length=1)
+    language: str | None = Field(None, min_length=1)
 
 
 class Error(BaseModel):
@@ -127,9 +142,9 @@ class Guard:
         except Exception:  # noqa: BLE001 - it is logged, and the client gets its id
             answer = failure("internal", scope["path"])
             state["error"] = "internal"
-            await JSONResponse(answer.detail, 500)(scope, receive, noted_send)
+            await _refused(scope["path"], answer)(scope, receive, noted_send)
         finally:
-            if getattr(scope.get("route"), "path", None) == "/transcribe":
+            if getattr(scope.get("route"), "path", None) in TRANSCRIBING:
                 labels = {"status": str(status), "error": state.get("error", "none")}
                 gateway.requests.inc(1, labels)
                 gateway.seconds.observe(perf_counter() - start)
@@ -147,12 +162,7 @@ async def uploaded(request: Request) -> bytes:
     """Read the file of a request: the body itself, or the field `file` of a form."""
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if given == "multipart/form-data":
-        async with request.form(max_files=1, max_fields=8) as form:
-            file = form.get("file")
-            if isinstance(file, UploadFile):
-                return await file.read()
-        detail = "the form has no file in its field `file`: send it as curl -F file=@query.wav does"
-        raise refusal(400, "bad_request", detail)
+        return (await form_of(request))[0]
     # curl --data-binary calls whatever it sends a form.
     untyped = ("", "application/octet-stream", "application/x-www-form-urlencoded")
     if given in untyped or given.startswith("audio/"):
@@ -160,6 +170,17 @@ async def uploaded(request: Request) -> bytes:
     what = f"the body is {given:.60}, expected audio/wav, audio/flac or multipart/form-data"
     detail = f"{what}: send the file itself, as curl --data-binary @query.wav does"
     raise refusal(415, "unsupported_type", detail)
+
+
+async def form_of(request: Request) -> tuple[bytes, list[tuple[str, str]]]:
+    """Read the file of a form, and its other fields."""
+    async with request.form(max_files=1, max_fields=32) as form:
+        file = form.get("file")
+        if isinstance(file, UploadFile):
+            fields = [(name, one) for name, one in form.multi_items() if isinstance(one, str)]
+            return await file.read(), fields
+    detail = "the form has no file in its field `file`: send it as curl -F file=@query.wav does"
+    raise refusal(400, "bad_request", detail)
 
 
 def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
@@ -196,11 +217,16 @@ def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
 
 
 class Gateway:
-    """One replica of what clients talk to. It holds no model."""
+    """One replica of what clients talk to. It holds no model.
 
-    def __init__(self, recognizers: DeploymentHandle[Any]) -> None:
+    Args:
+        recognizers: those that do.
+        model: the name of it.
+    """
+
+    def __init__(self, recognizers: DeploymentHandle[Any], model: str = "hf-cudagraph-asr") -> None:
         self.requests, self.seconds = metric("requests"), metric("request_seconds")
-        self._recognizers = recognizers
+        self._recognizers, self._model = recognizers, model
         self._rate: int | None = None
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self.reconfigure(None)
@@ -208,6 +234,11 @@ class Gateway:
     def reconfigure(self, user_config: Any) -> None:
         """Take other limits; Serve calls it with the `user_config`."""
         self.limits = Limits.of(user_config)
+
+    @property
+    def names(self) -> Sequence[str]:
+        """By which clients may ask for the model."""
+        return self.limits.names or (self._model,)
 
     async def transcribe(self, body: bytes) -> Transcription:
         """Transcribe an upload; an HTTPException says why not, or why not now."""
@@ -283,6 +314,20 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
         """Transcribe a WAV or FLAC file: the body itself, or the field `file` of a form."""
         return await gateway().transcribe(await uploaded(request))
 
+    @app.post(TRANSCRIBING[1], responses=errors, openapi_extra={"requestBody": _OPENAI_BODY})
+    async def openai_transcribe(request: Request) -> Response:
+        """Transcribe as OpenAI's API does; errors have its form, too."""
+        body, fields = await form_of(request)
+        found, language = gateway(), gateway().limits.language
+        asked = openai.Asked.of(fields, found.names, language)
+        return openai.answer(await found.transcribe(body), asked, language)
+
+    @app.get("/v1/models")
+    async def openai_models() -> dict[str, Any]:
+        """List the names of the model, as OpenAI's API does."""
+        about = {"object": "model", "created": 0, "owned_by": "hf-cudagraph-asr"}
+        return {"object": "list", "data": [{"id": name, **about} for name in gateway().names]}
+
     @app.get("/healthz", responses={503: errors[503]})
     @app.head("/healthz", include_in_schema=False)
     async def healthz() -> Health:
@@ -304,10 +349,10 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         error = refusal(422, "invalid_request", faults)
     assert isinstance(error, StarletteHTTPException)
     body: Any = error.detail
-    if error.status_code in (404, 405):
+    if error.status_code in (404, 405) and not isinstance(body, dict):
         word = {404: "not_found", 405: "method_not_allowed"}[error.status_code]
         asked = f"{request.method} {request.url.path:.80}"
-        there = "there are POST /transcribe, GET /healthz and GET /docs"
+        there = f"there are POST {' and '.join(TRANSCRIBING)}, GET /v1/models, /healthz and /docs"
         body = {"error": word, "detail": f"no {asked}: {there}"}
     elif not isinstance(body, dict):
         body = {
@@ -315,4 +360,11 @@ async def _answer_error(request: Request, error: Exception) -> Response:
             "detail": f"{body}: send one file, as curl -F file=@query.wav does",
         }
     request.state.error = body["error"]
+    return _refused(request.url.path, HTTPException(error.status_code, body, error.headers))
+
+
+def _refused(path: str, error: HTTPException) -> Response:
+    body: Any = error.detail
+    if "/v1/" in path:
+        body = openai.error_of(body, error.status_code)
     return JSONResponse(body, error.status_code, error.headers)

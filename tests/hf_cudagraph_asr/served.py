@@ -59,7 +59,7 @@ def transcribe(gateway: Any, body: Any, **headers: str) -> httpx.Response:
 
 
 def answered(
-    gateway: Any, headers: dict[str, str], messages: Sequence[Any]
+    gateway: Any, headers: dict[str, str], messages: Sequence[Any], path: str = "/transcribe"
 ) -> tuple[int, bytes, int]:
     """Post a body as a server passes it on, message by message.
 
@@ -70,7 +70,7 @@ def answered(
     received = 0
     named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
-        "type": "http", "method": "POST", "path": "/transcribe", "root_path": "",
+        "type": "http", "method": "POST", "path": path, "root_path": "",
         "query_string": b"", "headers": named, "http_version": "1.1", "scheme": "http",
     }  # fmt: skip
 

@@ -189,6 +189,17 @@ def test_before_a_model_is_ready_clients_are_asked_to_retry(service: Service) ->
         assert response.headers["Retry-After"] == "7"
 
 
+def test_openais_client_is_answered_by_the_command(
+    service: Service, offline: Callable[[bytes], str]
+) -> None:
+    openai = pytest.importorskip("openai")
+    body = encoded(300)
+    with openai.OpenAI(base_url=f"{service.url}/v1", api_key="none") as client:
+        (model,) = client.models.list()
+        found = client.audio.transcriptions.create(model=model.id, file=("q.wav", body))
+    assert found.text == offline(body)
+
+
 def test_it_says_where_it_answers_and_how_many_models_are_ready(service: Service) -> None:
     assert service.said(r"ready: .* (http://\S+)") == f"{service.url}/transcribe"
     until(lambda: service.client.get(f"{service.url}/healthz").json().get("ready") == REPLICAS)

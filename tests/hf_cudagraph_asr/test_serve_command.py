@@ -15,6 +15,7 @@ from tiny_recogniser import RATE, save_recogniser
 from transformers import AutoConfig
 
 from hf_cudagraph_asr.cli import main
+from hf_cudagraph_asr.cli.serve import NAME
 from hf_cudagraph_asr.serve import ModelSettings, Recognizer
 
 
@@ -67,6 +68,8 @@ def free_port() -> int:
         ("--replicas 2 --gpus 1", "2 x 1 GPUs on device auto are too many, torch sees 0"),
         ("--set max_second=9", "no setting max_second: expected some of max_bytes"),
         ("--set max_seconds=0", "max_seconds is '0': Input should be greater than 0"),
+        ("--api-key s\u00e9same", "api_key is 's\u00e9same': String should match pattern"),
+        ("--log-level loud", "'loud' is not one of 'debug', 'info', 'warning', 'error'"),
         ("--set max_seconds", "--set max_seconds: expected NAME=VALUE"),
     ],
 )
@@ -121,6 +124,36 @@ def test_what_is_right_is_given_to_ray_and_a_ray_that_does_not_start_is_no_trace
     assert main(["serve", *options.split(), "--port", str(free_port())]) == 2
     assert "Ray did not start: not in this test" in capsys.readouterr().err
     assert started[0]["include_dashboard"] is False
+
+
+def test_the_key_and_the_log_level_are_given_to_serve(
+    folder: Path, started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, Any] = {}
+
+    def run(application: Any, **options: Any) -> None:
+        given.update(options, limits=application._bound_deployment._deployment_config.user_config)
+        raise RuntimeError("not in this test")
+
+    monkeypatch.setattr("ray.init", lambda **_: None)
+    monkeypatch.setattr("ray.shutdown", lambda: None)
+    monkeypatch.setattr("ray.serve.start", lambda **options: given.update(started=options))
+    monkeypatch.setattr("ray.serve.run", run)
+    monkeypatch.setattr(
+        "ray.serve.status",
+        lambda: SimpleNamespace(applications={NAME: SimpleNamespace(deployments={})}),
+    )
+    command = ["serve", "--model", str(folder / "model"), "--port", str(free_port())]
+    monkeypatch.setenv("HF_CUDAGRAPH_ASR_API_KEY", "of-the-environment")
+    for options, key in (["--api-key", "sesame"], "sesame"), ([], "of-the-environment"):
+        assert main([*command, "--log-level", "debug", *options]) == 2
+        assert given["limits"]["api_key"] == key
+    assert given["logging_config"] == {"log_level": "DEBUG"}
+    assert given["started"]["logging_config"] == {"log_level": "DEBUG"}
+    monkeypatch.setenv("HF_CUDAGRAPH_ASR_API_KEY", "")
+    given.clear()
+    assert main(command) == 2
+    assert not given  # refused, not left open
 
 
 def test_of_a_replica_that_does_not_start_the_own_error_is_the_last_line(

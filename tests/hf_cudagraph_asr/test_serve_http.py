@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -199,7 +200,7 @@ def test_openapi_describes_the_real_request_and_answers(gateway: Gateway) -> Non
     found = request(gateway, "GET", "/openapi.json").json()
     post = found["paths"]["/transcribe"]["post"]
     assert {*post["requestBody"]["content"]} == {"audio/wav", "audio/flac", "multipart/form-data"}
-    assert {*post["responses"]} == {"200", "400", "408", "413", "415", "500", "503"}
+    assert {*post["responses"]} == {"200", "400", "401", "408", "413", "415", "500", "503"}
     answer = transcribe(gateway, encoded(300)).json()
     assert answer.keys() == found["components"]["schemas"]["Transcription"]["properties"].keys()
     assert {*found["components"]["schemas"]["Error"]["required"]} == {"error", "detail"}
@@ -322,6 +323,44 @@ def test_of_the_models_exception_a_client_gets_an_id_that_is_in_the_log(
     assert len(name) == 12
     assert f"failure {name}" in caplog.text
     assert "CUDA error in /secret/path.py" in caplog.text
+
+
+def test_with_a_key_only_those_who_send_it_are_answered(folder: Path) -> None:
+    gateway = local_gateway(folder, api_key="sesame")
+    for path in ("/transcribe", "/v1/audio/transcriptions"):
+        for headers in ({}, {"Authorization": "Bearer open"}, {"Authorization": "Basic sesame"}):
+            status, body, received = answered(gateway, headers, [part(b"RIFF", False)], path)
+            assert (status, received) == (401, 0)
+            assert "invalid_api_key" in body.decode()
+    response = request(gateway, "GET", "/v1/models")
+    assert (response.status_code, response.headers["WWW-Authenticate"]) == (401, "Bearer")
+    assert response.json()["error"]["code"] == "invalid_api_key"
+    assert "Authorization: Bearer KEY" in response.json()["error"]["message"]
+    key = {"Authorization": "Bearer sesame"}
+    assert request(gateway, "GET", "/v1/models", headers=key).status_code == 200
+    assert transcribe(gateway, encoded(300), **key).status_code == 200
+    gateway.reconfigure({"api_key": "other"})
+    assert transcribe(gateway, encoded(300), **key).status_code == 401
+
+
+def test_health_says_how_many_models_there_are_and_should_be(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def deployed(*states: str) -> None:
+        found = {"replicas": [{"state": one} for one in states], "target_num_replicas": 3}
+        details = {"applications": {"a": {"deployments": {"Recognizer": found}}}}
+        client = SimpleNamespace(get_serve_details=lambda: details)
+        monkeypatch.setattr("hf_cudagraph_asr.serve.application._get_global_client", lambda: client)
+
+    handle: Any = SimpleNamespace(app_name="a", deployment_name="Recognizer")
+    gateway = Gateway(handle)
+    deployed("RUNNING", "RUNNING", "STOPPING")  # and the third cannot start
+    response = request(gateway, "GET", "/healthz")
+    assert (response.status_code, response.json()) == (200, {"ready": 2, "expected": 3})
+    deployed("STARTING")
+    response = request(gateway, "GET", "/healthz")
+    assert (response.status_code, response.json()["error"]) == (503, "not_ready")
+    assert "no model of 3 is ready" in response.json()["detail"]
 
 
 class Recognizers:

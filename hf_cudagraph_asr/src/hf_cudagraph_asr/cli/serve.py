@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -38,6 +38,17 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(min=1, max=65535, help="The port to listen at.")] = 8000,
+    api_key: Annotated[
+        str | None,
+        typer.Option(
+            help="The key that clients are to send. Default: HF_CUDAGRAPH_ASR_API_KEY in the "
+            "environment, which fewer can read than a command line."
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option(help="What the logs of Ray Serve hold; info: a line for each request too."),
+    ] = "info",
     address: Annotated[
         str | None, typer.Option(help="A running Ray cluster. Default: Ray is started here.")
     ] = None,
@@ -65,6 +76,8 @@ def serve(
         given["plan"] = _local(str(plan))
     if gpus is not None:
         given["gpus"] = gpus
+    if api_key is not None:
+        given["api_key"] = api_key
     for option in set_ or ():
         name, equals, value = option.partition("=")
         if not equals:
@@ -73,10 +86,12 @@ def serve(
     settings, application = Settings.of(given), app(given)
     if address is None:
         _check(settings)
-    _run(application, settings, host, port, address)
+    _run(application, settings, host, port, log_level, address)
 
 
-def _run(application: Any, settings: Any, host: str, port: int, address: str | None) -> None:
+def _run(
+    application: Any, settings: Any, host: str, port: int, log_level: str, address: str | None
+) -> None:
     import ray
     from ray import serve
 
@@ -91,9 +106,10 @@ def _run(application: Any, settings: Any, host: str, port: int, address: str | N
         raise ValueError(f"Ray did not start: {error}") from error
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        serve.start(http_options={"host": host, "port": port})
+        logs = {"log_level": log_level.upper()}
+        serve.start(http_options={"host": host, "port": port}, logging_config=logs)
         try:
-            serve.run(application, name=NAME)
+            serve.run(application, name=NAME, logging_config=logs)
         except RuntimeError as error:
             raise ValueError(f"the application did not start: {_cause(error)}") from None
         node = ray.nodes()[0]  # type: ignore[no-untyped-call]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from hmac import compare_digest
 from importlib.metadata import version
 from time import perf_counter
 from typing import Annotated, Any, cast
@@ -13,12 +15,14 @@ from typing import Annotated, Any, cast
 import numpy as np
 import numpy.typing as npt
 import soundfile  # type: ignore[import-untyped, unused-ignore]
-from fastapi import FastAPI, HTTPException, Request
+from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, BeforeValidator, Field
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
+from ray.serve.context import _get_global_client
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 from starlette.datastructures import UploadFile
@@ -45,6 +49,10 @@ _FIELDS = {"file": _FILE, **openai.Asked.model_json_schema()["properties"]}
 _OPENAI_FORM = {"type": "object", "required": ["file", "model"], "properties": _FIELDS}
 _OPENAI_BODY = {"required": True, "content": {"multipart/form-data": {"schema": _OPENAI_FORM}}}
 
+BEARER = HTTPBearer(auto_error=False, description="The server's key, where it has one.")
+API_KEY = "HF_CUDAGRAPH_ASR_API_KEY"
+"""An environment variable: the key, where no setting says it."""
+
 TRANSCRIBING = ("/transcribe", "/v1/audio/transcriptions")  # what the metrics count
 
 Waveform = npt.NDArray[np.float32]
@@ -64,6 +72,8 @@ class Limits(Checked):
             default its folder's name, or its name on the hub.
         language: of the model, as clients of OpenAI's API may name it, such as "en"; by default
             they may name none.
+        api_key: which clients send as a bearer token; by default the environment variable
+            HF_CUDAGRAPH_ASR_API_KEY, and without one whoever can connect is answered.
     """
 
     max_bytes: int = Field(16 * 2**20, ge=1)
@@ -76,6 +86,10 @@ class Limits(Checked):
         BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
     ] = Field(None, min_length=1)
     language: str | None = Field(None, min_length=1)
+    # An empty variable is a mistake, and not to leave the server open.
+    api_key: str | None = Field(
+        default_factory=lambda: os.environ.get(API_KEY), pattern="^[!-~]+$", validate_default=True
+    )
 
 
 class Error(BaseModel):
@@ -256,13 +270,16 @@ class Gateway:
 
     async def health(self) -> Health:
         """Count the Recognizers; an HTTPException says that none is ready."""
-        status = await asyncio.to_thread(serve.status)
-        deployments = status.applications[self._recognizers.app_name].deployments
-        states: Any = deployments[self._recognizers.deployment_name].replica_states
-        ready, leaving = states.get("RUNNING", 0), states.get("STOPPING", 0)
+        # Not serve.status(): it lacks how many there should be.
+        client: Any = _get_global_client()
+        details = await asyncio.to_thread(client.get_serve_details)
+        application = details["applications"][self._recognizers.app_name]
+        found = application["deployments"][self._recognizers.deployment_name]
+        ready = [one["state"] for one in found["replicas"]].count("RUNNING")
+        expected = found["target_num_replicas"]
         if not ready:
-            raise self._later("not_ready", "no model is ready")
-        return Health(ready=ready, expected=sum(states.values()) - leaving)
+            raise self._later("not_ready", f"no model of {expected} is ready")
+        return Health(ready=ready, expected=expected)
 
     async def _ask(self, method: str, seconds: float, late: str, *args: Any) -> Any:
         """Call a Recognizer, and another one where the first dies."""
@@ -306,15 +323,29 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
     app.add_exception_handler(StarletteHTTPException, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
     errors: dict[int | str, Any] = {
-        status: {"model": Error} for status in (400, 408, 413, 415, 500, 503)
+        status: {"model": Error} for status in (400, 401, 408, 413, 415, 500, 503)
     }
 
-    @app.post("/transcribe", responses=errors, openapi_extra={"requestBody": _BODY})
+    async def authorized(
+        given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
+    ) -> None:
+        key, sent = gateway().limits.api_key, "" if given is None else given.credentials
+        if key is not None and not compare_digest(key.encode(), sent.encode()):
+            detail = f"{'another' if sent else 'no'} key came, expected that of this server"
+            detail = f"{detail}: send the header Authorization: Bearer KEY"
+            headers = {"WWW_Authenticate": "Bearer", "Connection": "close"}  # the body is not read
+            raise refusal(401, "invalid_api_key", detail, **headers)
+
+    with_key: Any = {"dependencies": [Depends(authorized)]}
+
+    @app.post("/transcribe", responses=errors, openapi_extra={"requestBody": _BODY}, **with_key)
     async def transcribe(request: Request) -> Transcription:
         """Transcribe a WAV or FLAC file: the body itself, or the field `file` of a form."""
         return await gateway().transcribe(await uploaded(request))
 
-    @app.post(TRANSCRIBING[1], responses=errors, openapi_extra={"requestBody": _OPENAI_BODY})
+    @app.post(
+        TRANSCRIBING[1], responses=errors, openapi_extra={"requestBody": _OPENAI_BODY}, **with_key
+    )
     async def openai_transcribe(request: Request) -> Response:
         """Transcribe as OpenAI's API does; errors have its form, too."""
         body, fields = await form_of(request)
@@ -322,7 +353,7 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
         asked = openai.Asked.of(fields, found.names, language)
         return openai.answer(await found.transcribe(body), asked, language)
 
-    @app.get("/v1/models")
+    @app.get("/v1/models", **with_key)
     async def openai_models() -> dict[str, Any]:
         """List the names of the model, as OpenAI's API does."""
         about = {"object": "model", "created": 0, "owned_by": "hf-cudagraph-asr"}

@@ -415,3 +415,15 @@ def test_a_link_that_leads_nowhere_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "c.wav").mkdir()
     usable, left_out = audio_in(tmp_path)
     assert ([path.name for path in usable], left_out) == (["a.wav", "b.wav"], [])
+
+
+def test_an_mp3_that_holds_more_than_it_seems_to_is_refused() -> None:
+    # By its length and its first frame it would be a quarter as long as it is.
+    high, low = (
+        encoded(tone(), format="MP3", bitrate_mode="CONSTANT", compression_level=level)
+        for level in (0.0, 0.9)
+    )
+    uncounted = high[high.index(high[:2], 4) :]  # the first frame counts the others
+    assert len(read_audio(uncounted, RATE)) >= RATE
+    with pytest.raises(AudioError, match="varying bitrate from a pipe"):
+        read_audio(uncounted + 9 * low, RATE)

@@ -7,7 +7,10 @@ import logging
 import math
 import os
 import re
+import shutil
 import struct
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +19,15 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["AudioError", "audio_in", "conversion", "duration", "read_audio", "recordings_in"]
+__all__ = [
+    "AudioError",
+    "audio_in",
+    "conversion",
+    "converted",
+    "duration",
+    "read_audio",
+    "recordings_in",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +62,10 @@ CONTAINERS = {
     b"riff": (40, 16, "<Q", 24, 8, b"data" + bytes.fromhex("f3acd3118cd100c04f8edb8a")),
 }
 
+# Containers that ffmpeg alone reads, by their first bytes, and its names for them. It is not to
+# guess: it would take a playlist too, and follow it to other files and addresses.
+DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; WebM
+
 # Endings besides the names of libsndfile's formats, and the format that each of them stands for.
 ALIASES = {
     "wave": "WAV", "bwf": "WAV", "aif": "AIFF", "aifc": "AIFF", "snd": "AU", "oga": "OGG",
@@ -83,13 +98,14 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            (which MP3 and some rare formats do not show), or has a rate that cannot be resampled.
+            (which MP3 and some rare formats do not show), does not say how long it is, or has a
+            rate that cannot be resampled.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
     name = _name(source)
     blocks: list[Waveform] = []
-    with _opened(source) as file:
+    with _opened(source) as (file, stream):
         rate = int(file.samplerate)
         left = promised = _frames(file, name)
         try:
@@ -103,6 +119,11 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
         except _soundfile().SoundFileError as error:
             raise _damaged(name, error) from error
         guessed = file.format == "MP3"  # its header may not say how long it is
+        if guessed and _goes_on(stream):
+            raise AudioError(
+                f"{name} does not say how long it is, as MP3 of a varying bitrate from a pipe: "
+                f"encode it into a file"
+            )
     if left > 0 and not (guessed and blocks):
         raise AudioError(
             f"{name} is cut off, it ends after {promised - left:,} of the {promised:,} samples "
@@ -126,7 +147,7 @@ def duration(source: Source) -> float:
         ImportError: soundfile is missing.
     """
     name = _name(source)
-    with _opened(source) as file:
+    with _opened(source) as (file, _):
         frames = _frames(file, name)
         if file.format == "FLAC":  # no bytes are declared: its last sample is there, or it is cut
             try:
@@ -135,6 +156,45 @@ def duration(source: Source) -> float:
             except _soundfile().SoundFileError as error:
                 raise _damaged(name, error) from error
         return frames / int(file.samplerate)
+
+
+def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
+    """Convert an upload that only ffmpeg decodes, MP4 (M4A) or WebM, to WAV of floats.
+
+    Args:
+        content: the upload. Any other is returned as it is.
+        most_seconds: what is longer is cut off here.
+        timeout_s: seconds that it may take.
+
+    Raises:
+        AudioError: it cannot be decoded, is cut off, or takes too long.
+        FileNotFoundError: ffmpeg is not installed.
+    """
+    demuxer = next((of for head, of in DEMUXERS.items() if re.match(head, content, re.S)), None)
+    if demuxer is None:
+        return content
+    if (ffmpeg := shutil.which("ffmpeg")) is None:
+        raise FileNotFoundError(f"{demuxer} audio is decoded by ffmpeg, which is not installed")
+    with tempfile.NamedTemporaryFile() as file:  # not a pipe: MP4 may have its index at the end
+        file.write(content)
+        file.flush()
+        options = f"-nostdin -v error -threads 1 -protocol_whitelist file -f {demuxer} -i".split()
+        outputs = f"-map 0:a:0 -t {most_seconds:f} -c:a pcm_f32le -f wav pipe:1".split()
+        command = [ffmpeg, *options, file.name, *outputs]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
+        except subprocess.TimeoutExpired as error:
+            raise AudioError(
+                f"the upload took ffmpeg more than {timeout_s:g} s: send WAV or FLAC"
+            ) from error
+    said = done.stderr.decode("utf-8", "replace").strip()
+    if done.returncode or said:  # of what is cut off it decodes what is there, and says so
+        why = re.sub(r"\[.*?\] ", "", said.partition("\n")[0]).replace(file.name, "the upload")
+        raise AudioError(
+            f"the upload cannot be decoded, or is cut off (ffmpeg: {why:.200}): convert it to WAV "
+            f"or FLAC, or copy it again"
+        )
+    return done.stdout
 
 
 def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
@@ -206,7 +266,7 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[Any]:
+def _opened(source: Source) -> Iterator[tuple[Any, BinaryIO]]:
     soundfile, name = _soundfile(), _name(source)
     # Opened here, so that a file that is missing is an OSError with its name.
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
@@ -221,7 +281,7 @@ def _opened(source: Source) -> Iterator[Any]:
                 f"{name} cannot be decoded ({_reason(error)}): convert it to WAV or FLAC{how}"
             ) from error
         with file:
-            yield file
+            yield file, whole
 
 
 def _checked(stream: BinaryIO, name: str) -> BinaryIO:
@@ -313,6 +373,12 @@ def _lacks_mp3(stream: BinaryIO, head: bytes, end: int) -> bool:
     at = found.end() + 4 * (found[1][3] & 1)  # behind the number of frames
     counted = frame[at : at + 4]
     return len(counted) == 4 and end - start < int.from_bytes(counted, "big")
+
+
+def _goes_on(stream: BinaryIO) -> bool:
+    """Whether MP3 frames follow; one may, of the padding that an encoder adds."""
+    rest = stream.read()
+    return rest.startswith(b"\xff") and rest.count(rest[:2]) > 2
 
 
 def _ends_ogg(tail: bytes) -> bool:

@@ -30,7 +30,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_cudagraph_asr.audio import AudioError, read_audio
+from hf_cudagraph_asr.audio import AudioError, converted, read_audio
 from hf_cudagraph_asr.serve import openai
 from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, metric, refusal
 
@@ -38,12 +38,14 @@ __all__ = ["Gateway", "Limits", "api", "ingress"]
 
 DECODERS = 4  # threads; libsndfile and torch leave the interpreter to others meanwhile
 ATTEMPTS = 2  # a query whose Recognizer died is sent once more; not again: it may be what kills
+FORMATS = "WAV, FLAC, MP3 or OGG"
 UNKNOWN_SECONDS = 1e9  # more is what a header says that does not know; read_audio refuses it
 
 # The body's schema for /openapi.json: FastAPI has no word for "the body itself, or a form".
 _FILE = {"type": "string", "format": "binary"}
 _FORM = {"type": "object", "required": ["file"], "properties": {"file": _FILE}}
-_KINDS = {"audio/wav": _FILE, "audio/flac": _FILE, "multipart/form-data": _FORM}
+_AUDIO = [f"audio/{kind}" for kind in ("wav", "flac", "mpeg", "ogg", "mp4", "webm")]
+_KINDS = {**dict.fromkeys(_AUDIO, _FILE), "multipart/form-data": _FORM}
 _BODY = {"required": True, "content": {kind: {"schema": schema} for kind, schema in _KINDS.items()}}
 _FIELDS = {"file": _FILE, **openai.Asked.model_json_schema()["properties"]}
 _OPENAI_FORM = {"type": "object", "required": ["file", "model"], "properties": _FIELDS}
@@ -179,9 +181,9 @@ async def uploaded(request: Request) -> bytes:
         return (await form_of(request))[0]
     # curl --data-binary calls whatever it sends a form.
     untyped = ("", "application/octet-stream", "application/x-www-form-urlencoded")
-    if given in untyped or given.startswith("audio/"):
+    if given in untyped or given.startswith(("audio/", "video/")):
         return await request.body()
-    what = f"the body is {given:.60}, expected audio/wav, audio/flac or multipart/form-data"
+    what = f"the body is {given:.60}, expected {', '.join(_KINDS)}"
     detail = f"{what}: send the file itself, as curl --data-binary @query.wav does"
     raise refusal(415, "unsupported_type", detail)
 
@@ -200,19 +202,28 @@ async def form_of(request: Request) -> tuple[bytes, list[tuple[str, str]]]:
 def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
     """Decode an upload to (T,) float32, unless its header says that this would be too much."""
     if not body:
-        raise refusal(400, "empty", "the body is empty: send a WAV or FLAC file")
+        raise refusal(400, "empty", f"the body is empty: send a {FORMATS} file")
+    says, sent = "the audio's header says", body
+    try:
+        body = converted(body, limits.max_seconds + 1, limits.timeout_s)
+    except FileNotFoundError as error:
+        raise refusal(415, "unsupported_type", f"{error}: send a {FORMATS} file") from error
+    except AudioError as error:
+        raise refusal(400, "undecodable", str(error)) from error
+    if body is not sent:
+        says = "the audio has at least"
     try:
         header = soundfile.info(io.BytesIO(body))
     except soundfile.SoundFileError as error:
         why = getattr(error, "error_string", error)
-        what = f"the {len(body):,} bytes are no audio ({why}): send a WAV or FLAC file"
+        what = f"the {len(body):,} bytes are no audio ({why}): send a {FORMATS} file"
         raise refusal(400, "undecodable", what) from error
     has = f"the audio has {header.samplerate:,} samples a second"
-    if header.format not in ("WAV", "WAVEX", "FLAC"):
-        what = f"the audio is {header.format}, expected WAV or FLAC: convert it"
+    if header.format not in ("WAV", "WAVEX", "FLAC", "MP3", "OGG"):
+        what = f"the audio is {header.format}, expected {FORMATS}: convert it"
         raise refusal(415, "unsupported_type", what)
     if limits.max_seconds < header.frames / header.samplerate < UNKNOWN_SECONDS:
-        what = f"the audio's header says {header.frames / header.samplerate:,.2f} seconds"
+        what = f"{says} {header.frames / header.samplerate:,.2f} seconds"
         detail = f"{what}, at most {limits.max_seconds:,g} are taken: cut it, and send the parts"
         raise refusal(413, "too_long", detail)
     if header.channels > 2:
@@ -340,7 +351,7 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
 
     @app.post("/transcribe", responses=errors, openapi_extra={"requestBody": _BODY}, **with_key)
     async def transcribe(request: Request) -> Transcription:
-        """Transcribe a WAV or FLAC file: the body itself, or the field `file` of a form."""
+        """Transcribe an audio file: the body itself, or the field `file` of a form."""
         return await gateway().transcribe(await uploaded(request))
 
     @app.post(

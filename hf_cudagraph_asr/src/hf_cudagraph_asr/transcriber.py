@@ -8,7 +8,8 @@ import math
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import groupby
 from time import perf_counter
 from typing import Any
 
@@ -45,11 +46,15 @@ class Word:
         text: as the tokenizer writes it.
         start: seconds from the beginning of the recording to the first letter's frame.
         end: seconds from the beginning of the recording to the end of the last letter's frame.
+        confidence: the probability of the letter that is least sure, each at its surest frame; None
+            where the recording was transcribed in chunks. Words are equal without it, as batches
+            round it in other ways.
     """
 
     text: str
     start: float
     end: float
+    confidence: float | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -136,6 +141,7 @@ class Transcriber:
         dtype: str | torch.dtype = "auto",
         batch_sizes: Iterable[int] | None = None,
         chunk_length_s: float | None = CHUNK,
+        target_lang: str | None = None,
     ) -> Transcriber:
         """Load a model with its processor, and enable CUDA graphs on it.
 
@@ -148,17 +154,23 @@ class Transcriber:
             dtype: "auto": the checkpoint's own. Or a torch.dtype, or its name: "bfloat16".
             batch_sizes: rows to capture each bucket for; by default the plan's.
             chunk_length_s: as in `Transcriber`.
+            target_lang: of a model with an adapter for each of many languages, such as those of
+                MMS: "deu". By default the one that it is saved with.
 
         Raises:
-            ValueError: as for `Transcriber` and `enable_cuda_graphs`; no such device or dtype.
+            ValueError: as for `Transcriber` and `enable_cuda_graphs`; no such device, dtype or
+                language.
             OSError: there is no such model, or no such plan.
         """
         if plan is not None and not isinstance(plan, BucketPlan):
             plan = BucketPlan.load(plan)
         target, kind = device_of(device), dtype_of(dtype)  # refused before anything is loaded
         processor = loaded(AutoProcessor, name_or_path)
-        model = loaded(AutoModelForCTC, name_or_path, dtype=kind).eval().to(target)
-        extractor, _ = _parts(model, processor)
+        model = loaded(AutoModelForCTC, name_or_path, dtype=kind).eval()
+        extractor, tokenizer = _parts(model, processor)
+        if target_lang is not None:
+            _speak(model, tokenizer, target_lang)
+        model.to(target)
         if plan is not None:
             plan.check_geometry(Geometry.of(model, sampling_rate=extractor.sampling_rate))
         elif backend == "auto":
@@ -282,10 +294,10 @@ class Transcriber:
         values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
         values = values.to(self.model.device, self.model.dtype)
         logits, dispatch = self.pool.call(values, lengths)  # (B, frames, V)
-        ids = logits.argmax(dim=-1).cpu()  # waits for the device
+        emitted = self._emitted(logits).cpu()  # waits for the device
         field = self._frames.receptive_field
         frames = [self._frames.emitted(n) if n >= field else 0 for n in lengths]
-        decoded = [self._decoded(row[:count]) for row, count in zip(ids, frames, strict=True)]
+        decoded = [self._decoded(row[:count]) for row, count in zip(emitted, frames, strict=True)]
         spent = 1000 * (perf_counter() - start)
         buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
         seconds = [length / self.sampling_rate for length in lengths]
@@ -294,13 +306,28 @@ class Transcriber:
             for row, (text, words) in enumerate(decoded)
         ]
 
-    def _decoded(self, ids: torch.Tensor) -> tuple[str, tuple[Word, ...]]:
-        """The text and the words of the best token of each frame, (frames,)."""
+    def _emitted(self, logits: torch.Tensor) -> torch.Tensor:
+        """The best token of each frame and its log-probability, (B, frames, 2)."""
+        best = logits.argmax(dim=-1, keepdim=True)
+        sure = logits.float().log_softmax(dim=-1).gather(-1, best)
+        return torch.cat([best, sure], dim=-1)
+
+    def _decoded(self, emitted: torch.Tensor) -> tuple[str, tuple[Word, ...]]:
+        """The text and the words of a row, (frames, 2)."""
+        ids, sure = emitted[:, 0].long(), emitted[:, 1].exp().tolist()
         found = self.tokenizer.decode(ids, output_word_offsets=True)
-        one = self._frame_seconds
+        one, tokens = self._frame_seconds, ids.tolist()
+
+        def word(text: str, start: int, end: int) -> Word:
+            letters = [
+                max(sure[frame] for frame in frames)
+                for token, frames in groupby(range(start, end), tokens.__getitem__)
+                if token != self.tokenizer.pad_token_id
+            ]
+            return Word(text, float(start * one), float(end * one), min(letters))
+
         return found.text, tuple(
-            Word(word["word"], float(word["start_offset"] * one), float(word["end_offset"] * one))
-            for word in found.word_offsets
+            word(of["word"], of["start_offset"], of["end_offset"]) for of in found.word_offsets
         )
 
     def _in_chunks(self, waveform: Waveform) -> Transcript:
@@ -353,6 +380,18 @@ def loaded(auto: Any, name_or_path: str | os.PathLike[str], **options: Any) -> A
             f"{auto.__name__} found nothing to load in {os.fspath(name_or_path)!r}, expected a "
             f"model's folder or its name on the hub: {error}"
         ) from error
+
+
+def _speak(model: Any, tokenizer: Any, language: str) -> None:
+    """Load a language's adapter and head, and its letters."""
+    letters = getattr(tokenizer, "vocab", {}).get(language)
+    if not isinstance(letters, dict) or not hasattr(model, "load_adapter"):
+        raise ValueError(
+            f"target_lang is {language!r:.60}, of which the tokenizer has no letters: it is for "
+            f"models of many languages, such as MMS's, and their names, such as 'eng'"
+        )
+    model.load_adapter(language)
+    tokenizer.set_target_lang(language)
 
 
 def device_of(choice: str | torch.device) -> torch.device:

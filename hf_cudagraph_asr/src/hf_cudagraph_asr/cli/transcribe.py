@@ -81,6 +81,10 @@ def transcribe(
         bool,
         typer.Option("--overwrite", help="Discard the lines of --out and begin anew."),
     ] = False,
+    target_lang: Annotated[
+        str | None,
+        typer.Option(help="The language of a model of many, such as MMS's: deu."),
+    ] = None,
     progress: Progress = True,
 ) -> None:
     """Transcribe recordings. In float32 each text is the stock pipeline's for that recording alone.
@@ -119,6 +123,7 @@ def transcribe(
             dtype=dtype,
             batch_sizes=captured,
             chunk_length_s=chunk or None,
+            target_lang=target_lang,
         ) as transcriber,
         nullcontext()
         if out is None
@@ -128,6 +133,7 @@ def transcribe(
             model=model,
             dtype=str(transcriber.model.dtype).removeprefix("torch."),
             overwrite=overwrite,
+            target_lang=target_lang,
         ) as file,
     ):
         done, failed = (0, 0) if file is None else (file.done, file.failed)
@@ -252,9 +258,9 @@ class TranscriptFile:
             for result in transcribe_files(transcriber, paths[file.done :]):
                 file.write(result)
 
-    A line holds `audio_filepath`, `model` and `dtype`; then `text`, `words` (text, start, end),
-    `duration` in seconds, `bucket` (samples of the captured length, or null) and `ms`, or `error`.
-    A file of the same recordings so far, by the same model in the same dtype, is continued; a last
+    A line holds `audio_filepath`, the options, `model` and `dtype`; then `text`, `words` (text,
+    start, end), `duration` in seconds, `bucket` (samples of the captured length, or null) and `ms`,
+    or `error`. A file of the same recordings so far, made in the same way, is continued; a last
     line that was torn, by a kill say, is cut off first. Anything else is refused and left alone.
 
     Args:
@@ -263,6 +269,7 @@ class TranscriptFile:
         model: the model's name, as it was given.
         dtype: the dtype of its weights.
         overwrite: discard the lines that are there, and begin anew.
+        options: what else the texts depend on; None is left out.
 
     Attributes:
         done: recordings that the file has a line for.
@@ -282,10 +289,13 @@ class TranscriptFile:
         model: str,
         dtype: str,
         overwrite: bool = False,
+        **options: str | None,
     ) -> None:
         self.done = self.failed = 0
         self._path, self._recordings = checked(path), recordings
-        self._made_with = {"model": model, "dtype": dtype}
+        # Options come first: a line with some does not begin like one without.
+        given = {name: value for name, value in options.items() if value is not None}
+        self._made_with = {**given, "model": model, "dtype": dtype}
         # Unbuffered: a line is one write. Appending, so that nothing there is lost by opening it.
         self._file = self._path.open("ab", buffering=0)
         try:

@@ -68,6 +68,7 @@ class ModelSettings(Checked):
 
     Attributes:
         model: a folder that each machine has, or a model's name on the hub.
+        target_lang: as in `Transcriber.from_pretrained`.
         plan: the file of a plan, which each machine has; None: nothing is captured.
         backend, device, dtype, batch_sizes: as in `Transcriber.from_pretrained`; sizes as "1,4".
         calibrate: times that each captured program is measured at the start, so that batches are
@@ -77,6 +78,7 @@ class ModelSettings(Checked):
     """
 
     model: str = Field(min_length=1)
+    target_lang: str | None = Field(None, min_length=1)
     plan: str | None = Field(None, min_length=1)
     backend: Literal["auto", "cuda", "compile", "export", "eager"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
@@ -103,11 +105,12 @@ class Batching(Checked):
 
 
 class Word(BaseModel):
-    """A word, and the seconds from the beginning of the recording at which it starts and ends."""
+    """A word, the seconds of the recording at which it starts and ends, and how sure it is."""
 
     text: str
     start: float
     end: float
+    confidence: float | None = None
 
 
 class Transcription(BaseModel):
@@ -251,7 +254,12 @@ def _transcription(found: Transcript, batch: int, waited: float) -> Transcriptio
     return Transcription(
         text=found.text,
         words=tuple(
-            Word(text=word.text, start=round(word.start, 4), end=round(word.end, 4))
+            Word(
+                text=word.text,
+                start=round(word.start, 4),
+                end=round(word.end, 4),
+                confidence=None if word.confidence is None else round(word.confidence, 4),
+            )
             for word in found.words
         ),
         seconds=found.seconds,

@@ -32,9 +32,11 @@ def written(samples: Any, rate: int = RATE, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def local_gateway(folder: Path, **limits: Any) -> Gateway:
+def local_gateway(model: Path | ModelSettings, **limits: Any) -> Gateway:
     """A Gateway beside a Recognizer of this model."""
-    recognizer = serve.deployment(Recognizer).bind(ModelSettings(model=str(folder), device="cpu"))
+    if isinstance(model, Path):
+        model = ModelSettings(model=str(model), device="cpu")
+    recognizer = serve.deployment(Recognizer).bind(model)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what Ray does not manage in this mode
         handle = serve.run(recognizer, _local_testing_mode=True)

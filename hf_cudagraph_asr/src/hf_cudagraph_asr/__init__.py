@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.attach import enable_cuda_graphs as enable_cuda_graphs
     from hf_cudagraph_asr.audio import AudioError as AudioError
     from hf_cudagraph_asr.audio import read_audio as read_audio
+    from hf_cudagraph_asr.decoder import WordDecoder as WordDecoder
     from hf_cudagraph_asr.dispatch import Dispatch as Dispatch
     from hf_cudagraph_asr.exact import ExactForward as ExactForward
     from hf_cudagraph_asr.families import UnsupportedModel as UnsupportedModel
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _NAMES = {
     "attach": ("disable_cuda_graphs", "enable_cuda_graphs"),
     "audio": ("AudioError", "read_audio"),
+    "decoder": ("WordDecoder",),
     "dispatch": ("Dispatch",),
     "exact": ("ExactForward",),
     "families": ("UnsupportedModel",),

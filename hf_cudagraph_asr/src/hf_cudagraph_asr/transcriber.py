@@ -20,6 +20,7 @@ from transformers import AutomaticSpeechRecognitionPipeline, AutoModelForCTC, Au
 from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
+from hf_cudagraph_asr.decoder import Decoder, WordDecoder
 from hf_cudagraph_asr.dispatch import Dispatch, batches
 from hf_cudagraph_asr.geometry import Frames, Geometry
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, Chunking
@@ -96,12 +97,14 @@ class Transcriber:
         chunk_length_s: recordings longer than so many seconds are transcribed in chunks of this
             length that overlap by a sixth of it on either side, as the host's pipeline does with
             this argument; None to transcribe each in one piece.
+        decoder: finds the words in log-probabilities, as `WordDecoder` does, in the place of the
+            best letter of each frame. Recordings that would go in chunks are refused.
 
     Attributes:
         extractor: the processor's feature extractor.
         tokenizer: the processor's tokenizer.
         sampling_rate: samples a second of the waveforms it takes.
-        model, pool, chunk_length_s: as they were given.
+        model, pool, chunk_length_s, decoder: as they were given.
 
     Raises:
         ValueError: the model takes no waveform, the processor lacks a part or decodes without
@@ -109,11 +112,18 @@ class Transcriber:
     """
 
     def __init__(
-        self, model: Any, processor: Any, pool: GraphPool, *, chunk_length_s: float | None = CHUNK
+        self,
+        model: Any,
+        processor: Any,
+        pool: GraphPool,
+        *,
+        chunk_length_s: float | None = CHUNK,
+        decoder: Decoder | None = None,
     ) -> None:
         self.extractor, self.tokenizer = _parts(model, processor)
         self.model = model
         self.pool = pool
+        self.decoder = decoder
         self.sampling_rate = int(self.extractor.sampling_rate)
         self._frames = Frames(model.config)
         self._frame_seconds = self._frames.hop / self.sampling_rate
@@ -142,6 +152,9 @@ class Transcriber:
         batch_sizes: Iterable[int] | None = None,
         chunk_length_s: float | None = CHUNK,
         target_lang: str | None = None,
+        lexicon: str | os.PathLike[str] | None = None,
+        lm: str | os.PathLike[str] | None = None,
+        lm_weight: float = 1.0,
     ) -> Transcriber:
         """Load a model with its processor, and enable CUDA graphs on it.
 
@@ -156,11 +169,13 @@ class Transcriber:
             chunk_length_s: as in `Transcriber`.
             target_lang: of a model with an adapter for each of many languages, such as those of
                 MMS: "deu". By default the one that it is saved with.
+            lexicon, lm, lm_weight: of a `WordDecoder`; without the first two there is none.
 
         Raises:
             ValueError: as for `Transcriber` and `enable_cuda_graphs`; no such device, dtype or
                 language.
-            OSError: there is no such model, or no such plan.
+            OSError: there is no such model, plan, lexicon or language model.
+            ImportError: what `WordDecoder` needs is missing.
         """
         if plan is not None and not isinstance(plan, BucketPlan):
             plan = BucketPlan.load(plan)
@@ -170,6 +185,9 @@ class Transcriber:
         extractor, tokenizer = _parts(model, processor)
         if target_lang is not None:
             _speak(model, tokenizer, target_lang)
+        decoder: Decoder | None = None
+        if lexicon is not None or lm is not None:
+            decoder = WordDecoder(tokenizer, lexicon=lexicon, lm=lm, lm_weight=lm_weight)
         model.to(target)
         if plan is not None:
             plan.check_geometry(Geometry.of(model, sampling_rate=extractor.sampling_rate))
@@ -183,7 +201,7 @@ class Transcriber:
                 pool.backend.name,
             )
         try:
-            return cls(model, processor, pool, chunk_length_s=chunk_length_s)
+            return cls(model, processor, pool, chunk_length_s=chunk_length_s, decoder=decoder)
         except ValueError:
             disable_cuda_graphs(model)
             raise
@@ -262,6 +280,12 @@ class Transcriber:
             )
         if not len(given):
             return "is empty: leave it out"
+        if self.decoder is not None and len(given) > self._longest:
+            seconds = len(given) / self.sampling_rate
+            return (
+                f"has {seconds:,.1f} s, and a decoder takes no chunks of {self.chunk_length_s} s: "
+                f"cut it, or make the chunks longer"
+            )
         if given.dtype.kind != "f":
             return (
                 f"has {given.dtype} values, expected floating point with full scale 1: divide "
@@ -307,16 +331,28 @@ class Transcriber:
         ]
 
     def _emitted(self, logits: torch.Tensor) -> torch.Tensor:
-        """The best token of each frame and its log-probability, (B, frames, 2)."""
+        """The best token of each frame and its log-probability, (B, frames, 2); or all of them.
+
+        All log-probabilities, (B, frames, V), are what a decoder takes.
+        """
+        likely = logits.float().log_softmax(dim=-1)
+        if self.decoder is not None:
+            return likely
         best = logits.argmax(dim=-1, keepdim=True)
-        sure = logits.float().log_softmax(dim=-1).gather(-1, best)
-        return torch.cat([best, sure], dim=-1)
+        return torch.cat([best, likely.gather(-1, best)], dim=-1)
 
     def _decoded(self, emitted: torch.Tensor) -> tuple[str, tuple[Word, ...]]:
-        """The text and the words of a row, (frames, 2)."""
+        """The text and the words of a row of `_emitted`."""
+        one = self._frame_seconds
+        if self.decoder is not None:
+            heard = tuple(
+                Word(text, start * one, end * one, sure)
+                for text, start, end, sure in self.decoder(emitted)
+            )
+            return " ".join(word.text for word in heard), heard
         ids, sure = emitted[:, 0].long(), emitted[:, 1].exp().tolist()
         found = self.tokenizer.decode(ids, output_word_offsets=True)
-        one, tokens = self._frame_seconds, ids.tolist()
+        tokens = ids.tolist()
 
         def word(text: str, start: int, end: int) -> Word:
             letters = [
@@ -444,8 +480,8 @@ def _parts(model: Any, processor: Any) -> tuple[Any, Any]:
         )
     if hasattr(processor, "decoder"):
         raise ValueError(
-            f"{type(processor).__name__} decodes with a language model, and transcripts here are "
-            f"greedy: pass Wav2Vec2Processor(processor.feature_extractor, processor.tokenizer)"
+            f"{type(processor).__name__} decodes with pyctcdecode, which is not used here: pass a "
+            f"Wav2Vec2Processor(processor.feature_extractor, processor.tokenizer), and a decoder"
         )
     if "output_word_offsets" not in inspect.signature(tokenizer.decode).parameters:
         raise ValueError(

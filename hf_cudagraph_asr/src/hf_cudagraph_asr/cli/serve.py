@@ -82,7 +82,7 @@ def serve(
         name, equals, value = option.partition("=")
         if not equals:
             raise ValueError(f"--set {option}: expected NAME=VALUE, such as max_seconds=9")
-        given[name] = value
+        given[name] = _local(value) if name in ("lexicon", "lm") else value
     settings, application = Settings.of(given), app(given)
     if address is None:
         _check(settings)
@@ -114,7 +114,7 @@ def _run(
             raise ValueError(f"the application did not start: {_cause(error)}") from None
         node = ray.nodes()[0]  # type: ignore[no-untyped-call]
         metrics = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
-        say(f"ready: POST a WAV or FLAC file to http://{host}:{port}/transcribe")
+        say(f"ready: POST a recording to http://{host}:{port}/transcribe")
         say(f"metrics: {metrics}; logs: {started.address_info['session_dir']}/logs/serve")
         stop = threading.Event()
         for number in before:  # so that Ray's processes end with this one

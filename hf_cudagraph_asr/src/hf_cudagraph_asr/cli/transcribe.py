@@ -85,6 +85,17 @@ def transcribe(
         str | None,
         typer.Option(help="The language of a model of many, such as MMS's: deu."),
     ] = None,
+    lexicon: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file with a word a line: only these are found. Default: those of --lm."
+        ),
+    ] = None,
+    lm: Annotated[
+        Path | None,
+        typer.Option(help="A language model for the words: n-grams in ARPA's or KenLM's format."),
+    ] = None,
+    lm_weight: Annotated[float, typer.Option(min=0, help="How much --lm counts.")] = 1.0,
     progress: Progress = True,
 ) -> None:
     """Transcribe recordings. In float32 each text is the stock pipeline's for that recording alone.
@@ -97,7 +108,7 @@ def transcribe(
     from hf_cudagraph_asr.plan import BucketPlan
 
     if out is not None:
-        keep_apart(checked(out), [*sources, plan])
+        keep_apart(checked(out), [*sources, plan, lexicon, lm])
     recordings = recordings_in(sources)
     lengths = None if plan is None else BucketPlan.load(plan)
     if lengths is None and backend not in ("auto", "eager"):
@@ -124,6 +135,9 @@ def transcribe(
             batch_sizes=captured,
             chunk_length_s=chunk or None,
             target_lang=target_lang,
+            lexicon=lexicon,
+            lm=lm,
+            lm_weight=lm_weight,
         ) as transcriber,
         nullcontext()
         if out is None
@@ -134,6 +148,8 @@ def transcribe(
             dtype=str(transcriber.model.dtype).removeprefix("torch."),
             overwrite=overwrite,
             target_lang=target_lang,
+            lexicon=None if lexicon is None else str(lexicon),
+            lm=None if lm is None else f"{lm_weight:g} x {lm}",
         ) as file,
     ):
         done, failed = (0, 0) if file is None else (file.done, file.failed)

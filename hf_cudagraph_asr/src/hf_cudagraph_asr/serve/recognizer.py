@@ -68,7 +68,8 @@ class ModelSettings(Checked):
 
     Attributes:
         model: a folder that each machine has, or a model's name on the hub.
-        target_lang: as in `Transcriber.from_pretrained`.
+        target_lang, lexicon, lm, lm_weight: as in `Transcriber.from_pretrained`; each machine has
+            the files.
         plan: the file of a plan, which each machine has; None: nothing is captured.
         backend, device, dtype, batch_sizes: as in `Transcriber.from_pretrained`; sizes as "1,4".
         calibrate: times that each captured program is measured at the start, so that batches are
@@ -79,6 +80,9 @@ class ModelSettings(Checked):
 
     model: str = Field(min_length=1)
     target_lang: str | None = Field(None, min_length=1)
+    lexicon: str | None = Field(None, min_length=1)
+    lm: str | None = Field(None, min_length=1)
+    lm_weight: float = Field(1.0, ge=0)
     plan: str | None = Field(None, min_length=1)
     backend: Literal["auto", "cuda", "compile", "export", "eager"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

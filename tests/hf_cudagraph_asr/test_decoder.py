@@ -118,6 +118,7 @@ def test_a_language_model_decides_between_words_by_its_weight(
     assert WordDecoder(tokenizer, lm=model)(unsure)[0][0] == "cot"
     assert WordDecoder(tokenizer, lm=model, lm_weight=0.1)(unsure)[0][0] == "cat"
     assert WordDecoder(tokenizer, lm=model)(row[:0]) == []
+    assert WordDecoder(tokenizer, lm=model)(row[:4]) == []  # within the word
 
 
 def test_what_names_no_words_is_refused(

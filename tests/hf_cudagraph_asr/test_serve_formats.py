@@ -14,7 +14,7 @@ import soundfile
 from served import local_gateway, transcribe, written
 
 from hf_cudagraph_asr import AudioError
-from hf_cudagraph_asr.audio import converted
+from hf_cudagraph_asr.audio import MOST_BYTES, converted
 from hf_cudagraph_asr.serve import Gateway
 
 TINYVOICE = Path(__file__).parents[2] / "docs/examples/tinyvoice"
@@ -93,6 +93,15 @@ def test_what_ffmpeg_decodes_is_transcribed_unless_it_is_cut_off_or_too_long(
     response = transcribe(gateway, long)
     assert (response.status_code, response.json()["error"]) == (413, "too_long")
     assert "at least 6.00 seconds, at most 5 are taken" in response.json()["detail"]
+
+
+@pytest.mark.usefixtures("on_path")
+def test_many_channels_take_no_more_memory_than_two(gateway: Gateway, ffmpeg: Path) -> None:
+    body = made(ffmpeg, "mkv", "-ac", "8", "-ar", "192000", "-c:a", "flac")
+    assert len(converted(body, 1.0, 20.0)) < 1.1 * MOST_BYTES
+    response = transcribe(gateway, body)
+    assert (response.status_code, response.json()["error"]) == (400, "unsupported_audio")
+    assert "has 8 channels" in response.json()["detail"]
 
 
 @pytest.mark.parametrize("head", [b"\0\0\0\x1cftypM4A ", b"\x1aE\xdf\xa3"])

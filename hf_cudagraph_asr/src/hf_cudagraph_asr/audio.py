@@ -66,6 +66,8 @@ CONTAINERS = {
 # guess: it would take a playlist too, and follow it to other files and addresses.
 DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; WebM
 
+MOST_BYTES = 2 * 192_000 * 4  # a second, of what it makes: more channels or samples are too many
+
 # Endings besides the names of libsndfile's formats, and the format that each of them stands for.
 ALIASES = {
     "wave": "WAV", "bwf": "WAV", "aif": "AIFF", "aifc": "AIFF", "snd": "AU", "oga": "OGG",
@@ -163,7 +165,8 @@ def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
 
     Args:
         content: the upload. Any other is returned as it is.
-        most_seconds: what is longer is cut off here.
+        most_seconds: what is longer is cut off here, and earlier where there are more samples a
+            second than those of two channels at 192,000.
         timeout_s: seconds that it may take.
 
     Raises:
@@ -178,9 +181,10 @@ def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
     with tempfile.NamedTemporaryFile() as file:  # not a pipe: MP4 may have its index at the end
         file.write(content)
         file.flush()
-        options = f"-nostdin -v error -threads 1 -protocol_whitelist file -f {demuxer} -i".split()
-        outputs = f"-map 0:a:0 -t {most_seconds:f} -c:a pcm_f32le -f wav pipe:1".split()
-        command = [ffmpeg, *options, file.name, *outputs]
+        options = f"-nostdin -v error -xerror -threads 1 -protocol_whitelist file -f {demuxer} -i"
+        most = f"-t {most_seconds:f} -fs {MOST_BYTES * most_seconds:.0f}"
+        outputs = f"-map 0:a:0 {most} -c:a pcm_f32le -f wav pipe:1"
+        command = [ffmpeg, *options.split(), file.name, *outputs.split()]
         try:
             done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as error:

@@ -126,9 +126,9 @@ class WordDecoder:
             while end < after and greedy[end] == token:
                 end += 1
             letters[-1].append((start, end, math.exp(likely[start:end, token].max())))
-        return [
+        return [  # of the last word there may be a part, where the recording ends within it
             (word, own[0][0], own[-1][1], min(sure for _, _, sure in own))
-            for word, own in zip(best[0].words, filter(None, letters), strict=True)
+            for word, own in zip(best[0].words, filter(None, letters), strict=False)
         ]
 
 

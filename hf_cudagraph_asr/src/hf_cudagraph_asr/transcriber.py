@@ -360,7 +360,7 @@ class Transcriber:
                 for token, frames in groupby(range(start, end), tokens.__getitem__)
                 if token != self.tokenizer.pad_token_id
             ]
-            return Word(text, float(start * one), float(end * one), min(letters))
+            return Word(text, float(start * one), float(end * one), min(letters, default=None))
 
         return found.text, tuple(
             word(of["word"], of["start_offset"], of["end_offset"]) for of in found.word_offsets

@@ -177,7 +177,7 @@ def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
     if demuxer is None:
         return content
     if (ffmpeg := shutil.which("ffmpeg")) is None:
-        raise FileNotFoundError(f"{demuxer} audio is decoded by ffmpeg, which is not installed")
+        raise FileNotFoundError("MP4, M4A and WebM are decoded by ffmpeg, which is not installed")
     with tempfile.NamedTemporaryFile() as file:  # not a pipe: MP4 may have its index at the end
         file.write(content)
         file.flush()

@@ -74,6 +74,7 @@ def test_openais_client_gets_each_format(client: Any) -> None:
     assert timed.segments is None
     assert [one.word for one in timed.words] == TEXT.split()
     assert all(0 <= one.start < one.end <= timed.duration for one in timed.words)
+    assert all(0 < one.confidence <= 1 for one in timed.words)
     assert segment.segments[0].start == timed.words[0].start
     assert segment.segments[0].end == timed.words[-1].end
     clock = r"00:00:0\d{}\d\d\d"

@@ -33,7 +33,8 @@ BEAM, THRESHOLD = 50, 25.0  # hypotheses kept a frame, and how far their scores 
 class WordDecoder:
     """A `Decoder` of the words of a lexicon, in the order that a model and a language like best.
 
-        asr.decoder = WordDecoder(asr.tokenizer, lm="trigram.arpa")
+        decoder = WordDecoder(processor.tokenizer, lm="trigram.arpa")
+        asr = Transcriber(model, processor, pool, decoder=decoder)
 
     Any number of threads may call it; they take turns.
 

@@ -352,13 +352,13 @@ class Transcriber:
             return " ".join(word.text for word in heard), heard
         ids, sure = emitted[:, 0].long(), emitted[:, 1].exp().tolist()
         found = self.tokenizer.decode(ids, output_word_offsets=True)
-        tokens = ids.tolist()
+        tokens, blank = ids.tolist(), self.tokenizer.pad_token_id
 
         def word(text: str, start: int, end: int) -> Word:
             letters = [
-                max(sure[frame] for frame in frames)
+                max(map(sure.__getitem__, frames))
                 for token, frames in groupby(range(start, end), tokens.__getitem__)
-                if token != self.tokenizer.pad_token_id
+                if token != blank
             ]
             return Word(text, float(start * one), float(end * one), min(letters, default=None))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import re
@@ -9,6 +10,7 @@ import signal
 import socket
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -140,6 +142,7 @@ def _cause(error: Exception) -> str:
 
 def _check(settings: Any) -> None:
     """Refuse what a replica would, as far as files and devices tell; torch is for GPUs only."""
+    from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import BucketPlan
 
     compiled = settings.backend in ("cuda", "compile")
@@ -155,12 +158,27 @@ def _check(settings: Any) -> None:
                 f"{settings.replicas} x {settings.gpus:g} GPUs on device {settings.device} are too "
                 f"many, torch sees {there}: share them, as with --gpus 0.5, or give --device cpu"
             )
-    if settings.plan is not None:
-        BucketPlan.load(settings.plan)
-    # What is in a folder, or under a name on the hub, a replica says when it loads it.
+    plan = None if settings.plan is None else BucketPlan.load(settings.plan)
     name, folder = settings.model, Path(settings.model)
-    if not folder.is_dir() and (folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name)):
-        raise ValueError(f"{name} is no folder of a model, and no name on the hub")
+    if not folder.is_dir():
+        if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
+            raise ValueError(f"{name} is no folder of a model, and no name on the hub")
+        return  # a name on the hub: what it holds is known when a replica loads it
+    files = [folder / "config.json", *sorted(folder.glob("*processor_config.json"))]
+    try:
+        config, *processors = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} is no folder of a model: {error}") from error
+    kind = (config.get("architectures") or [config.get("model_type")])[0]
+    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    if not str(kind).endswith("ForCTC") or "conv_kernel" not in config:
+        raise ValueError(f"{name} holds a {kind}, expected a CTC model such as Wav2Vec2ForCTC")
+    if not weights or not processors:
+        raise ValueError(f"{name} lacks {'a processor' if weights else 'weights'}: save it again")
+    rates = [found.get("feature_extractor", found).get("sampling_rate") for found in processors]
+    if plan is not None and any(rates):
+        rate = next(filter(None, rates))
+        plan.check_geometry(Geometry.of(SimpleNamespace(**config), sampling_rate=rate))
 
 
 def _check_port(host: str, port: int) -> None:

@@ -146,6 +146,18 @@ def test_a_query_that_fails_fails_alone_and_the_next_is_computed() -> None:
     assert isinstance(second, RuntimeError)
 
 
+def test_answers_that_are_not_as_many_as_queries_reach_nobody() -> None:
+    async def compute(given: list[int], waits: list[float]) -> list[int]:
+        return [0]
+
+    async def both() -> list[Any]:
+        batcher = Batcher(compute, lambda length, rows: 1.0, lanes=1)
+        batcher.most = 2
+        return await asyncio.gather(batcher.ask(0, 1), batcher.ask(1, 1))
+
+    assert simulated(both) == [0, 0]  # each alone
+
+
 def test_a_query_whose_client_left_is_not_computed() -> None:
     lanes = Lanes()
 
@@ -163,6 +175,23 @@ def test_a_query_whose_client_left_is_not_computed() -> None:
     assert isinstance(left, asyncio.CancelledError)
     assert isinstance(gone, asyncio.CancelledError)
     assert lanes.notes == ["0 s acd"]
+
+
+def test_nor_is_it_where_its_batch_failed() -> None:
+    lanes = Lanes()
+    lanes.bad = {"a"}
+
+    async def leave() -> list[Any]:
+        asked = [asyncio.create_task(lanes.batcher.ask(name, 1)) for name in "abc"]
+        await asyncio.sleep(0.5)  # b is tried alone now
+        asked[2].cancel()
+        return await asyncio.gather(*asked, return_exceptions=True)
+
+    failed, answer, left = simulated(leave)
+    assert isinstance(failed, RuntimeError)
+    assert answer == "b 0"
+    assert isinstance(left, asyncio.CancelledError)
+    assert lanes.notes == ["0 s abc", "0 s a", "0 s b"]
 
 
 def test_a_simulated_server_keeps_up_until_its_host_or_its_device_does_not() -> None:

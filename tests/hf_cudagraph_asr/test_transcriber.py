@@ -16,7 +16,14 @@ import transformers
 from tiny_models import plan_for
 from tiny_recogniser import RATE, save_recogniser, stock_pipeline, waveform
 
-from hf_cudagraph_asr import Served, Transcriber, Transcript, enable_cuda_graphs, plan_buckets
+from hf_cudagraph_asr import (
+    GraphPool,
+    Served,
+    Transcriber,
+    Transcript,
+    enable_cuda_graphs,
+    plan_buckets,
+)
 
 LENGTHS = (300, 512, 299, 870, 640, 31, 30)
 SHORT = (29, 12, 1)  # samples that hold no frame
@@ -145,10 +152,33 @@ def test_many_go_in_batches_of_neighboring_lengths_and_come_back_in_order(folder
     assert [found.words for found in together] == [found.words for found in alone]
 
 
+def test_texts_are_made_while_the_device_computes_the_next_batch(
+    eager: Transcriber, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes: list[str] = []
+    call, decoded = GraphPool.call, Transcriber._decoded
+
+    def noted_call(pool: GraphPool, *given: Any) -> Any:
+        notes.append("call")
+        return call(pool, *given)
+
+    def noted_decoded(self: Transcriber, ids: Any) -> Any:
+        notes.append("text")
+        return decoded(self, ids)
+
+    monkeypatch.setattr(GraphPool, "call", noted_call)
+    monkeypatch.setattr(Transcriber, "_decoded", noted_decoded)
+    eager.transcribe([waveform(300)] * 3, batch_size=1)
+    assert notes == ["call", "call", "text", "call", "text", "text"]
+
+
 def test_a_pool_prices_batches_by_what_serves_them(
     eager: Transcriber, exported: Transcriber
 ) -> None:
     pool, captured = eager.pool, exported.pool
+    for wrong in (0, -1, 2.0):
+        with pytest.raises(ValueError, match="batch_size must be a whole number from 1 up"):
+            eager.transcribe([waveform(300)], batch_size=wrong)  # type: ignore[arg-type]
     assert (pool.most_rows(), pool.most_rows(9), pool.most_rows(2)) == (8, 9, 2)
     assert (captured.most_rows(), captured.most_rows(9), captured.most_rows(2)) == (4, 4, 2)
     assert pool.price(600, 2) < 2 * pool.price(600, 1)  # a call costs something, too

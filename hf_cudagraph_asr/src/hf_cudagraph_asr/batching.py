@@ -76,7 +76,8 @@ class Batcher:
                 if not await self._computed(batch) and len(batch) > 1:
                     # Retry one by one, so that one bad query does not fail the batch.
                     for query in batch:
-                        await self._computed([query])
+                        if not query.answer.done():
+                            await self._computed([query])
         finally:  # at once: whatever arrives from here on starts a lane
             self._free += 1
 
@@ -95,11 +96,12 @@ class Batcher:
         waits = [now - query.arrived for query in batch]
         try:
             answers = await self._compute([query.given for query in batch], waits)
+            answered = [*zip(batch, answers, strict=True)]
         except Exception as error:  # noqa: BLE001 - whoever asked gets it
             if len(batch) == 1 and not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
             return False
-        for query, answer in zip(batch, answers, strict=True):
+        for query, answer in answered:
             if not query.answer.done():  # or the client left
                 query.answer.set_result(answer)
         return True

@@ -20,7 +20,7 @@ from hf_cudagraph_asr.dispatch import Dispatch, Reason, decide
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.host import Call, HostModel, row_by_row
 from hf_cudagraph_asr.observe import Observer, Observers, PoolStatistics, Served, Tally
-from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of
+from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of, whole
 
 __all__ = ["GraphPool"]
 
@@ -240,8 +240,9 @@ class GraphPool:
     def most_rows(self, asked: int | None = None) -> int:
         """Rows of the largest batch: as asked, but no more than are captured; else 8."""
         captured = self._state.captured
-        largest = asked or EAGER_ROWS if captured is None else captured.programs.batch_sizes[-1]
-        return min(asked or largest, largest)
+        sizes = () if captured is None else captured.programs.batch_sizes[-1:]
+        most = () if asked is None else (whole(asked, "batch_size"),)
+        return min((*sizes, *most), default=EAGER_ROWS)
 
     def stats(self) -> PoolStatistics:
         """Count what it did so far."""

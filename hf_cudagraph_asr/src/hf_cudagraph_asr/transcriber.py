@@ -6,8 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from time import perf_counter
@@ -33,8 +32,6 @@ logger = logging.getLogger(__name__)
 Waveform = npt.NDArray[np.float32]
 
 CHUNK = 30.0  # seconds beyond which a recording is transcribed in chunks, by default
-
-LANES = 2  # batches at a time: one may be on the device, and one on the host
 
 LOUDEST = 1e15  # float32 holds the squares of a day of such samples, added up
 
@@ -66,7 +63,8 @@ class Transcript:
         text: the text; empty where nothing is said, or the recording is too short for a frame.
         words: the words of it, in order.
         seconds: of audio.
-        milliseconds: from the waveforms to the texts, for all that was computed in the same batch.
+        milliseconds: from the waveforms to the texts, for all that was computed in the same batch,
+            without what was done for another meanwhile.
         dispatch: what became of the model's call; for a long recording, of its first chunk's.
         bucket: the captured length that this recording was replayed at, or None.
     """
@@ -243,18 +241,14 @@ class Transcriber:
         short = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
         lengths = [len(rows[row]) for row in short]
         cuts = batches(lengths, self.pool.most_rows(batch_size), self.pool.price)
-        together = [[rows[short[at]] for at in cut] for cut in cuts]
-        if len(together) > 1:
-            # Features and texts of one are made while the device computes another.
-            with ThreadPoolExecutor(LANES, "batches") as lanes:
-                made = [*lanes.map(self._batch, together)]
-        else:
-            made = [*map(self._batch, together)]
-        found = {
-            short[at]: transcript
-            for cut, batch in zip(cuts, made, strict=True)
-            for at, transcript in zip(cut, batch, strict=True)
-        }
+        made: list[Transcript] = []
+        before: Callable[[], list[Transcript]] = list
+        for cut in cuts:
+            launched = self._batch([rows[short[at]] for at in cut])
+            made += before()  # while a GPU computes what was launched
+            before = launched
+        made += before()
+        found = dict(zip([short[at] for cut in cuts for at in cut], made, strict=True))
         return [found.get(row) or self._in_chunks(waveform) for row, waveform in enumerate(rows)]
 
     def fault(self, waveform: npt.ArrayLike) -> str | None:
@@ -307,7 +301,8 @@ class Transcriber:
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    def _batch(self, waveforms: Sequence[Waveform]) -> list[Transcript]:
+    def _batch(self, waveforms: Sequence[Waveform]) -> Callable[[], list[Transcript]]:
+        """Put a batch on the device; what is returned waits for it, and makes the texts."""
         start = perf_counter()
         lengths = [len(waveform) for waveform in waveforms]
         features = [  # each is normalized by its own samples alone
@@ -318,17 +313,26 @@ class Transcriber:
         values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
         values = values.to(self.model.device, self.model.dtype)
         logits, dispatch = self.pool.call(values, lengths)  # (B, frames, V)
-        emitted = self._emitted(logits).cpu()  # waits for the device
-        field = self._frames.receptive_field
-        frames = [self._frames.emitted(n) if n >= field else 0 for n in lengths]
-        decoded = [self._decoded(row[:count]) for row, count in zip(emitted, frames, strict=True)]
-        spent = 1000 * (perf_counter() - start)
-        buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
-        seconds = [length / self.sampling_rate for length in lengths]
-        return [
-            Transcript(text, words, seconds[row], spent, dispatch, buckets.get(row))
-            for row, (text, words) in enumerate(decoded)
-        ]
+        on_device = self._emitted(logits)
+        spent = perf_counter() - start
+
+        def finished() -> list[Transcript]:
+            start = perf_counter()
+            emitted = on_device.cpu()
+            field = self._frames.receptive_field
+            frames = [self._frames.emitted(n) if n >= field else 0 for n in lengths]
+            decoded = [
+                self._decoded(row[:count]) for row, count in zip(emitted, frames, strict=True)
+            ]
+            milliseconds = 1000 * (spent + perf_counter() - start)
+            buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
+            seconds = [length / self.sampling_rate for length in lengths]
+            return [
+                Transcript(text, words, seconds[row], milliseconds, dispatch, buckets.get(row))
+                for row, (text, words) in enumerate(decoded)
+            ]
+
+        return finished
 
     def _emitted(self, logits: torch.Tensor) -> torch.Tensor:
         """The best token of each frame and its log-probability, (B, frames, 2); or all of them.

@@ -61,7 +61,7 @@ class Settings(ModelSettings, Batching, Limits):
     gateways: int = Field(1, ge=1)
     cpus: float = Field(1.0, ge=0)
     gpus: float = Field(default_factory=_gpus, ge=0)
-    max_ongoing: int = Field(32, ge=1)
+    max_ongoing: int = Field(64, ge=1)
     max_queued: int = Field(128, ge=1)
 
 

@@ -1,6 +1,7 @@
 """Fixtures of every test, and Sybil: each example in a document or docstring is a test too."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -56,7 +57,7 @@ def tinyworld_pipe(require: Require) -> Any:
 @pytest.fixture
 def pipe(request: pytest.FixtureRequest) -> Any:
     """`pipe` in the examples; a document without that word does not wait for the model."""
-    if "pipe" in request.node.example.document.text:
+    if re.search(r"\bpipe\b", request.node.example.document.text):  # not "pipeline"
         return request.getfixturevalue("tinyworld_pipe")
     return None
 

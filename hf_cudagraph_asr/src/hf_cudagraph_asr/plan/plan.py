@@ -134,18 +134,14 @@ class BucketPlan:
         ends = np.union1d(frames, np.array(self.pinned, dtype=np.int64))
         weights = np.zeros(len(ends))
         weights[np.searchsorted(ends, frames)] = counts
-        rows, room = self.batch_sizes[-1], self.most_frames
-        longest = None
-        if room is not None:
-            last = int(np.searchsorted(rows * ends, room, "right")) - 1
-            longest = np.full(min(self.graphs, len(ends)), last)
+        rows = self.batch_sizes[-1]
+        room = math.inf if self.most_frames is None else self.most_frames
         found = partition(
             weights,
-            self.cost.replayed(ends),
+            self.cost.replayed(ends[rows * ends <= room]),
             self.cost.run_eagerly(ends),
             self.graphs,
-            pinned=np.isin(ends, self.pinned),
-            longest=longest,
+            np.isin(ends, self.pinned),
         )
         if found is None:
             least = max(self.pinned, default=int(ends[0]))
@@ -154,13 +150,13 @@ class BucketPlan:
                 f"in memory, in {self.graphs} buckets: raise memory_limit or graphs, or drop the "
                 "larger batch sizes"
             )
-        lengths = tuple(ends[list(found.ends)].tolist())
+        lengths = tuple(ends[found].tolist())
         plan = replace(self, lengths=lengths, replicas=(), traffic=traffic)
         time = plan.expected_cost or 1.0  # a cost of nothing keeps nothing busy
         busy = [bucket.share * bucket.cost / time for bucket in plan.buckets]
-        pools = math.inf if room is None else max(room // (rows * lengths[-1]), 1)
-        copies = np.minimum(replicas(busy, self.concurrency), pools)
-        return replace(plan, replicas=tuple(copies.astype(int).tolist()))
+        pools = max(room / (rows * lengths[-1]), 1)
+        copies = np.minimum(replicas(busy, self.concurrency), pools).astype(int)
+        return replace(plan, replicas=tuple(copies.tolist()))
 
     def bucket_for(self, samples: int) -> Bucket | None:
         """The smallest bucket that holds an input, or None: longer than the last, or no frame.

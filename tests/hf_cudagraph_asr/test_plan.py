@@ -15,7 +15,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import Bucket, BucketPlan, Cost, Geometry, plan_buckets
-from hf_cudagraph_asr.plan import Chunking, Traffic
+from hf_cudagraph_asr.plan import Traffic, chunks_of
 
 GEOMETRY = Geometry()
 COVERED = Cost((0, 1), (0.0, 1.0), (0.0, 1e6))  # an eager run so dear that every query is replayed
@@ -89,7 +89,7 @@ def test_no_choice_of_lengths_is_cheaper(problem: tuple[Traffic, Cost, dict[str,
     traffic, cost, options = problem
     pinned = set()
     if "chunk_length_s" in options:
-        chunk = Chunking.of(GEOMETRY, options["chunk_length_s"]).chunk
+        chunk, _ = chunks_of(GEOMETRY, options["chunk_length_s"])
         pinned = {GEOMETRY.frames(chunk)}
     rows = max(options.get("batch_sizes", (1,)))
     longest = options.get("memory_limit", math.inf) / 393_216 / rows
@@ -304,7 +304,7 @@ def test_costs_go_on_beyond_what_was_measured() -> None:
 
 @given(st.integers(400, 700_000), st.sampled_from([3.0, 4.99, 10.0]))
 @settings(max_examples=30)
-def test_recordings_count_as_the_pipelines_chunks(samples: int, chunk: float) -> None:
+def test_recordings_count_as_the_pipelines_chunks(samples: int, seconds: float) -> None:
     from transformers.pipelines.automatic_speech_recognition import chunk_iter
 
     class Extractor:
@@ -313,14 +313,14 @@ def test_recordings_count_as_the_pipelines_chunks(samples: int, chunk: float) ->
         def __call__(self, chunk: Durations, **_: object) -> dict[str, Durations]:
             return {"input_values": chunk}
 
-    cut = Chunking.of(GEOMETRY, chunk)
+    chunk, stride = chunks_of(GEOMETRY, seconds)
     # As the pipeline rounds its own arguments.
-    assert cut.chunk == round(chunk * 16_000 / 320) * 320
-    assert cut.left == cut.right == round(chunk / 6 * 16_000 / 320) * 320
-    chunks = chunk_iter(np.zeros(samples), Extractor(), cut.chunk, cut.left, cut.right)
+    assert chunk == round(seconds * 16_000 / 320) * 320
+    assert stride == round(seconds / 6 * 16_000 / 320) * 320
+    chunks = chunk_iter(np.zeros(samples), Extractor(), chunk, stride, stride)
     lengths = [len(item["input_values"]) for item in chunks]
     assume(min(lengths) >= 400)
-    traffic = Traffic.of([samples / 16_000], GEOMETRY, cut)
+    traffic = Traffic.of([samples / 16_000], GEOMETRY, seconds)
     expected = [GEOMETRY.frames(n) for n in lengths]
     assert dict(zip(traffic.frames, traffic.counts, strict=True)) == {
         frames: expected.count(frames) for frames in expected
@@ -328,13 +328,12 @@ def test_recordings_count_as_the_pipelines_chunks(samples: int, chunk: float) ->
 
 
 def test_chunks_of_many_recordings_add_up() -> None:
-    cut = Chunking.of(GEOMETRY, 6.0)  # a chunk begins every 4 s
-    recordings = {2.0: 3, 6.0: 5, 10.0: 7, 13.0: 2}
+    recordings = {2.0: 3, 6.0: 5, 10.0: 7, 13.0: 2}  # a chunk of 6 s begins every 4 s
     # 10 s: two whole chunks. 13 s: two, and one from 8 s on.
     expected = {2.0: 3, 5.0: 2, 6.0: 5 + 2 * 7 + 2 * 2}
     frames = {GEOMETRY.frames(int(s * 16_000)): float(n) for s, n in expected.items()}
     for durations in (recordings, [s for s, n in recordings.items() for _ in range(n)]):
-        traffic = Traffic.of(durations, GEOMETRY, cut)
+        traffic = Traffic.of(durations, GEOMETRY, 6.0)
         assert dict(zip(traffic.frames, traffic.counts, strict=True)) == frames
 
 
@@ -464,16 +463,19 @@ def test_durations_that_cannot_be_planned_for(durations: Any, message: str) -> N
     ("durations", "message"),
     [
         # milliseconds
-        ([800, 1900, 2400], "3 of 3 durations are above 120 s, .* milliseconds .of 1.9 s rather"),
+        (
+            [800, 1900, 2400],
+            "3 of 3 durations are above 120 s, up to .* milliseconds or samples, con",
+        ),
         (np.array([1.2, 2.4, 1800, 3.1]), "1 of 4 durations are above 120 s, up to 1,800 s"),
         ({1.5: 10_000, 4000.0: 3}, "3 of 10,003 durations are above"),
         # samples, of 16,000 a second
-        ([16_000, 40_000, 80_000], r"or samples .of 2.5 s rather than 40000., convert"),
+        ([16_000, 40_000, 80_000], "if they are milliseconds or samples, convert them to seconds"),
         # minutes
-        ([0.03, 0.05, 0.08, 0.1], "100% of the durations are below 0.2 s, .* are minutes"),
-        ([0.03, 1.2, 2.4, 1.8], "25% of the durations are below 0.2 s"),
+        ([0.03, 0.05, 0.08, 0.1], "4 of 4 durations are below 0.2 s, .* are minutes"),
+        ([0.03, 1.2, 2.4, 1.8], "1 of 4 durations are below 0.2 s"),
         # whole recordings
-        ([900.0, 3600.0, 1800.0], "if recordings are that long, give chunk_length_s"),
+        ([900.0, 3600.0, 1800.0], "up to 3,600 s .chunk_length_s cuts recordings."),
     ],
 )
 def test_durations_that_are_hardly_seconds_are_said(durations: Any, message: str) -> None:

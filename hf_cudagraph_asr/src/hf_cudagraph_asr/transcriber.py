@@ -22,7 +22,7 @@ from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.decoder import Decoder, WordDecoder
 from hf_cudagraph_asr.dispatch import Dispatch, batches
 from hf_cudagraph_asr.geometry import Frames, Geometry
-from hf_cudagraph_asr.plan import Bucket, BucketPlan, Chunking
+from hf_cudagraph_asr.plan import Bucket, BucketPlan, chunks_of
 from hf_cudagraph_asr.pool import GraphPool
 
 __all__ = ["Transcriber", "Transcript", "Word", "device_of", "dtype_of", "loaded"]
@@ -129,14 +129,13 @@ class Transcriber:
         self._longest = math.inf  # samples of a recording in one piece
         if chunk_length_s is not None:
             geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
-            chunking = Chunking.of(geometry, chunk_length_s)
+            self._longest, stride = chunks_of(geometry, chunk_length_s)
             # The last chunk of a recording is longer than both strides, but maybe by a sample.
-            if chunking.left + chunking.right < self._frames.receptive_field:
+            if 2 * stride < self._frames.receptive_field:
                 raise ValueError(
                     f"chunks of {chunk_length_s} s overlap by less than the "
                     f"{self._frames.receptive_field} samples of a frame: make them longer"
                 )
-            self._longest = chunking.chunk
 
     @classmethod
     def from_pretrained(

@@ -19,11 +19,11 @@ from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
 from hf_cudagraph_asr.plan.partition import partition
 from hf_cudagraph_asr.plan.traffic import (
-    Chunking,
     Floats,
     Ints,
     Traffic,
     ascending,
+    chunks_of,
     finite,
     rows_of,
     warn_of_units,
@@ -357,11 +357,12 @@ def plan_buckets(
         raise ValueError(f"cost must be a Cost, as pool.calibrate() makes it, not {cost!r:.60}")
     if not (memory_limit is None or (finite(memory_limit) and memory_limit > 0)):
         raise ValueError(f"memory_limit must be bytes above 0, not {memory_limit!r}")
-    chunking = None if chunk_length_s is None else Chunking.of(geometry, chunk_length_s)
-    traffic = Traffic.of(durations, geometry, chunking)
+    pinned: tuple[int, ...] = ()
+    if chunk_length_s is not None:
+        pinned = (geometry.frames(chunks_of(geometry, chunk_length_s)[0]),)
+    traffic = Traffic.of(durations, geometry, chunk_length_s)
     if traffic is not durations:
-        warn_of_units(traffic, geometry, cut=chunking is not None)
-    pinned = () if chunking is None else (geometry.frames(chunking.chunk),)
+        warn_of_units(traffic, geometry, cut=bool(pinned))
     wanted = BucketPlan(
         pinned or traffic.frames[:1],
         traffic,

@@ -28,39 +28,21 @@ HALF_LIFE = 100_000.0  # queries
 FORGOTTEN = 2.0**-64  # a weight below which a length is left out
 
 
-@dataclass(frozen=True)
-class Chunking:
-    """Chunks that `pipeline("automatic-speech-recognition")` cuts long recordings into, with CTC.
+def chunks_of(geometry: Geometry, chunk_length_s: float) -> tuple[int, int]:
+    """Samples of a chunk, and of the stride on each side, of long recordings in the ASR pipeline.
 
-    Attributes:
-        chunk: samples of a chunk.
-        left: samples of its left stride.
-        right: samples of its right stride.
+    By default it lets chunks of CTC models overlap by a sixth on each side, all in whole frames.
+
+    Raises:
+        ValueError: `chunk_length_s` seconds hold no frame, or overlap entirely.
     """
-
-    chunk: int
-    left: int
-    right: int
-
-    @classmethod
-    def of(cls, geometry: Geometry, chunk_length_s: float) -> Chunking:
-        """Cut as the pipeline does by default: each side overlaps by a sixth, all in whole frames.
-
-        Args:
-            geometry: of the model.
-            chunk_length_s: the pipeline's argument, seconds of a chunk.
-
-        Raises:
-            ValueError: chunks that hold no frame, or that overlap entirely.
-        """
-        if not (finite(chunk_length_s) and 0 < chunk_length_s <= DAY):
-            raise ValueError(f"chunk_length_s must be seconds up to a day, not {chunk_length_s!r}")
-        rate, hop = geometry.sampling_rate, geometry.hop
-        chunk = round(chunk_length_s * rate / hop) * hop
-        stride = round(chunk_length_s / 6 * rate / hop) * hop
-        if geometry.frames(chunk) < 1 or chunk <= 2 * stride:
-            raise ValueError(f"a chunk of {chunk_length_s} s is too short: make it longer")
-        return cls(chunk, stride, stride)
+    if not (finite(chunk_length_s) and 0 < chunk_length_s <= DAY):
+        raise ValueError(f"chunk_length_s must be seconds up to a day, not {chunk_length_s!r}")
+    rate, hop = geometry.sampling_rate, geometry.hop
+    chunk, stride = (round(s * rate / hop) * hop for s in (chunk_length_s, chunk_length_s / 6))
+    if geometry.frames(chunk) < 1 or chunk <= 2 * stride:
+        raise ValueError(f"a chunk of {chunk_length_s} s is too short: make it longer")
+    return chunk, stride
 
 
 @dataclass(frozen=True)
@@ -87,14 +69,12 @@ class Traffic:
         object.__setattr__(self, "counts", tuple(counts[counts > 0].tolist()))
 
     @classmethod
-    def of(cls, durations: Any, geometry: Geometry, chunking: Chunking | None = None) -> Traffic:
+    def of(cls, durations: Any, geometry: Geometry, chunk_length_s: float | None = None) -> Traffic:
         """Count durations by frames.
 
         Args:
-            durations: seconds, as any iterable, array or column of numbers; or a histogram: a
-                mapping of seconds to counts; or a Traffic, taken as it is.
+            durations, chunk_length_s: as in `plan_buckets`.
             geometry: the frames they are counted in.
-            chunking: recordings longer than a chunk count as the chunks they are cut into.
 
         Raises:
             ValueError: no durations, or one that is not between a frame and a day.
@@ -122,11 +102,11 @@ class Traffic:
             )
         samples = samples.astype(np.int64)
         lengths = geometry.frames(samples)
-        if chunking is not None:
-            step = chunking.chunk - chunking.left - chunking.right
-            before = np.maximum(-((chunking.chunk - samples) // step), 0)  # chunks but the last
-            chunk = geometry.frames(chunking.chunk)
-            lengths = np.append(geometry.frames(samples - before * step), chunk)
+        if chunk_length_s is not None:
+            chunk, stride = chunks_of(geometry, chunk_length_s)
+            step = chunk - 2 * stride
+            before = np.maximum(-((chunk - samples) // step), 0)  # chunks but the last
+            lengths = geometry.frames(np.append(samples - before * step, chunk))
             counts = np.append(counts, before @ counts)
         found: Any = np.bincount(lengths, counts)
         every: Any = np.arange(len(found))
@@ -208,17 +188,16 @@ class LengthSketch:
         Raises:
             ValueError: no query was seen yet.
         """
-        found = sorted(self._read().items())
-        if not found:
+        if not (found := self._read()):
             raise ValueError("no query was seen yet: there is no traffic to plan for")
-        return Traffic(tuple(f for f, _ in found), tuple(weight for _, weight in found))
+        return Traffic(tuple(found), tuple(found.values()))
 
     def _read(self) -> dict[int, float]:
-        """Weights by length, without lengths that are forgotten altogether."""
+        """Weights by ascending length, without lengths that are forgotten altogether."""
         with self._lock:
-            weights, age = self._weights.copy(), self._age
-        found = {int(f): w * exp2((then - age) * self._rate) for f, (w, then) in weights.items()}
-        return {frames: weight for frames, weight in found.items() if weight >= FORGOTTEN}
+            seen, age = list(self._weights.items()), self._age
+        found = ((int(f), w * exp2((then - age) * self._rate)) for f, (w, then) in sorted(seen))
+        return {frames: weight for frames, weight in found if weight >= FORGOTTEN}
 
 
 def _bin(frames: int) -> int:
@@ -231,28 +210,17 @@ def warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
     """Warn the caller's caller of durations that can hardly be seconds of queries."""
     frames, counts = traffic.arrays()
     seconds = frames * geometry.hop / geometry.sampling_rate
-    long = seconds > LONG
-    short = counts[seconds < SHORT].sum() / traffic.total
-    message = ""
-    if short > FEW:
-        message = (
-            f"{short:.0%} of the durations are below {SHORT:g} s, which hardly holds a word: if "
-            "they are minutes, convert them to seconds"
-        )
+    short, long = seconds < SHORT, seconds > LONG
+    if counts[short].sum() > FEW * traffic.total:
+        odd, limit, units = short, f"below {SHORT:g} s, which hardly holds a word", "minutes"
     elif not cut and counts[long] @ seconds[long] > FEW * counts @ seconds:
-        typical = float(np.median(seconds[long]))
-        likely = [
-            f"{unit} (of {typical / size:.2g} s rather than {typical:.0f})"
-            for unit, size in (("milliseconds", 1000), ("samples", geometry.sampling_rate))
-            if SHORT <= typical / size <= LONG
-        ]
-        message = (
-            f"{counts[long].sum():,.0f} of {traffic.total:,.0f} durations are above {LONG:g} s, up "
-            f"to {seconds[-1]:,.0f} s: if they are {' or '.join(likely) or 'in another unit'}, "
-            "convert them to seconds; if recordings are that long, give chunk_length_s"
-        )
-    if message:
-        warnings.warn(message, stacklevel=3)
+        limit = f"above {LONG:g} s, up to {seconds[-1]:,.0f} s (chunk_length_s cuts recordings)"
+        odd, units = long, "milliseconds or samples"
+    else:
+        return
+    share = f"{counts[odd].sum():,.0f} of {traffic.total:,.0f} durations"
+    message = f"{share} are {limit}: if they are {units}, convert them to seconds"
+    warnings.warn(message, stacklevel=3)
 
 
 def numbers(values: Any, name: str, size: int | None = None) -> Floats:

@@ -127,7 +127,7 @@ def test_headers_of_a_folder_are_read_and_nothing_is_dropped_silently(
     assert found == plan_buckets([1.0, 1.5, 1.0, 2.5, 1.5], graphs=3)
     shown = capsys.readouterr()
     assert "5 queries" in shown.out
-    assert "1 file not counted: audio/torn.flac cannot be decoded" in shown.err
+    assert "not counted: 1 file: audio/torn.flac cannot be decoded" in shown.err
     assert "not counted: 3 of the files found have to be converted first" in shown.err
     for name in ("a.m4a", "b.webm", "c.MP4"):
         assert name in shown.err
@@ -149,7 +149,9 @@ def test_a_folder_without_audio_that_can_be_read_is_an_error(
         file.unlink()
     (here / "folder/c.wav").write_text("no audio")
     message = refused(capsys, "folder")
-    assert "no file of audio in folder can be read: folder/c.wav cannot be decoded" in message
+    assert (
+        "no file of audio in folder can be read: 1 file: folder/c.wav cannot be decoded" in message
+    )
 
 
 def test_rows_without_a_number_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

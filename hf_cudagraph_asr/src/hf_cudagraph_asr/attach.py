@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, NoReturn, Self
 
 import torch
@@ -17,8 +16,6 @@ from hf_cudagraph_asr.cuda_graphs import CompiledGraphBackend, CudaBackend
 from hf_cudagraph_asr.observe import Observer
 from hf_cudagraph_asr.plan import BucketPlan
 from hf_cudagraph_asr.pool import GraphPool
-
-__all__ = ["disable_cuda_graphs", "enable_cuda_graphs"]
 
 logger = logging.getLogger(__name__)
 
@@ -72,9 +69,9 @@ def enable_cuda_graphs(
             f"CUDA graphs are enabled on this {type(model).__name__} already: call "
             f"disable_cuda_graphs(model) first, or pool.rebuild() to capture it anew"
         )
-    # Without a plan there is nothing to capture on any device.
-    choice = "eager" if plan is None and backend == "auto" else backend
-    made = _backend(choice, model.device)
+    if backend == "auto":  # without a plan there is nothing to capture on any device
+        backend = "cuda" if plan is not None and model.device.type == "cuda" else "eager"
+    made = _backend(backend, model.device)
     pool = EnabledPool(model, made, plan, batch_sizes=batch_sizes, observers=observers)
     model.forward = _PooledForward(pool, model)
     _warn_of_tf32(model)
@@ -84,15 +81,11 @@ def enable_cuda_graphs(
 def disable_cuda_graphs(model: Any) -> None:
     """Give a model the forward it had before, and drop the pool. Nothing to do is no error.
 
-    Args:
-        model: the model.
-
     Raises:
-        TypeError: it is no model.
+        TypeError: the model is no model.
     """
     _check_model(model)
-    forward = _pooled(model)
-    if forward is None:
+    if (forward := _pooled(model)) is None:
         return
     if vars(model)["forward"] is not forward:
         logger.warning(_LEFT, type(model).__name__, "wrapped")
@@ -109,21 +102,16 @@ class EnabledPool(GraphPool):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Restore the model, unless it was disabled, or enabled anew, in the meantime."""
         if self.closed:
             return
         forward = _pooled(self._model)
         if forward is not None and forward.pool is self:
             disable_cuda_graphs(self._model)
-            return
-        logger.warning(_LEFT, type(self._model).__name__, "replaced")
-        self.close()
+        else:
+            logger.warning(_LEFT, type(self._model).__name__, "replaced")
+            self.close()
 
 
 _LEFT = (
@@ -135,20 +123,14 @@ _LEFT = (
 class _PooledForward:
     """Takes the place of a model's `forward`, with the host's signature.
 
-    A deep copy of the model is not enabled: what is copied in this place is the forward that was
-    there before, of the copy. A program reads the weights it was captured with, so a copy needs
-    programs of its own; enable it like any other model.
-
-    Attributes:
-        pool: what answers.
-        host: the forward that was there before.
-        was_own: it was the instance's own attribute, and not found in the class.
+    A deep copy of the model is not enabled, as a program reads the weights it was captured with:
+    what is copied in this place is the forward that was there before, of the copy.
     """
 
     def __init__(self, pool: GraphPool, model: Any) -> None:
         self.pool = pool
         self.host = model.forward
-        self.was_own = "forward" in vars(model)
+        self.was_own = "forward" in vars(model)  # an attribute of the instance, not of the class
         functools.update_wrapper(self, self.host)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -173,11 +155,9 @@ def _pooled(model: Any) -> _PooledForward | None:
 
 
 def _backend(choice: str | Backend, device: torch.device) -> Backend:
-    """A backend by its name, or itself; "auto" is "cuda" where the model is on such a device."""
+    """A backend by its name, or itself."""
     if isinstance(choice, Backend):
         return choice
-    if choice == "auto":
-        choice = "cuda" if device.type == "cuda" else "eager"
     made: dict[str, Callable[[], Backend]] = {
         "cuda": CudaBackend,
         "compile": CompiledGraphBackend,
@@ -199,26 +179,21 @@ def _backend(choice: str | Backend, device: torch.device) -> Backend:
 
 
 def _check_model(model: Any) -> None:
-    if isinstance(model, torch.nn.Module) and hasattr(model, "device"):
-        return
-    remedy = "load one with AutoModelForCTC.from_pretrained(name)"
-    if isinstance(getattr(model, "model", None), torch.nn.Module):
-        remedy = "pass its model, as in pipe.model"
-    given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
-    raise TypeError(f"{given} is no model of transformers: {remedy}")
+    if not (isinstance(model, torch.nn.Module) and hasattr(model, "device")):
+        remedy = "load one with AutoModelForCTC.from_pretrained(name)"
+        if isinstance(getattr(model, "model", None), torch.nn.Module):
+            remedy = "pass its model, as in pipe.model"
+        given = repr(model) if isinstance(model, str) else f"a {type(model).__name__}"
+        raise TypeError(f"{given} is no model of transformers: {remedy}")
 
 
 def _warn_of_tf32(model: Any) -> None:
     """Say that float32 on this GPU is not what the tolerance is stated for."""
-    device = model.device
-    if device.type != "cuda" or model.dtype != torch.float32:
+    if model.device.type != "cuda" or model.dtype != torch.float32:
         return
     backends: Any = torch.backends
-    reduced = "tf32" in (
-        backends.cudnn.conv.fp32_precision,
-        backends.cuda.matmul.fp32_precision,
-    )
-    if reduced and torch.cuda.get_device_capability(device)[0] >= 8:
+    reduced = "tf32" in (backends.cudnn.conv.fp32_precision, backends.cuda.matmul.fp32_precision)
+    if reduced and torch.cuda.get_device_capability(model.device)[0] >= 8:
         logger.warning(
             "%s computes float32 with TensorFloat32, to 10 bits, so that rows agree to about 1e-3 "
             "instead of 1e-5: set torch.backends.cudnn.allow_tf32 and "

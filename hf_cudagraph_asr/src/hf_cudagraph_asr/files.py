@@ -8,21 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["checked", "written_beside"]
-
 
 @contextmanager
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path in the same folder to write to, which takes the name `path` if all goes well.
 
-    Its ending is that of `path`, for writers that choose a format by the ending.
-
-    Args:
-        path: the path of the finished file; replaced if it exists.
+    A file that is there already is replaced. The ending is that of `path`, for writers that choose
+    a format by it.
 
     Raises:
-        FileNotFoundError: the folder does not exist; it is not created.
-        IsADirectoryError: `path` is a folder.
+        OSError: as in `checked`.
     """
     target = checked(path)
     # Not tempfile: what it makes is readable by its owner alone, and the rename would keep that.
@@ -38,7 +33,7 @@ def checked(path: str | os.PathLike[str]) -> Path:
     """Give the path, if a file can be written there as far as can be told beforehand.
 
     Raises:
-        FileNotFoundError: the folder does not exist.
+        FileNotFoundError: the folder does not exist; it is not created.
         IsADirectoryError: `path` is a folder.
     """
     target = Path(path)

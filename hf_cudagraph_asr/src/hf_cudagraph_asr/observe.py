@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
 import math
 import threading
@@ -16,26 +18,12 @@ from hf_cudagraph_asr.dispatch import Dispatch, Reason
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
 
-__all__ = [
-    "METRICS",
-    "BucketStatistics",
-    "Observer",
-    "Observers",
-    "PoolStatistics",
-    "PrometheusObserver",
-    "Served",
-    "Tally",
-    "measurements",
-]
-
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """A call that was answered.
-
-    It holds numbers only: neither tensors nor the model, so it may be kept or sent elsewhere.
+    """A call that was answered, in numbers: no tensor and no model is kept alive by it.
 
     Attributes:
         dispatch: the route it took, and why.
@@ -68,7 +56,7 @@ class Observers:
     type of exception: a fault that every query repeats would otherwise fill the log.
 
     Args:
-        observers: called in this order. Without any, this is false, and no event need be made.
+        observers: called in this order. Without any, this is false.
 
     Raises:
         TypeError: one of them cannot be called.
@@ -80,9 +68,7 @@ class Observers:
         self._observers = tuple(observers)
         for observer in self._observers:
             if not callable(observer):
-                raise TypeError(
-                    f"an observer is called with each event; {observer!r:.80} cannot be called"
-                )
+                raise TypeError(f"observers are called, and {observer!r:.80} cannot be called")
         # Adding to a set is atomic; at worst two threads log the same fault.
         self._logged: set[tuple[int, type[Exception]]] = set()
 
@@ -188,20 +174,13 @@ class Tally:
     def read(self, memory: int = 0, capture_seconds: float = 0.0) -> PoolStatistics:
         """Take the counts as they are now."""
         with self._lock:
-            misses = dict(self._misses)
-            hits = self._hits
-            buckets = sorted(self._buckets.items())
-        return PoolStatistics(
-            calls=hits + sum(misses.values()),
-            hits=hits,
-            misses=MappingProxyType(misses),
-            buckets=tuple(
-                BucketStatistics(*size, calls, filled, calls * math.prod(size) - filled, seconds)
-                for size, (calls, filled, seconds) in buckets
-            ),
-            memory=memory,
-            capture_seconds=capture_seconds,
+            hits, misses, used = self._hits, dict(self._misses), sorted(self._buckets.items())
+        buckets = tuple(
+            BucketStatistics(*size, calls, filled, calls * math.prod(size) - filled, seconds)
+            for size, (calls, filled, seconds) in used
         )
+        calls, why = hits + sum(misses.values()), MappingProxyType(misses)
+        return PoolStatistics(calls, hits, why, buckets, memory, capture_seconds)
 
 
 SECONDS = (
@@ -215,10 +194,7 @@ METRICS = {
     "calls": ("Calls, by the route they took and why.", ("route", "reason")),
     "rows": ("Rows of calls whose lengths are known.", ("route",)),
     "frames": ("Frames of the buckets replayed: filled, or added in vain.", ("kind",)),
-    "call_seconds": (
-        "Seconds from a call to its output, by the host's clock.",
-        ("route", "bucket"),
-    ),
+    "call_seconds": ("Seconds from a call to its output, on the host.", ("route", "bucket")),
 }
 """Metrics by name, with their help and labels: counters, but `call_seconds`, a histogram."""
 
@@ -255,10 +231,7 @@ class PrometheusObserver:
     """
 
     def __init__(
-        self,
-        registry: CollectorRegistry | None = None,
-        *,
-        labels: Mapping[str, str] | None = None,
+        self, registry: CollectorRegistry | None = None, *, labels: Mapping[str, str] | None = None
     ) -> None:
         try:
             import prometheus_client as prometheus
@@ -271,32 +244,27 @@ class PrometheusObserver:
         taken = {"le", *(label for _, own in METRICS.values() for label in own)}
         if reserved := {*self._labels} & taken:
             raise ValueError(f"labels {sorted(reserved)} have a meaning already: rename them")
-        options: dict[str, Any] = {"registry": registry or prometheus.REGISTRY}
         self._metrics: dict[str, Any] = {}
-        for name, (help_, own) in METRICS.items():
-            kind: Any = prometheus.Counter
+        for name, (about, own) in METRICS.items():
+            make: Any = prometheus.Counter
             if name == "call_seconds":
-                kind, options["buckets"] = prometheus.Histogram, SECONDS
-            names = (*self._labels, *own)
-            self._metrics[name] = kind(f"hf_cudagraph_asr_{name}", help_, names, **options)
+                make = functools.partial(prometheus.Histogram, buckets=SECONDS)
+            names, where = (*self._labels, *own), registry or prometheus.REGISTRY
+            self._metrics[name] = make(f"hf_cudagraph_asr_{name}", about, names, registry=where)
 
     def labelled(self, **labels: str) -> PrometheusObserver:
-        """Make an observer for another pool, in the same metrics.
-
-        Args:
-            labels: a value for each of the names this one was made with.
+        """Make an observer for another pool, in the same metrics, with values of its own.
 
         Raises:
-            ValueError: other names.
+            ValueError: other labels than this one was made with, or none.
         """
         if not labels or {*labels} != {*self._labels}:
             raise ValueError(
                 f"this observer has the labels {sorted(self._labels)}, not {sorted(labels)}: "
                 "name them all when the first one is made, PrometheusObserver(labels={...})"
             )
-        other = object.__new__(type(self))
+        other = copy.copy(self)
         other._labels = {name: str(labels[name]) for name in self._labels}
-        other._metrics = self._metrics
         return other
 
     def __call__(self, event: Served, /) -> None:

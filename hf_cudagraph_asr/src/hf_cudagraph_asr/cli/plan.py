@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,11 +60,10 @@ def plan(
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
 
-    keep_apart(checked(out), [source])
-    if plot is not None:
-        keep_apart(checked(plot), [source])
-        if plot.resolve() == out.resolve():
-            raise ValueError(f"--out and --plot are both {out}: give two files")
+    for file in [out] if plot is None else [out, plot]:
+        keep_apart(checked(file), [source])
+    if plot is not None and plot.resolve() == out.resolve():
+        raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}: correct the path")
@@ -88,9 +87,9 @@ def plan(
         chunk_length_s=chunk,
         concurrency=concurrency,
     )
-    with ExitStack() as stack:
-        if plot is not None:
-            made.plot(stack.enter_context(written_beside(plot)))
+    with nullcontext() if plot is None else written_beside(plot) as picture:
+        if picture is not None:
+            made.plot(picture)
         made.save(out)
     say(made.table())
     say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
@@ -104,10 +103,6 @@ def of_headers(folder: Path, progress: bool) -> Floats:
     from hf_cudagraph_asr.audio import AudioError, audio_in, conversion, duration
 
     files, left_out = audio_in(folder)
-    if not files:
-        raise ValueError(f"no file of audio in {folder} can be read: {conversion(left_out)}")
-    if left_out:
-        warn(f"not counted: {conversion(left_out)}")
     seconds: list[float] = []
     unread: list[str] = []
     for file in tqdm(files, desc="headers", unit="file", disable=None if progress else True):
@@ -115,10 +110,13 @@ def of_headers(folder: Path, progress: bool) -> Floats:
             seconds.append(duration(file))
         except (AudioError, OSError) as error:
             unread.append(str(error))
-    if not seconds:
-        raise ValueError(f"no file of audio in {folder} can be read: {unread[0]}")
+    reasons = [conversion(left_out)] if left_out else []
     if unread:
-        warn(f"{counted(len(unread), 'file')} not counted: {'; '.join(unread[:3])}")
+        reasons.append(f"{counted(len(unread), 'file')}: {'; '.join(unread[:3])}")
+    if not seconds:
+        raise ValueError(f"no file of audio in {folder} can be read: {'; '.join(reasons)}")
+    for reason in reasons:
+        warn(f"not counted: {reason}")
     return np.array(seconds)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -67,8 +68,7 @@ class Cost:
 
         Args:
             frames: the lengths measured, ascending.
-            replay: milliseconds of one query replayed at each of them.
-            eager: milliseconds of one query run eagerly at each of them.
+            replay, eager: milliseconds of one query at each of them, replayed and run eagerly.
 
         Raises:
             ValueError: not one time for each length, or lengths that do not ascend.
@@ -123,13 +123,11 @@ def replicas(busy: Sequence[float], concurrency: int) -> Floats:
 
 
 def _rising(values: Floats) -> list[float]:
-    """The nearest curve that does not fall: blocks of equal values, merged while one is below."""
-    blocks: list[tuple[float, int]] = []
-    for mean in values.tolist():
-        size = 1
-        while blocks and blocks[-1][0] >= mean:
-            previous, count = blocks.pop()
-            mean = (previous * count + mean * size) / (count + size)
-            size += count
-        blocks.append((mean, size))
-    return [mean for mean, size in blocks for _ in range(size)]
+    """The nearest curve that does not fall: blocks of one value, merged while the next is below."""
+    blocks: list[list[float]] = []
+    for value in values.tolist():
+        block = [value]
+        while blocks and fmean(blocks[-1]) >= fmean(block):
+            block = blocks.pop() + block
+        blocks.append(block)
+    return [fmean(block) for block in blocks for _ in block]

@@ -10,12 +10,13 @@ from collections.abc import Iterable
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
+from hf_cudagraph_asr.plan import view
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
 from hf_cudagraph_asr.plan.partition import partition
 from hf_cudagraph_asr.plan.traffic import (
@@ -29,10 +30,6 @@ from hf_cudagraph_asr.plan.traffic import (
     warn_of_units,
     whole,
 )
-from hf_cudagraph_asr.plan.view import draw, tabulate
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 KIND, FORMAT = "hf_cudagraph_asr plan", 2
 
@@ -105,16 +102,14 @@ class BucketPlan:
             )
         if not (self.most_frames is None or finite(self.most_frames)):
             raise ValueError(f"most_frames must be a number, or None, not {self.most_frames!r}")
-        kept = {
-            "lengths": lengths,
-            "batch_sizes": rows_of(self.batch_sizes),
-            "replicas": copies,
-            "pinned": tuple(self.pinned),
-            "graphs": whole(self.graphs or len(lengths), "graphs"),
-            "concurrency": whole(self.concurrency or max(copies), "concurrency"),
-        }
-        for name, value in kept.items():
-            object.__setattr__(self, name, value)
+        vars(self).update(  # it is frozen
+            lengths=lengths,
+            batch_sizes=rows_of(self.batch_sizes),
+            replicas=copies,
+            pinned=tuple(self.pinned),
+            graphs=whole(self.graphs or len(lengths), "graphs"),
+            concurrency=whole(self.concurrency or max(copies), "concurrency"),
+        )
 
     def on(self, durations: Any) -> BucketPlan:
         """Keep the buckets under another traffic; durations are as in `plan_buckets`.
@@ -246,22 +241,8 @@ class BucketPlan:
                 "plan again with plan_buckets(..., model=model)"
             )
 
-    def table(self) -> str:
-        """The plan as text: a row for each bucket, and what holds for the whole plan."""
-        return tabulate(self)
-
-    __str__ = table
-
-    def plot(self, path: FilePath | None = None) -> Figure:
-        """Draw the buckets against the traffic.
-
-        Args:
-            path: also write it there; the ending chooses the format.
-
-        Raises:
-            ImportError: matplotlib is missing.
-        """
-        return draw(self, path)
+    table = __str__ = view.table
+    plot = view.plot
 
     def save(self, path: FilePath) -> None:
         """Write the plan as JSON, beside its place first and then renamed.

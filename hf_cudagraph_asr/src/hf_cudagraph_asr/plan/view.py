@@ -1,4 +1,4 @@
-"""Views of a plan: a table of text, and a plot against its traffic."""
+"""Views of a plan: a table of text, and a plot of what it computes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,11 @@ if TYPE_CHECKING:
 
     from hf_cudagraph_asr.plan.plan import BucketPlan
 
-BARS = 120  # bars from 0 to the end, about
-REPLAYED, PADDING, EAGERLY, LINE = "#7a9cc6", "#e07a5f", "#8b95a1", "#1f2933"
+BARS = 120
 
 
-def tabulate(plan: BucketPlan) -> str:
-    """Buckets by ascending length, then what holds for the whole plan; see `BucketPlan.table`."""
+def table(plan: BucketPlan) -> str:
+    """Write the plan as text: a row for each bucket, and what holds for the whole plan."""
     rows = [["up to", "frames", "samples", "queries", "padding", f"cost ({plan.cost.unit})"]]
     rows += [
         [
@@ -70,8 +69,15 @@ def percent(share: float) -> str:
     return "< 0.1%" if 0 < share < 0.0005 else f"{share:.1%}"
 
 
-def draw(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure:
-    """Queries above and the frames computed for them below; see `BucketPlan.plot`."""
+def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure:
+    """Draw the frames that are computed for the queries of each length.
+
+    Args:
+        path: also write it there; the ending chooses the format.
+
+    Raises:
+        ImportError: matplotlib is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -80,40 +86,25 @@ def draw(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure
         ) from error
 
     frames, counts = plan.traffic.arrays()
-    ends = np.array(plan.lengths)
-    at = np.searchsorted(ends, frames)
-    held = at < len(ends)
-    added = held * (ends[np.minimum(at, len(ends) - 1)] - frames)
-    # A few very long queries would squeeze all others: the axis ends soon after the last bucket.
-    last = int(min(ends[-1] * 1.08 + 2, max(frames[-1], ends[-1]) + 2))
-    edges = np.arange(0, last + 1, max(last // BARS, 1))
+    at = np.searchsorted(plan.lengths, frames)
+    held, ends = at < len(plan.lengths), np.append(plan.lengths, 0)[at]
     second = plan.geometry.sampling_rate / plan.geometry.hop  # in frames
-
-    figure = Figure(figsize=(9, 5.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True)
-    queries = [counts * held, counts * 0, counts * ~held]
-    computed = [counts * held * frames, counts * added, counts * ~held * frames]
-    for axes, layers in ((above, queries), (below, computed)):
-        axes.hist(
-            [(frames - 0.5) / second] * 3,  # a bar holds the lengths up to its right edge
-            edges / second,
-            weights=[100 * layer / np.sum(layers) for layer in layers],
-            stacked=True,
-            color=(REPLAYED, PADDING, EAGERLY),
-            label=("replayed", "padding", "run eagerly"),
-        )
-        for end in plan.lengths:
-            width, style = (1.6, "--") if end in plan.pinned else (0.6, "-")
-            axes.axvline(end / second, color=LINE, linewidth=width, linestyle=style)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.set_xlim(0, edges[-1] / second)
-    above.set_ylabel("% of queries")
-    below.set_ylabel("% of frames computed")
-    below.set_xlabel("length of the query (s); lines: what the buckets hold")
-    title = f"buckets: {len(ends)}; padding: {plan.padding:.1%}; run eagerly: {plan.tail:.2%}"
-    above.set_title(title, loc="left")
-    handles, labels = below.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper right", ncols=3, frameon=False)
+    # A few very long queries would squeeze all others: the axis ends after the last bucket.
+    edges = np.arange(0, 1.05 * plan.lengths[-1] + 1, max(plan.lengths[-1] // BARS, 1))
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(
+        [(frames - 0.5) / second] * 3,  # a bar holds the lengths up to its right edge
+        edges / second,
+        weights=[*(counts * [frames * held, (ends - frames) * held, frames * ~held])],
+        stacked=True,
+        label=["replayed", "padding", "run eagerly"],
+    )
+    for end in plan.lengths:
+        axes.axvline(end / second, color="black", linewidth=0.6)
+    axes.set(xlabel="seconds of the query; lines: what buckets hold", ylabel="frames computed")
+    axes.set_title(f"padding {plan.padding:.1%}, run eagerly {plan.tail:.2%}")
+    axes.legend()
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure

@@ -127,7 +127,7 @@ def programs_of(
     replays = {(f, r): service.call + service.row * f * r for f in frames for r in rows}
     one = [service.call + service.row * f for f in frames]
     eager = [EAGER * each for each in one]
-    cost = Cost.measured(frames, one, eager)
+    cost = Cost(tuple(frames), tuple(one), tuple(eager), "ms")
     return Programs(plan, rows, Prices(cost, replays, dict(zip(frames, eager, strict=True))))
 
 

@@ -32,9 +32,8 @@ def measured(call: float, row: float = 1.0) -> Programs:
     replays = {(f, r): call + row * f * r for f in FRAMES for r in (1, 2, 4)}
     one = [call + row * f for f in FRAMES]
     eager = dict(zip(FRAMES, [10 * each for each in one], strict=True))
-    return Programs(
-        PLAN, (1, 2, 4), Prices(Cost.measured(FRAMES, one, [*eager.values()]), replays, eager)
-    )
+    cost = Cost(FRAMES, tuple(one), tuple(eager.values()), "ms")
+    return Programs(PLAN, (1, 2, 4), Prices(cost, replays, eager))
 
 
 def samples(*frames: int) -> list[int]:

@@ -25,7 +25,7 @@ def programs(sizes: Sequence[int], price: Price | None = None, eager: float = 1e
     if price is None:
         return Programs(PLAN, sizes)
     replays = {(frames, rows): price(frames, rows) for frames in FRAMES for rows in sizes}
-    cost = Cost.measured(FRAMES, [1.0] * 3, [1.0] * 3)
+    cost = Cost(FRAMES, (1.0,) * 3, (1.0,) * 3)
     return Programs(PLAN, sizes, Prices(cost, replays, dict.fromkeys(FRAMES, eager)))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_plan import TRAFFICS
+from test_plan import TRAFFICS, under
 
 from hf_cudagraph_asr import BucketPlan, Cost, Geometry, LengthSketch, plan_buckets
 from hf_cudagraph_asr.plan import Traffic, propose
@@ -44,7 +44,7 @@ def test_a_drifted_traffic_gains_what_planning_anew_gains(shapes: tuple[str, str
     before, after = (TRAFFICS[shape](np.random.default_rng(0), 20_000) for shape in shapes)
     plan = plan_buckets(before, graphs=8)
     proposal = propose(plan, seen(after))
-    best, current = plan_buckets(after, graphs=8), plan.on(after)
+    best, current = plan_buckets(after, graphs=8), under(plan, after)
     assert proposal.gain == pytest.approx(1 - best.expected_cost / current.expected_cost)
     assert proposal.plan.lengths == best.lengths
     assert proposal.plan.expected_cost == pytest.approx(best.expected_cost)
@@ -69,7 +69,7 @@ def test_queries_that_grow_longer_are_worth_a_swap() -> None:
     plan = plan_buckets(voice(1.8, 20_000, 0))
     durations = voice(4.0, 20_000, 1)
     proposal = propose(plan, seen(durations))
-    direct = plan_buckets(durations).expected_cost / plan.on(durations).expected_cost
+    direct = plan_buckets(durations).expected_cost / under(plan, durations).expected_cost
     assert proposal.gain == pytest.approx(1 - direct)
     assert proposal.gain > 0.1
     assert 0.02 < proposal.assured < proposal.gain
@@ -79,11 +79,11 @@ def test_queries_that_grow_longer_are_worth_a_swap() -> None:
 
 def test_an_assured_gain_is_nearly_always_had_by_queries_to_come() -> None:
     plan, fresh = plan_buckets(voice(1.8, 20_000, 0)), voice(2.2, 50_000, 1)
-    now = plan.on(fresh).expected_cost
+    now = under(plan, fresh).expected_cost
     kept = 0
     for seed in range(20):
         proposal = propose(plan, seen(voice(2.2, 2_000, 2 + seed)))
-        kept += proposal.assured <= 1 - proposal.plan.on(fresh).expected_cost / now
+        kept += proposal.assured <= 1 - under(proposal.plan, fresh).expected_cost / now
     assert kept >= 19  # 95%
 
 
@@ -103,7 +103,7 @@ def test_traffic_half_forgotten_is_planned_for_as_it_weighs() -> None:
     sketch = seen(np.concatenate([voice(1.8, 20_000, 1), voice(4.0, 20_000, 2)]), half_life=5_000)
     proposal = propose(plan, sketch)
     traffic = sketch.traffic()
-    direct = plan_buckets(traffic).expected_cost / plan.on(traffic).expected_cost
+    direct = plan_buckets(traffic).expected_cost / under(plan, traffic).expected_cost
     assert proposal.gain == pytest.approx(1 - direct)
     assert proposal.queries == pytest.approx(sketch.total)
     assert proposal.queries < 8_000
@@ -161,7 +161,7 @@ def test_no_proposal_is_dearer_or_of_another_kind(
     plan, sketch, options = problem
     proposal = propose(plan, sketch, **options)
     new, current = proposal.plan, proposal.current
-    assert replace(current, graphs=plan.graphs) == plan.on(sketch.traffic())
+    assert replace(current, graphs=plan.graphs) == under(plan, sketch.traffic())
     assert new.expected_cost <= current.expected_cost
     assert 0 <= proposal.gain <= 1
     assert math.isfinite(proposal.assured)
@@ -186,7 +186,7 @@ def test_a_plan_may_be_proposed_for_other_numbers_and_costs() -> None:
     milliseconds = Cost((0, 100, 1_000), (2.0, 3.0, 40.0), (9.0, 10.0, 60.0), unit="ms")
     proposal = propose(plan, seen(durations), graphs=9, cost=milliseconds)
     best = plan_buckets(durations, graphs=9, cost=milliseconds)
-    current = replace(plan, cost=milliseconds).on(durations)
+    current = under(replace(plan, cost=milliseconds), durations)
     assert proposal.plan.lengths == best.lengths
     assert proposal.gain == pytest.approx(1 - best.expected_cost / current.expected_cost)
     assert proposal.plan.cost is proposal.current.cost is milliseconds

@@ -4,7 +4,6 @@ import math
 import random
 import sys
 import threading
-from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -19,13 +18,8 @@ from hf_cudagraph_asr.plan import Traffic
 
 GEOMETRY = Geometry()
 SMALL = Geometry((4, 3), (3, 2), 8_000)
-EXACT, LONGEST = 1 << 11, 1 << 22  # as documented
+LONGEST = 1 << 14  # as documented
 COVERED = Cost((0, 1), (0.0, 1.0), (0.0, 1e6))  # an eager run so dear that every query is replayed
-
-# All bins, written out: up to 2,048 frames each length, then 1,024 an octave.
-BINS = list(range(1, EXACT + 1))
-while BINS[-1] < LONGEST:
-    BINS += range(BINS[-1] + BINS[-1] // 1024, 2 * BINS[-1] + 1, BINS[-1] // 1024)
 
 lengths = st.integers(1, 2_000) | st.integers(1, 2 * LONGEST)
 
@@ -49,26 +43,11 @@ def histogram(sketch: LengthSketch) -> dict[int, float]:
 # What is counted
 
 
-def test_there_are_as_many_bins_as_the_documentation_says() -> None:
-    assert len(BINS) == 13_312
-    assert BINS[-1] == LONGEST
-    assert len(histogram(sketch_of(BINS))) == 13_312  # and each is a length of its own
-
-
 @given(st.lists(lengths, max_size=50))
 @settings(max_examples=50)
-def test_lengths_are_counted_by_bins(frames: list[int]) -> None:
-    expected = Counter(BINS[min(bisect_left(BINS, length), len(BINS) - 1)] for length in frames)
-    assert histogram(sketch_of(frames)) == expected
+def test_lengths_are_counted(frames: list[int]) -> None:
+    assert histogram(sketch_of(frames)) == Counter(min(length, LONGEST) for length in frames)
     assert sketch_of(frames).total == len(frames)
-
-
-@given(st.integers(1, LONGEST))
-def test_a_length_counts_as_no_shorter_and_hardly_longer(frames: int) -> None:
-    (counted,) = histogram(sketch_of([frames]))
-    assert frames <= counted
-    assert counted == frames or frames > EXACT
-    assert counted - frames < frames / 1024
 
 
 @given(st.integers(0, 10**6))
@@ -79,8 +58,7 @@ def test_samples_count_as_the_frames_of_their_geometry(samples: int) -> None:
     if frames == 0:
         assert sketch.total == 0
     else:
-        (counted,) = histogram(sketch)
-        assert counted == BINS[bisect_left(BINS, frames)]
+        assert [*histogram(sketch)] == [min(frames, LONGEST)]
 
 
 @given(st.lists(st.integers(1, LONGEST), min_size=1, max_size=30), st.integers(1, 4))
@@ -194,4 +172,4 @@ def test_memory_is_bounded_whatever_comes() -> None:
     sketch, rng = LengthSketch(GEOMETRY, half_life=1_000), random.Random(0)
     for _ in range(20_000):
         sketch.add(rng.randrange(1 << rng.randrange(1, 64)))
-    assert len(sketch.traffic().frames) <= len(BINS)
+    assert len(sketch.traffic().frames) <= LONGEST

@@ -181,8 +181,8 @@ class Captured:
             {b.frames: median(eager[b.frames, rows][1:]) / rows for b in plan.buckets}
             for rows in (sizes[0], sizes[-1])
         )
-        of_one = [price[frames, sizes[0]] / sizes[0] for frames in single]
-        prices = Prices(Cost.measured([*single], of_one, [*single.values()]), price, many)
+        of_one = tuple(price[frames, sizes[0]] / sizes[0] for frames in single)
+        prices = Prices(Cost(tuple(single), of_one, tuple(single.values()), "ms"), price, many)
         self.programs = Programs(plan, sizes, prices)
         return prices
 

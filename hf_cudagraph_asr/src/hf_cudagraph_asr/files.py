@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -27,6 +28,13 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_json(path: str | os.PathLike[str], content: object) -> None:
+    """Write a JSON file; see `written_beside`."""
+    with written_beside(path) as beside:
+        text = json.dumps(content, allow_nan=False, indent=1)
+        beside.write_text(text + "\n", encoding="utf-8")
 
 
 def checked(path: str | os.PathLike[str]) -> Path:

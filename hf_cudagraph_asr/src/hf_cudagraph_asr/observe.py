@@ -84,11 +84,8 @@ class Observers:
                 fault = at, type(error)
                 if fault not in self._logged:
                     self._logged.add(fault)
-                    logger.exception(
-                        "the observer %r failed; its next %s are not logged",
-                        observer,
-                        type(error).__name__,
-                    )
+                    text = "the observer %r failed; its next %s are not logged"
+                    logger.exception(text, observer, type(error).__name__)
 
 
 @dataclass(frozen=True)
@@ -152,12 +149,7 @@ class Tally:
         self._buckets: dict[tuple[int, int], tuple[int, int, float]] = {}
 
     def count(self, dispatch: Dispatch, seconds: float = 0.0) -> None:
-        """Count a call.
-
-        Args:
-            dispatch: what became of it.
-            seconds: of its replays.
-        """
+        """Count what became of a call, and the seconds of its replays."""
         replays = dispatch.replays
         total = dispatch.computed if len(replays) > 1 else 0
         with self._lock:
@@ -215,15 +207,10 @@ def measurements(event: Served) -> Iterable[tuple[str, tuple[str, ...], float]]:
 class PrometheusObserver:
     """An observer that counts events for Prometheus: `METRICS`, with the prefix hf_cudagraph_asr_.
 
-    Several pools of a process share the metrics and differ by a label:
-
-        metrics = PrometheusObserver(labels={"model": "base"})
-        enable_cuda_graphs(base, plan, observers=(metrics,))
-        enable_cuda_graphs(large, plan, observers=(metrics.labelled(model="large"),))
-
     Args:
         registry: to register in; by default prometheus_client's own.
-        labels: names and values that tell this pool from others.
+        labels: names and values that tell this pool from others of the process, such as
+            {"model": "base"}; `labelled` makes the observers of those.
 
     Raises:
         ImportError: prometheus-client is missing.

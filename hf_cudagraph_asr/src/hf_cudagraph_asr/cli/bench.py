@@ -1,15 +1,13 @@
 """`hf-cudagraph-asr bench`: milliseconds a query takes, with graphs and without.
 
 A query is timed from samples on the host to the best token of each frame on the host: copy in,
-cast, model, argmax, copy out; the feature extractor and the tokenizer are the same for all. Every
-contender answers a query before the next one comes, in rotating order, so that other work of the
-machine slows all of them alike.
+cast, model, argmax, copy out. Every contender answers a query before the next one comes, in
+rotating order, so that other work of the machine slows all of them alike.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -23,7 +21,8 @@ import numpy.typing as npt
 import typer
 
 from hf_cudagraph_asr.cli import Device, Dtype, keep_apart, quiet_host, say
-from hf_cudagraph_asr.files import checked, written_beside
+from hf_cudagraph_asr.files import checked, write_json
+from hf_cudagraph_asr.observe import PoolStatistics
 from hf_cudagraph_asr.plan import BucketPlan
 
 if TYPE_CHECKING:
@@ -32,23 +31,15 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.pool import GraphPool
 
 Floats = npt.NDArray[np.float64]
-Clock = Callable[[], float]
 
 
 @dataclass
 class Contender:
-    """One way of calling a model.
-
-    Attributes:
-        name: "stock", "no mask" (also the stock model), or a backend, "+mask" where it gets a mask.
-        call: from (B, S) float32 samples on the host to (B, T) best tokens on the host.
-        start_seconds: to enable the pool; 0 for the stock model.
-        pool: serves the calls, or None.
-    """
+    """One way of calling a model."""
 
     name: str
-    call: Callable[[torch.Tensor], torch.Tensor]
-    start_seconds: float = 0.0
+    call: Callable[[torch.Tensor], torch.Tensor]  # (B, S) float32 samples → (B, T) best tokens
+    start_seconds: float = 0.0  # to enable the pool
     pool: GraphPool | None = None
 
 
@@ -61,7 +52,7 @@ def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterato
     Args:
         model: a CTC model in evaluation mode, on its device and in its dtype.
         plan: the lengths to capture.
-        backends: as `enable_cuda_graphs` takes them, or with "+mask" behind the name.
+        backends: as `enable_cuda_graphs` takes them; with "+mask" behind the name, called with one.
     """
     from hf_cudagraph_asr import enable_cuda_graphs
 
@@ -73,8 +64,7 @@ def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterato
             twin = copy.deepcopy(model, shared)
             start = perf_counter()
             pool = stack.enter_context(enable_cuda_graphs(twin, plan, backend=backend))
-            seconds = perf_counter() - start
-            found.append(Contender(name, _call(twin, masked), seconds, pool))
+            found.append(Contender(name, _call(twin, masked), perf_counter() - start, pool))
         yield found
 
 
@@ -93,18 +83,15 @@ def _call(model: Any, masked: bool) -> Callable[[torch.Tensor], torch.Tensor]:
 
 
 def replay(
-    contenders: Sequence[Contender], lengths: Sequence[int], clock: Clock = perf_counter
+    contenders: Sequence[Contender],
+    lengths: Sequence[int],
+    clock: Callable[[], float] = perf_counter,
 ) -> tuple[Floats, Floats]:
-    """Let every contender answer each query.
-
-    Args:
-        contenders: the first one gives the tokens that those of the others are compared with.
-        lengths: samples of each of the N queries; noise stands for speech.
-        clock: gives seconds.
+    """Let every contender answer each of N queries of noise, of so many samples.
 
     Returns:
-        (contenders, N) milliseconds, and (contenders,) the share of frames whose token is the
-        first contender's.
+        (contenders, N) milliseconds, by a clock of seconds; and (contenders,) the share of frames
+        whose token is the first contender's.
     """
     import torch
     from tqdm.auto import tqdm
@@ -127,51 +114,31 @@ def replay(
 
 @dataclass(frozen=True)
 class Result:
-    """The figures of one contender.
-
-    Attributes:
-        name: as in `Contender`.
-        p50, p95, p99: milliseconds that so many percent of the queries take at most.
-        over_stock, over_no_mask: times faster than the stock model with and without a mask, the
-            median over the queries.
-        start_seconds: to enable the pool; 0 for the stock model.
-        memory: bytes of static inputs and captured programs.
-        padding: frames computed beyond those asked for, as a share of those asked for.
-        misses: calls that no captured program served although there are some, by reason.
-        same_frames: share of the frames whose token is the stock model's.
-    """
+    """The figures of one contender."""
 
     name: str
-    p50: float
+    p50: float  # milliseconds that so many percent of the queries take at most
     p95: float
     p99: float
-    over_stock: float
-    over_no_mask: float
-    start_seconds: float
-    memory: int
-    padding: float
-    misses: dict[str, int]
-    same_frames: float
+    over_stock: float  # times faster than the stock model with a mask, median over the queries
+    over_no_mask: float  # times faster than the stock model without one
+    start_seconds: float  # to enable the pool; 0 for the stock model
+    memory: int  # bytes of static inputs and captured programs
+    padding: float  # frames computed beyond those asked for, as a share of these
+    misses: dict[str, int]  # calls that no captured program served although there are some
+    same_frames: float  # share of the frames whose token is the stock model's
 
 
 def results(contenders: Sequence[Contender], taken: Floats, same: Floats) -> list[Result]:
     """The figures of all contenders, the stock model's two first, from what `replay` returned."""
     found = []
-    for at, contender in enumerate(contenders):
-        stats = contender.pool.stats() if contender.pool else None
-        p50, p95, p99 = np.percentile(taken[at], (50, 95, 99)).tolist()
-        found.append(
-            Result(
-                *(contender.name, p50, p95, p99),
-                over_stock=float(np.median(taken[0] / taken[at])),
-                over_no_mask=float(np.median(taken[1] / taken[at])),
-                start_seconds=contender.start_seconds,
-                memory=stats.memory if stats else 0,
-                padding=stats.padding if stats else 0.0,
-                misses={why.value: count for why, count in stats.misses.items()} if stats else {},
-                same_frames=float(same[at]),
-            )
-        )
+    for at, one in enumerate(contenders):
+        stats = one.pool.stats() if one.pool else PoolStatistics(0, 0, {}, ())
+        misses = {why.value: count for why, count in stats.misses.items()}
+        times = np.percentile(taken[at], (50, 95, 99)).tolist()
+        ratios = np.median(taken[:2] / taken[at], axis=1).tolist()
+        price = one.start_seconds, stats.memory, stats.padding
+        found.append(Result(one.name, *times, *ratios, *price, misses, float(same[at])))
     return found
 
 
@@ -235,6 +202,5 @@ def bench(
         "queries": queries,
         "results": [asdict(one) for one in found],
     }
-    with written_beside(out) as beside:
-        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    write_json(out, report)
     say("\n".join([*lines(found), str(out)]))

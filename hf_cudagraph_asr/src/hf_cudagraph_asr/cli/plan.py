@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,7 +68,14 @@ def plan(
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}: correct the path")
     seconds = of_headers(source, progress) if source.is_dir() else of_table(source, column)
-    config, rate = _config(model)
+    config = rate = None
+    if model is not None:
+        from transformers import AutoConfig, AutoFeatureExtractor
+
+        from hf_cudagraph_asr.transcriber import loaded
+
+        config = loaded(AutoConfig, model)
+        rate = getattr(loaded(AutoFeatureExtractor, model), "sampling_rate", None)
     geometry = Geometry() if config is None else Geometry.of(config, sampling_rate=rate)
     shortest = geometry.receptive_field / geometry.sampling_rate
     usable = seconds[seconds >= shortest]
@@ -156,15 +163,3 @@ def of_table(path: Path, column: str) -> Floats:
     if missing := len(values) - len(found):
         warn(f"{counted(missing, 'row')} without a number of seconds: not counted")
     return found.to_numpy()
-
-
-def _config(model: str | None) -> tuple[Any, int | None]:
-    """A model's configuration, and its sampling rate, which the feature extractor knows."""
-    if model is None:
-        return None, None
-    from transformers import AutoConfig, AutoFeatureExtractor
-
-    from hf_cudagraph_asr.transcriber import loaded
-
-    config = loaded(AutoConfig, model)
-    return config, getattr(loaded(AutoFeatureExtractor, model), "sampling_rate", None)

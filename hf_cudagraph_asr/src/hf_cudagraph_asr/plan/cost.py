@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import numpy as np
@@ -54,29 +53,8 @@ class Cost:
             i = int(falls[0])
             raise ValueError(
                 f"replay falls from {self.replay[i]:g} at {frames[i]} frames to "
-                f"{self.replay[i + 1]:g} at {frames[i + 1]}: Cost.measured evens out noise"
+                f"{self.replay[i + 1]:g} at {frames[i + 1]}: take numpy.maximum.accumulate of it"
             )
-
-    @classmethod
-    def measured(
-        cls, frames: Sequence[int], replay: Sequence[float], eager: Sequence[float]
-    ) -> Cost:
-        """Make a cost of timings: where noise makes a longer replay cheaper, they are averaged.
-
-        The replays become the nearest non-decreasing curve in least squares (pool adjacent
-        violators; Ayer et al., 1955).
-
-        Args:
-            frames: the lengths measured, ascending.
-            replay, eager: milliseconds of one query at each of them, replayed and run eagerly.
-
-        Raises:
-            ValueError: not one time for each length, or lengths that do not ascend.
-
-        >>> Cost.measured([50, 100, 200], [5.0, 3.0, 9.0], [20.0, 20.0, 30.0]).replay
-        (4.0, 4.0, 9.0)
-        """
-        return cls(tuple(frames), tuple(_rising(numbers(replay, "replay"))), tuple(eager), "ms")
 
     def replayed(self, frames: Ints) -> Floats:
         """Cost of a replay in buckets of these lengths."""
@@ -89,14 +67,12 @@ class Cost:
         return self._at(frames, self.eager)
 
     def _at(self, frames: Ints, curve: Sequence[float]) -> Floats:
-        known, values = np.asarray(self.frames, dtype=np.float64), np.asarray(curve)
-        at = np.interp(frames, known, values)
+        known, at = self.frames, np.interp(frames, self.frames, curve)
         if len(known) > 1:
             # Noise in the last two eager runs must not make very long ones free.
-            slope = max(values[-1] - values[-2], 0.0) / (known[-1] - known[-2])
-            beyond = np.asarray(frames) > known[-1]
-            at = np.where(beyond, values[-1] + slope * (frames - known[-1]), at)
-        return np.asarray(at, dtype=np.float64)
+            slope = max(curve[-1] - curve[-2], 0.0) / (known[-1] - known[-2])
+            at += slope * np.maximum(frames - known[-1], 0)
+        return at
 
 
 def frame_bytes(geometry: Geometry, model: Any = None) -> float:
@@ -120,14 +96,3 @@ def replicas(busy: Sequence[float], concurrency: int) -> Floats:
     share = np.clip(busy, 0.0, 1.0)
     wanted = concurrency * share + DEVIATIONS * np.sqrt(concurrency * share * (1 - share))
     return np.asarray(np.clip(np.ceil(wanted), 1, concurrency), dtype=np.float64)
-
-
-def _rising(values: Floats) -> list[float]:
-    """The nearest curve that does not fall: blocks of one value, merged while the next is below."""
-    blocks: list[list[float]] = []
-    for value in values.tolist():
-        block = [value]
-        while blocks and fmean(blocks[-1]) >= fmean(block):
-            block = blocks.pop() + block
-        blocks.append(block)
-    return [fmean(block) for block in blocks for _ in block]

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cudagraph_asr.files import written_beside
+from hf_cudagraph_asr.files import write_json
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.plan import view
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
@@ -32,8 +32,6 @@ from hf_cudagraph_asr.plan.traffic import (
 )
 
 KIND, FORMAT = "hf_cudagraph_asr plan", 2
-
-FilePath = str | os.PathLike[str]
 
 
 @dataclass(frozen=True)
@@ -110,14 +108,6 @@ class BucketPlan:
             graphs=whole(self.graphs or len(lengths), "graphs"),
             concurrency=whole(self.concurrency or max(copies), "concurrency"),
         )
-
-    def on(self, durations: Any) -> BucketPlan:
-        """Keep the buckets under another traffic; durations are as in `plan_buckets`.
-
-        >>> plan_buckets([1.0, 2.0], graphs=2).on([2.0, 3.0]).tail
-        0.5
-        """
-        return replace(self, traffic=Traffic.of(durations, self.geometry))
 
     def anew(self, traffic: Traffic) -> BucketPlan:
         """Choose lengths and replicas anew for a traffic, under the conditions of this plan.
@@ -244,20 +234,17 @@ class BucketPlan:
     table = __str__ = view.table
     plot = view.plot
 
-    def save(self, path: FilePath) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write the plan as JSON, beside its place first and then renamed.
 
         Raises:
             FileNotFoundError: the folder does not exist; it is not created.
             IsADirectoryError: the path is a folder's.
         """
-        content = {"kind": KIND, "format": FORMAT, **asdict(self)}
-        with written_beside(path) as beside:
-            text = json.dumps(content, allow_nan=False, indent=1)
-            beside.write_text(text + "\n", encoding="utf-8")
+        write_json(path, {"kind": KIND, "format": FORMAT, **asdict(self)})
 
     @classmethod
-    def load(cls, path: FilePath) -> BucketPlan:
+    def load(cls, path: str | os.PathLike[str]) -> BucketPlan:
         """Read a plan that `save` wrote.
 
         Raises:

@@ -22,8 +22,7 @@ DAY = 24 * 3600.0
 SHORT, LONG = 0.2, 120.0  # seconds: hardly a word, and hardly one input of a model
 FEW = 0.1  # share of the queries, or of their time, that may lie beyond these without a warning
 
-EXACT = 1 << 11  # frames up to which a sketch counts each length for itself
-LONGEST = 1 << 22  # frames that anything longer counts as
+LONGEST = 1 << 14  # frames that anything longer counts as in a sketch
 HALF_LIFE = 100_000.0  # queries
 FORGOTTEN = 2.0**-64  # a weight below which a length is left out
 
@@ -125,10 +124,7 @@ class Traffic:
 class LengthSketch:
     """A histogram of queries over frames that forgets slowly, in bounded memory.
 
-    Any thread may add to it. Lengths up to 2,048 frames (41 s of Wav2Vec2's) are counted exactly.
-    Beyond, an octave has 1,024 bins and a length counts as the longest of its bin, less than a
-    thousandth longer, so that a bucket planned for a bin holds every query in it. Anything beyond
-    2^22 frames counts as that: there are at most 13,312 bins.
+    Any thread may add to it. Beyond 16,384 frames (5 minutes of Wav2Vec2's) all counts as that.
 
     The newest query weighs 1, and one that n others followed 2^(−n / half_life), so that the
     weights sum to about 1.44 half-lives at most: last week's traffic counts little once today's is
@@ -155,27 +151,20 @@ class LengthSketch:
         self._field, self._hop = geometry.receptive_field, geometry.hop
         self._rate = 1 / half_life
         self._lock = threading.Lock()
-        # By the frames of the bin: weight of its queries at the last of them, and when it came.
+        # By frames: weight of the queries at the last of them, and when it came.
         self._weights: dict[int, tuple[float, int]] = {}
         self._age = 0
 
     def add(self, samples: int) -> None:
-        """Count a query.
-
-        Args:
-            samples: of one row. Below the receptive field nothing is counted, as such a row has
-                no frame and fits no bucket.
-        """
+        """Count a query of so many samples, unless these are too few for a frame."""
         frames = (samples - self._field) // self._hop + 1
-        if frames > EXACT:
-            frames = _bin(frames)
-        elif frames < 1:
+        if frames < 1:
             return
+        frames = min(frames, LONGEST)
         with self._lock:
             self._age = age = self._age + 1
-            weights = self._weights
-            weight, then = weights.get(frames, (0.0, 0))
-            weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
+            weight, then = self._weights.get(frames, (0.0, 0))
+            self._weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
 
     @property
     def total(self) -> float:
@@ -198,12 +187,6 @@ class LengthSketch:
             seen, age = list(self._weights.items()), self._age
         found = ((int(f), w * exp2((then - age) * self._rate)) for f, (w, then) in sorted(seen))
         return {frames: weight for frames, weight in found if weight >= FORGOTTEN}
-
-
-def _bin(frames: int) -> int:
-    """The longest length that counts as the same as this one, which is beyond `EXACT`."""
-    step = 1 << (int(frames) - 1).bit_length() - EXACT.bit_length() + 1
-    return min(-(-frames // step) * step, LONGEST)
 
 
 def warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:

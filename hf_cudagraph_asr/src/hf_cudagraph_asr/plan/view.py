@@ -95,7 +95,7 @@ def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure
     axes = figure.subplots()
     axes.hist(
         [(frames - 0.5) / second] * 3,  # a bar holds the lengths up to its right edge
-        edges / second,
+        (edges / second).tolist(),
         weights=[*(counts * [frames * held, (ends - frames) * held, frames * ~held])],
         stacked=True,
         label=["replayed", "padding", "run eagerly"],

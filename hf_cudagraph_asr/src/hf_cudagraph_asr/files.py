@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 from collections.abc import Iterator
@@ -30,13 +29,6 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def write_json(path: str | os.PathLike[str], content: object) -> None:
-    """Write a JSON file; see `written_beside`."""
-    with written_beside(path) as beside:
-        text = json.dumps(content, allow_nan=False, indent=1)
-        beside.write_text(text + "\n", encoding="utf-8")
-
-
 def checked(path: str | os.PathLike[str]) -> Path:
     """Give the path, if a file can be written there as far as can be told beforehand.
 
@@ -45,10 +37,8 @@ def checked(path: str | os.PathLike[str]) -> Path:
         IsADirectoryError: `path` is a folder.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {target.parent} to write {target.name} in: create it first"
-        )
+    if not (folder := target.parent).is_dir():
+        raise FileNotFoundError(f"no folder {folder} to write {target.name} in: create it first")
     if target.is_dir():
         raise IsADirectoryError(f"{target} is a folder: give the path of a file")
     return target

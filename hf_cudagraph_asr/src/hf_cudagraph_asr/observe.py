@@ -8,10 +8,10 @@ import logging
 import math
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
 
@@ -38,15 +38,9 @@ class Served:
     seconds: float
 
 
-class Observer(Protocol):
-    """Whatever takes an event: a function, or an object with `__call__`.
-
-    It is called in the thread of the query, after the answer is there and before that thread gets
-    it, so its time is time of the query; several threads may call it at the same time.
-    """
-
-    def __call__(self, event: Served, /) -> object:
-        """Take an event; what it returns is dropped."""
+Observer = Callable[[Served], object]
+"""Called in the thread of the query, after the answer is there and before that thread gets it, so
+its time is time of the query; several threads may call it at the same time."""
 
 
 class Observers:
@@ -143,8 +137,7 @@ class Tally:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._hits = 0
-        self._misses: Counter[Reason] = Counter()
+        self._calls: Counter[Reason | None] = Counter()  # None: hits
         # (frames, rows) → calls, frames filled, seconds
         self._buckets: dict[tuple[int, int], tuple[int, int, float]] = {}
 
@@ -153,10 +146,7 @@ class Tally:
         replays = dispatch.replays
         total = dispatch.computed if len(replays) > 1 else 0
         with self._lock:
-            if dispatch.reason is None:
-                self._hits += 1
-            else:
-                self._misses[dispatch.reason] += 1
+            self._calls[dispatch.reason] += 1
             for replay in replays:
                 size = replay.bucket.frames, replay.batch_size
                 calls, filled, taken = self._buckets.get(size, (0, 0, 0.0))
@@ -166,13 +156,15 @@ class Tally:
     def read(self, memory: int = 0, capture_seconds: float = 0.0) -> PoolStatistics:
         """Take the counts as they are now."""
         with self._lock:
-            hits, misses, used = self._hits, dict(self._misses), sorted(self._buckets.items())
+            counts, used = self._calls.copy(), sorted(self._buckets.items())
         buckets = tuple(
             BucketStatistics(*size, calls, filled, calls * math.prod(size) - filled, seconds)
             for size, (calls, filled, seconds) in used
         )
-        calls, why = hits + sum(misses.values()), MappingProxyType(misses)
-        return PoolStatistics(calls, hits, why, buckets, memory, capture_seconds)
+        misses = MappingProxyType({why: count for why, count in counts.items() if why})
+        return PoolStatistics(
+            counts.total(), counts[None], misses, buckets, memory, capture_seconds
+        )
 
 
 SECONDS = (
@@ -223,10 +215,8 @@ class PrometheusObserver:
         try:
             import prometheus_client as prometheus
         except ImportError as error:
-            raise ImportError(
-                "watching with Prometheus needs prometheus-client: "
-                'pip install "hf-cudagraph-asr[prometheus]"'
-            ) from error
+            install = 'pip install "hf-cudagraph-asr[prometheus]"'
+            raise ImportError(f"Prometheus needs prometheus-client: {install}") from error
         self._labels = {name: str(value) for name, value in (labels or {}).items()}
         taken = {"le", *(label for _, own in METRICS.values() for label in own)}
         if reserved := {*self._labels} & taken:
@@ -246,10 +236,8 @@ class PrometheusObserver:
             ValueError: other labels than this one was made with, or none.
         """
         if not labels or {*labels} != {*self._labels}:
-            raise ValueError(
-                f"this observer has the labels {sorted(self._labels)}, not {sorted(labels)}: "
-                "name them all when the first one is made, PrometheusObserver(labels={...})"
-            )
+            given = f"this observer has the labels {sorted(self._labels)}, not {sorted(labels)}"
+            raise ValueError(f"{given}: name them all where the first one is made, in labels={{}}")
         other = copy.copy(self)
         other._labels = {name: str(labels[name]) for name in self._labels}
         return other

@@ -8,6 +8,7 @@ rotating order, so that other work of the machine slows all of them alike.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -17,20 +18,18 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-import numpy.typing as npt
 import typer
 
 from hf_cudagraph_asr.cli import Device, Dtype, keep_apart, quiet_host, say
-from hf_cudagraph_asr.files import checked, write_json
+from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.observe import PoolStatistics
 from hf_cudagraph_asr.plan import BucketPlan
+from hf_cudagraph_asr.plan.traffic import Floats
 
 if TYPE_CHECKING:
     import torch
 
     from hf_cudagraph_asr.pool import GraphPool
-
-Floats = npt.NDArray[np.float64]
 
 
 @dataclass
@@ -135,10 +134,10 @@ def results(contenders: Sequence[Contender], taken: Floats, same: Floats) -> lis
     for at, one in enumerate(contenders):
         stats = one.pool.stats() if one.pool else PoolStatistics(0, 0, {}, ())
         misses = {why.value: count for why, count in stats.misses.items()}
-        times = np.percentile(taken[at], (50, 95, 99)).tolist()
-        ratios = np.median(taken[:2] / taken[at], axis=1).tolist()
-        price = one.start_seconds, stats.memory, stats.padding
-        found.append(Result(one.name, *times, *ratios, *price, misses, float(same[at])))
+        figures: list[Any] = np.percentile(taken[at], (50, 95, 99)).tolist()
+        figures += np.median(taken[:2] / taken[at], axis=1).tolist()
+        figures += [one.start_seconds, stats.memory, stats.padding, misses, float(same[at])]
+        found.append(Result(one.name, *figures))
     return found
 
 
@@ -202,5 +201,6 @@ def bench(
         "queries": queries,
         "results": [asdict(one) for one in found],
     }
-    write_json(out, report)
+    with written_beside(out) as beside:
+        beside.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     say("\n".join([*lines(found), str(out)]))

@@ -25,34 +25,22 @@ def plan(
             "(.json), or a folder with audio, of which only the headers are read."
         ),
     ],
-    out: Annotated[
-        Path, typer.Option(help="The JSON file that the plan is written to; replaced if it exists.")
-    ],
+    out: Annotated[Path, typer.Option(help="The plan, a JSON file; replaced if it exists.")],
     graphs: Annotated[int, typer.Option(min=1, help="How many lengths may be captured.")] = 16,
-    column: Annotated[
-        str, typer.Option(help="The column, or the key of JSON lines, that holds the seconds.")
-    ] = "duration",
+    column: Annotated[str, typer.Option(help="The column or key with the seconds.")] = "duration",
     model: Annotated[
-        str | None,
-        typer.Option(help="The model whose frames count, a folder or a name. Default: Wav2Vec2."),
+        str | None, typer.Option(help="A model's folder or name. Default: Wav2Vec2's frames.")
     ] = None,
-    batch_sizes: Annotated[
-        str,
-        typer.Option(metavar="1,4", help="The numbers of rows that each length is captured for."),
-    ] = "1",
+    batch_sizes: Annotated[str, typer.Option(help="Rows of each capture, such as 1,4.")] = "1",
     chunk: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", help="The chunks that longer recordings are cut into."),
+        typer.Option(help="Seconds of the chunks that longer recordings are cut into."),
     ] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="How many queries may run at once.")] = 1,
     memory_limit: Annotated[
-        float | None,
-        typer.Option(metavar="GIB", help="The memory in GiB that all pools together may take."),
+        float | None, typer.Option(help="GiB of memory that all pools together may take.")
     ] = None,
-    plot: Annotated[
-        Path | None,
-        typer.Option(help="A file to draw the plan in, which ends in .png, .svg or .pdf."),
-    ] = None,
+    plot: Annotated[Path | None, typer.Option(help="A .png, .svg or .pdf to draw it in.")] = None,
     progress: Progress = True,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
@@ -80,10 +68,8 @@ def plan(
     shortest = geometry.receptive_field / geometry.sampling_rate
     usable = seconds[seconds >= shortest]
     if short := len(seconds) - len(usable):
-        warn(
-            f"{counted(short, 'duration')} below the {shortest:g} s of a frame not counted, down "
-            f"to {seconds.min():g} s: if they are minutes, convert them to seconds"
-        )
+        text = f"{counted(short, 'duration')} below the {shortest:g} s of a frame not counted, down"
+        warn(f"{text} to {seconds.min():g} s: if they are minutes, convert them to seconds")
     made = plan_buckets(
         usable,
         graphs=graphs,
@@ -131,16 +117,13 @@ def of_table(path: Path, column: str) -> Floats:
     """The seconds in a column of a table or of JSON lines; warns of rows without a number."""
     ending = path.suffix.lower()
     if ending not in FORMATS:
-        raise ValueError(
-            f"{path} is no log of durations: give a folder with audio, or a file that ends in "
-            f"{', '.join(FORMATS)}"
-        )
+        accepted = f"give a folder with audio, or a file that ends in {', '.join(FORMATS)}"
+        raise ValueError(f"{path} is no log of durations: {accepted}")
     try:
         import polars as pl
     except ImportError as error:
-        raise ImportError(
-            f'reading {ending} needs polars: pip install "hf-cudagraph-asr[tables]"'
-        ) from error
+        install = 'pip install "hf-cudagraph-asr[tables]"'
+        raise ImportError(f"reading {ending} needs polars: {install}") from error
     try:
         if ending == ".parquet":
             table = pl.scan_parquet(path)

@@ -48,13 +48,9 @@ class Cost:
             if curve is not None:
                 values = numbers(curve, name, len(frames))
                 object.__setattr__(self, name, tuple(values.tolist()))
-        falls = np.flatnonzero(np.diff(self.replay) < 0)
-        if len(falls):
-            i = int(falls[0])
-            raise ValueError(
-                f"replay falls from {self.replay[i]:g} at {frames[i]} frames to "
-                f"{self.replay[i + 1]:g} at {frames[i + 1]}: take numpy.maximum.accumulate of it"
-            )
+        if (np.diff(self.replay) < 0).any():
+            cure = "take numpy.maximum.accumulate of it"
+            raise ValueError(f"replay must not fall, as {self.replay!r:.80} does: {cure}")
 
     def replayed(self, frames: Ints) -> Floats:
         """Cost of a replay in buckets of these lengths."""

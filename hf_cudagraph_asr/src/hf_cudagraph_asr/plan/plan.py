@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_cudagraph_asr.files import write_json
+from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.plan import view
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
@@ -130,11 +130,11 @@ class BucketPlan:
         )
         if found is None:
             least = max(self.pinned, default=int(ends[0]))
-            raise ValueError(
-                f"a bucket of {least} frames at batch size {rows} is needed, and {room} frames fit "
-                f"in memory, in {self.graphs} buckets: raise memory_limit or graphs, or drop the "
-                "larger batch sizes"
+            needed = (
+                f"a bucket of {least} frames at batch size {rows} is needed, and {room} frames fit"
             )
+            cure = "raise memory_limit or graphs, or drop the larger batch sizes"
+            raise ValueError(f"{needed} in memory, in {self.graphs} buckets: {cure}")
         lengths = tuple(ends[found].tolist())
         plan = replace(self, lengths=lengths, replicas=(), traffic=traffic)
         time = plan.expected_cost or 1.0  # a cost of nothing keeps nothing busy
@@ -144,11 +144,7 @@ class BucketPlan:
         return replace(plan, replicas=tuple(copies.tolist()))
 
     def bucket_for(self, samples: int) -> Bucket | None:
-        """The smallest bucket that holds an input, or None: longer than the last, or no frame.
-
-        Args:
-            samples: of the longest row.
-        """
+        """The smallest bucket that holds so many samples, or None: too long, or not a frame."""
         at = bisect_left(self.buckets, samples, key=lambda bucket: bucket.samples)
         if at == len(self.buckets) or samples < self.geometry.receptive_field:
             return None
@@ -157,13 +153,15 @@ class BucketPlan:
     @cached_property
     def buckets(self) -> tuple[Bucket, ...]:
         """Each length with its share of the traffic, its padding and its cost, ascending."""
-        queries, filled = self._served
+        frames, counts = self.traffic.arrays()
+        at, size = np.searchsorted(self.lengths, frames), len(self.lengths) + 1
+        queries, filled = np.bincount(at, counts, size), np.bincount(at, counts * frames, size)
         price = self.cost.replayed(np.array(self.lengths))
         return tuple(
             Bucket(
                 frames=end,
                 samples=self.geometry.longest(end),
-                share=float(queries[i] / self.traffic.total),
+                share=float(queries[i] / counts.sum()),
                 padding=float(queries[i] * end / filled[i] - 1) if filled[i] else 0.0,
                 cost=float(price[i]),
                 replicas=self.replicas[i],
@@ -172,24 +170,18 @@ class BucketPlan:
             for i, end in enumerate(self.lengths)
         )
 
-    @cached_property
-    def _served(self) -> tuple[Floats, Floats]:
-        """Queries of each bucket and of the tail, and the frames they fill: (n + 1,) each."""
-        frames, counts = self.traffic.arrays()
-        at, size = np.searchsorted(self.lengths, frames), len(self.lengths) + 1
-        queries, filled = (np.bincount(at, weights, size) for weights in (counts, counts * frames))
-        return queries.astype(float), filled.astype(float)
-
     @property
     def tail(self) -> float:
         """Share of the queries longer than the last bucket, which run eagerly."""
-        return float(self._served[0][-1] / self.traffic.total)
+        frames, counts = self.traffic.arrays()
+        return float(counts[frames > self.lengths[-1]].sum() / counts.sum())
 
     @property
     def padding(self) -> float:
         """Frames added over frames filled, of all queries that are replayed; 0 without any."""
-        queries, filled = (values[:-1] for values in self._served)
-        return float(queries @ self.lengths / filled.sum() - 1) if filled.any() else 0.0
+        computed = [bucket.share * bucket.frames for bucket in self.buckets]
+        filled = [part / (1 + b.padding) for part, b in zip(computed, self.buckets, strict=True)]
+        return sum(computed) / sum(filled) - 1 if any(filled) else 0.0
 
     @property
     def expected_cost(self) -> float:
@@ -215,10 +207,7 @@ class BucketPlan:
         return len(self.batch_sizes) * sum(self.replicas)
 
     def check_geometry(self, model: Any) -> None:
-        """Refuse a model whose frames are others.
-
-        Args:
-            model: a model, its config, or a Geometry.
+        """Refuse a model, a config or a Geometry whose frames are others.
 
         Raises:
             ValueError: it has another geometry than the plan, or none.
@@ -226,10 +215,8 @@ class BucketPlan:
         rate = model.sampling_rate if isinstance(model, Geometry) else self.geometry.sampling_rate
         other = Geometry.of(model, sampling_rate=rate)
         if other != self.geometry:
-            raise ValueError(
-                f"this plan is for {self.geometry}; the model has {other}: "
-                "plan again with plan_buckets(..., model=model)"
-            )
+            given = f"this plan is for {self.geometry}; the model has {other}"
+            raise ValueError(f"{given}: plan again with plan_buckets(..., model=model)")
 
     table = __str__ = view.table
     plot = view.plot
@@ -238,10 +225,12 @@ class BucketPlan:
         """Write the plan as JSON, beside its place first and then renamed.
 
         Raises:
-            FileNotFoundError: the folder does not exist; it is not created.
-            IsADirectoryError: the path is a folder's.
+            OSError: there is no such folder, which is not created; or the path is a folder's.
         """
-        write_json(path, {"kind": KIND, "format": FORMAT, **asdict(self)})
+        content = {"kind": KIND, "format": FORMAT, **asdict(self)}
+        with written_beside(path) as beside:
+            text = json.dumps(content, allow_nan=False, indent=1)
+            beside.write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> BucketPlan:
@@ -257,20 +246,19 @@ class BucketPlan:
             raise ValueError(f"{path} is no JSON: {error}") from error
         if not isinstance(content, dict) or content.get("kind") != KIND:
             raise ValueError(f"{path} is no plan: it does not say that it is a {KIND!r}")
-        if content.get("format") != FORMAT:
+        if (found := content.get("format")) != FORMAT:
+            cure = "plan again, or read it with the version that wrote it"
             raise ValueError(
-                f"{path} is a plan of format {content.get('format')!r}, and this version reads "
-                f"{FORMAT}: plan again, or read it with the version that wrote it"
+                f"{path} is of format {found}, and this version reads {FORMAT}: {cure}"
             )
         parts: dict[str, Any] = {"traffic": Traffic, "geometry": Geometry, "cost": Cost}
         try:
             for name, kind in parts.items():
                 content[name] = kind(*(content[name][part.name] for part in fields(kind)))
             return cls(**{part.name: content[part.name] for part in fields(cls)})
-        except KeyError as error:
-            raise ValueError(f"{path} is a damaged plan: {error.args[0]!r} is missing") from error
-        except (TypeError, ValueError, OverflowError) as error:
-            raise ValueError(f"{path} is a damaged plan: {error}") from error
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            why = f"{error} is missing" if isinstance(error, KeyError) else error
+            raise ValueError(f"{path} is a damaged plan: {why}") from error
 
 
 def plan_buckets(

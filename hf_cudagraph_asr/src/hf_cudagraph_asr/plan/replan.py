@@ -87,14 +87,6 @@ def propose(
 
     Raises:
         ValueError: too few queries; lengths of another geometry; or options out of range.
-
-    >>> from hf_cudagraph_asr import Geometry, plan_buckets
-    >>> sketch = LengthSketch(Geometry())
-    >>> for samples in range(16_000, 48_000, 16):
-    ...     sketch.add(samples)
-    >>> proposal = propose(plan_buckets([1.0, 4.0], graphs=2), sketch)
-    >>> proposal.worthwhile, round(proposal.gain, 2), proposal.plan.lengths
-    (True, 0.38, (99, 149))
     """
     if sketch.geometry != plan.geometry:
         raise ValueError(

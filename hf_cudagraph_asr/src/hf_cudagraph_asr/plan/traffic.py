@@ -7,7 +7,6 @@ import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import exp2
 from typing import Any
 
 import numpy as np
@@ -164,7 +163,7 @@ class LengthSketch:
         with self._lock:
             self._age = age = self._age + 1
             weight, then = self._weights.get(frames, (0.0, 0))
-            self._weights[frames] = weight * exp2((then - age) * self._rate) + 1.0, age
+            self._weights[frames] = weight * math.exp2((then - age) * self._rate) + 1.0, age
 
     @property
     def total(self) -> float:
@@ -185,7 +184,9 @@ class LengthSketch:
         """Weights by ascending length, without lengths that are forgotten altogether."""
         with self._lock:
             seen, age = list(self._weights.items()), self._age
-        found = ((int(f), w * exp2((then - age) * self._rate)) for f, (w, then) in sorted(seen))
+        found = (
+            (int(f), w * math.exp2((then - age) * self._rate)) for f, (w, then) in sorted(seen)
+        )
         return {frames: weight for frames, weight in found if weight >= FORGOTTEN}
 
 

@@ -42,15 +42,12 @@ def table(plan: BucketPlan) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in rows
     ]
-    return "\n".join([*lines, "", *_summary(plan)])
-
-
-def _summary(plan: BucketPlan) -> list[str]:
     total = f"{plan.traffic.total:,.0f}"
     eager = f"{plan.eager_cost:,.4g} if all of them ran eagerly"
     if plan.cost.eager is None:
         eager += f", assumed to cost {EAGER:g} times a replay: pool.calibrate() measures it"
-    lines = [
+    lines += [
+        "",
         f"padding {percent(plan.padding)}; run eagerly {percent(plan.tail)} of {total} queries",
         f"{plan.expected_cost:,.4g} {plan.cost.unit} a query ({eager})",
         f"{plan.captures} graphs at batch size {', '.join(map(str, plan.batch_sizes))}",
@@ -61,7 +58,7 @@ def _summary(plan: BucketPlan) -> list[str]:
         lines.append(f"{plan.graphs} buckets were allowed: more than these gain nothing{limit}")
     if plan.pinned:
         lines.append("* chunks of long recordings")
-    return lines
+    return "\n".join(lines)
 
 
 def percent(share: float) -> str:
@@ -81,10 +78,8 @@ def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError(
-            'a plan\'s plot needs matplotlib: pip install "hf-cudagraph-asr[plot]"'
-        ) from error
-
+        install = 'pip install "hf-cudagraph-asr[plot]"'
+        raise ImportError(f"a plan's plot needs matplotlib: {install}") from error
     frames, counts = plan.traffic.arrays()
     at = np.searchsorted(plan.lengths, frames)
     held, ends = at < len(plan.lengths), np.append(plan.lengths, 0)[at]

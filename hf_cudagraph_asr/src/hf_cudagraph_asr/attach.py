@@ -30,10 +30,6 @@ def enable_cuda_graphs(
 ) -> EnabledPool:
     """Serve a model's calls from programs captured for the lengths of a plan.
 
-        with enable_cuda_graphs(model, plan) as pool:    # or keep it on
-            pipeline("automatic-speech-recognition", model=model, ...)("query.wav")
-            print(pool.stats())
-
     Args:
         model: a CTC model of transformers, in evaluation mode and without gradients when it is
             called. Nothing of it changes but its instance's `forward`. One of a family without a
@@ -48,7 +44,8 @@ def enable_cuda_graphs(
         observers: called with a `Served` for each call.
 
     Returns:
-        The pool, installed already: with or without `with`.
+        The pool, installed already; as a context, `with enable_cuda_graphs(model, plan) as pool`,
+        it is taken out at the end.
 
     Raises:
         TypeError: the model is no model, or the plan is no plan.

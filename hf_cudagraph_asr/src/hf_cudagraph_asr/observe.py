@@ -92,9 +92,8 @@ class BucketStatistics:
         calls: how often it was replayed.
         filled: frames that were asked of it.
         added: frames it computed in vain, unused rows included.
-        seconds: from copy in to copy out, by the host's clock, without waiting for the lock; a
-            split batch's time counts by frames. On a device that works on its own, the time to
-            hand it the work.
+        seconds: from copy in to copy out, by the same clock as `Served.seconds`, without waiting
+            for the lock; a split batch's time counts by frames.
     """
 
     frames: int

@@ -24,7 +24,7 @@ from hf_cudagraph_asr.cli import Device, Dtype, keep_apart, quiet_host, say
 from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.observe import PoolStatistics
 from hf_cudagraph_asr.plan import BucketPlan
-from hf_cudagraph_asr.plan.traffic import Floats
+from hf_cudagraph_asr.plan.partition import Floats
 
 if TYPE_CHECKING:
     import torch
@@ -47,11 +47,8 @@ def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterato
     """The stock model with a mask and without, and each backend on a copy that shares its weights.
 
     A mask of ones is what the host's pipeline passes; a `Transcriber` passes none for one query.
-
-    Args:
-        model: a CTC model in evaluation mode, on its device and in its dtype.
-        plan: the lengths to capture.
-        backends: as `enable_cuda_graphs` takes them; with "+mask" behind the name, called with one.
+    The model is in evaluation mode, on its device and in its dtype. Backends are named as for
+    `enable_cuda_graphs`; those with "+mask" behind the name are called with one.
     """
     from hf_cudagraph_asr import enable_cuda_graphs
 

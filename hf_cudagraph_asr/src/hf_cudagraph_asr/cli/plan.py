@@ -11,7 +11,7 @@ import typer
 from hf_cudagraph_asr.cli import Progress, counted, keep_apart, say, sizes, warn
 
 if TYPE_CHECKING:
-    from hf_cudagraph_asr.plan.traffic import Floats
+    from hf_cudagraph_asr.plan.partition import Floats
 
 FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV"}
 FORMATS |= dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON, an object a line")

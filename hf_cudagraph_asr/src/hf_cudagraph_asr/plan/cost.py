@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.plan.traffic import Floats, Ints, ascending, numbers
+from hf_cudagraph_asr.plan.partition import Floats, Ints
+from hf_cudagraph_asr.plan.traffic import ascending, numbers
 
 EAGER = 5.0  # times a replay's cost that an eager run is assumed to cost until it is measured
 DEVIATIONS = 1.645  # the normal quantile of 95%, one-sided

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import warnings
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import KW_ONLY, asdict, dataclass, field, fields, replace
@@ -18,20 +19,13 @@ from hf_cudagraph_asr.files import written_beside
 from hf_cudagraph_asr.geometry import Geometry
 from hf_cudagraph_asr.plan import view
 from hf_cudagraph_asr.plan.cost import Cost, frame_bytes, replicas
-from hf_cudagraph_asr.plan.partition import partition
-from hf_cudagraph_asr.plan.traffic import (
-    Floats,
-    Ints,
-    Traffic,
-    ascending,
-    chunks_of,
-    finite,
-    rows_of,
-    warn_of_units,
-    whole,
-)
+from hf_cudagraph_asr.plan.partition import Floats, Ints, partition
+from hf_cudagraph_asr.plan.traffic import Traffic, ascending, chunks_of, finite, rows_of, whole
 
 KIND, FORMAT = "hf_cudagraph_asr plan", 2
+
+SHORT, LONG = 0.2, 120.0  # seconds: hardly a word, and hardly one input of a model
+FEW = 0.1  # share of the queries, or of their time, that may lie beyond these without a warning
 
 
 @dataclass(frozen=True)
@@ -318,7 +312,7 @@ def plan_buckets(
         pinned = (geometry.frames(chunks_of(geometry, chunk_length_s)[0]),)
     traffic = Traffic.of(durations, geometry, chunk_length_s)
     if traffic is not durations:
-        warn_of_units(traffic, geometry, cut=bool(pinned))
+        _warn_of_units(traffic, geometry, cut=bool(pinned))
     wanted = BucketPlan(
         pinned or traffic.frames[:1],
         traffic,
@@ -331,3 +325,20 @@ def plan_buckets(
         most_frames=None if memory_limit is None else memory_limit / frame_bytes(geometry, model),
     )
     return wanted.anew(traffic)
+
+
+def _warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
+    """Warn the caller's caller of durations that can hardly be seconds of queries."""
+    frames, counts = traffic.arrays()
+    seconds = frames * geometry.hop / geometry.sampling_rate
+    short, long = seconds < SHORT, seconds > LONG
+    if counts[short].sum() > FEW * counts.sum():
+        odd, limit, units = short, f"below {SHORT:g} s, which hardly holds a word", "minutes"
+    elif not cut and counts[long] @ seconds[long] > FEW * counts @ seconds:
+        limit = f"above {LONG:g} s, up to {seconds[-1]:,.0f} s (chunk_length_s cuts recordings)"
+        odd, units = long, "milliseconds or samples"
+    else:
+        return
+    share = f"{counts[odd].sum():,.0f} of {counts.sum():,.0f} durations"
+    message = f"{share} are {limit}: if they are {units}, convert them to seconds"
+    warnings.warn(message, stacklevel=3)

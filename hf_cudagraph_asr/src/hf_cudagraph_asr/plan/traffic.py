@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import math
 import threading
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from hf_cudagraph_asr.geometry import Geometry
-
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+from hf_cudagraph_asr.plan.partition import Floats, Ints
 
 DAY = 24 * 3600.0
-SHORT, LONG = 0.2, 120.0  # seconds: hardly a word, and hardly one input of a model
-FEW = 0.1  # share of the queries, or of their time, that may lie beyond these without a warning
-
 LONGEST = 1 << 14  # frames that anything longer counts as in a sketch
 HALF_LIFE = 100_000.0  # queries
 FORGOTTEN = 2.0**-64  # a weight below which a length is left out
@@ -188,23 +181,6 @@ class LengthSketch:
             (int(f), w * math.exp2((then - age) * self._rate)) for f, (w, then) in sorted(seen)
         )
         return {frames: weight for frames, weight in found if weight >= FORGOTTEN}
-
-
-def warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
-    """Warn the caller's caller of durations that can hardly be seconds of queries."""
-    frames, counts = traffic.arrays()
-    seconds = frames * geometry.hop / geometry.sampling_rate
-    short, long = seconds < SHORT, seconds > LONG
-    if counts[short].sum() > FEW * traffic.total:
-        odd, limit, units = short, f"below {SHORT:g} s, which hardly holds a word", "minutes"
-    elif not cut and counts[long] @ seconds[long] > FEW * counts @ seconds:
-        limit = f"above {LONG:g} s, up to {seconds[-1]:,.0f} s (chunk_length_s cuts recordings)"
-        odd, units = long, "milliseconds or samples"
-    else:
-        return
-    share = f"{counts[odd].sum():,.0f} of {traffic.total:,.0f} durations"
-    message = f"{share} are {limit}: if they are {units}, convert them to seconds"
-    warnings.warn(message, stacklevel=3)
 
 
 def numbers(values: Any, name: str, size: int | None = None) -> Floats:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import pytest
 import torch
 from tiny_models import BLANK
 
 from hf_cudagraph_asr import ExactForward
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
+
+each_arithmetic = pytest.mark.parametrize("arithmetic", ["cpu", "gpu"], indirect=True)
 ROUGH = 0.1  # in bfloat16 and float16; differences that matter are far larger
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from padded_rows import TOLERANCE, audio, deviation, padded
+from padded_rows import TOLERANCE, audio, deviation, each_arithmetic, padded
 from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomized
 
 from hf_cudagraph_asr.exact import ExactForward
@@ -28,30 +28,22 @@ def boundaries(model: Any, frames: Sequence[int]) -> list[int]:
     return sorted(length for length in lengths if length >= geometry.receptive_field)
 
 
+@each_arithmetic
 @every_case
-def test_every_row_of_every_bucket_has_the_logits_of_its_unpadded_run(name: str) -> None:
+def test_every_row_of_every_bucket_has_the_logits_of_its_unpadded_run(
+    name: str, arithmetic: str
+) -> None:
     model = CASES[name].build()
     lengths = boundaries(model, (2, 3, 4, 9, 30))
     rows = [audio(length, seed) for seed, length in enumerate(lengths)]
     assert deviation(model, rows, max(lengths), max(lengths) + 1, 901) <= TOLERANCE
 
 
+@each_arithmetic
 @every_kind
-def test_also_with_the_hosts_own_attention(name: str) -> None:
+def test_also_with_the_hosts_own_attention(name: str, arithmetic: str) -> None:
     model = CASES[name].build()
     model.set_attn_implementation("eager")
-    rows = [audio(length, length) for length in boundaries(model, (9,))]
-    assert deviation(model, rows, 251) <= TOLERANCE
-
-
-@every_kind
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_also_with_one_product_for_queries_keys_and_values(
-    name: str, attention: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
-    model = CASES[name].build()
-    model.set_attn_implementation(attention)
     rows = [audio(length, length) for length in boundaries(model, (9,))]
     assert deviation(model, rows, 251) <= TOLERANCE
 
@@ -105,8 +97,13 @@ def test_the_published_seven_layers(stem: str) -> None:
     assert deviation(model, rows, 320 * 25 + 399) <= TOLERANCE
 
 
-@pytest.mark.parametrize("own", [{}, STABLE], ids=["base", "large"])
-def test_two_layers_of_the_published_widths(own: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("own", "arithmetic"),
+    [({}, "cpu"), ({}, "gpu"), (STABLE, "gpu")],
+    indirect=["arithmetic"],
+    ids=["base-cpu", "base-gpu", "large-gpu"],
+)
+def test_two_layers_of_the_published_widths(own: dict[str, Any], arithmetic: str) -> None:
     width = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 4096}
     config = transformers.Wav2Vec2Config(
         **{**(width if own else {}), **own, "num_hidden_layers": 2}
@@ -116,8 +113,9 @@ def test_two_layers_of_the_published_widths(own: dict[str, Any]) -> None:
     assert deviation(model, [audio(4_123, 0), audio(2_600, 1)], 5_000) <= TOLERANCE
 
 
+@each_arithmetic
 @every_kind
-def test_nothing_beyond_a_rows_length_is_used(name: str) -> None:
+def test_nothing_beyond_a_rows_length_is_used(name: str, arithmetic: str) -> None:
     exact = ExactForward(CASES[name].build())
     quiet, lengths = padded([audio(length, 0) for length in (exact.receptive_field, 401, 800)], 900)
     loud = quiet.clone()
@@ -130,8 +128,9 @@ def test_nothing_beyond_a_rows_length_is_used(name: str) -> None:
     assert frames.tolist() == exact.geometry.emitted(lengths).tolist()
 
 
+@each_arithmetic
 @every_kind
-def test_a_broken_row_breaks_no_other(name: str) -> None:
+def test_a_broken_row_breaks_no_other(name: str, arithmetic: str) -> None:
     exact = ExactForward(CASES[name].build())
     batch, lengths = padded([audio(700, 0), audio(700, 1), audio(450, 2)], 900)
     broken = batch.clone()
@@ -159,8 +158,11 @@ def test_threads_get_their_own_logits() -> None:
         assert max(pool.map(error, rows)) < 1e-5
 
 
+@each_arithmetic
 @every_kind
-def test_a_row_below_the_receptive_field_counts_as_padded_up_to_it(name: str) -> None:
+def test_a_row_below_the_receptive_field_counts_as_padded_up_to_it(
+    name: str, arithmetic: str
+) -> None:
     exact = ExactForward(CASES[name].build())
     field_ = exact.receptive_field
     batch, _ = padded([audio(20, 0), torch.zeros(0), audio(900, 2)], 900)
@@ -174,7 +176,8 @@ def test_a_row_below_the_receptive_field_counts_as_padded_up_to_it(name: str) ->
     assert torch.equal(logits, up_to)
 
 
-def test_silence_is_finite() -> None:
+@each_arithmetic
+def test_silence_is_finite(arithmetic: str) -> None:
     exact = ExactForward(CASES["wav2vec2-group"].build())
     with torch.no_grad():
         logits, _ = exact(torch.zeros(2, 600), torch.tensor([600, 100]))

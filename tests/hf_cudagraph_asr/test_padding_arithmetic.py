@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from padded_rows import TOLERANCE, audio, padded
+from padded_rows import TOLERANCE, audio, each_arithmetic, padded
 from tiny_models import CASES, every_kind
 
 from hf_cudagraph_asr.exact import ExactForward, convolve_and_normalize
@@ -52,10 +52,11 @@ def test_counts_made_on_the_host_are_those_of_the_forward(name: str) -> None:
             assert torch.equal(found, expected)
 
 
+@each_arithmetic
 @pytest.mark.parametrize("offset", [0.0, 3.0, 100.0])
 @pytest.mark.parametrize("bias", [False, True])
 def test_statistics_of_own_frames_err_hardly_more_than_those_of_all(
-    offset: float, bias: bool
+    offset: float, bias: bool, arithmetic: str
 ) -> None:
     torch.manual_seed(0)
     conv, norm = torch.nn.Conv1d(1, 6, 10, 5, bias=bias), torch.nn.GroupNorm(6, 6)

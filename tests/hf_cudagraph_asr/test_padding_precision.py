@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from padded_rows import audio, deviation, padded
+from padded_rows import audio, deviation, each_arithmetic, padded
 from tiny_models import CASES, every_kind
 
 from hf_cudagraph_asr import ExactForward
@@ -41,9 +41,12 @@ def in_half(model: Any, rows: Sequence[torch.Tensor], total: int) -> tuple[float
     return exact / scale, own / scale, stock / scale
 
 
+@each_arithmetic
 @every_kind
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
-def test_in_half_precision_it_is_within_the_dtypes_own_error(name: str, dtype: torch.dtype) -> None:
+def test_in_half_precision_it_is_within_the_dtypes_own_error(
+    name: str, dtype: torch.dtype, arithmetic: str
+) -> None:
     model = CASES[name].build().to(dtype)
     rows = [audio(length, seed).to(dtype) for seed, length in enumerate((90, 250, 400, 401, 599))]
     exact, own, _ = in_half(model, rows, 640)
@@ -62,8 +65,9 @@ def test_in_half_precision_it_scatters_as_the_stock_mask_does_where_that_is_righ
     assert exact <= HALF * stock
 
 
+@each_arithmetic
 @every_kind
-def test_in_double_precision_it_is_as_much_closer(name: str) -> None:
+def test_in_double_precision_it_is_as_much_closer(name: str, arithmetic: str) -> None:
     model = CASES[name].build().double()
     rows = [audio(length, seed).double() for seed, length in enumerate((90, 250, 400, 401, 599))]
     assert deviation(model, rows, 640) <= 1e-12

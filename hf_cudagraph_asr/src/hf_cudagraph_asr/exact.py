@@ -33,6 +33,9 @@ from hf_cudagraph_asr.geometry import Frames
 FUSED_ON = ("cuda",)
 FUSED_VALUES = 2**21
 
+# Where group norm's statistics cost less by the windows of the samples, with more kernels.
+WINDOWS_ON = ("cpu",)
+
 
 class ExactForward(nn.Module):
     """The logits of each row of a padded batch as the model gives them for that row alone.
@@ -432,20 +435,44 @@ def convolve_and_normalize(
         # bits the subtraction itself would round more than that.
         total = samples.sum(dim=1, keepdim=True)
         samples = torch.addcdiv(samples, total, counted[:, None], value=-1)
+    # First of all: a hook may make the kernels of other weights, as pruning does.
     convolved = conv(samples[:, None])  # (B, C, T)
     keep = own[:, None, conv.kernel_size[0] - 1 :: conv.stride[0]]  # (B, 1, T)
-    kept = zero_beyond(convolved, keep)
-    mean = kept.sum(dim=-1, keepdim=True, dtype=wide) / frames[:, None, None]  # (B, C, 1)
-    centered = torch.addcmul(kept, keep, mean, value=-1)  # in `wide`, and zero beyond
-    variance = centered.square().sum(dim=-1) / frames[:, None]  # (B, C)
+    if samples.device.type in WINDOWS_ON:
+        mean, variance = _of_windows(samples, keep, frames, conv)
+    else:
+        kept = zero_beyond(convolved, keep)
+        mean = kept.sum(dim=-1, keepdim=True, dtype=wide) / frames[:, None, None]  # (B, C, 1)
+        centered = torch.addcmul(kept, keep, mean, value=-1)  # in `wide`, and zero beyond
+        variance = centered.square().sum(dim=-1) / frames[:, None]  # (B, C)
 
     # Batch norm with given statistics normalizes in one pass; each row's channel is a channel.
     normalized = nn.functional.batch_norm(
         convolved.flatten(0, 1)[None],  # (1, B·C, T)
-        mean.flatten(),
-        variance.flatten(),
+        mean.flatten().to(wide),
+        variance.flatten().to(wide),
         norm.weight.to(wide).expand_as(variance).flatten(),
         norm.bias.to(wide).expand_as(variance).flatten(),
         eps=norm.eps,
     )
     return normalized.view_as(convolved)
+
+
+def _of_windows(
+    samples: torch.Tensor, keep: torch.Tensor, frames: torch.Tensor, conv: nn.Conv1d
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and variance of a convolution of one channel, (B, C) float64, in no pass over it.
+
+    They follow from those of the kernel-sized windows of the samples: with w a kernel, μ and Σ
+    mean and covariance of the windows, they are w·μ and wᵀΣw. In float64, for a kernel may well be
+    nearly orthogonal to what dominates Σ.
+    """
+    windows = samples.double().unfold(-1, conv.kernel_size[0], conv.stride[0])  # (B, T, k)
+    windows = windows * keep.mT
+    means = windows.sum(dim=1) / frames[:, None]  # (B, k)
+    covariance = windows.mT @ windows / frames[:, None, None] - means[:, :, None] * means[:, None]
+    kernels = conv.weight[:, 0].double()  # (C, k)
+    mean = means @ kernels.mT  # (B, C)
+    if conv.bias is not None:
+        mean = mean + conv.bias
+    return mean, ((kernels @ covariance) * kernels).sum(dim=-1).clamp(min=0)

@@ -97,7 +97,12 @@ def test_one_product_serves_queries_keys_and_values_and_keeps_no_weights(
     assert products(exact, row)[0] == apart
     assert seen
     hook.remove()
-    assert products(exact, row)[0] == together
+    for module in (layers[0], layers[0].attention):  # which are called as ever
+        seen.clear()
+        hook = module.register_forward_hook(lambda *_: seen.append(1))
+        assert products(exact, row)[0] == together
+        assert seen
+        hook.remove()
     monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_VALUES", 1)
     assert products(exact, row)[0] == apart
 
@@ -110,6 +115,34 @@ def test_adapters_of_peft_are_heard_where_products_are_one(monkeypatch: pytest.M
     before = alone(model, row)
     peft.get_peft_model(model, peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=False))
     model.eval()
+    assert float((alone(model, row) - before).abs().max()) > 1e-3
+    agree(products(ExactForward(model), row)[1], alone(model, row))
+
+
+@pytest.mark.parametrize("change", ["input", "width"])
+def test_other_attention_is_heard_where_products_are_one(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That projects something else than its input, and that has fewer heads in one layer."""
+    monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_ON", ("cpu",))
+    model, row = CASES["wav2vec2-group"].build(), audio(500)
+    before = alone(model, row)
+    attention = model.wav2vec2.encoder.layers[0].attention
+    if change == "input":
+        own = attention.forward
+        monkeypatch.setattr(
+            type(attention),
+            "forward",
+            lambda self, x, **named: own.__func__(self, 2 * x, key_value_states=x - 1, **named),
+        )
+    else:
+        for name, layer in attention.named_children():
+            inside, outside = layer.weight.shape
+            cut = attention.head_dim
+            inside, outside = (inside, cut) if name == "out_proj" else (cut, outside)
+            other = torch.nn.Linear(outside, inside)
+            other.weight = torch.nn.Parameter(layer.weight[:inside, :outside].detach())
+            setattr(attention, name, other)
     assert float((alone(model, row) - before).abs().max()) > 1e-3
     agree(products(ExactForward(model), row)[1], alone(model, row))
 

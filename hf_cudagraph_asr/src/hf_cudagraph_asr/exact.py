@@ -241,51 +241,48 @@ def _transformer(
     return encoder.layer_norm(hidden) if _stable(encoder) else hidden
 
 
-def _layers(encoder: Any, hidden: torch.Tensor) -> list[Callable[..., Any]]:
+def _layers(encoder: Any, hidden: torch.Tensor) -> list[Any]:
     """An encoder's layers, with one product for queries, keys and values where launches cost.
 
     Its weights are gathered from the model's own in every run, by two kernels for all layers: a
     copy that is kept would not show that `weight.data` was written to.
     """
     layers = list(encoder.layers)
-    plain = hidden.device.type in FUSED_ON and hidden.numel() <= FUSED_VALUES
-    linears: list[Any] = []
-    for layer in layers if plain else ():
-        found = [layer.attention.q_proj, layer.attention.k_proj, layer.attention.v_proj]
-        # No hook is passed over. A layer of PEFT is of its own class, and pruning is a hook.
-        plain &= not any(map(_hooked, (layer, layer.attention, *found)))
-        plain &= all(type(linear) is nn.Linear and linear.bias is not None for linear in found)
-        linears += found
-    if not plain:
+    if hidden.device.type not in FUSED_ON or hidden.numel() > FUSED_VALUES:
+        return layers
+    attentions = [layer.attention for layer in layers]
+    linears = [linear for a in attentions for linear in (a.q_proj, a.k_proj, a.v_proj)]
+    # These are not called. A layer of PEFT is of its own class, and pruning is a hook.
+    if any(type(each) is not nn.Linear or each.bias is None or _hooked(each) for each in linears):
+        return layers
+    if len({linear.weight.shape for linear in linears}) > 1:
         return layers
     weights = torch.cat([linear.weight for linear in linears]).chunk(len(layers))
     biases = torch.cat([linear.bias for linear in linears]).chunk(len(layers))
-    return [
-        partial(type(layer).forward, _Instead(layer, attention=partial(_attend, layer, *fused)))
-        for layer, *fused in zip(layers, weights, biases, strict=True)
-    ]
+    fused = map(_fused, attentions, weights, biases)
+    return [_with(layer, attention=one) for layer, one in zip(layers, fused, strict=True)]
 
 
-def _attend(
-    layer: Any, weight: torch.Tensor, bias: torch.Tensor, hidden_states: Any, **kwargs: Any
-) -> Any:
-    """Run the attention of the host's layer on projections that are made already."""
-    q, k, v = nn.functional.linear(hidden_states, weight, bias).chunk(3, dim=-1)
-    made = {"q_proj": lambda _: q, "k_proj": lambda _: k, "v_proj": lambda _: v}
-    attention = layer.attention
-    return type(attention).forward(_Instead(attention, **made), hidden_states, **kwargs)
+def _fused(attention: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
+    """An attention module whose projections are parts of one product of what they are given."""
+    given: Any = None
+    made: tuple[torch.Tensor, ...] = ()
+
+    def project(part: int, x: torch.Tensor) -> torch.Tensor:
+        nonlocal given, made
+        if x is not given:
+            given, made = x, nn.functional.linear(x, weight, bias).chunk(3, dim=-1)
+        return made[part]
+
+    names = ("q_proj", "k_proj", "v_proj")
+    return _with(attention, **{name: partial(project, part) for part, name in enumerate(names)})
 
 
-class _Instead:
-    """A module with other attributes in the place of some, for the forward of its class."""
-
-    forward = None  # which newer hosts look at in the class
-
-    def __init__(self, module: Any, **others: Any) -> None:
-        vars(self).update(others, _module=module)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._module, name)
+def _with(module: Any, **others: Any) -> Any:
+    """A module of the same class that holds all that this one does, but others in some places."""
+    found = object.__new__(type(module))
+    vars(found).update(vars(module), _modules={**module._modules, **others})
+    return found
 
 
 def _gated(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:

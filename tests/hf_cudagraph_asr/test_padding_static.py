@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from padded_rows import audio, padded
+from padded_rows import audio, each_arithmetic, padded
 from tiny_models import CASES, asks_the_host, each, every_case
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -81,7 +81,8 @@ def test_it_launches_no_more_kernels_than_it_is_to(geometry: str) -> None:
     assert exact.total() <= KERNELS[geometry]
 
 
-def test_export_takes_it_as_one_graph_also_by_its_bytecode() -> None:
+@each_arithmetic
+def test_export_takes_it_as_one_graph_also_by_its_bytecode(arithmetic: str) -> None:
     """As torch.compile does; pools export without, which `test_host_families` has of each kind."""
     exact = ExactForward(CASES["wav2vec2-group"].build(num_hidden_layers=1))
     example = padded([audio(300, 0), audio(800, 1)], 900)

@@ -30,7 +30,9 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr import BucketPlan, ExactForward, enable_cuda_graphs, plan_buckets
 from hf_cudagraph_asr.backends import EagerBackend, Program
+from hf_cudagraph_asr.captured import _Slot
 from hf_cudagraph_asr.dispatch import Dispatch, Programs, decide
+from hf_cudagraph_asr.host import HostModel
 from hf_cudagraph_asr.observe import Tally
 
 BOUND = 50.0  # microseconds
@@ -61,21 +63,22 @@ def per_query(work: Callable[[Any], object], queries: Sequence[Any], rounds: int
     return median(taken)
 
 
-def parts(plan: BucketPlan, queries: Queries, words: int, rounds: int) -> dict[str, float]:
+def parts(plan: BucketPlan, queries: Queries, model: Any, rounds: int) -> dict[str, float]:
     """The steps of a call, each by itself, as a pool takes them."""
+    host, words = HostModel(model), model.config.vocab_size
     programs, none, tally = Programs(plan, (1,)), Dispatch("exact"), Tally()
     lengths = [(query.shape[1],) for query in queries]
     dispatches = [decide(length, programs, none) for length in lengths]
     buckets = [dispatch.bucket for dispatch in dispatches if dispatch.bucket is not None]
-    static = {bucket.frames: torch.zeros(1, bucket.samples) for bucket in buckets}
-    inputs = [static[bucket.frames] for bucket in buckets]
+    slots = {bucket.frames: _Slot(1, bucket.samples, host.exact) for bucket in buckets}
+    for slot in slots.values():
+        slot.program = lambda values, counts: (values, counts)
+    inputs = [slots[bucket.frames] for bucket in buckets]
     logits = [torch.zeros(1, bucket.frames, words) for bucket in buckets]
-    held = torch.zeros(1, dtype=torch.int64)
 
-    def copy_in(item: tuple[torch.Tensor, torch.Tensor]) -> None:
-        values, query = item
-        values[:1, : query.shape[1]].copy_(query)
-        held.fill_(query.shape[1])
+    def copy_in(item: tuple[_Slot, torch.Tensor]) -> None:
+        slot, query = item
+        slot.run(query, (query.shape[1],), (0,))
 
     def copy_out(item: tuple[torch.Tensor, Dispatch]) -> None:
         output, dispatch = item
@@ -86,6 +89,7 @@ def parts(plan: BucketPlan, queries: Queries, words: int, rounds: int) -> dict[s
         "copying in": per_query(copy_in, list(zip(inputs, queries, strict=True)), rounds),
         "copying out": per_query(copy_out, list(zip(logits, dispatches, strict=True)), rounds),
         "counting": per_query(lambda d: tally.count(d, 0.001), dispatches, rounds),
+        "looking at the weights": per_query(lambda _: host.holds(), lengths, rounds),
         "the host's output": per_query(lambda o: CausalLMOutput(logits=o), logits, rounds),
     }
 
@@ -116,7 +120,7 @@ def main() -> None:
         }
         whole["pool.call"] = per_query(pool.call, queries, rounds)
         assert not pool.stats().misses
-    steps = parts(plan, queries, model.config.vocab_size, rounds)
+    steps = parts(plan, queries, model, rounds)
     named = list(steps)[:4]
     dispatch = sum(steps[name] for name in named)
     table = Table(

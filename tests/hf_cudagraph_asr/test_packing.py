@@ -97,6 +97,16 @@ def test_nothing_is_cheaper_and_every_row_is_served_once(
         assert dispatch.cost == pytest.approx(cheapest(lengths, sizes, price))
 
 
+def test_a_single_row_is_decided_once_for_its_frames_and_again_by_other_prices() -> None:
+    unmeasured, measured = programs((1, 2)), programs((1, 2), lambda frames, rows: 7.0)
+    shortest, longest = GEOMETRY.shortest(60), GEOMETRY.longest(60)
+    found = decide([shortest], unmeasured, EXACT)
+    assert decide([longest], unmeasured, EXACT) is found
+    assert decide([longest + 1], unmeasured, EXACT).filled == 61
+    again = decide([longest], measured, EXACT)
+    assert (again.replays, again.cost) == (found.replays, 7.0)
+
+
 @pytest.mark.parametrize(
     ("price", "sizes", "expected"),
     [

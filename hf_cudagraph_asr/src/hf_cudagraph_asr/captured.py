@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -209,7 +210,7 @@ def cut(
     """
     logits, frames = output
     rows, total = len(lengths), host.emitted(max(lengths))
-    logits = logits[:rows, :total]
+    logits = _corner(logits, rows, total)
     if lengths.count(lengths[0]) == rows:
         return logits.clone() if copy else logits
     keep = keep_mask(frames[:rows], total)
@@ -218,6 +219,13 @@ def cut(
         if samples < host.receptive_field:  # the forward took it for a row of one frame
             logits[row] = host.blank_row
     return logits
+
+
+def _corner(batch: torch.Tensor, rows: int, total: int) -> torch.Tensor:
+    """`batch[:rows, :total]`, in less than half the time that takes."""
+    if batch.size(0) > rows:
+        batch = batch.narrow(0, 0, rows)
+    return batch.narrow(1, 0, total) if batch.size(1) > total else batch
 
 
 class _Replica:
@@ -297,7 +305,9 @@ class _Slot:
         self.input_values = weight.new_zeros((rows, samples))
         self._count = exact.geometry.counts
         self._counted = torch.empty((4, rows), dtype=torch.int64)
-        self.counts = self._counted.to(weight.device, copy=True)
+        numbers: Any = self._counted.numpy()
+        self._numbers = memoryview(numbers)  # of the same memory
+        self.counts = self._counted.to(weight.device)  # on a CPU itself
         # Padded, as queries will be: other kernels serve what has no padding.
         self._write([exact.receptive_field] * rows)
 
@@ -309,7 +319,8 @@ class _Slot:
         used = [lengths[row] for row in rows]
         longest = max(used)
         if len(rows) == values.shape[0]:
-            static[: len(rows), :longest].copy_(values[:, :longest], non_blocking=True)
+            own = _corner(values, len(rows), longest)
+            _corner(static, len(rows), longest).copy_(own, non_blocking=True)
         else:
             for i, row in enumerate(rows):
                 static[i, :longest].copy_(values[row, :longest], non_blocking=True)
@@ -319,11 +330,12 @@ class _Slot:
         return self.program(static, self.counts)
 
     def _write(self, used: list[int]) -> None:
-        total, counted = self.input_values.shape[1], self._counted.numpy()  # of the same memory
+        total, at = self.input_values.shape[1], self._numbers
         for row, samples in enumerate(used):
-            counted[:, row] = self._count(samples, total)
-        # Not from pinned memory: what is there is free to be written again at once.
-        self.counts.copy_(self._counted, non_blocking=True)
+            at[0, row], at[1, row], at[2, row], at[3, row] = self._count(samples, total)
+        if self.counts is not self._counted:
+            # Not from pinned memory: what is there is free to be written again at once.
+            self.counts.copy_(self._counted, non_blocking=True)
         self._written = used
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -151,6 +152,8 @@ class Programs:
         self.prices = prices
         self._ends = [bucket.samples for bucket in plan.buckets]
         self._field, self._hop = plan.geometry.receptive_field, plan.geometry.hop
+        # By frames, of which there are few: most calls are of one row.
+        self.alone = functools.lru_cache(4096)(self._alone)
 
     def bucket_for(self, samples: int) -> Bucket | None:
         """The smallest bucket that holds an input, also one too short for a frame; or None."""
@@ -174,6 +177,14 @@ class Programs:
         if self.prices is None:
             return 1e9 + bucket.frames * size
         return self.prices.replays[bucket.frames, size]
+
+    def _alone(self, frames: int) -> Dispatch | None:
+        """What becomes of a single row of so many frames; None where no bucket holds it."""
+        at = bisect_left(self.plan.buckets, frames, key=lambda bucket: bucket.frames)
+        if at == len(self._ends):
+            return None
+        replays = (Replay(self.plan.buckets[at], self.batch_sizes[0], (0,), frames),)
+        return Dispatch("bucket", replays=replays, cost=self.cost(replays))
 
     def cost(self, replays: Sequence[Replay]) -> float:
         """Cost of replays in the unit of the plan, or in milliseconds where they are measured."""
@@ -205,12 +216,9 @@ def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatc
     """
     if programs is None:
         return otherwise
-    if len(lengths) == 1:  # most calls
-        bucket = programs.bucket_for(lengths[0])
-        if bucket is not None:
-            size = programs.batch_sizes[0]
-            replays = (Replay(bucket, size, (0,), programs.frames(lengths[0])),)
-            return Dispatch("bucket", replays=replays, cost=programs.cost(replays))
+    if len(lengths) == 1:
+        if (found := programs.alone(programs.frames(lengths[0]))) is not None:
+            return found
     elif (packed := _pack(lengths, programs)) is not None:
         cost = programs.cost(packed)
         most = programs.batch_sizes[-1]

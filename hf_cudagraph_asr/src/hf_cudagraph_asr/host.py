@@ -125,7 +125,8 @@ class HostModel:
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | Reason:
         """Read a call `model(*args, **kwargs)` as rows, or find why the host must answer it.
 
-        Reads the mask's values, for which it waits for the device: once, and only with a mask.
+        The configuration is as `holds` saw it last. Reads the mask's values, for which it waits
+        for the device: once, and only with a mask.
 
         Args:
             args: the call's positional arguments.
@@ -141,7 +142,7 @@ class HostModel:
             return Reason.ARGUMENTS
         values = args[0] if args else named.pop("input_values", None)
         mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
-        attentions, states, return_dict, _ = self._config.read()
+        attentions, states, return_dict, _ = self._config.last_read()
         if named:
             if named.pop("labels", None) is not None:
                 return Reason.LABELS
@@ -258,11 +259,14 @@ class _ConfigView:
 
     def read(self) -> tuple[bool, bool, bool, str | None]:
         """Attentions and hidden states are asked for; no tuple is; the attention implementation."""
-        config, before, found = self._seen
+        config, before, _ = self._seen
         if self._model.config is not config or vars(config) != before:
             self._seen = self._look()
-            found = self._seen[2]
-        return found
+        return self._seen[2]
+
+    def last_read(self) -> tuple[bool, bool, bool, str | None]:
+        """What `read` found last: a look in each call is enough."""
+        return self._seen[2]
 
     def _look(self) -> tuple[Any, dict[str, Any], tuple[bool, bool, bool, str | None]]:
         config = self._model.config

@@ -117,6 +117,10 @@ class GraphPool:
         # Held by whoever exchanges what serves; calls do without.
         self._lock = threading.RLock()
         self._gate = _Gate()
+        # Context of a call: it waits while a backend needs the model for itself.
+        self._entered: AbstractContextManager[object] = _NOTHING
+        if backend.exclusive:
+            self._entered = self._gate
         self._warned: set[str] = set()
         self._state = self._made(plan, sizes)
 
@@ -165,10 +169,10 @@ class GraphPool:
                 f"{device}"
             )
         rows, samples = input_values.shape
-        found = _whole((samples,) * rows if lengths is None else lengths)
+        found = (samples,) * rows if lengths is None else _whole(lengths)
         if len(found) != rows or max(found) > samples:
             raise ValueError(f"lengths are {found}, expected {rows} numbers up to {samples}")
-        with torch.no_grad(), self._entered():
+        with _without_gradients(), self._entered:
             call = Call(input_values, found)
             return self._answer(state, call, forward, state.host.mode())
 
@@ -189,15 +193,15 @@ class GraphPool:
         call = Reason.CLOSED if state.host is None else state.host.read(args, kwargs)
         if isinstance(call, Reason):
             start = perf_counter()
-            with self._entered():
+            with self._entered:
                 output = host(*args, **kwargs)
-            self._count(Served(Dispatch("host", call), (), perf_counter() - start))
+            self._count(Dispatch("host", call), (), start)
             if call in _MENDABLE:
                 self._warn_once(_MENDABLE[call])
             return output
         if call.unmasked and len(call.lengths) > 1:
             self._warn_once(_NO_MASK)
-        with torch.no_grad(), self._entered():
+        with _without_gradients(), self._entered:
             logits, _ = self._answer(state, call, host)
         found = CausalLMOutput(logits=logits)
         return found.to_tuple() if call.as_tuple else found
@@ -386,7 +390,7 @@ class GraphPool:
             logits = row_by_row(host, call, state.host.model)
             found = logits, Dispatch("host", reason, "row by row"), 0.0
         logits, dispatch, seconds = found
-        self._count(Served(dispatch, call.lengths, perf_counter() - start), seconds)
+        self._count(dispatch, call.lengths, start, seconds)
         return logits, dispatch
 
     def _computed(self, state: _State, call: Call) -> tuple[torch.Tensor, Dispatch, float] | None:
@@ -415,14 +419,12 @@ class GraphPool:
             state = self._current(inside=True)  # another thread has exchanged it
         return None
 
-    def _entered(self) -> AbstractContextManager[object]:
-        """Context of a call: it waits while a backend needs the model for itself."""
-        return self._gate if self.backend.exclusive else nullcontext()
-
-    def _count(self, event: Served, seconds: float = 0.0) -> None:
-        self._tally.count(event.dispatch, seconds)
+    def _count(
+        self, dispatch: Dispatch, lengths: tuple[int, ...], start: float, seconds: float = 0.0
+    ) -> None:
+        self._tally.count(dispatch, seconds)
         if self._observers:
-            self._observers.notify(event)
+            self._observers.notify(Served(dispatch, lengths, perf_counter() - start))
 
     def _current(self, *, inside: bool = False) -> _State:
         """What serves now, after a look whether the model is still what was captured.
@@ -432,7 +434,7 @@ class GraphPool:
         state = self._state
         if state.host is None:
             return state
-        with nullcontext() if inside else self._entered():
+        with _NOTHING if inside else self._entered:
             holds = state.host.holds()
         if holds:
             return state
@@ -520,6 +522,13 @@ _NO_MASK = (
     "and extract the features of each row alone, as one that gives no mask also normalizes over "
     "the padding; Transcriber does both"
 )
+
+
+_NOTHING = nullcontext()
+
+
+def _without_gradients() -> AbstractContextManager[object]:
+    return torch.no_grad() if torch.is_grad_enabled() else _NOTHING
 
 
 class _Gate:

@@ -10,6 +10,7 @@ import torch
 from tiny_models import BLANK
 
 from hf_cudagraph_asr import ExactForward
+from hf_cudagraph_asr.geometry import Frames
 
 TOLERANCE = 1e-5  # of the largest logit of the row, in float32
 
@@ -22,7 +23,7 @@ def audio(samples: int, seed: int = 0) -> torch.Tensor:
     noise = torch.randn(samples, generator=torch.Generator().manual_seed(seed))
     time = torch.linspace(0, 1, samples)
     wave = (noise * 0.3 + torch.sin(40 * time + 90 * time**2)) * (0.2 + torch.sin(3.1 * time))
-    return (wave - wave.mean()) / wave.std()
+    return (wave - wave.mean()) / wave.std() if samples > 1 else wave
 
 
 def padded(rows: Sequence[torch.Tensor], total: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,18 +32,32 @@ def padded(rows: Sequence[torch.Tensor], total: int) -> tuple[torch.Tensor, torc
     return batch, torch.tensor([len(row) for row in rows])
 
 
-def queries(rows: Sequence[torch.Tensor], fill: float = 0.0) -> dict[str, torch.Tensor]:
+def as_input(model: Any, values: torch.Tensor) -> torch.Tensor:
+    """Samples as the model takes them: themselves, or (…, F) features of each of them alone."""
+    if model.main_input_name == "input_values":
+        return values
+    (features,) = Frames(model.config).features
+    each = torch.arange(1.0, features + 1).to(values)
+    return torch.sin(values[..., None] * each + each**2)
+
+
+def queries(
+    rows: Sequence[torch.Tensor], fill: float = 0.0, model: Any = None
+) -> dict[str, torch.Tensor]:
     """Rows as the feature extractor batches them: right-padded, with a mask over the samples."""
     longest = max(map(len, rows))
     values, lengths = padded(rows, longest)
     mask = torch.arange(longest) < lengths[:, None]
-    return {"input_values": values.masked_fill(~mask, fill), "attention_mask": mask.int()}
+    values = values.masked_fill(~mask, fill)
+    if model is not None:
+        return {model.main_input_name: as_input(model, values), "attention_mask": mask.int()}
+    return {"input_values": values, "attention_mask": mask.int()}
 
 
 def alone(model: Any, row: torch.Tensor) -> torch.Tensor:
     """(T, V): the stock model's logits of one row, whatever stands in the instance's forward."""
     with torch.no_grad():
-        logits: torch.Tensor = type(model).forward(model, row[None]).logits[0]
+        logits: torch.Tensor = type(model).forward(model, as_input(model, row[None])).logits[0]
     return logits
 
 
@@ -55,7 +70,8 @@ def deviation(model: Any, rows: Sequence[torch.Tensor], *totals: int) -> float:
     exact, worst = ExactForward(model), 0.0
     for total in totals:
         with torch.no_grad():
-            logits, frames = exact(*padded(rows, total))
+            values, lengths = padded(rows, total)
+            logits, frames = exact(as_input(model, values), lengths)
         assert torch.isfinite(logits).all()
         assert frames.tolist() == [len(own) for own in expected]
         for found, own in zip(logits, expected, strict=True):

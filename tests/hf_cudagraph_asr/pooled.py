@@ -107,8 +107,8 @@ def belongings(model: Any) -> list[tuple[str, dict[str, Any]]]:
         for key, value in vars(module).items():
             if isinstance(value, dict):
                 own[key] = {inner: id(held) for inner, held in value.items()}
-            else:  # exporting any model replaces its tuples by equal ones
-                own[key] = value if isinstance(value, tuple) else id(value)
+            else:  # exporting any model replaces its tuples and lists by equal ones
+                own[key] = tuple(value) if isinstance(value, (tuple, list)) else id(value)
         found.append((name, own))
     return found
 

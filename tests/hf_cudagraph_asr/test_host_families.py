@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from padded_rows import agree, alone, answers, audio, queries
+from padded_rows import agree, alone, answers, as_input, audio, queries
 from pooled import Static, unchanged
 from tiny_models import CASES, KINDS, each, every_case, plan_for
 
@@ -26,10 +26,11 @@ def check(model: Any, backend: Any, rows: list[torch.Tensor], expected: list[tor
     with enable_cuda_graphs(model, plan_for(model, (890,), (5,)), backend=backend) as pool:
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
-                answers(model(**queries(rows, fill=float("nan"))).logits, expected)
+                padded = queries(rows, fill=float("nan"), model=model)
+                answers(model(**padded).logits, expected)
                 # Another order: what was in a row before leaves no trace in it.
-                answers(model(**queries(rows[::-1])).logits, expected[::-1])
-                agree(model(rows[2][None]).logits[0], expected[2])
+                answers(model(**queries(rows[::-1], model=model)).logits, expected[::-1])
+                agree(model(as_input(model, rows[2][None])).logits[0], expected[2])
         assert pool.stats().hits == pool.stats().calls == 6
 
 

@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from padded_rows import TOLERANCE, agree, alone, audio, deviation, padded
+from padded_rows import TOLERANCE, agree, alone, as_input, audio, deviation, padded
 from pooled import unchanged
 from tiny_models import CASES, every_kind
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -25,7 +25,8 @@ def test_the_model_is_untouched(name: str, tmp_path: Path) -> None:
     alone(model, audio(700))  # fills what caches the host itself has
     model.save_pretrained(tmp_path / "before")
     with unchanged(model), torch.no_grad():
-        ExactForward(model)(*padded([audio(500, 0), audio(700, 1)], 800))
+        values, lengths = padded([audio(500, 0), audio(700, 1)], 800)
+        ExactForward(model)(as_input(model, values), lengths)
     model.save_pretrained(tmp_path / "after")
     for file in sorted((tmp_path / "before").iterdir()):
         assert (tmp_path / "after" / file.name).read_bytes() == file.read_bytes()
@@ -41,12 +42,13 @@ def test_the_model_is_untouched_after_an_exception(name: str) -> None:
     *_, linear = (m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear))
     linear.register_forward_pre_hook(fail)
     exact = ExactForward(model)
+    values, lengths = padded([audio(500, 0)], 800)
     with (
         unchanged(model),
         torch.no_grad(),
         pytest.raises(RuntimeError, match="hook of the user"),
     ):
-        exact(*padded([audio(500, 0)], 800))
+        exact(as_input(model, values), lengths)
 
 
 def test_weights_are_shared_and_changes_in_place_are_used() -> None:
@@ -148,22 +150,20 @@ def test_other_attention_is_heard_where_products_are_one(
 
 
 def test_every_listed_family_is_tested() -> None:
-    assert {getattr(transformers, f"{c.stem}Config").model_type for c in CASES.values()} == {
-        *FAMILIES
-    }
+    assert {case.config.model_type for case in CASES.values()} == {*FAMILIES}
     for family in FAMILIES.values():
         assert hasattr(transformers, family.architecture)
 
 
 def test_unlisted_models_are_refused_with_the_reason() -> None:
-    bert = transformers.Wav2Vec2BertForCTC(
-        transformers.Wav2Vec2BertConfig(
-            vocab_size=8, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-            intermediate_size=16, feature_projection_input_dim=8,
+    whisper = transformers.WhisperForAudioClassification(
+        transformers.WhisperConfig(
+            d_model=16, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=16,
+            num_mel_bins=8,
         )
     )  # fmt: skip
-    with pytest.raises(UnsupportedModel, match=r"wav2vec2-bert.*run it eagerly"):
-        ExactForward(bert)
+    with pytest.raises(UnsupportedModel, match=r"whisper.*run it eagerly"):
+        ExactForward(whisper)
     with pytest.raises(UnsupportedModel, match="Linear"):
         ExactForward(torch.nn.Linear(1, 1))
 
@@ -184,6 +184,14 @@ def test_attention_that_asks_the_host_is_refused(attention: str) -> None:
     model = CASES["wav2vec2-group"].build()
     model.config._attn_implementation = attention
     with pytest.raises(UnsupportedModel, match=f"{attention}.*set_attn_implementation"):
+        ExactForward(model)
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_positions_that_depend_on_the_longest_row_are_refused(kind: str) -> None:
+    model = CASES["lasr"].build()
+    model.config.encoder_config.rope_parameters["rope_type"] = kind
+    with pytest.raises(UnsupportedModel, match=f"{kind}.*the length of the longest row"):
         ExactForward(model)
 
 
@@ -246,6 +254,13 @@ def test_a_model_that_does_not_fit_its_configuration_is_refused() -> None:
         ExactForward(model)(torch.zeros(1, 500), torch.tensor([500]))
 
 
+def test_features_that_do_not_fit_the_configuration_are_refused() -> None:
+    model = CASES["parakeet"].build()
+    model.config.encoder_config.subsampling_factor = 4
+    with pytest.raises(ValueError, match=r"gave 13 frames of 100 samples, .* says 25"):
+        ExactForward(model)(torch.zeros(1, 100, 16), torch.tensor([100]))
+
+
 def test_more_frames_than_relative_positions_are_refused() -> None:
     model = CASES["conformer-relative"].build(max_source_positions=20)
     exact = ExactForward(model)
@@ -267,6 +282,9 @@ def test_more_frames_than_relative_positions_are_refused() -> None:
         ("wav2vec2-adapter", "wav2vec2.adapter"),
         ("hubert-batch-norm", "hubert.encoder.pos_conv_embed"),
         ("conformer-rotary", "wav2vec2_conformer.encoder.layers.1.conv_module"),
+        ("bert", "wav2vec2_bert.encoder"),
+        ("bert-adapter", "wav2vec2_bert.adapter.layers.1"),
+        ("parakeet", "encoder"),
     ],
 )
 def test_hooks_that_would_be_passed_over_are_refused(case: str, name: str) -> None:

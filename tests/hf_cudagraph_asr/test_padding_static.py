@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from padded_rows import audio, each_arithmetic, padded
+from padded_rows import as_input, audio, each_arithmetic, padded
 from tiny_models import CASES, asks_the_host, each, every_case
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
@@ -46,9 +46,10 @@ def check(name: str, attention: str) -> None:
         pytest.skip("this transformers makes WavLM's positions on the CPU")
     model = CASES[name].build()
     model.set_attn_implementation(attention)
+    shape = as_input(model, torch.empty(3, 900)).shape
     logits, frames = on_a_pretended_gpu(
         ExactForward(model),
-        {"input_values": ((3, 900), torch.float32), "lengths": ((3,), torch.int64)},
+        {"input_values": (shape, torch.float32), "lengths": ((3,), torch.int64)},
     )
     assert logits.device.type == frames.device.type == "cuda"
     assert logits.shape[0] == frames.shape[0] == 3
@@ -59,7 +60,7 @@ def test_on_a_gpu_it_waits_for_nothing(name: str) -> None:
     check(name, "sdpa")
 
 
-@each(["wav2vec2-group", "wavlm-group", "sew-squeeze-2", "conformer-relative"])
+@each(["wav2vec2-group", "wavlm-group", "sew-squeeze-2", "conformer-relative", "lasr"])
 def test_also_with_the_hosts_own_attention(name: str) -> None:
     check(name, "eager")
 

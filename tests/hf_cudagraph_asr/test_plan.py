@@ -691,7 +691,7 @@ def test_a_plan_prints_its_buckets_and_what_holds_for_all(plan: BucketPlan) -> N
         ]
     assert f"padding {plan.padding:.1%}; run eagerly 0.0% of" in shown
     assert f"{plan.captures} graphs at batch size 1, 4" in shown
-    assert "made for waveforms at 8,000 Hz" in shown
+    assert "made for input at 8,000 Hz" in shown
     assert f"{plan.eager_cost:,.4g} if all of them ran eagerly)" in shown  # as measured
 
 

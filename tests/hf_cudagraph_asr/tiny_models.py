@@ -30,6 +30,18 @@ TINY = {
     "num_conv_pos_embedding_groups": 4,
 }
 
+# The classes whose configuration holds one of an encoder, and what that has.
+NESTED = ("Parakeet", "Lasr", "GraniteSpeech5")
+ENCODER = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "num_mel_bins": 16,
+    "subsampling_conv_channels": 6,
+    "conv_kernel_size": 5,
+}
+
 
 @dataclass(frozen=True)
 class Case:
@@ -38,10 +50,20 @@ class Case:
     stem: str
     own: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def config(self) -> Any:
+        """The class of its configuration."""
+        name = "CTCConfig" if self.stem in NESTED else "Config"
+        return getattr(transformers, self.stem + name)
+
     def build(self, seed: int = 0, **changes: Any) -> Any:
-        config = getattr(transformers, f"{self.stem}Config")(**{**TINY, **self.own, **changes})
+        given = {**TINY, **self.own, **changes}
+        if self.stem in NESTED:
+            vocabulary = {"vocab_size": given["vocab_size"]}
+            encoder = {**ENCODER, **vocabulary, **self.own, **changes}
+            given = {**vocabulary, "pad_token_id": BLANK, "encoder_config": encoder}
         torch.manual_seed(seed)
-        return randomized(getattr(transformers, f"{self.stem}ForCTC")(config)).eval()
+        return randomized(getattr(transformers, f"{self.stem}ForCTC")(self.config(**given))).eval()
 
 
 def randomized(model: Any) -> Any:
@@ -66,6 +88,8 @@ LAYER = {"feat_extract_norm": "layer", "conv_bias": True}
 STABLE = {**LAYER, "do_stable_layer_norm": True}
 ADAPTER = {"add_adapter": True, "num_adapter_layers": 2, "output_hidden_size": 20}
 CONFORMER = {"conv_depthwise_kernel_size": 7, "feat_extract_norm": "layer"}
+BERT = {"feature_projection_input_dim": 16, "conv_depthwise_kernel_size": 7}
+RELATIVE = {"position_embeddings_type": "relative", "use_intermediate_ffn_before_adapter": True}
 DATA2VEC = {"num_conv_pos_embeddings": 3, "conv_pos_kernel_size": 5}
 
 CASES = {
@@ -97,6 +121,23 @@ CASES = {
     "sew-squeeze-2": Case("SEW", {"squeeze_factor": 2}),
     "sew-squeeze-3-layer": Case("SEW", {**LAYER, "squeeze_factor": 3}),
     "sew-no-projection": Case("SEW", {"squeeze_factor": 2, "hidden_size": 24}),
+    "sew-d-squeeze-2": Case(
+        "SEWD", {"squeeze_factor": 2, "position_buckets": 6, "max_position_embeddings": 20}
+    ),
+    "sew-d-squeeze-3-layer-convolution": Case(
+        "SEWD",
+        {
+            **LAYER,
+            "squeeze_factor": 3,
+            "share_att_key": False,
+            "position_buckets": -1,
+            "max_position_embeddings": 5,
+            "norm_rel_ebd": "none",
+            "conv_kernel_size": 3,
+            "hidden_dropout_prob": 0.1,
+        },
+    ),
+    "sew-d-no-relative-attention": Case("SEWD", {"squeeze_factor": 2, "relative_attention": False}),
     "conformer-rotary": Case(
         "Wav2Vec2Conformer", {**CONFORMER, "position_embeddings_type": "rotary"}
     ),
@@ -106,6 +147,29 @@ CASES = {
     "conformer-no-positions-group-adapter": Case(
         "Wav2Vec2Conformer",
         {**ADAPTER, "conv_depthwise_kernel_size": 5, "position_embeddings_type": None},
+    ),
+    "bert": Case("Wav2Vec2Bert", {**BERT, "left_max_position_embeddings": 9}),
+    "bert-adapter": Case("Wav2Vec2Bert", {**BERT, **ADAPTER}),
+    "bert-relative-wide-adapter": Case(
+        "Wav2Vec2Bert",
+        {**BERT, **ADAPTER, **RELATIVE, "adapter_kernel_size": 8, "adapter_stride": 5},
+    ),
+    "bert-rotary": Case("Wav2Vec2Bert", {**BERT, "position_embeddings_type": "rotary"}),
+    "parakeet": Case("Parakeet"),
+    "parakeet-four-no-bias": Case(
+        "Parakeet",
+        {
+            "subsampling_factor": 4,
+            "subsampling_conv_kernel_size": 5,
+            "attention_bias": False,
+            "convolution_bias": False,
+            "scale_input": False,
+        },
+    ),
+    "lasr": Case("Lasr", {"conv_kernel_size": 6}),
+    "granite-speech-5": Case("GraniteSpeech5", {"context_size": 16}),
+    "granite-speech-5-late-halves": Case(
+        "GraniteSpeech5", {"context_size": 7, "num_hidden_layers": 3, "subsample_layers": [2]}
     ),
 }
 # One of each way through the code, for what need not be asked of every variant.
@@ -119,11 +183,19 @@ KINDS = [
     "unispeech-sat-layer-stable",
     "data2vec-audio",
     "sew-squeeze-2",
+    "sew-d-squeeze-2",
     "conformer-rotary",
     "conformer-relative",
+    "bert",
+    "bert-adapter",
+    "parakeet",
+    "lasr",
+    "granite-speech-5",
 ]
 # WavLM's own call of torch's attention gives it a boolean mask beside a float bias.
 WAVLM = pytest.mark.filterwarnings("ignore:Support for mismatched key_padding_mask:UserWarning")
+# Its convolutions in a layer pad to the same length, and are even.
+LASR = pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")
 
 
 def asks_the_host(name: str) -> bool:
@@ -133,7 +205,8 @@ def asks_the_host(name: str) -> bool:
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:
     """The test for each of these cases, by its parameter `name`."""
-    marked = [pytest.param(name, marks=WAVLM if "wavlm" in name else ()) for name in names]
+    noisy = {"wavlm": WAVLM, "lasr": LASR}
+    marked = [pytest.param(name, marks=noisy.get(name.split("-")[0], ())) for name in names]
     return pytest.mark.parametrize("name", marked)
 
 
@@ -148,6 +221,6 @@ def plan_for(
 ) -> BucketPlan:
     """A bucket for each of these lengths: the shortest that holds it."""
     geometry = Geometry.of(model, sampling_rate=rate)
-    traffic = Traffic.of([length / rate for length in samples], geometry)
+    traffic = Traffic.of([length / geometry.sampling_rate for length in samples], geometry)
     frames = [geometry.frames(length) for length in samples]
     return BucketPlan(frames, traffic, geometry=geometry, batch_sizes=batch_sizes)

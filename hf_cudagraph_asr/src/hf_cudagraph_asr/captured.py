@@ -162,7 +162,8 @@ class Captured:
         with _without_modes(blank.device):
             for _ in range(whole(repeats, "repeats") + 1):
                 for bucket, rows in shapes:
-                    values = torch.randn(rows, bucket.samples, device=blank.device).to(blank.dtype)
+                    shape = rows, bucket.samples, *exact.geometry.features
+                    values = torch.randn(shape, device=blank.device).to(blank.dtype)
                     # A sample less, so that what serves padding is measured.
                     lengths = (max(bucket.samples - 1, exact.receptive_field),) * rows
                     on_device = torch.tensor(lengths, device=blank.device)
@@ -250,7 +251,7 @@ class _Replica:
         shapes = [(bucket, rows) for bucket in buckets for rows in batch_sizes]
         # What the largest needs is there for the others.
         shapes.sort(key=lambda shape: (-shape[0].samples * shape[1], -shape[1]))
-        with _without_modes(exact.model.lm_head.weight.device):
+        with _without_modes(exact.head.weight.device):
             try:
                 for bucket, rows in shapes:
                     slot = _Slot(rows, bucket.samples, exact)
@@ -263,7 +264,7 @@ class _Replica:
 
     def capture(self, exact: ExactForward) -> None:
         """Make the programs, and run each once: a first replay takes longer."""
-        with _without_modes(exact.model.lm_head.weight.device):
+        with _without_modes(exact.head.weight.device):
             for slot in self.slots.values():
                 slot.program = self.backend.capture(exact, slot.input_values, slot.counts)
                 with self.backend.in_order():
@@ -292,7 +293,7 @@ class _Replica:
 
 
 class _Slot:
-    """A program and the tensors it reads: (rows, samples), and (4, rows) int64 `Frames.counts`.
+    """A program and the tensors it reads: its input, and (4, rows) int64 `Frames.counts`.
 
     What earlier queries left there is not cleared: the forward masks every sample beyond a row's
     length, and a row that is not used has none.
@@ -301,8 +302,8 @@ class _Slot:
     program: Program
 
     def __init__(self, rows: int, samples: int, exact: ExactForward) -> None:
-        weight: torch.Tensor = exact.model.lm_head.weight
-        self.input_values = weight.new_zeros((rows, samples))
+        weight: torch.Tensor = exact.head.weight
+        self.input_values = weight.new_zeros((rows, samples, *exact.geometry.features))
         self._count = exact.geometry.counts
         self._counted = torch.empty((4, rows), dtype=torch.int64)
         numbers: Any = self._counted.numpy()

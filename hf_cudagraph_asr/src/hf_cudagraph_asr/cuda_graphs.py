@@ -157,7 +157,8 @@ class CudaBackend(Backend):
         self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> None:
         if not site.checked:
-            probe = input_values.new_zeros((1, 2 * exact.receptive_field))
+            shape = 1, 2 * exact.receptive_field, *exact.geometry.features
+            probe = input_values.new_zeros(shape)
             short = lengths.new_full((1,), exact.receptive_field)
             exact(probe, short)  # what happens at a first run only is no reason to refuse
             with CaptureCheck():  # type: ignore[no-untyped-call]

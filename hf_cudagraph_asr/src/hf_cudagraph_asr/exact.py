@@ -9,8 +9,9 @@ may call it, and there is nothing to restore.
 
 The modules whose forward is composed here (`composed`) are not called themselves: the base model,
 its feature extractor and encoder; with group norm the first convolutional layer; positional
-convolutions that mask inside; a conformer's layers and their convolution modules; the adapter. A
-model with hooks on them is refused. Hooks on what lies within them, and on all other layers, fire.
+convolutions that mask inside; the layers of Wav2Vec2-Conformer and their convolution modules; the
+adapter, of Wav2Vec2-BERT with its layers; of Parakeet, Lasr and Granite Speech the encoder. A model
+with hooks on them is refused. Hooks on what lies within them, and on all other layers, fire.
 
 All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
 the forward can be captured as a CUDA graph and exported as one graph.
@@ -56,6 +57,8 @@ class ExactForward(nn.Module):
         model: the model.
         geometry: its frame arithmetic.
         receptive_field: the fewest samples that give a frame of logits.
+        takes_features: its input is (B, T, F) features of a feature extractor, such as log-mel
+            ones. What is said of samples goes for the T positions then.
 
     Raises:
         UnsupportedModel: there is no such forward for the model; the message says why.
@@ -71,12 +74,19 @@ class ExactForward(nn.Module):
                     f"forward does not call: remove it, put it on a layer within, or run the "
                     f"model eagerly"
                 )
-        _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
         self.geometry = Frames(model.config)
+        self.takes_features = bool(self.geometry.features)
+        if not self.takes_features:
+            _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
         self.receptive_field = self.geometry.receptive_field
         self.model = model
         # Not through train(): that would set the model's mode.
         self.training = model.training
+
+    @property
+    def head(self) -> Any:
+        """The model's layer that makes logits of hidden states."""
+        return head_of(self.model)
 
     def forward(
         self, input_values: torch.Tensor, lengths: torch.Tensor
@@ -89,8 +99,8 @@ class ExactForward(nn.Module):
         even NaN.
 
         Args:
-            input_values: (B, S) in the model's dtype and on its device, normalized as the model's
-                feature extractor does it for each row alone.
+            input_values: (B, S), or (B, T, F) features, in the model's dtype and on its device,
+                made and normalized as the model's feature extractor does it for each row alone.
             lengths: (B,) int64 on the same device, each row's samples; or (4, B), what
                 `geometry.counts` makes of them, which spares a captured graph that arithmetic.
 
@@ -116,6 +126,11 @@ class ExactForward(nn.Module):
         if lengths.ndim == 1:
             lengths = torch.stack(geometry.counts(lengths, total))
         samples, counted, firsts, frames = lengths.unbind()  # (B,) each
+        if self.takes_features:
+            features = zero_beyond(input_values, keep_mask(samples, total)[:, :, None])
+            hidden, frames = self._encode(self.model, features, counted, geometry)
+            _check_frames(hidden, geometry.emitted(total), total)
+            return self.head(hidden), frames
         positions, zero = torch.arange(total, device=lengths.device), input_values.new_zeros(())
         heard = torch.where(positions < samples[:, None], input_values, zero)  # (B, S)
         # A frame is the row's own where its last sample is: each mask of frames is a view of this.
@@ -130,12 +145,7 @@ class ExactForward(nn.Module):
         for layer in others:
             x = layer(x)
         hidden = _project(base, x.transpose(1, 2))  # (B, T, H)
-        if hidden.shape[1] != geometry.encoded(total):
-            raise ValueError(
-                f"the feature encoder gave {hidden.shape[1]} frames of {total} samples, its "
-                f"configuration says {geometry.encoded(total)}: build the ExactForward anew from a "
-                f"model whose config fits it"
-            )
+        _check_frames(hidden, geometry.encoded(total), total)
         keep = own[:, geometry.last_samples]  # (B, T)
         hidden = torch.where(keep[:, :, None], hidden, zero)
         hidden = self._encode(base.encoder, hidden, frames, keep)  # (B, T, H)
@@ -145,25 +155,44 @@ class ExactForward(nn.Module):
         return logits, frames
 
 
+def _check_frames(hidden: torch.Tensor, expected: int, total: int) -> None:
+    if hidden.shape[1] != expected:
+        raise ValueError(
+            f"the feature encoder gave {hidden.shape[1]} frames of {total} samples, its "
+            f"configuration says {expected}: build the ExactForward anew from a model whose config "
+            f"fits it"
+        )
+
+
 def _hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+
+
+def head_of(model: Any) -> Any:
+    """The layer that makes logits of hidden states; None where there is none by its names."""
+    return getattr(model, "lm_head", getattr(model, "ctc_head", None))
 
 
 def composed(model: Any) -> list[Any]:
     """List the modules that `ExactForward` does not call: it composes them from what they hold."""
     base = model.base_model
-    found = [base, base.feature_extractor, base.encoder]
+    if base is model:  # Parakeet, Lasr, Granite Speech
+        return [model.encoder]
+    found = [base, base.encoder]
+    if (adapter := getattr(base, "adapter", None)) is not None:
+        found.append(adapter)
+    if not hasattr(base, "feature_extractor"):  # Wav2Vec2-BERT
+        return found + list(adapter.layers if adapter is not None else ())
+    found.append(base.feature_extractor)
     first = base.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
         found.append(first)
     embed = getattr(base.encoder, "pos_conv_embed", None)
     if hasattr(embed, "layers") or getattr(embed, "batch_norm", None) is not None:
         found.append(embed)
-    for layer in base.encoder.layers:
+    for layer in getattr(base.encoder, "layers", ()):
         if hasattr(layer, "conv_module"):  # a conformer's
             found += [layer, layer.conv_module]
-    if getattr(base, "adapter", None) is not None:
-        found.append(base.adapter)
     return found
 
 
@@ -295,7 +324,7 @@ def _gated(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch
 
 
 def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
-    """SEW: layers over every `squeeze_factor` frames pooled to one; a rest of frames is zero."""
+    """SEW, SEW-D: layers over every `squeeze_factor` frames pooled to one; a rest is zero."""
     factor, total = encoder.config.squeeze_factor, hidden.shape[1]
     x = hidden.transpose(1, 2)  # (B, H, T)
     positions, pooled = encoder.pos_conv_embed(x), encoder.pool(x)
@@ -303,13 +332,38 @@ def _squeezed(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: to
     hidden = (pooled[..., :size] + positions[..., :size]).transpose(1, 2)  # (B, T/factor, H)
 
     squeezed = frames // factor
-    mask = additive_mask(keep_mask(squeezed, size), hidden.dtype)
-    hidden = encoder.layer_norm(hidden)
-    for layer in _layers(encoder, hidden):
-        hidden = _first(layer(hidden, attention_mask=mask))
+    own = keep_mask(squeezed, size)
+    if (inner := getattr(encoder, "encoder", None)) is not None:  # SEW-D
+        hidden = zero_beyond(hidden, own[:, :, None])
+        distances = _distances(inner, size, hidden.device)
+        hidden = inner(hidden, own.long(), relative_pos=distances).last_hidden_state
+    else:
+        mask = additive_mask(own, hidden.dtype)
+        hidden = encoder.layer_norm(hidden)
+        for layer in _layers(encoder, hidden):
+            hidden = _first(layer(hidden, attention_mask=mask))
     hidden = encoder.upsample(hidden)
     hidden = zero_beyond(hidden, keep_mask(squeezed * factor, hidden.shape[1])[:, :, None])
     return nn.functional.pad(hidden, (0, 0, 0, total - hidden.shape[1]))  # (B, T, H)
+
+
+def _distances(encoder: Any, total: int, device: torch.device) -> torch.Tensor | None:
+    """The `relative_pos` of SEW-D, (1, T, T), by the host's arithmetic.
+
+    The host's own function copies a number to the device, for which a capture cannot wait.
+    """
+    if not encoder.relative_attention:
+        return None
+    times = torch.arange(total, device=device)
+    distances = times[:, None] - times  # (T, T)
+    middle, most = encoder.position_buckets // 2, encoder.max_relative_positions
+    if encoder.position_buckets > 0:
+        far = distances.abs().clamp(min=middle)
+        steps = torch.log(far / middle) / torch.log(torch.tensor((most - 1) / middle, device="cpu"))
+        buckets = torch.ceil(steps * (middle - 1)) + middle
+        near = distances.abs() <= middle
+        distances = torch.where(near, distances, buckets * distances.sign()).long()
+    return distances[None]
 
 
 def _conformer(encoder: Any, hidden: torch.Tensor, frames: torch.Tensor, keep: torch.Tensor) -> Any:
@@ -377,11 +431,98 @@ def _adapt(
     return x.transpose(1, 2), frames
 
 
-_ENCODERS: dict[str, Callable[[Any, torch.Tensor, torch.Tensor, torch.Tensor], Any]] = {
+def _bert(
+    model: Any, features: torch.Tensor, counted: torch.Tensor, geometry: Frames
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Wav2Vec2-BERT: (B, T, F) features → (B, T', H) and (B,) frames.
+
+    Its convolutions look back only, and its layers mask. But its adapter's do neither.
+    """
+    base, frames = model.base_model, counted
+    own = keep_mask(counted, features.shape[1])
+    hidden = zero_beyond(_first(base.feature_projection(features)), own[:, :, None])
+    mask, positions = additive_mask(own, hidden.dtype), _relative_positions(base.encoder, hidden)
+    for layer in base.encoder.layers:
+        hidden = layer(
+            hidden,
+            attention_mask=mask,
+            relative_position_embeddings=positions,
+            conv_attention_mask=own,
+        )
+    if base.intermediate_ffn is not None:
+        hidden = hidden + 0.5 * base.intermediate_ffn(hidden)
+    if base.adapter is None:
+        return hidden, frames
+    if base.adapter.proj is not None:
+        hidden = base.adapter.proj_layer_norm(base.adapter.proj(hidden))
+    for layer, convolution in zip(base.adapter.layers, geometry.adapter, strict=True):
+        own = keep_mask(frames, hidden.shape[1])[:, :, None]
+        shorter = [  # of each (B, T, H) → (B, T', H)
+            layer.activation(conv(zero_beyond(norm(hidden), own).mT)).mT
+            for norm, conv in (
+                (layer.residual_layer_norm, layer.residual_conv),
+                (layer.self_attn_layer_norm, layer.self_attn_conv),
+            )
+        ]
+        frames = convolution.out(frames)
+        mask = additive_mask(keep_mask(frames, shorter[1].shape[1]), hidden.dtype)
+        hidden = _first(layer.self_attn(shorter[1], attention_mask=mask)) + shorter[0]
+        hidden = hidden + layer.ffn(layer.ffn_layer_norm(hidden))
+    return hidden, frames
+
+
+def _parakeet(
+    model: Any, features: torch.Tensor, counted: torch.Tensor, geometry: Frames
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """FastConformer, whose convolutions all mask, those in two dimensions too."""
+    encoder, frames = model.encoder, geometry.encoded(counted)
+    hidden = encoder.subsampling(features, keep_mask(counted, features.shape[1]))
+    hidden = hidden * encoder.input_scale
+    mask, positions = keep_mask(frames, hidden.shape[1]), encoder.encode_positions(hidden)
+    for layer in encoder.layers:
+        hidden = layer(hidden, attention_mask=mask[:, None, None], position_embeddings=positions)
+    return hidden, frames
+
+
+def _lasr(
+    model: Any, features: torch.Tensor, counted: torch.Tensor, geometry: Frames
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Convolutions without padding, and layers that mask."""
+    encoder, frames = model.encoder, geometry.encoded(counted)
+    hidden = encoder.subsampler(features)
+    times = torch.arange(hidden.shape[1], device=hidden.device)
+    positions = encoder.rotary_emb(hidden, times[None])
+    mask = additive_mask(keep_mask(frames, hidden.shape[1]), hidden.dtype)
+    for layer in encoder.layers:
+        hidden = layer(hidden, attention_mask=mask, position_embeddings=positions)
+    return encoder.out_norm(hidden), frames
+
+
+def _granite(
+    model: Any, features: torch.Tensor, counted: torch.Tensor, geometry: Frames
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention in blocks, and layers that mask, some of which give half as many frames."""
+    encoder, own = model.encoder, keep_mask(counted, features.shape[1])
+    hidden = zero_beyond(encoder.input_linear(features), own[:, :, None])
+    for at, layer in enumerate(encoder.layers):
+        hidden = layer(hidden, attention_mask=own, position_embeddings=encoder.attention_dists)
+        if at in encoder.config.subsample_layers:
+            own = own[:, 1::2]  # the mean of two frames that are
+        if at + 1 == encoder.config.num_hidden_layers // 2:
+            said = nn.functional.softmax(encoder.out(hidden), dim=-1)
+            hidden = hidden + encoder.out_mid(said)
+    return hidden, geometry.encoded(counted)
+
+
+_ENCODERS: dict[str, Callable[..., Any]] = {
     "transformer": _transformer,
     "gated": _gated,
     "squeezed": _squeezed,
     "conformer": _conformer,
+    "bert": _bert,
+    "parakeet": _parakeet,
+    "lasr": _lasr,
+    "granite": _granite,
 }
 
 

@@ -27,7 +27,9 @@ PLAIN = (
     "peft.tuners.",
 )
 
-Encoder = Literal["transformer", "gated", "squeezed", "conformer"]
+Encoder = Literal[
+    "transformer", "gated", "squeezed", "conformer", "bert", "parakeet", "lasr", "granite"
+]
 
 
 class UnsupportedModel(ValueError):
@@ -43,7 +45,8 @@ class Family:
         encoder: what follows the feature projection. "transformer": a positional convolution and
             layers that take an additive mask. "gated": layers that hand a gated position bias on.
             "squeezed": layers over pooled frames, upsampled again. "conformer": a convolution in
-            each layer.
+            each layer. "bert", "parakeet", "lasr", "granite": conformers over features, each with a
+            way of its own to shorten and to mask them.
     """
 
     architecture: str
@@ -52,11 +55,16 @@ class Family:
 
 FAMILIES = {
     "data2vec-audio": Family("Data2VecAudioForCTC", "transformer"),
+    "granite_speech5_ctc": Family("GraniteSpeech5ForCTC", "granite"),
     "hubert": Family("HubertForCTC", "transformer"),
+    "lasr_ctc": Family("LasrForCTC", "lasr"),
+    "parakeet_ctc": Family("ParakeetForCTC", "parakeet"),
     "sew": Family("SEWForCTC", "squeezed"),
+    "sew-d": Family("SEWDForCTC", "squeezed"),
     "unispeech": Family("UniSpeechForCTC", "transformer"),
     "unispeech-sat": Family("UniSpeechSatForCTC", "transformer"),
     "wav2vec2": Family("Wav2Vec2ForCTC", "transformer"),
+    "wav2vec2-bert": Family("Wav2Vec2BertForCTC", "bert"),
     "wav2vec2-conformer": Family("Wav2Vec2ConformerForCTC", "conformer"),
     "wavlm": Family("WavLMForCTC", "gated"),
 }
@@ -67,8 +75,9 @@ def family_of(model: Any) -> Family:
 
     Raises:
         UnsupportedModel: the model is of no tested family, of a class of its own, set to an
-            attention implementation that cannot take a mask without asking the host, or has layers
-            or weights that are not plain, such as quantized ones.
+            attention implementation that cannot take a mask without asking the host, has positions
+            that depend on the longest row, or has layers or weights that are not plain, such as
+            quantized ones.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)
@@ -84,11 +93,18 @@ def family_of(model: Any) -> Family:
             f"expected transformers.{family.architecture} for model_type {kind!r}, got "
             f"{class_name(model)}: pass the model it wraps, or run it eagerly"
         )
-    attention = config._attn_implementation  # no public name; every host module reads this one
+    inner = getattr(config, "encoder_config", config)
+    attention = inner._attn_implementation  # no public name; every host module reads this one
     if attention not in ATTENTION:
         raise UnsupportedModel(
             f"attention implementation {attention!r} cannot take a mask without waiting for the "
             f"device; call model.set_attn_implementation('sdpa'), or run it eagerly"
+        )
+    rotary = (getattr(inner, "rope_parameters", None) or {}).get("rope_type")
+    if rotary in ("dynamic", "longrope"):
+        raise UnsupportedModel(
+            f"rotary positions of type {rotary!r} depend on the length of the longest row: load "
+            f"the model with rope_parameters of another type, or run it eagerly"
         )
     _check_plain(model)
     return family

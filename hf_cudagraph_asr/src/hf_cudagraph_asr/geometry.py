@@ -8,6 +8,9 @@ are exact in closed form.
 Frames are those of the *feature encoder*, which every bucket is counted in. What a model makes of
 them afterwards changes no bucket: SEW halves them for its transformer and doubles them again, and
 an adapter (`add_adapter`) shortens the logits only.
+
+Where a model takes features (log-mel), `samples` are these: its positions, of which there are
+`sampling_rate` a second.
 """
 
 from __future__ import annotations
@@ -27,15 +30,19 @@ __all__ = ["Convolution", "Frames", "Geometry"]
 
 Samples = npt.NDArray[np.int64]
 
+# The models that take features, and how many of the feature extractor's hops one position is.
+FEATURES = {"granite_speech5_ctc": 2, "lasr_ctc": 1, "parakeet_ctc": 1, "wav2vec2-bert": 2}
+HOP = 160  # samples, of all their feature extractors
+
 
 @dataclass(frozen=True)
 class Geometry:
-    """The convolutions over the waveform, first to last; without arguments those of Wav2Vec2.
+    """The convolutions over the input, first to last; without arguments those of Wav2Vec2.
 
     Attributes:
         kernels: kernel sizes.
         strides: strides, as many.
-        sampling_rate: samples a second of the waveform.
+        sampling_rate: samples a second of the waveform, or positions of features.
 
     >>> geometry = Geometry()
     >>> geometry.frames(16_000), geometry.shortest(49), geometry.longest(49)
@@ -70,28 +77,30 @@ class Geometry:
 
     @classmethod
     def of(cls, model: Any, *, sampling_rate: int | None = None) -> Geometry:
-        """The geometry of a model or a config of the Wav2Vec2 family; a `Geometry` stays itself.
+        """The geometry of a model or a config with an exact forward; a `Geometry` stays itself.
 
         Args:
-            model: what has `conv_kernel` and `conv_stride`, or a `config` that has.
-            sampling_rate: by default the feature extractor's in the folder that the model or config
-                was loaded from, or 16,000 where there is none.
+            model: what has `conv_kernel` and `conv_stride`, or a `config` that has; or a model that
+                takes features.
+            sampling_rate: of the waveforms; by default the feature extractor's in the folder that
+                the model or config was loaded from, or 16,000 where there is none.
 
         Raises:
-            ValueError: its input is no waveform that convolutions without padding frame; or the
-                feature extractor's file cannot be read.
+            ValueError: its input is no waveform that convolutions without padding frame, and no
+                features of a known model; or the feature extractor's file cannot be read.
         """
         if isinstance(model, Geometry):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
             return cls(model.kernels, model.strides, rate)
-        config = getattr(model, "config", model)
-        kernels, strides = (getattr(config, name, None) for name in ("conv_kernel", "conv_stride"))
+        kernels, strides = _convolutions(config := getattr(model, "config", model))
         if not (isinstance(kernels, (list, tuple)) and isinstance(strides, (list, tuple))):
             raise ValueError(
                 f"{type(model).__name__} has no conv_kernel and conv_stride: a model or config of "
                 "the Wav2Vec2 family is needed, one that takes the waveform itself"
             )
-        rate = _rate_beside(model) if sampling_rate is None else sampling_rate
+        rate = _beside(model, "sampling_rate", 16_000) if sampling_rate is None else sampling_rate
+        if hops := FEATURES.get(getattr(config, "model_type", "")):
+            rate = round(rate / (hops * _beside(model, "hop_length", HOP)))
         return cls(tuple(kernels), tuple(strides), rate)
 
     @cached_property
@@ -176,9 +185,10 @@ class Frames:
     are at least as long as the receptive field.
 
     Args:
-        config: of a model of the Wav2Vec2 family.
+        config: of a model with an exact forward.
 
     Attributes:
+        features: how many each position of the input has, or () where it is a sample.
         adapter: convolutions after the encoder; often none.
         receptive_field: the fewest samples that give one frame of logits.
         hop: samples from one frame of logits to the next.
@@ -186,13 +196,15 @@ class Frames:
     """
 
     def __init__(self, config: Any) -> None:
-        self._encoder = geometry = Geometry(tuple(config.conv_kernel), tuple(config.conv_stride))
+        self._encoder = geometry = Geometry(*map(tuple, _convolutions(config)))
+        self.features = _features(config)
         self.last_samples = slice(geometry.receptive_field - 1, None, geometry.hop)
         self._first = Convolution(geometry.kernels[0], geometry.strides[0])
         self.adapter: tuple[Convolution, ...] = ()
         if getattr(config, "add_adapter", False):
-            # The host's adapter layers pad by one whatever their kernel.
-            one = Convolution(config.adapter_kernel_size, config.adapter_stride, padding=1)
+            # The host's adapter layers pad by one, or half the stride, whatever their kernel.
+            padding = config.adapter_stride // 2 if self.features else 1
+            one = Convolution(config.adapter_kernel_size, config.adapter_stride, padding)
             self.adapter = (one,) * config.num_adapter_layers
         needed = 1
         for convolution in reversed(self.adapter):
@@ -225,24 +237,56 @@ class Frames:
         return frames
 
 
-def _rate_beside(model: Any) -> Any:
-    """The sampling rate of the feature extractor saved beside a model, or 16,000."""
+def _convolutions(config: Any) -> tuple[Any, Any]:
+    """Kernels and strides from the input to the encoder's frames; None where it has no such.
+
+    One that pads before and after counts as a shorter one that does not.
+    """
+    kind = getattr(config, "model_type", None)
+    encoder: Any = getattr(config, "encoder_config", None)
+    if kind == "wav2vec2-bert":
+        return (1,), (1,)
+    if kind == "parakeet_ctc":
+        layers = max(1, int(math.log2(encoder.subsampling_factor)))
+        kernel, stride = encoder.subsampling_conv_kernel_size, encoder.subsampling_conv_stride
+        return (kernel - (kernel - 1) // 2 * 2,) * layers, (stride,) * layers
+    if kind == "lasr_ctc":
+        return (encoder.subsampling_conv_kernel_size,) * 2, (encoder.subsampling_conv_stride,) * 2
+    if kind == "granite_speech5_ctc":  # means of two frames, in some of the layers
+        halves = {*encoder.subsample_layers}.intersection(range(encoder.num_hidden_layers))
+        return (1, *[2] * len(halves)), (1, *[2] * len(halves))
+    return getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
+
+
+def _features(config: Any) -> tuple[int, ...]:
+    """Features of each position, as a shape."""
+    if config.model_type not in FEATURES:
+        return ()
+    if config.model_type == "wav2vec2-bert":
+        return (config.feature_projection_input_dim,)
+    deltas = 2 if config.model_type == "granite_speech5_ctc" else 1
+    return (FEATURES[config.model_type] * deltas * config.encoder_config.num_mel_bins,)
+
+
+def _beside(model: Any, name: str, default: int) -> Any:
+    """A setting of the feature extractor saved beside a model, or the default."""
     folder = getattr(model, "name_or_path", None)
-    for name in ("processor_config.json", "preprocessor_config.json"):
-        file = Path(str(folder)) / name
+    for file_name in ("processor_config.json", "preprocessor_config.json"):
+        file = Path(str(folder)) / file_name
         if not (folder and file.is_file()):
             continue
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             nested = content.get("feature_extractor", content.get("audio_processor", content))
-            rate = nested.get("sampling_rate")
+            value = nested.get(name)
         except (OSError, ValueError, AttributeError) as error:
+            known = name.replace("_", " ")
             raise ValueError(
-                f"{file} tells no sampling rate ({error}): mend it, or give sampling_rate"
+                f"{file} tells no {known} ({error}): mend it, or give sampling_rate"
             ) from error
-        if rate is not None:
-            return rate
-    return 16_000
+        if value is not None:
+            return value
+    return default
 
 
 def _positive(value: object) -> bool:

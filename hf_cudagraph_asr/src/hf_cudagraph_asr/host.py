@@ -12,9 +12,9 @@ from typing import Any
 import torch
 
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.exact import ExactForward, composed, keep_mask
+from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask
 from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
-from hf_cudagraph_asr.geometry import Frames
+from hf_cudagraph_asr.geometry import FEATURES, Frames
 
 __all__ = ["Call", "HostModel", "row_by_row"]
 
@@ -30,7 +30,8 @@ class Call:
     """Rows of audio to give logits for.
 
     Attributes:
-        input_values: (B, S) as the caller gave them, in the model's dtype and on its device.
+        input_values: (B, S), or (B, T, F) features, as the caller gave them, in the model's dtype
+            and on its device.
         lengths: samples of each row, at most S.
         as_tuple: the caller wants a tuple.
         unmasked: it came without an attention mask, so that nothing tells rows from padding.
@@ -75,7 +76,7 @@ class HostModel:
         self._fingerprint = _Fingerprint(model, self._config, uncalled)
         if self.refusal:
             return
-        head = model.lm_head.weight
+        head = self.exact.head.weight
         self._place = head.dtype, head.device
         blank, words = model.config.pad_token_id, head.shape[0]
         if not isinstance(blank, int) or not 0 <= blank < words:
@@ -112,10 +113,12 @@ class HostModel:
         return None
 
     def takes(self, values: Any) -> bool:
-        """Tell whether these are rows of samples in the model's dtype, on its device."""
+        """Tell whether these are rows of its input in the model's dtype, on its device."""
+        features = () if self.refusal else self.exact.geometry.features
         return (
             isinstance(values, torch.Tensor)
-            and values.ndim == 2
+            and values.ndim >= 2
+            and values.shape[2:] == features
             and values.shape[0] > 0
             and values.layout == torch.strided
             # Weights that accelerate offloads are on another device than the input.
@@ -138,9 +141,10 @@ class HostModel:
             return Reason.TRAINING
         named = dict(kwargs)
         # What follows the first two has changed its order between versions of the host.
-        if len(args) > 2 or any(name in named for name in _NAMES[: len(args)]):
+        taken = self.model.main_input_name
+        if len(args) > 2 or any(name in named for name in (taken, "attention_mask")[: len(args)]):
             return Reason.ARGUMENTS
-        values = args[0] if args else named.pop("input_values", None)
+        values = args[0] if args else named.pop(taken, None)
         mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
         attentions, states, return_dict, _ = self._config.last_read()
         if named:
@@ -187,7 +191,8 @@ def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor
         Logits (B, T, V), T the frames of the longest row; beyond a shorter one they say blank.
     """
     config: Any = model.config
-    shortest = Frames(config).receptive_field if hasattr(config, "conv_kernel") else 0
+    known = config.model_type in FEATURES or hasattr(config, "conv_kernel")
+    shortest = Frames(config).receptive_field if known else 0
     found = {
         row: host(call.input_values[row : row + 1, :length], return_dict=True).logits[0]
         for row, length in enumerate(call.lengths)
@@ -204,9 +209,6 @@ def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor
     return stacked
 
 
-_NAMES = ("input_values", "attention_mask")
-
-
 def _unsuited(model: Any) -> str:
     """Why a pool cannot serve such weights, whatever the architecture; empty where it can."""
     devices = {weight.device for weight in model.parameters()}
@@ -217,12 +219,11 @@ def _unsuited(model: Any) -> str:
         )
     if len(devices) > 1:
         return f"its weights lie on {', '.join(sorted(map(str, devices)))}: move it to one device"
-    head = getattr(model, "lm_head", None)
+    head = head_of(model)
     weight = getattr(head, "weight", None)
     if head is not None and not isinstance(weight, torch.Tensor):
-        return (
-            f"lm_head is a {class_name(head)}, expected a layer with a weight, as torch.nn.Linear"
-        )
+        name = "lm_head" if hasattr(model, "lm_head") else "ctc_head"
+        return f"{name} is a {class_name(head)}, expected a layer with a weight, as torch.nn.Linear"
     if isinstance(weight, torch.Tensor) and weight.dtype not in DTYPES:
         return f"its weights are {weight.dtype}, expected one of {', '.join(map(str, DTYPES))}"
     return ""
@@ -230,10 +231,10 @@ def _unsuited(model: Any) -> str:
 
 def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
     """Samples of each row, or None where the mask is no right padding of these values."""
-    rows, samples = values.shape
+    rows, samples = values.shape[:2]
     if mask is None:
         return (samples,) * rows
-    if not isinstance(mask, torch.Tensor) or mask.shape != values.shape:
+    if not isinstance(mask, torch.Tensor) or mask.shape != values.shape[:2]:
         return None
     if mask.device.type == "cpu":  # quick, for most queries
         lowest, highest = mask.aminmax()

@@ -148,8 +148,9 @@ class GraphPool:
         shorter than the receptive field has no frames.
 
         Args:
-            input_values: (B, S) in the model's dtype and on its device.
-            lengths: samples of each row, at most S; by default S for all.
+            input_values: (B, S), or (B, S, F) where the model takes features, in its dtype and on
+                its device.
+            lengths: samples of each row, or positions, at most S; by default S for all.
 
         Returns:
             Logits (B, T, V), T the frames of the longest row; and the dispatch.
@@ -168,7 +169,7 @@ class GraphPool:
                 f"{Reason.INPUT.value}: got {type(input_values).__name__} {shape} in {dtype} on "
                 f"{device}"
             )
-        rows, samples = input_values.shape
+        rows, samples = input_values.shape[:2]
         found = (samples,) * rows if lengths is None else _whole(lengths)
         if len(found) != rows or max(found) > samples:
             raise ValueError(f"lengths are {found}, expected {rows} numbers up to {samples}")

@@ -206,8 +206,9 @@ class BucketPlan:
         Raises:
             ValueError: it has another geometry than the plan, or none.
         """
+        # A model does not know its rate.
         rate = model.sampling_rate if isinstance(model, Geometry) else self.geometry.sampling_rate
-        other = Geometry.of(model, sampling_rate=rate)
+        other = replace(Geometry.of(model, sampling_rate=16_000), sampling_rate=rate)
         if other != self.geometry:
             given = f"this plan is for {self.geometry}; the model has {other}"
             raise ValueError(f"{given}: plan again with plan_buckets(..., model=model)")

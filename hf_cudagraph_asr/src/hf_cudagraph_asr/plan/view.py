@@ -51,7 +51,7 @@ def table(plan: BucketPlan) -> str:
         f"padding {percent(plan.padding)}; run eagerly {percent(plan.tail)} of {total} queries",
         f"{plan.expected_cost:,.4g} {plan.cost.unit} a query ({eager})",
         f"{plan.captures} graphs at batch size {', '.join(map(str, plan.batch_sizes))}",
-        f"made for waveforms at {plan.geometry.sampling_rate:,} Hz",
+        f"made for input at {plan.geometry.sampling_rate:,} Hz",
     ]
     if len(plan.lengths) < plan.graphs:
         limit = "" if plan.most_frames is None else ", or exceed the memory limit"

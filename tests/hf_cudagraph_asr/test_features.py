@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import tokenizers
 import torch
 import transformers
 from padded_rows import agree, answers, audio
 from pooled import Static
 from tiny_models import CASES, each, plan_for
 
-from hf_cudagraph_asr import Geometry, enable_cuda_graphs, plan_buckets
+from hf_cudagraph_asr import Geometry, Transcriber, enable_cuda_graphs, plan_buckets
 from hf_cudagraph_asr.dispatch import Reason
 
 RATE = 16_000
@@ -83,7 +86,7 @@ def test_a_plan_in_seconds_is_for_the_features_of_so_many_seconds(name: str) -> 
         plan.check_geometry(CASES["wav2vec2-group"].build())
 
 
-def test_the_rate_of_features_is_that_of_the_extractor_in_the_models_folder(tmp_path: Any) -> None:
+def test_the_rate_of_features_is_that_of_the_extractor_in_the_models_folder(tmp_path: Path) -> None:
     CASES["parakeet"].build().config.save_pretrained(tmp_path)
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     assert Geometry.of(config).sampling_rate == 100
@@ -104,6 +107,67 @@ def test_generate_of_an_enabled_model_is_that_of_the_model() -> None:
         assert not pool.stats().misses
     assert torch.equal(found, expected[:, : found.shape[1]])
     assert (expected[:, found.shape[1] :] == model.config.pad_token_id).all()
+
+
+LETTERS = ["<unk>", "▁a", "b", "<pad>", "▁", "c", "▁d", "e", "▁f", "g", "▁h", "i"]
+
+
+def saved(name: str, folder: Path) -> Path:
+    """A model and its processor, as `from_pretrained` finds them."""
+    model, extractor = CASES[name].build(), EXTRACTORS[name]()
+    table = {letter: at for at, letter in enumerate(LETTERS)}
+    if name == "bert":
+        table = {letter.strip("▁") or "|": at for letter, at in table.items()}
+        (folder / "words.json").write_text(json.dumps(table))
+        tokenizer: Any = transformers.Wav2Vec2CTCTokenizer(
+            str(folder / "words.json"), bos_token=None, eos_token=None
+        )
+        processor = transformers.Wav2Vec2BertProcessor(extractor, tokenizer)
+    else:
+        pieces = tokenizers.Tokenizer(tokenizers.models.WordLevel(table, unk_token="<unk>"))
+        pieces.decoder = tokenizers.decoders.Metaspace()
+        tokenizer = transformers.ParakeetTokenizer(
+            tokenizer_object=pieces, unk_token="<unk>", pad_token="<pad>"
+        )
+        processor = transformers.ParakeetProcessor(extractor, tokenizer)
+    processor.save_pretrained(folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@each(["bert", "parakeet"])
+def test_a_transcriber_gives_the_texts_of_the_hosts_pipeline(name: str, tmp_path: Path) -> None:
+    folder = saved(name, tmp_path)
+    stock = transformers.pipeline(
+        "automatic-speech-recognition", model=str(folder), dtype=torch.float32, device="cpu"
+    )
+    # An even number of hops, and none of eights, so that the extractor adds no frame.
+    waves = [audio(160 * hops + 240, hops).numpy() for hops in (30, 52, 74, 100, 202)]
+    plan = plan_buckets([1.0, 1.4, 2.1], graphs=2, model=stock.model, batch_sizes=(1, 2))
+    with Transcriber.from_pretrained(folder, plan=plan, backend="export") as asr:
+        found = asr.transcribe([*waves, waves[0][:100]])
+        assert [one.text for one in found] == [*(stock(wave)["text"] for wave in waves), ""]
+        for one, wave in zip(found, waves, strict=False):
+            assert one.dispatch.replays
+            assert one.text.strip()
+            assert [word.text for word in one.words] == one.text.split()
+            starts = [word.start for word in one.words]
+            assert starts == sorted(starts)
+            assert all(word.start < word.end for word in one.words)
+            assert one.words[-1].end <= one.seconds + 0.08
+            assert one.seconds == len(wave) / RATE
+        assert not found[-1].words
+
+
+def test_words_begin_at_the_frame_of_their_first_piece(tmp_path: Path) -> None:
+    with Transcriber.from_pretrained(saved("parakeet", tmp_path)) as asr:
+        spoken = [3, 1, 1, 3, 2, 3, 2, 5, 3, 6, 6, 7, 3]  # ▁a b b c, ▁d e
+        text, words = asr._decoded(torch.tensor(spoken))
+        assert text == "abbc de"
+        assert [(word.text, word.start, word.end) for word in words] == [
+            ("abbc", pytest.approx(0.08), pytest.approx(0.64)),
+            ("de", pytest.approx(0.72), pytest.approx(0.96)),
+        ]
 
 
 def test_what_is_no_batch_of_features_is_the_models_own() -> None:

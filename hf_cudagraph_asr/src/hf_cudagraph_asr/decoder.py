@@ -68,6 +68,11 @@ class WordDecoder:
             raise ImportError(
                 'decoding with a lexicon needs: pip install "hf-cudagraph-asr[lm]"'
             ) from error
+        if getattr(tokenizer, "word_delimiter_token", None) is None:
+            raise ValueError(
+                f"{type(tokenizer).__name__} has no token between words: a Wav2Vec2CTCTokenizer, "
+                f"which spells words letter by letter, is needed"
+            )
         numbers: dict[str, int] = tokenizer.get_vocab()
         self._silence = numbers[tokenizer.word_delimiter_token]
         tokens = [f"<{number}>" for number in range(max(numbers.values()) + 1)]  # if some are left

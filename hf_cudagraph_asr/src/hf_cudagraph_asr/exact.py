@@ -77,7 +77,7 @@ class ExactForward(nn.Module):
         self.geometry = Frames(model.config)
         self.takes_features = bool(self.geometry.features)
         if not self.takes_features:
-            _check_first_layer(model.base_model.feature_extractor.conv_layers[0])
+            _check_first_layer(_base(model).feature_extractor.conv_layers[0])
         self.receptive_field = self.geometry.receptive_field
         self.model = model
         # Not through train(): that would set the model's mode.
@@ -113,7 +113,7 @@ class ExactForward(nn.Module):
                 positions; or the model is in training mode, or was changed and no longer has the
                 geometry of its configuration.
         """
-        geometry, base = self.geometry, self.model.base_model
+        geometry, base = self.geometry, _base(self.model)
         total = input_values.shape[1]
         if total < self.receptive_field:
             raise ValueError(
@@ -168,6 +168,11 @@ def _hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
+def _base(model: Any) -> Any:
+    """The model without its head. Of SEW-D, the host before 5.18 looks for it by a wrong name."""
+    return getattr(model, "sew_d", model.base_model)
+
+
 def head_of(model: Any) -> Any:
     """The layer that makes logits of hidden states; None where there is none by its names."""
     return getattr(model, "lm_head", getattr(model, "ctc_head", None))
@@ -175,7 +180,7 @@ def head_of(model: Any) -> Any:
 
 def composed(model: Any) -> list[Any]:
     """List the modules that `ExactForward` does not call: it composes them from what they hold."""
-    base = model.base_model
+    base = _base(model)
     if base is model:  # Parakeet, Lasr, Granite Speech
         return [model.encoder]
     found = [base, base.encoder]

@@ -197,7 +197,7 @@ class Frames:
 
     def __init__(self, config: Any) -> None:
         self._encoder = geometry = Geometry(*map(tuple, _convolutions(config)))
-        self.features = _features(config)
+        self.features = features_of(config)
         self.last_samples = slice(geometry.receptive_field - 1, None, geometry.hop)
         self._first = Convolution(geometry.kernels[0], geometry.strides[0])
         self.adapter: tuple[Convolution, ...] = ()
@@ -258,8 +258,8 @@ def _convolutions(config: Any) -> tuple[Any, Any]:
     return getattr(config, "conv_kernel", None), getattr(config, "conv_stride", None)
 
 
-def _features(config: Any) -> tuple[int, ...]:
-    """Features of each position, as a shape."""
+def features_of(config: Any) -> tuple[int, ...]:
+    """Features of each position of a model's input, as a shape: () where that is a sample."""
     if config.model_type not in FEATURES:
         return ()
     if config.model_type == "wav2vec2-bert":

@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from time import perf_counter
@@ -21,7 +21,7 @@ from transformers.modeling_outputs import CausalLMOutput
 from hf_cudagraph_asr.attach import disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.decoder import Decoder, WordDecoder
 from hf_cudagraph_asr.dispatch import Dispatch, batches
-from hf_cudagraph_asr.geometry import Frames, Geometry
+from hf_cudagraph_asr.geometry import FEATURES, Frames, Geometry
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, chunks_of
 from hf_cudagraph_asr.pool import GraphPool
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 Waveform = npt.NDArray[np.float32]
 
 CHUNK = 30.0  # seconds beyond which a recording is transcribed in chunks, by default
+
+SPACES = ("▁", "Ġ")  # of SentencePiece, and of byte-level tokenizers
 
 LOUDEST = 1e15  # float32 holds the squares of a day of such samples, added up
 
@@ -89,12 +91,12 @@ class Transcriber:
     texts differ: the package's README has the rate. Any number of threads may call it.
 
     Args:
-        model: a CTC model of transformers that takes the waveform, in evaluation mode.
+        model: a CTC model of transformers that takes the waveform or features, in evaluation mode.
         processor: its feature extractor and its tokenizer, as `AutoProcessor` gives them.
         pool: the pool that `enable_cuda_graphs(model, ...)` returned. `close` disables it.
         chunk_length_s: recordings longer than so many seconds are transcribed in chunks of this
             length that overlap by a sixth of it on either side, as the host's pipeline does with
-            this argument; None to transcribe each in one piece.
+            this argument; None to transcribe each in one piece, as models of features always do.
         decoder: finds the words in log-probabilities, as `WordDecoder` does, in the place of the
             best letter of each frame. Recordings that would go in chunks are refused.
 
@@ -105,7 +107,7 @@ class Transcriber:
         model, pool, chunk_length_s, decoder: as they were given.
 
     Raises:
-        ValueError: the model takes no waveform, the processor lacks a part or decodes without
+        ValueError: the model takes something else, the processor lacks a part or decodes without
             times, or chunks of this length hold no frame.
     """
 
@@ -124,11 +126,12 @@ class Transcriber:
         self.decoder = decoder
         self.sampling_rate = int(self.extractor.sampling_rate)
         self._frames = Frames(model.config)
-        self._frame_seconds = self._frames.hop / self.sampling_rate
-        self.chunk_length_s = chunk_length_s
+        geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
+        self._rate = geometry.sampling_rate  # positions of the input a second
+        self._frame_seconds = self._frames.hop / self._rate
+        self.chunk_length_s = chunk_length_s = None if self._frames.features else chunk_length_s
         self._longest = math.inf  # samples of a recording in one piece
         if chunk_length_s is not None:
-            geometry = Geometry.of(model, sampling_rate=self.sampling_rate)
             self._longest, stride = chunks_of(geometry, chunk_length_s)
             # The last chunk of a recording is longer than both strides, but maybe by a sample.
             if 2 * stride < self._frames.receptive_field:
@@ -238,7 +241,7 @@ class Transcriber:
                 raise ValueError(f"row {row} {fault}")
             rows.append(np.asarray(waveform).astype(np.float32, copy=False))
         short = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
-        lengths = [len(rows[row]) for row in short]
+        lengths = [len(rows[row]) * self._rate // self.sampling_rate for row in short]
         cuts = batches(lengths, self.pool.most_rows(batch_size), self.pool.price)
         made: list[Transcript] = []
         before: Callable[[], list[Transcript]] = list
@@ -303,13 +306,9 @@ class Transcriber:
     def _batch(self, waveforms: Sequence[Waveform]) -> Callable[[], list[Transcript]]:
         """Put a batch on the device; what is returned waits for it, and makes the texts."""
         start = perf_counter()
-        lengths = [len(waveform) for waveform in waveforms]
-        features = [  # each is normalized by its own samples alone
-            self.extractor(waveform, sampling_rate=self.sampling_rate, return_tensors="pt")
-            for waveform in waveforms
-        ]
-        rows = [feature.input_values[0] for feature in features]  # (T,) each
-        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T)
+        rows = [*map(self._input, waveforms)]  # (T,) or (T, F) each
+        lengths = [len(row) for row in rows]
+        values = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)  # (B, T), (B, T, F)
         values = values.to(self.model.device, self.model.dtype)
         logits, dispatch = self.pool.call(values, lengths)  # (B, frames, V)
         on_device = self._emitted(logits)
@@ -325,13 +324,28 @@ class Transcriber:
             ]
             milliseconds = 1000 * (spent + perf_counter() - start)
             buckets = {row: replay.bucket for replay in dispatch.replays for row in replay.rows}
-            seconds = [length / self.sampling_rate for length in lengths]
+            seconds = [len(waveform) / self.sampling_rate for waveform in waveforms]
             return [
                 Transcript(text, words, seconds[row], milliseconds, dispatch, buckets.get(row))
                 for row, (text, words) in enumerate(decoded)
             ]
 
         return finished
+
+    def _input(self, waveform: Waveform) -> torch.Tensor:
+        """A recording as the model takes it, normalized by its own samples alone."""
+        features = self._frames.features
+        # Feature extractors fail on less, or divide by zero: one frame has no variance.
+        least = max(self._frames.receptive_field, 2)
+        if features and len(waveform) * self._rate < least * self.sampling_rate:
+            return torch.zeros((0, *features))
+        asked = {"return_attention_mask": True} if features else {}
+        made = self.extractor(
+            waveform, sampling_rate=self.sampling_rate, return_tensors="pt", **asked
+        )
+        row: torch.Tensor = made[self.model.main_input_name][0]
+        # Some give a position more, which is padding.
+        return row[: int(made["attention_mask"].sum())] if features else row
 
     def _emitted(self, logits: torch.Tensor) -> torch.Tensor:
         """The best token of each frame and its log-probability, (B, frames, 2); or all of them.
@@ -354,7 +368,6 @@ class Transcriber:
             )
             return " ".join(word.text for word in heard), heard
         ids, sure = emitted[:, 0].long(), emitted[:, 1].exp().tolist()
-        found = self.tokenizer.decode(ids, output_word_offsets=True)
         tokens, blank = ids.tolist(), self.tokenizer.pad_token_id
 
         def word(text: str, start: int, end: int) -> Word:
@@ -365,9 +378,31 @@ class Transcriber:
             ]
             return Word(text, float(start * one), float(end * one), min(letters, default=None))
 
+        if not _gives_offsets(self.tokenizer):
+            return self.tokenizer.decode(ids), tuple(word(*of) for of in self._spans(tokens))
+        found = self.tokenizer.decode(ids, output_word_offsets=True)
         return found.text, tuple(
             word(of["word"], of["start_offset"], of["end_offset"]) for of in found.word_offsets
         )
+
+    def _spans(self, ids: list[int]) -> Iterator[tuple[str, int, int]]:
+        """Words of a tokenizer of pieces, their first frame and the one after their last.
+
+        A word begins with a piece that begins with a space.
+        """
+        words: list[tuple[list[int], list[int]]] = []  # pieces, and ends of their frames
+        end = 0
+        for token, frames in groupby(ids):
+            start, end = end, end + len([*frames])
+            if token == self.tokenizer.pad_token_id:
+                continue
+            if not words or self.tokenizer.convert_ids_to_tokens(token).startswith(SPACES):
+                words.append(([], [start]))
+            words[-1][0].append(token)
+            words[-1][1].append(end)
+        for pieces, (start, *_, end) in words:
+            if text := self.tokenizer.decode(pieces, group_tokens=False).strip():
+                yield text, start, end
 
     def _in_chunks(self, waveform: Waveform) -> Transcript:
         start = perf_counter()
@@ -476,18 +511,26 @@ def _parts(model: Any, processor: Any) -> tuple[Any, Any]:
             f"{type(processor).__name__} has no feature extractor beside a tokenizer: pass a "
             f"Wav2Vec2Processor(feature_extractor, tokenizer)"
         )
-    if getattr(model, "main_input_name", None) != "input_values":
+    taken = getattr(model, "main_input_name", "something else")
+    if taken != "input_values" and model.config.model_type not in FEATURES:
         raise ValueError(
-            f"{type(model).__name__} takes {getattr(model, 'main_input_name', 'something else')}, "
-            f"not the waveform: a CTC model of the Wav2Vec2 family is needed"
+            f"{type(model).__name__} takes {taken}, not the waveform: a CTC model of the Wav2Vec2 "
+            f"family is needed, or one of {', '.join(FEATURES)}"
         )
     if hasattr(processor, "decoder"):
         raise ValueError(
             f"{type(processor).__name__} decodes with pyctcdecode, which is not used here: pass a "
             f"Wav2Vec2Processor(processor.feature_extractor, processor.tokenizer), and a decoder"
         )
-    if "output_word_offsets" not in inspect.signature(tokenizer.decode).parameters:
+    # The second are tokenizers of pieces that group them as CTC does.
+    grouping = "group_tokens" in inspect.signature(tokenizer._decode).parameters
+    if not (_gives_offsets(tokenizer) or (tokenizer.is_fast and grouping)):
         raise ValueError(
-            f"{type(tokenizer).__name__} gives no word offsets: a Wav2Vec2CTCTokenizer is needed"
+            f"{type(tokenizer).__name__} gives no word offsets: a Wav2Vec2CTCTokenizer is needed, "
+            f"or the tokenizer of Parakeet or Lasr"
         )
     return extractor, tokenizer
+
+
+def _gives_offsets(tokenizer: Any) -> bool:
+    return "output_word_offsets" in inspect.signature(tokenizer.decode).parameters

@@ -67,11 +67,16 @@ def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterato
 def _call(model: Any, masked: bool) -> Callable[[torch.Tensor], torch.Tensor]:
     import torch
 
-    device, dtype = model.device, model.dtype
+    from hf_cudagraph_asr.geometry import features_of
+
+    device, dtype, features = model.device, model.dtype, features_of(model.config)
 
     def call(samples: torch.Tensor) -> torch.Tensor:
         mask = torch.ones(samples.shape, dtype=torch.long).to(device) if masked else None
-        logits = model(samples.to(device, dtype), attention_mask=mask).logits
+        values = samples.to(device, dtype)
+        if features:
+            values = values[:, :, None].expand(-1, -1, *features)
+        logits = model(values, attention_mask=mask).logits
         tokens: torch.Tensor = logits.argmax(dim=-1).cpu()  # waits for the device
         return tokens
 

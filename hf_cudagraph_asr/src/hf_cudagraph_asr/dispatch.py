@@ -26,7 +26,10 @@ class Reason(Enum):
     GRADIENTS = "gradients are wanted: call it under torch.no_grad() or torch.inference_mode()"
     OUTPUTS = "hidden states or attentions were asked for"
     ARGUMENTS = "arguments other than the model's input and attention_mask"
-    INPUT = "the input is no tensor in the model's shape and dtype, on its device"
+    INPUT = (
+        "the input is no (rows, samples) tensor in the model's dtype on its device, or (rows, "
+        "positions, features) where it takes features"
+    )
     SHORT = "shorter than the receptive field"
     MASK = "attention_mask is not ones followed by zeros in each row of the input"
     AUTOCAST = "autocast is on: load the model in the dtype wanted instead"

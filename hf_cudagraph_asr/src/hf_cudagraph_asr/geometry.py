@@ -196,7 +196,8 @@ class Frames:
     """
 
     def __init__(self, config: Any) -> None:
-        self._encoder = geometry = Geometry(*map(tuple, _convolutions(config)))
+        kernels, strides = _convolutions(config)
+        self._encoder = geometry = Geometry(tuple(kernels), tuple(strides))
         self.features = features_of(config)
         self.last_samples = slice(geometry.receptive_field - 1, None, geometry.hop)
         self._first = Convolution(geometry.kernels[0], geometry.strides[0])

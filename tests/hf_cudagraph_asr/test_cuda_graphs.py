@@ -183,7 +183,7 @@ def test_the_exact_forward_passes(name: str) -> None:
             key: torch.empty(tensor.shape, dtype=tensor.dtype, device=CUDA)
             for key, tensor in [*exact.named_parameters(), *exact.named_buffers()]
         }
-        values = torch.empty((1, 900), device=CUDA)
+        values = torch.empty((1, 900, *exact.geometry.features), device=CUDA)
         lengths = torch.empty((1,), dtype=torch.int64, device=CUDA)
         refused = pytest.raises(RuntimeError, match="cannot be captured: _to_copy")
         with refused if asks_the_host(name) else nullcontext(), CaptureCheck():

@@ -157,7 +157,7 @@ class CudaBackend(Backend):
         self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> None:
         if not site.checked:
-            shape = 1, 2 * exact.receptive_field, *exact.geometry.features
+            shape = 1, 2 * exact.receptive_field, *input_values.shape[2:]
             probe = input_values.new_zeros(shape)
             short = lengths.new_full((1,), exact.receptive_field)
             exact(probe, short)  # what happens at a first run only is no reason to refuse

@@ -162,12 +162,15 @@ def test_a_transcriber_gives_the_texts_of_the_hosts_pipeline(name: str, tmp_path
 def test_words_begin_at_the_frame_of_their_first_piece(tmp_path: Path) -> None:
     with Transcriber.from_pretrained(saved("parakeet", tmp_path)) as asr:
         spoken = [3, 1, 1, 3, 2, 3, 2, 5, 3, 6, 6, 7, 3]  # ▁a b b c, ▁d e
-        text, words = asr._decoded(torch.tensor(spoken))
+        sure = [0.9] * 5 + [0.3, 0.4] + [0.9] * 6  # of a blank, which does not count, and a b
+        emitted = torch.stack([torch.tensor(spoken), torch.tensor(sure).log()], dim=-1)
+        text, words = asr._decoded(emitted)
         assert text == "abbc de"
         assert [(word.text, word.start, word.end) for word in words] == [
             ("abbc", pytest.approx(0.08), pytest.approx(0.64)),
             ("de", pytest.approx(0.72), pytest.approx(0.96)),
         ]
+        assert [word.confidence for word in words] == [pytest.approx(0.4), pytest.approx(0.9)]
 
 
 def test_what_is_no_batch_of_features_is_the_models_own() -> None:
@@ -177,7 +180,7 @@ def test_what_is_no_batch_of_features_is_the_models_own() -> None:
         for wrong in (given["input_features"][0], given["input_features"][..., :8]):
             with pytest.raises((RuntimeError, ValueError, IndexError)):
                 model(wrong)
-        with pytest.raises(ValueError, match="shape"):
+        with pytest.raises(ValueError, match="features"):
             pool.call(given["input_features"][0])
         model(given["input_features"], output_hidden_states=True)
         assert pool.stats().misses == {Reason.OUTPUTS: 1}

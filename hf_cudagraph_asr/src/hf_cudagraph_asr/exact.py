@@ -286,10 +286,11 @@ def _layers(encoder: Any, hidden: torch.Tensor) -> list[Any]:
         return layers
     attentions = [layer.attention for layer in layers]
     linears = [linear for a in attentions for linear in (a.q_proj, a.k_proj, a.v_proj)]
+    like = linears[0].weight
     # These are not called. A layer of PEFT is of its own class, and pruning is a hook.
-    if any(type(each) is not nn.Linear or each.bias is None or _hooked(each) for each in linears):
+    if any(type(linear) is not nn.Linear or _hooked(linear) for linear in linears):
         return layers
-    if len({linear.weight.shape for linear in linears}) > 1:
+    if any(linear.bias is None or linear.weight.shape != like.shape for linear in linears):
         return layers
     weights = torch.cat([linear.weight for linear in linears]).chunk(len(layers))
     biases = torch.cat([linear.bias for linear in linears]).chunk(len(layers))

@@ -25,7 +25,7 @@ from tiny_pipelines import PROMPT, Variant
 from torch.overrides import TorchFunctionMode
 
 from daam_diffusers import HeatMaps, Tracer, trace
-from daam_diffusers.errors import TraceWarning
+from daam_diffusers.errors import TraceError, TraceWarning
 
 STEPS = 2
 OTHER = "the dog beside a red house"
@@ -55,6 +55,7 @@ class Facts:
         batches, bfloat16: whether the pipeline itself can do it on a CPU.
         exchanges: whether the pipeline itself leaves other processors behind after an exception.
         mixes_text, mixes_pixels: whether they are mixed before the first layer.
+        alike: the layers that tell which cells are alike, if not `layers`; "": there are none.
     """
 
     layers: str
@@ -75,6 +76,7 @@ class Facts:
     exchanges: bool = False
     mixes_text: bool = False
     mixes_pixels: bool = False
+    alike: str | None = None
 
 
 class Case:
@@ -92,10 +94,10 @@ class Case:
     def run(self, *args: Any, **changes: Any) -> Any:
         return self.variant.run(self.pipe, *args, **{"num_inference_steps": STEPS, **changes})
 
-    def kept(self, *args: Any, **changes: Any) -> tuple[Any, list[Attention]]:
+    def kept(self, *args: Any, layers: str = "", **changes: Any) -> tuple[Any, list[Attention]]:
         """An untraced run and its attentions."""
         denoisers = denoisers_of(self.pipe)
-        matches = re.compile(self.facts.layers).fullmatch
+        matches = re.compile(layers or self.facts.layers).fullmatch
         with ExitStack() as stack:
             prefixes = {name: f"{name}." if len(denoisers) > 1 else "" for name in denoisers}
             found = {
@@ -292,6 +294,38 @@ def check_values(case: Case) -> None:
     """Each step's probabilities of each layer, by rows and columns written down by hand."""
     assert_values(case, case.tracer.heat_maps(), case.slow, len(PROMPT.split()))
     assert case.tracer.heat_maps().size == case.facts.grid[1:]
+
+
+def check_self_attention(case: Case) -> None:
+    """What refines maps is the pixels' block of the plain attention, each row divided by its sum.
+
+    The mean over the prompt's calls, layers and heads. The output and the maps stay as they are.
+    """
+    facts = case.facts
+    if facts.alike == "":
+        with pytest.raises(TraceError), trace(case.pipe, refine=True):
+            case.run()
+        return
+    slow = case.slow if facts.alike is None else case.kept(layers=facts.alike)[1]
+    with trace(case.pipe, keep=["step"], refine=True) as tracer:
+        traced = case.run()
+    assert_same(case.plain, traced)
+    maps, plain = tracer.heat_maps(), case.tracer.heat_maps()
+    assert maps.layers == plain.layers
+    assert all(torch.equal(maps.probabilities[k], x) for k, x in plain.probabilities.items())
+    # Layers of a UNet at a lower level have fewer cells, and are left out.
+    cells = min(math.prod(facts.grid), max(one.query.shape[2] for one in slow))
+    blocks = []
+    for one in slow:
+        if one.call not in facts.calls or one.index != facts.index or one.query.shape[2] < cells:
+            continue
+        start, offset = facts.pixels % one.query.shape[2], one.key.shape[2] - one.query.shape[2]
+        block = one.probabilities[facts.block][:, start : start + cells]  # (H, N, K)
+        block = block[..., offset + start : offset + start + cells]
+        blocks.append((block / block.sum(dim=-1, keepdim=True)).mean(dim=0))
+    assert maps.self_attention is not None
+    expected = torch.stack(blocks).mean(dim=0).view(maps.self_attention.shape)
+    torch.testing.assert_close(maps.self_attention.double(), expected, rtol=0, atol=_ABSOLUTE)
 
 
 def check_negative(case: Case) -> None:

@@ -21,6 +21,7 @@ from proofs import (
     check_bfloat16,
     check_negative,
     check_planted,
+    check_self_attention,
     check_untouched,
     check_values,
     columns_of,
@@ -40,10 +41,16 @@ ATTN2 = r"transformer_blocks\.\d+\.attn2"
 UNET = r"(down|up)_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
 FIRST, SECOND = ((0, 1), 0), ((0, 1), 1)  # calls, and the part of their batch, of a negative prompt
 
-PIXART = Facts(ATTN2, (1, 8, 12), block=1, negative=FIRST, mixes_pixels=True)
-SANA = Facts(ATTN2, (1, 32, 48), first=(1,), block=1, negative=FIRST, mixes_pixels=True)
+PIXART = Facts(ATTN2, (1, 8, 12), block=1, negative=FIRST, mixes_pixels=True, alike="")
+SANA = Facts(ATTN2, (1, 32, 48), first=(1,), block=1, negative=FIRST, mixes_pixels=True, alike="")
 HUNYUAN = Facts(
-    r"blocks\.\d+\.attn2", (1, 4, 6), first=(1, 77), block=1, negative=FIRST, mixes_pixels=True
+    r"blocks\.\d+\.attn2",
+    (1, 4, 6),
+    first=(1, 77),
+    block=1,
+    negative=FIRST,
+    mixes_pixels=True,
+    alike="",
 )
 DEEPFLOYD = Facts(
     r"(down|up)_blocks\.\d+\.attentions\.\d+",
@@ -54,7 +61,7 @@ DEEPFLOYD = Facts(
     mixes_text=True,
     mixes_pixels=True,
 )
-PAG = {"exchanges": True}
+PAG = {"exchanges": True, "alike": ""}
 SD = Facts(
     UNET,
     (1, 8, 12),
@@ -63,6 +70,7 @@ SD = Facts(
     negative=FIRST,
     latents="sample",
     mixes_pixels=True,
+    alike=r"(down|mid|up)_block.*attn1",
 )
 
 FACTS = {
@@ -109,13 +117,18 @@ FACTS = {
     "deepfloyd": DEEPFLOYD,
     "deepfloyd super-resolution": DEEPFLOYD,
     "lumina-next": Facts(
-        r"layers\.\d+\.attn2", (1, 4, 6), first=(-1,), negative=SECOND, mixes_pixels=True
+        r"layers\.\d+\.attn2",
+        (1, 4, 6),
+        first=(-1,),
+        negative=SECOND,
+        mixes_pixels=True,
+        alike="",
     ),
     "instruct-pix2pix": replace(SD, block=0, negative=SECOND),
     "sdxl instruct-pix2pix": replace(SD, block=0, negative=SECOND),
     "latent diffusion": replace(SD, negative=None),
     "semantic": SD,
-    "sd pag": replace(SD, **PAG),
+    "sd pag": replace(SD, exchanges=True),  # perturbed in the middle alone
     "sdxl pag": replace(SD, **PAG),
     "kandinsky": replace(DEEPFLOYD, grid=(1, 8, 16), text=10, first=(1,)),
     "kandinsky3": Facts(
@@ -125,6 +138,7 @@ FACTS = {
         negative=FIRST,
         latents="sample",
         mixes_pixels=True,
+        alike=r"(down|up)_blocks\.[12]\.attentions\.0\.attention",
     ),
 }
 
@@ -135,7 +149,14 @@ TEXT = {
 }
 """Arguments of denoisers that hold text, if not `encoder_hidden_states` alone."""
 
-CHECKS = (check_untouched, check_bfloat16, check_values, check_planted, check_negative)
+CHECKS = (
+    check_untouched,
+    check_bfloat16,
+    check_values,
+    check_planted,
+    check_negative,
+    check_self_attention,
+)
 case = cases(VARIANTS, FACTS)
 
 

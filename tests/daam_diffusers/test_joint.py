@@ -25,6 +25,7 @@ from proofs import (
     check_negative,
     check_perturbed_token,
     check_planted,
+    check_self_attention,
     check_untouched,
     check_values,
 )
@@ -78,7 +79,7 @@ FACTS = {
     "bria": STACKED,
     "fibo": replace(STACKED, grid=(1, 4, 6), pixels=-24),
     "prx": replace(STACKED, layers=r"blocks\.\d+\.attention", pixels=0, first=(-1,), batches=False),
-    "nucleus": replace(QWEN_SEPARATE, text=24, pixels=0, first=(61,)),
+    "nucleus": replace(QWEN_SEPARATE, text=24, pixels=0, first=(61,), alike=""),
     "krea2": replace(QWEN_SEPARATE, mixes_text=True),
     "kandinsky5": replace(
         QWEN_SEPARATE,
@@ -88,6 +89,7 @@ FACTS = {
         mixes_text=True,
         mixes_pixels=True,
         bfloat16=False,
+        alike="",
     ),
 }
 
@@ -98,6 +100,7 @@ CHECKS = (
     check_perturbed_token,
     check_planted,
     check_negative,
+    check_self_attention,
     check_batches,
 )
 case = cases(VARIANTS, FACTS)

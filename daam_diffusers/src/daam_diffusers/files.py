@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from daam_diffusers.maps import HeatMaps
 
 _KEY = "daam_diffusers"
+_SELF = "self_attention"  # no layer is called so: their names have dots
 _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tokens
 
 
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.save`."""
     entries = {field.name: getattr(maps, field.name) for field in fields(maps)}
-    tensors = {name: tensor.contiguous() for name, tensor in entries.pop("probabilities").items()}
+    tensors = {**entries.pop("probabilities"), _SELF: entries.pop(_SELF)}
+    tensors = {name: x.contiguous() for name, x in tensors.items() if x is not None}
     description = json.dumps({"format": _FORMAT, **entries}, default=_plain)
     with written_beside(path, ".safetensors") as beside:
         save_file(tensors, beside, {_KEY: description})
@@ -57,7 +59,8 @@ def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
         described = _read(dict, json.loads(metadata[_KEY]), "the description")
         number = _read(int, described.get("format"), "format")
         if number <= _FORMAT:
-            maps: HeatMaps = _read(kind, {**described, "probabilities": tensors}, "")
+            own = {_SELF: tensors.pop(_SELF, None), "probabilities": tensors}
+            maps: HeatMaps = _read(kind, {**described, **own}, "")
             _check(maps)
             return maps
     except KeyError as error:
@@ -109,7 +112,8 @@ def _check(maps: HeatMaps) -> None:
                 f"token {token.text!r} is not what stands at {token.start} to {token.end} of the "
                 "prompt"
             )
-    for layer, tensor in maps.probabilities.items():
+    spread = {} if maps.self_attention is None else {_SELF: maps.self_attention}
+    for layer, tensor in {**maps.probabilities, **spread}.items():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise ValueError(
                 f"probabilities of layer {layer} must be finite float32, got {tensor.dtype}, "

@@ -15,7 +15,7 @@ from daam_diffusers.scores import AttentionCall
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention module that reads the prompt.
+    """An attention module that reads the prompt, or among pixels.
 
     Attributes:
         name: see `LayerInfo`.
@@ -36,13 +36,20 @@ class Layer:
     component: str
 
 
-def layers_of(denoisers: Mapping[str, nn.Module], families: Mapping[str, Family]) -> list[Layer]:
-    """All layers of a pipeline's denoisers that read the prompt, in forward order."""
+def layers_of(
+    denoisers: Mapping[str, nn.Module], families: Mapping[str, Family], *, refine: bool
+) -> list[Layer]:
+    """All layers of a pipeline's denoisers that read the prompt, in forward order.
+
+    After them, to refine maps, those of self-attention.
+    """
     found = []
     for component, denoiser in denoisers.items():
         family = families[component]
         modules = dict(denoiser.named_modules())
         for path, kind in family.attention(denoiser).items():
+            if kind == "self" and not refine:
+                continue
             found.append(
                 Layer(
                     name=path if len(denoisers) == 1 else f"{component}.{path}",
@@ -56,7 +63,7 @@ def layers_of(denoisers: Mapping[str, nn.Module], families: Mapping[str, Family]
             )
     # named_modules lists a UNet's up blocks before its middle block; sorting keeps the rest.
     order = {"vace_blocks": -1, "down": 0, "mid": 1, "up": 2}
-    return sorted(found, key=lambda layer: (layer.component, order.get(layer.block, 0)))
+    return sorted(found, key=lambda x: (x.kind == "self", x.component, order.get(x.block, 0)))
 
 
 def _block(path: str) -> str:
@@ -85,12 +92,16 @@ class Layout:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one sample's attention lies: rows, queries and keys of a call, and its cells."""
+    """Where one sample's attention lies: rows, queries and keys of a call, and its cells.
+
+    `text` and `pixels` are keys, of which a layer may have none.
+    """
 
     call: AttentionCall
     rows: slice
     cells: slice
     text: slice
+    pixels: slice
     grid: Grid
 
 
@@ -131,10 +142,12 @@ def source_of(
         first, count = row - batch, 1
     else:
         return f"it attends for a batch of {batch} where the denoiser was called with {samples}"
-    pixels = _place(queries, "pixels")
-    found = (pixels.stop - pixels.start) * count
+    cells = _place(queries, "pixels")
+    found = (cells.stop - cells.start) * count
     grid = _level(layout.grid, layer.halvings, found, layer.name)
-    return Source(call, slice(first, first + count), pixels, _place(keys, "text"), grid)
+    text = slice(0) if layer.kind == "self" else _place(keys, "text")
+    pixels = slice(0) if layer.kind == "cross" else _place(keys, "pixels")
+    return Source(call, slice(first, first + count), cells, text, pixels, grid)
 
 
 def groups_of(sources: Sequence[Source]) -> list[list[Source]]:
@@ -145,8 +158,8 @@ def groups_of(sources: Sequence[Source]) -> list[list[Source]]:
         if (
             last is not None
             and last.call is source.call
-            and (last.cells, last.text, last.rows.stop)
-            == (source.cells, source.text, source.rows.start)
+            and (last.cells, last.text, last.pixels, last.rows.stop)
+            == (source.cells, source.text, source.pixels, source.rows.start)
         ):
             groups[-1].append(source)
         else:
@@ -190,4 +203,5 @@ def _segments(layout: Layout, kind: Kind, sample: int, pixels: int) -> tuple[Seg
     if kind == "joint":
         return layout.sequences[sample], layout.sequences[sample]
     own: Segments = (("before", layout.before), ("pixels", pixels - layout.before))
-    return own, (*layout.context[sample], *(own if kind == "added" else ()))
+    text = () if kind == "self" else layout.context[sample]
+    return own, (*text, *(() if kind == "cross" else own))

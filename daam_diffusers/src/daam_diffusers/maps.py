@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -19,7 +20,7 @@ from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import AXES, HeatMap
 from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.upsample import information, resize
+from daam_diffusers.upsample import information, resize, spread
 
 if TYPE_CHECKING:
     from daam_diffusers.video import Frames
@@ -55,6 +56,9 @@ class HeatMaps(Mapping[str, HeatMap]):
         weighting: `"equal"`: the plain mean of the layers. `"information"`: each layer counts by
             the mutual information of its words and cells, so that layers in which all words
             attend to the same places count for little.
+        self_attention: float32, (h·w, h, w): where each cell attends to, row by row, the mean over
+            steps, layers and heads; each entry sums to 1. None unless the run was traced with
+            `refine=True`.
     """
 
     prompt: Prompt
@@ -69,6 +73,7 @@ class HeatMaps(Mapping[str, HeatMap]):
     frames: int | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
     weighting: Weighting = "equal"
+    self_attention: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
@@ -98,6 +103,9 @@ class HeatMaps(Mapping[str, HeatMap]):
                     f"{''.join(f'{axis}s, ' for axis in axes)}{layer.grid[0]}, {layer.grid[1]}), "
                     f"got {shape}"
                 )
+        own = None if self.self_attention is None else tuple(self.self_attention.shape)
+        if own is not None and (len(own) != 3 or own[0] != own[1] * own[2]):
+            raise ValueError(f"self_attention must be (h·w, h, w), got {own}")
         for at, axis in enumerate(axes, start=1):
             if axis != "frame":
                 self._check_agreed(axis, at)
@@ -238,6 +246,43 @@ class HeatMaps(Mapping[str, HeatMap]):
         if not rows:
             raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
         return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
+
+    def refined(self, *, power: float = 2, passes: int = 1) -> HeatMaps:
+        """The same maps, sharper: spread over cells that attend to each other.
+
+        Each map m becomes Sᵏm, k passes of S: `self_attention` with its entries raised to a power
+        and its rows divided by their sums, so that cells of one object share what one of them
+        has. The sum over words, special tokens and padding stays 1. Nothing is trained (Wang et
+        al., arXiv 2309.02773, one pass; Nguyen et al., arXiv 2309.14303, powers).
+
+        Args:
+            power: above 0; the larger, the fewer cells a cell takes from.
+            passes: at least 1.
+
+        Returns:
+            Maps whose layers all have the grid of `self_attention`; `provenance["refined"]` tells
+            power and passes.
+
+        Raises:
+            ValueError: the run was traced without `refine=True`; power or passes out of range.
+        """
+        if self.self_attention is None:
+            raise ValueError("refined maps need the self-attention: use trace(pipe, refine=True)")
+        if not hasattr(passes, "__index__") or passes < 1:
+            raise ValueError(f"passes must be a whole number from 1, got {passes!r}")
+        if not 0 < power < math.inf:
+            raise ValueError(f"power must be a number above 0, got {power!r}")
+        _, rows, columns = self.self_attention.shape
+        factor = max(1, round(self.size[0] / rows))
+        return replace(
+            self,
+            layers=tuple(replace(x, grid=(rows, columns), factor=factor) for x in self.layers),
+            probabilities={
+                name: spread(values, self.self_attention, power=power, passes=passes)
+                for name, values in self.probabilities.items()
+            },
+            provenance={**self.provenance, "refined": f"power {power:g}, passes {passes}"},
+        )
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:
         return self._heat_map(text, [self.columns.index(column) for column in columns])

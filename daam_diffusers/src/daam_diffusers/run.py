@@ -27,9 +27,6 @@ Rows = torch.Tensor | Sequence[torch.Tensor]
 class LayerRecord:
     """What one layer attended to: one running sum, or one a step.
 
-    Whatever else is to be recorded of a layer (self-attention, its inputs or outputs) has its place
-    beside `sums`.
-
     Attributes:
         info: the layer.
         sums: float32 sums over calls, (B, [H,] C, N), by step; under one key if steps are not
@@ -94,6 +91,7 @@ class Branch:
         offsets: the first column of each of these arguments, and the number of all columns.
         columns: those that are kept apart, increasing.
         layers: the layers seen so far, by name.
+        spread: which cells attend to which, of all layers together; None if it is not recorded.
         calls: denoiser calls that carried it.
         missed: the layers whose attention was not seen in some call, and what was found instead.
     """
@@ -102,6 +100,7 @@ class Branch:
     offsets: tuple[int, ...]
     columns: tuple[int, ...]
     layers: dict[str, LayerRecord] = field(default_factory=dict)
+    spread: LayerRecord | None = None
     calls: int = 0
     missed: dict[str, str] = field(default_factory=dict)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -86,8 +86,52 @@ def text_probabilities(
     return result if keep_heads else result[:, 0]
 
 
+@torch.no_grad()
+def self_attention(
+    call: AttentionCall, *, rows: slice, cells: slice, keys: slice, grid: tuple[int, int], pool: int
+) -> torch.Tensor:
+    """Which cells attend to which: the image's block of the attention, the mean over heads.
+
+    Each row is a softmax over the pixels' keys alone, in float32: what the call's own softmax
+    gives them, divided by its sum. With `pool` above 1 queries and keys are first averaged over
+    squares of cells, so that N×N scores never exist. A mask plays no part: it hides text and
+    padding, and between pixels there is none.
+
+    Args:
+        call: queries, keys and scale.
+        rows: the samples of the batch, B' of them.
+        cells, keys: where the pixels lie among queries and keys; both have h·w.
+        grid: rows and columns of the cells, (h, w).
+        pool: side of a square, in cells; squares at the far edges may be cut.
+
+    Returns:
+        float32, (B', M, M), where M is ⌈h/pool⌉·⌈w/pool⌉; each row sums to 1.
+    """
+    call = _narrowed(replace(call, mask=None, log_sum_exp=None), rows, cells, keys)
+    if pool > 1:
+        query, key = (_pooled(x, grid, pool) for x in (call.query, call.key))
+        call = replace(call, query=query, key=key)
+    batch, heads, count, _ = call.query.shape
+    result = torch.zeros((batch, count, count), dtype=torch.float32, device=call.query.device)
+    with torch.autocast(call.query.device.type, enabled=False):
+        for _, some, scores in _scores(call):
+            result[:, some] += scores.softmax(dim=-1).sum(dim=1)
+    return result.div_(heads)
+
+
+def _pooled(tensor: torch.Tensor, grid: tuple[int, int], pool: int) -> torch.Tensor:
+    """Means over squares of cells, a head at a time: (B, H, h·w, d) → float32 (B, H, M, d)."""
+    batch, _, _, width = tensor.shape
+    squares = (head.float().mT.reshape(batch, width, *grid) for head in tensor.unbind(1))
+    means = [F.avg_pool2d(one, pool, ceil_mode=True).flatten(2).mT for one in squares]
+    return torch.stack(means, dim=1)
+
+
 def _narrowed(
-    call: AttentionCall, rows: Sequence[int] | slice, cells: slice, columns: Sequence[int] | None
+    call: AttentionCall,
+    rows: Sequence[int] | slice,
+    cells: slice,
+    columns: Sequence[int] | slice | None,
 ) -> AttentionCall:
     """The call of these rows, cells and, unless None, keys; its mask is (B', H, N', K), Hk is H."""
     query, key = _taken(call.query, rows, 0)[:, :, cells], _taken(call.key, rows, 0)

@@ -64,7 +64,7 @@ def tap_for(processor: Any, attn: nn.Module) -> ProjectionTap | DispatchTap:
 
 
 class ProjectionTap:
-    """Sees q and k as `to_q`, and `to_k` or the fused `to_kv`, return them."""
+    """Sees q and k as `to_q`, and `to_k` or the fused `to_kv` or `to_qkv`, return them."""
 
     def __init__(self, attn: attention_processor.Attention, *, scaled_by_kernel: bool) -> None:
         self._attn = attn
@@ -73,7 +73,7 @@ class ProjectionTap:
         self._seen: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> Self:
-        for name in ("to_q", "to_k", "to_kv"):
+        for name in ("to_q", "to_k", "to_kv", "to_qkv"):
             module = getattr(self._attn, name, None)
             if module is not None:
                 handle = module.register_forward_hook(partial(self._keep, name))
@@ -92,6 +92,8 @@ class ProjectionTap:
         query, key = self._seen.get("to_q"), self._seen.get("to_k")
         if key is None and "to_kv" in self._seen:
             key = self._seen["to_kv"].chunk(2, dim=-1)[0]
+        if "to_qkv" in self._seen:
+            query, key, _ = self._seen["to_qkv"].chunk(3, dim=-1)
         if query is None or key is None:
             return []
         if mask is not None:

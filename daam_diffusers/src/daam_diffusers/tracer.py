@@ -43,10 +43,14 @@ class Tracer:
         keep: axes to keep instead of averaging over them: `"step"`, `"layer"`, `"head"`. Memory
             grows with the number of steps if `"step"` is kept, and else does not.
         negative: record the negative prompt as well, at twice the cost.
+        refine: record which cells of an image attend to which as well, for `HeatMaps.refined`: a
+            mean over steps, heads and layers at one size, the finest of at most 32×32 cells. It
+            takes 4 bytes times the cells squared, at most 4 MiB an image.
         runs: how many of the latest runs to hold.
 
     Raises:
-        TraceError: the pipeline is of a kind that cannot be traced; the message says why.
+        TraceError: the pipeline is of a kind that cannot be traced, or not with `refine`; the
+            message says why.
         ValueError: `keep` names an axis that does not exist, or `runs` is less than 1.
     """
 
@@ -57,6 +61,7 @@ class Tracer:
         layers: LayerChoice | None = None,
         keep: Sequence[Axis] = (),
         negative: bool = False,
+        refine: bool = False,
         runs: int = 8,
     ) -> None:
         if isinstance(keep, str) or not hasattr(keep, "__iter__") or set(keep) - set(AXES):
@@ -69,7 +74,9 @@ class Tracer:
                 'layers="auto" and the like belong to heat_maps, after the run'
             )
         self._pipe = pipe
-        self._watch = Watch(pipe, choose=layers, keep=keep, negative=negative, runs=runs)
+        self._watch = Watch(
+            pipe, choose=layers, keep=keep, negative=negative, refine=refine, runs=runs
+        )
 
     # Installing and removing
 
@@ -152,6 +159,7 @@ class Tracer:
                 f"image {image!r} does not exist: the run has {branch.samples} image(s), from 0"
             )
         records = sorted(branch.layers.values(), key=lambda record: record.info.index)
+        spread = branch.spread
         if callable(layers):
             records = [record for record in records if layers(record.info)]
         if not records:
@@ -182,12 +190,16 @@ class Tracer:
             frames=frames,
             calls={record.info.name: record.calls for record in records},
             weighting="information" if layers == "auto" else "equal",
+            self_attention=None
+            if spread is None
+            else spread.mean(image, steps=False, frames=False),
         )
 
     def record_bytes(self) -> int:
         """Size of what is recorded of the latest run, in bytes."""
         branches = self._watch.runs[-1].branches if self._watch.runs else []
         records = [record for branch in branches for record in branch.layers.values()]
+        records += [branch.spread for branch in branches if branch.spread is not None]
         return sum(total.nbytes for record in records for total in record.sums.values())
 
     def _recorded(self, index: int) -> Run:
@@ -307,6 +319,7 @@ def trace(
     layers: LayerChoice | None = None,
     keep: Sequence[Axis] = (),
     negative: bool = False,
+    refine: bool = False,
     runs: int = 8,
 ) -> Iterator[Tracer]:
     """Trace a pipeline inside a `with` block; see `Tracer` for the arguments and errors.
@@ -318,7 +331,7 @@ def trace(
     The pipeline's output does not change by a bit, and on leaving, also by an exception, its
     processors, hooks and attributes are those it had.
     """
-    tracer = Tracer(pipe, layers=layers, keep=keep, negative=negative, runs=runs)
+    tracer = Tracer(pipe, layers=layers, keep=keep, negative=negative, refine=refine, runs=runs)
     try:
         tracer._watch.install(wrap=True)
         yield tracer

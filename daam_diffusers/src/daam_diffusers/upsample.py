@@ -1,4 +1,4 @@
-"""A layer's maps: how they come to another grid, and how much the layer counts."""
+"""A layer's maps: on another grid, spread by self-attention, and how much the layer counts."""
 
 from __future__ import annotations
 
@@ -13,6 +13,41 @@ def resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     scaled = F.interpolate(flat, size, mode="bicubic", align_corners=False)
     return scaled.reshape(*maps.shape[:-2], *size)
+
+
+def spread(
+    maps: torch.Tensor, attention: torch.Tensor, *, power: float, passes: int
+) -> torch.Tensor:
+    """Replace each cell by the mean of the cells that it attends to, so many times.
+
+    Args:
+        maps: (..., h', w'); they come to the attention's grid first, by means of cells if that is
+            coarser, bicubically if it is finer.
+        attention: (h·w, h, w), where each cell attends to, from 0. Entries are raised to `power`
+            and rows divided by their sums, so that a sum over maps stays what it was.
+        power: above 1 keeps to the cells that are most alike.
+        passes: how often.
+
+    Returns:
+        float32, (..., h, w).
+
+    >>> alike = torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]])  # two cells that hardly attend across
+    >>> spread(torch.tensor([[1.0, 0.0]]), alike, power=1, passes=1)
+    tensor([[0.9000, 0.1000]])
+    >>> spread(torch.tensor([[1.0, 0.0]]), alike, power=2, passes=1)
+    tensor([[0.9878, 0.0122]])
+    """
+    grid = (attention.shape[-2], attention.shape[-1])
+    if maps.shape[-2] > grid[0] or maps.shape[-1] > grid[1]:
+        flat = maps.reshape(1, -1, *maps.shape[-2:])
+        maps = F.adaptive_avg_pool2d(flat, grid).reshape(*maps.shape[:-2], *grid)
+    rows = attention.flatten(1)
+    rows = (rows / rows.amax(dim=1, keepdim=True)) ** power  # by the maximum: powers underflow
+    rows /= rows.sum(dim=1, keepdim=True)
+    values = resize(maps, grid).flatten(-2)
+    for _ in range(passes):
+        values = values @ rows.mT
+    return values.reshape(*values.shape[:-1], *grid)
 
 
 def information(attention: torch.Tensor) -> float:

@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from itertools import count
 from typing import Any
 
 import torch
@@ -16,29 +18,31 @@ from torch import nn
 from daam_diffusers import host
 from daam_diffusers.encoders import Reading, placements
 from daam_diffusers.errors import TraceError
-from daam_diffusers.families import Call, LayerInfo, denoisers_of, family_of
+from daam_diffusers.families import Call, Grid, LayerInfo, denoisers_of, family_of
 from daam_diffusers.layers import Layer, Source, groups_of, layers_of, source_of
 from daam_diffusers.processor import TracingProcessor, is_tracing
 from daam_diffusers.prompt import Prompt
 from daam_diffusers.run import AXES, Axis, Branch, Encoded, LayerRecord, Role, Rows, Run, equal
-from daam_diffusers.scores import AttentionCall, text_probabilities
+from daam_diffusers.scores import AttentionCall, self_attention, text_probabilities
 
 logger = logging.getLogger(__name__)
 
 LayerChoice = Callable[[LayerInfo], bool]
+
+_MOST_CELLS = 32 * 32  # whose self-attention is recorded: 4 MiB an image
 
 
 class Watch:
     """Listens to a pipeline, its denoisers and their attention layers.
 
     Args:
-        pipe, keep, negative, runs: see `Tracer`.
+        pipe, keep, negative, refine, runs: see `Tracer`.
         choose: which layers to record; None for each family's default.
 
     Attributes:
         denoisers: by component.
         denoiser, family: the first of them, and its family.
-        layers: those that read the prompt, by name, in forward order.
+        layers: those that read the prompt, by name, in forward order, then self-attention.
         keep: axes that are not averaged over, in their order.
         runs: those held, the latest last.
         readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
@@ -54,6 +58,7 @@ class Watch:
         choose: LayerChoice | None,
         keep: Sequence[Axis],
         negative: bool,
+        refine: bool,
         runs: int,
     ) -> None:
         self._pipe = pipe
@@ -69,10 +74,18 @@ class Watch:
                 f"{type(pipe).__name__} encodes no prompt (it has neither `encode_prompt` nor "
                 f"{' nor '.join(names)}): there are no words that could be traced."
             )
-        self.layers = {one.name: one for one in layers_of(self.denoisers, self._families)}
-        if not self.layers:
+        found = layers_of(self.denoisers, self._families, refine=refine)
+        self.layers = {one.name: one for one in found}
+        self._refine = refine
+        self._halvings = sorted({one.halvings for one in found if one.kind != "cross"})
+        if not found or found[0].kind == "self":
             raise TraceError(
                 f"this {type(self.denoiser).__name__} has no attention layer that reads a prompt."
+            )
+        if refine and all(one.kind == "cross" for one in found):
+            raise TraceError(
+                f"the self-attention of {type(self.denoiser).__name__} cannot be recorded: trace "
+                "without refine=True."
             )
         self.keep = tuple(axis for axis in AXES if axis in keep)
         self._roles: frozenset[Role] = frozenset({"prompt", "negative"} if negative else {"prompt"})
@@ -400,6 +413,11 @@ class Watch:
         if run is None or run.layout is None:
             return
         layer, layout = self.layers[name], run.layout
+        spreads = self._refine and layer.kind != "cross"
+        spreads = spreads and layer.halvings == self._level(layout.grid)
+        if layer.kind == "self" and not spreads:
+            run.infos[name] = None
+            return
         # FasterCache takes the first half of the batch, the unconditional one, away.
         registry = getattr(self.denoisers[layer.component], "_diffusers_hook", None)
         is_halved = "faster_cache_denoiser" in getattr(registry, "hooks", {})
@@ -415,10 +433,46 @@ class Watch:
             info = run.infos[name]
             if info is None:
                 continue
+            if spreads and branch.first.role == "prompt":
+                self._add_spread(found, branch, info)
+            if layer.kind == "self":
+                continue
             values = torch.cat([self._values(group, branch) for group in groups_of(found)])
             record = branch.layers.setdefault(name, LayerRecord(info))
             step = run.step if run.counts_steps else branch.calls - 1
             record.add(values, step if "step" in self.keep else 0)
+
+    def _level(self, grid: Grid) -> int:
+        """How often the cells are halved whose self-attention is recorded.
+
+        The finest level of at most 32×32 cells, or the coarsest there is.
+        """
+        sizes = {n: -(-grid[1] // 2**n) * -(-grid[2] // 2**n) for n in self._halvings}
+        return next((n for n, size in sizes.items() if size <= _MOST_CELLS), max(sizes))
+
+    def _add_spread(self, sources: Sequence[Source], branch: Branch, info: LayerInfo) -> None:
+        """Add one call's self-attention to the running mean over calls, layers and heads."""
+        frames, height, width = sources[0].grid
+        if frames > 1:
+            raise TraceError("refine=True is for images: trace a video without it.")
+        pool = next(n for n in count(1) if -(-height // n) * -(-width // n) <= _MOST_CELLS)
+        if branch.spread is None:
+            grid = (-(-height // pool), -(-width // pool))
+            branch.spread = LayerRecord(replace(info, name="self-attention", grid=grid))
+            size = 4 * (grid[0] * grid[1]) ** 2 / 2**20
+            logger.info("self-attention of %d×%d cells: %.1f MiB an image", *grid, size)
+        values = [
+            self_attention(
+                group[0].call,
+                rows=slice(group[0].rows.start, group[-1].rows.stop),
+                cells=group[0].cells,
+                keys=group[0].pixels,
+                grid=(height, width),
+                pool=pool,
+            )
+            for group in groups_of(sources)
+        ]
+        branch.spread.add(torch.cat(values), 0)
 
     def _info(self, layer: Layer, source: Source) -> LayerInfo | None:
         """The layer's info, None if it is not to be recorded."""
@@ -433,7 +487,7 @@ class Watch:
             frames=frames,
         )
         choose = self._choose or layer.family.default_layers
-        return info if choose(info) else None
+        return info if layer.kind == "self" or choose(info) else None
 
     def _values(self, sources: Sequence[Source], branch: Branch) -> torch.Tensor:
         """Probabilities of neighboring samples, (B, [H,] C + 1, N)."""

@@ -23,12 +23,13 @@ T = TypeVar("T")
 Grid = tuple[int, int, int]
 """Frames, rows and columns of cells; an image has one frame."""
 
-Kind = Literal["cross", "added", "joint"]
+Kind = Literal["cross", "added", "joint", "self"]
 """How a layer reads the prompt.
 
 - `"cross"`: queries are pixels, keys are text.
 - `"added"`: queries are pixels, keys are text and then the pixels themselves.
 - `"joint"`: queries and keys are one sequence of text and pixels.
+- `"self"`: queries and keys are pixels; it reads no prompt, and is looked at to refine maps.
 """
 
 Segments = tuple[tuple[str, int], ...]
@@ -248,7 +249,7 @@ def register_family(family: Family) -> Family:
         except re.error as error:
             raise ValueError(f"{name}: {pattern!r} is no regular expression: {error}") from error
         if kind not in get_args(Kind):
-            raise ValueError(f'{name}: a layer is "cross", "added" or "joint", got {kind!r}')
+            raise ValueError(f"{name}: a layer is one of {get_args(Kind)}, got {kind!r}")
     for text in family.text:
         known = {encoder.component for encoder in text.encoders}
         for encoder in text.encoders:

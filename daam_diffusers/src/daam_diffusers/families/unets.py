@@ -50,11 +50,12 @@ def _reference(layer: LayerInfo) -> bool:
 
 _BLOCK = r"(down|mid|up)_block[^.]*(\.\d+)?"
 _CROSS = rf"{_BLOCK}\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
+_SELF = _CROSS.replace("attn2", "attn1")
 _ADDED = rf"{_BLOCK}\.attentions\.\d+"
 
 _unet = functools.partial(
     Family,
-    layers={_CROSS: "cross"},
+    layers={_CROSS: "cross", _SELF: "self"},
     grid=patches("sample"),
     latents="sample",
     halvings=_halvings,
@@ -74,7 +75,7 @@ FAMILIES = (
             "IFPipeline",
             "LDMTextToImagePipeline",
         ),
-        layers={_CROSS: "cross", _ADDED: "added"},
+        layers={_CROSS: "cross", _SELF: "self", _ADDED: "added"},
         context=_context,
         text=(Text(encoders=(*_TWO_ENCODERS, Encoder("bert"))),),
         guidance="one batch, negative first; InstructPix2Pix in three parts, the prompt first",
@@ -105,7 +106,10 @@ FAMILIES = (
         name="Kandinsky 3",
         pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
         # The first attention of each block is self-attention, whatever its class says.
-        layers={r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention": "cross"},
+        layers={
+            r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention": "cross",
+            r"(down|up)_blocks\.\d+\.attentions\.0\.attention": "self",
+        },
         text=(Text(encoders=(Encoder(drop=0),)),),  # padding is cut off after encoding
         halvings=_kandinsky3_halvings,
     ),

@@ -246,3 +246,65 @@ def test_iou_refuses_values_and_unlike_shapes():
     half = random_half((200, 200), np.random.default_rng(0))
     assert 0.45 < half.mean() < 0.55
     assert mean_iou([(half, half), (half, ~half)]) == 0.5
+
+
+def test_otsu_s_threshold_has_the_largest_variance_between_its_classes():
+    torch.manual_seed(0)
+    low, high = torch.rand(24) * 0.4, 0.7 + torch.rand(8) * 0.3
+    values = torch.cat([low, high])[torch.randperm(32)].view(4, 8)
+    found = heat(values, (4, 8)).mask("otsu")
+    pixels = heat(values, (4, 8)).normalized().values
+    between = []
+    for cut in torch.linspace(0.002, 0.998, 499):
+        one, other = pixels[pixels < cut], pixels[pixels >= cut]
+        gap = (one.mean() - other.mean()) ** 2 if len(one) and len(other) else 0.0
+        between.append(float(gap) * len(one) * len(other))
+    best = 0.002 + 0.002 * between.index(max(between))
+    assert torch.equal(found, pixels >= best)
+    assert torch.equal(found, values >= 0.7)
+
+
+def test_otsu_of_a_flat_map_and_of_a_video_s_frames():
+    assert heat(torch.full((4, 8), 0.5)).mask("otsu").shape == (16, 32)
+    values = torch.zeros(2, 4, 8)
+    values[1, :2] = 0.9
+    found = HeatMap("dog", values, ("frame",), (4, 8), 2).mask("otsu")
+    assert torch.equal(found, values > 0.5)  # one threshold for all frames
+
+
+def test_a_guide_draws_the_map_to_its_edges():
+    shape = np.zeros((32, 64, 3), dtype=np.uint8)
+    shape[:, :22] = (200, 40, 40)  # the edge is off the cells', which are 8 pixels wide
+    values = torch.zeros(4, 8)
+    values[:, :3] = 0.5
+    guide = Image.fromarray(shape)
+    true = torch.zeros(32, 64, dtype=torch.bool)
+    true[:, :22] = True
+    plain, guided = (heat(values, (32, 64)).mask(0.5, guide=one) for one in (None, guide))
+    assert iou(guided, true) == 1.0
+    assert iou(plain, true) < 0.95
+    larger = heat(values, (32, 64)).upscale((64, 128), guide=guide)
+    assert larger.values.shape == (64, 128)
+    assert larger.values.min() >= 0
+    assert larger.values.max() <= 1
+
+
+def test_a_guide_of_one_color_smooths_and_keeps_the_mean():
+    values = torch.rand(4, 8, generator=torch.Generator().manual_seed(0))
+    guide = Image.new("RGB", (32, 16), "gray")
+    found = heat(values).upscale(guide=guide).values
+    assert found.std() < heat(values).upscale().values.std()
+    assert abs(found.mean() - values.mean()) < 0.05
+
+
+def test_a_guide_must_be_an_image_and_the_map_of_one():
+    video = HeatMap("dog", torch.zeros(2, 4, 8), ("frame",), (4, 8), 2)
+    for one in (video, heat(torch.zeros(4, 8))):
+        with pytest.raises(ValueError, match="the map is of"):
+            one.upscale(guide=Image.new("RGB", (8, 4)) if one is video else "dog.png")
+
+
+@pytest.mark.parametrize("threshold", ["Otsu", -0.1, 1.5])
+def test_other_thresholds_are_refused(threshold):
+    with pytest.raises(ValueError, match="threshold"):
+        heat(torch.zeros(4, 8)).mask(threshold)

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from PIL import Image
 from daam_diffusers import video
 from daam_diffusers.colors import blend
 from daam_diffusers.evaluation import iou
-from daam_diffusers.upsample import resize
+from daam_diffusers.upsample import follow_edges, resize
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from daam_diffusers.video import Frames
 
 AXES = ("step", "layer", "head", "frame")
+Threshold = float | Literal["otsu"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -68,7 +69,9 @@ class HeatMap:
         over = [i for i, axis in enumerate(self.axes) if axis not in left]
         return replace(self, values=self.values.mean(dim=over), axes=left) if over else self
 
-    def upscale(self, size: tuple[int, int] | None = None) -> HeatMap:
+    def upscale(
+        self, size: tuple[int, int] | None = None, *, guide: Image.Image | None = None
+    ) -> HeatMap:
         """The map resized bicubically, and clamped to [0, 1], which bicubic overshoots.
 
         A video's frames take the map of the latent frame that they were decoded from, unchanged:
@@ -79,12 +82,21 @@ class HeatMap:
         Args:
             size: rows and columns, (H, W); by default the image's. Mind that `Image.size` is
                 (W, H).
+            guide: the generated image, whose edges the map then follows, by a guided filter over
+                three cells each way (He et al., "Guided Image Filtering", 2013). Not for videos.
 
         Raises:
-            ValueError: the size is not two whole numbers of at least 1.
+            ValueError: the size is not two whole numbers of at least 1; a guide of a video.
         """
         rows_columns = _rows_columns(self.image_size if size is None else size)
-        values = resize(self.values, rows_columns).clamp(0, 1)
+        values = resize(self.values, rows_columns)
+        if guide is not None:
+            (picture,) = video.pictures(guide, self.frames)
+            pixels = picture.convert("RGB").resize(rows_columns[::-1], Image.Resampling.BICUBIC)
+            colors = torch.from_numpy(np.array(pixels)).movedim(-1, 0) / 255
+            cell = max(rows_columns[0] / self.values.shape[-2], 1)
+            values = follow_edges(values, colors, radius=round(3 * cell))
+        values = values.clamp(0, 1)
         if self.frames is None:
             return replace(self, values=values)
         order = video.latent_frames(self.frames, values.shape[-3])
@@ -103,14 +115,22 @@ class HeatMap:
         values = (self.values - low).div_(span.masked_fill(flat, 1)).masked_fill_(flat, 0)
         return replace(self, values=values)
 
-    def mask(self, threshold: float = 0.4, size: tuple[int, int] | None = None) -> torch.Tensor:
+    def mask(
+        self,
+        threshold: Threshold = 0.4,
+        size: tuple[int, int] | None = None,
+        *,
+        guide: Image.Image | None = None,
+    ) -> torch.Tensor:
         """Pixels whose upscaled, min-max normalized value is at least `threshold`.
 
         Kept axes are averaged first. DAAM's evaluations (arXiv 2210.04885) use 0.3 to 0.5.
 
         Args:
-            threshold: in [0, 1].
-            size: see `upscale`.
+            threshold: in [0, 1], or `"otsu"` for the one that divides the map's values best into
+                low and high ones: the largest variance between the two classes, of 256 bins
+                (Otsu, "A Threshold Selection Method from Gray-Level Histograms", 1979).
+            size, guide: see `upscale`.
 
         Returns:
             bool, (H, W), of a video (F, H, W); by default of the image's or the video's size.
@@ -118,13 +138,15 @@ class HeatMap:
         Raises:
             ValueError: the threshold is not in [0, 1]; see also `upscale`.
         """
-        _check_share("threshold", threshold)
-        return self.mean().upscale(size).normalized().values >= threshold
+        if threshold != "otsu":
+            _check_share("threshold", threshold)
+        values = self.mean().upscale(size, guide=guide).normalized().values
+        return values >= (_otsu(values) if threshold == "otsu" else threshold)
 
     def iou(
         self,
         mask: torch.Tensor | np.ndarray[Any, Any] | Image.Image | Sequence[Image.Image],
-        threshold: float = 0.4,
+        threshold: Threshold = 0.4,
     ) -> float:
         """Intersection over union of `mask(threshold)` with a true mask.
 
@@ -229,6 +251,15 @@ class HeatMap:
         ax.set_axis_off()
         ax.figure.colorbar(drawn, ax=ax, label="mean attention probability")
         return ax
+
+
+def _otsu(values: torch.Tensor, bins: int = 256) -> float:
+    counts = torch.histc(values, bins, 0, 1).double()
+    levels = torch.arange(bins, dtype=torch.float64)
+    low, sums = counts.cumsum(0), (counts * levels).cumsum(0)  # of values up to each bin
+    high = low[-1] - low
+    between = (sums / low - (sums[-1] - sums) / high) ** 2 * low * high
+    return float(between.nan_to_num(0).argmax() + 1) / bins  # the upper edge of the low class
 
 
 def _rows_columns(size: Any) -> tuple[int, int]:

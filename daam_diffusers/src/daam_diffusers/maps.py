@@ -18,7 +18,7 @@ from PIL import Image
 from daam_diffusers import files, report, video
 from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
-from daam_diffusers.heat_map import AXES, HeatMap
+from daam_diffusers.heat_map import AXES, HeatMap, Threshold
 from daam_diffusers.prompt import Prompt, Token, Word
 from daam_diffusers.upsample import information, resize, spread
 
@@ -247,7 +247,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
         return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
 
-    def refined(self, *, power: float = 2, passes: int = 1) -> HeatMaps:
+    def refined(self, *, power: float = 3, passes: int = 1) -> HeatMaps:
         """The same maps, sharper: spread over cells that attend to each other.
 
         Each map m becomes Sᵏm, k passes of S: `self_attention` with its entries raised to a power
@@ -354,7 +354,7 @@ class HeatMaps(Mapping[str, HeatMap]):
 
     def to_coco_rle(
         self,
-        threshold: float = 0.4,
+        threshold: Threshold = 0.4,
         size: tuple[int, int] | None = None,
         *,
         image_id: int = 1,

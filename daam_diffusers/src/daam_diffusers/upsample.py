@@ -50,6 +50,44 @@ def spread(
     return values.reshape(*values.shape[:-1], *grid)
 
 
+def follow_edges(
+    maps: torch.Tensor, image: torch.Tensor, *, radius: int, softness: float = 0.01
+) -> torch.Tensor:
+    """Guided filter: in each window a map becomes the linear function of color nearest to it.
+
+    He, Sun and Tang, "Guided Image Filtering" (2013), with a color guide.
+
+    Args:
+        maps: (..., H, W).
+        image: (3, H, W) in [0, 1].
+        radius: of the square windows, in pixels.
+        softness: variance of color below which a window counts as flat.
+
+    Returns:
+        float32, (..., H, W).
+    """
+    flat, guide = maps.reshape(-1, *maps.shape[-2:]), image.float()
+    color, mean = _box(guide, radius), _box(flat, radius)  # (3, H, W), (M, H, W)
+    spread = _box((guide[:, None] * guide).flatten(0, 1), radius).view(3, *guide.shape)
+    spread = spread - color[:, None] * color + softness * torch.eye(3)[..., None, None]
+    joint = _box((flat[:, None] * guide).flatten(0, 1), radius).view(-1, *guide.shape)
+    joint = joint - mean[:, None] * color  # (M, 3, H, W)
+    slope = torch.linalg.solve(spread.permute(2, 3, 0, 1), joint.permute(2, 3, 1, 0))
+    slope = slope.permute(3, 2, 0, 1)  # (H, W, 3, M) → (M, 3, H, W)
+    rest = mean - (slope * color).sum(dim=1)
+    slope = _box(slope.flatten(0, 1), radius).view(slope.shape)
+    return ((slope * guide).sum(dim=1) + _box(rest, radius)).reshape(maps.shape)
+
+
+def _box(maps: torch.Tensor, radius: int) -> torch.Tensor:
+    """Means over squares around each pixel, cut at the edges: (M, H, W)."""
+    for axis in (0, 1):
+        size, padding = [1, 1], [0, 0]
+        size[axis], padding[axis] = 2 * radius + 1, radius
+        maps = F.avg_pool2d(maps, size, 1, padding, count_include_pad=False)
+    return maps
+
+
 def information(attention: torch.Tensor) -> float:
     """Mutual information between token and cell: what knowing the cell says about the token.
 

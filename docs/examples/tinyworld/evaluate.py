@@ -1,6 +1,7 @@
 """Judge tinyworld: are both objects there, and do DAAM's word maps lie on them?
 
     python docs/examples/tinyworld/evaluate.py --captions 200
+    python docs/examples/tinyworld/evaluate.py --captions 200 --seed 5000000 --refine --guide
 
 Captions come from the held-out split, whose pairs of colored nouns no training scene shows, and
 true masks from the generated image's own colors (see masks.py). An image counts as showing both
@@ -15,12 +16,15 @@ import argparse
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from numpy.typing import NDArray
@@ -33,12 +37,14 @@ import masks
 import scenes
 from daam_diffusers import HeatMaps, LayerInfo, TraceError, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
+from daam_diffusers.heat_map import Threshold
 from daam_diffusers.maps import Weighting
 
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
 STEPS = 20
-THRESHOLDS = (0.3, 0.4, 0.45, 0.475, 0.5)  # nouns do best at low ones, color words at high ones
+# Nouns do best at low ones, color words at high ones.
+THRESHOLDS: tuple[Threshold, ...] = (0.3, 0.4, 0.45, 0.475, 0.5, 0.65, 0.85, "otsu")
 SEED = 1_000_000
 """Of the captions; training starts from small seeds. Image i starts from the noise of seed i."""
 
@@ -81,7 +87,7 @@ class WordScore:
 
     Attributes:
         kind: "noun" or "color".
-        threshold: on the min-max normalized map.
+        threshold: on the min-max normalized map, or "otsu".
         words: how many words were judged.
         daam: mean IoU of the thresholded map with the word's object.
         swapped: of the same map with the other object.
@@ -90,7 +96,7 @@ class WordScore:
     """
 
     kind: str
-    threshold: float
+    threshold: Threshold
     words: int
     daam: float
     swapped: float
@@ -122,7 +128,8 @@ class Report:
 
     Attributes:
         captions, steps, guidance: how the images were made.
-        layers: "all", "auto" or the name of the one layer whose maps were judged.
+        layers: "all", "auto" or the name of the layer, or block, whose maps were judged.
+        maps: how they were refined, and whether the image guided their upsampling.
         both: share of images that show both objects, color and noun right.
         both_colored: share of images that show both colors, whatever the silhouettes.
         as_told: share of images that show both objects, and in the caption's relation.
@@ -135,6 +142,7 @@ class Report:
     steps: int
     guidance: float
     layers: str
+    maps: str
     both: float
     both_colored: float
     as_told: float
@@ -162,15 +170,18 @@ def generate(
     batch: int = 25,
     layers: Callable[[LayerInfo], bool] | None = None,
     weighting: Weighting = "equal",
+    refine: bool = False,
+    refined: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Generated]:
     """Generate one image a caption, traced; image i starts from the noise of seed i.
 
-    Maps are of the layers that `trace` chooses, unless `layers` does, weighted as `HeatMaps` says.
+    Maps are of the layers that `trace` chooses, unless `layers` does, weighted as `HeatMaps` says,
+    and with `refine` refined; `refined` are `HeatMaps.refined`'s arguments.
     """
     with tqdm(total=len(captions), desc="images") as bar:
         for start in range(0, len(captions), batch):
             chunk = captions[start : start + batch]
-            with trace(pipe, layers=layers) as tracer:
+            with trace(pipe, layers=layers, refine=refine) as tracer:
                 images = pipe(
                     [str(caption) for caption in chunk],
                     guidance_scale=guidance,
@@ -181,45 +192,54 @@ def generate(
             for index, (caption, values) in enumerate(zip(chunk, images, strict=True)):
                 image = (values * 255).round().astype(np.uint8)
                 maps = dataclasses.replace(tracer.heat_maps(image=index), weighting=weighting)
+                maps = maps.refined(**refined) if refine else maps
                 yield Generated(caption, image, maps, masks.find(image, caption))
             bar.update(len(chunk))
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A word's map with its object's mask and the other's."""
+    """A word's map with its object's mask and the other's, and the image if it is a guide."""
 
     kind: str
     word: str
     maps: HeatMaps
     own: Mask
     other: Mask
+    guide: PIL.Image.Image | None = None
 
-    def mask(self, threshold: float) -> Mask:
-        found: Mask = self.maps[self.word].mask(threshold, self.own.shape).numpy()
+    def mask(self, threshold: Threshold) -> Mask:
+        heat = self.maps[self.word]
+        found: Mask = heat.mask(threshold, self.own.shape, guide=self.guide).numpy()
         return found
 
     def points(self) -> bool:
         """Whether the map's highest pixel lies on the object."""
-        values = self.maps[self.word].upscale(self.own.shape).values
+        values = self.maps[self.word].upscale(self.own.shape, guide=self.guide).values
         return bool(self.own.flat[int(values.argmax())])
 
 
-def judged(images: list[Generated], *, any_noun: bool = False) -> list[Judged]:
+def picture(image: Image) -> PIL.Image.Image:
+    """(H, W, 3) uint8 as PIL has it."""
+    return PIL.Image.fromarray(image)
+
+
+def judged(images: list[Generated], *, any_noun: bool = False, guide: bool = False) -> list[Judged]:
     """The nouns and color words of the images that show both objects, or both colors at least."""
     found = []
     for made in images:
         if not (made.colored if any_noun else made.right):
             continue
+        seen = picture(made.image) if guide else None
         for which in (0, 1):
             noun = made.caption.noun_index(which)
             own, other = made.objects[which].mask, made.objects[1 - which].mask
             for kind, index in (("noun", noun), ("color", noun - 1)):
-                found.append(Judged(kind, made.caption.words[index], made.maps, own, other))
+                found.append(Judged(kind, made.caption.words[index], made.maps, own, other, seen))
     return found
 
 
-def _word_score(words: list[Judged], kind: str, threshold: float) -> WordScore:
+def _word_score(words: list[Judged], kind: str, threshold: Threshold) -> WordScore:
     of_kind = [word for word in words if word.kind == kind]
     shape = of_kind[0].own.shape
     rng = np.random.default_rng(SEED)
@@ -267,11 +287,15 @@ def evaluate(
     seed: int = SEED,
     any_noun: bool = False,
     layers: str = "all",
+    refine: bool = False,
+    refined: Mapping[str, Any] = MappingProxyType({}),
+    guide: bool = False,
 ) -> Report:
     """Generate, segment and judge.
 
     Maps are the plain mean of all layers that `trace` chooses, their mean weighted by information
-    with `layers="auto"`, or those of the one layer that `layers` names.
+    with `layers="auto"`, or those of the layer, or the block, that `layers` names. They are refined
+    with `refine`, and the image guides their upsampling with `guide`.
 
     With `any_noun`, maps are also judged on images whose objects have the right colors but not
     the right nouns: there a noun is held against what was drawn in its place.
@@ -287,11 +311,13 @@ def evaluate(
             guidance=guidance,
             steps=steps,
             batch=batch,
-            layers=None if layers in _LAYERS else lambda layer: layer.name == layers,
+            layers=None if layers in _LAYERS else lambda x: layers in (x.name, x.block),
             weighting="information" if layers == "auto" else "equal",
+            refine=refine,
+            refined=refined,
         )
     )
-    words = judged(made, any_noun=any_noun)
+    words = judged(made, any_noun=any_noun, guide=guide)
     if not words:
         raise ValueError(
             f"none of {captions} images shows both objects: no map can be judged. Is the model "
@@ -303,6 +329,7 @@ def evaluate(
         steps=steps,
         guidance=guidance,
         layers=layers,
+        maps=made[0].maps.provenance.get("refined", "") + ", guided by the image" * guide,
         both=float(np.mean([image.right for image in made])),
         both_colored=float(np.mean([image.colored for image in made])),
         as_told=float(np.mean([image.as_told for image in made])),
@@ -354,6 +381,7 @@ def _sentences(report: Report) -> list[str]:
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
         _LAYERS.get(report.layers, f"Maps are of the layer {report.layers} alone."),
+        *([f"They are refined: {report.maps.strip(', ')}."] if report.maps else []),
         f"Both objects present, with the right colors and nouns: {report.both:.1%} of the images.",
         f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
         f"Both colors present, whatever the nouns: {report.both_colored:.1%} of the images.",
@@ -405,11 +433,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, default=25)
     parser.add_argument("--seed", type=int, default=SEED, help="of the captions")
     parser.add_argument(
-        "--layers", default="all", help="judged: all, auto, or one, named as layers.py names it"
+        "--layers",
+        default="all",
+        help="judged: all, auto, a block, or one, named as layers.py does",
     )
     parser.add_argument(
         "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"
     )
+    parser.add_argument("--refine", action="store_true", help="spread maps by self-attention")
+    parser.add_argument("--power", type=float, help="with --refine; see HeatMaps.refined")
+    parser.add_argument("--passes", type=int, help="likewise")
+    parser.add_argument("--guide", action="store_true", help="upsample along the image's edges")
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--card", action="store_true", help="put the scores into the model's card")
     options = parser.parse_args(arguments)
@@ -423,6 +457,13 @@ def main(arguments: list[str] | None = None) -> None:
             seed=options.seed,
             any_noun=options.any_noun,
             layers=options.layers,
+            refine=options.refine,
+            refined={
+                name: value
+                for name in ("power", "passes")
+                if (value := getattr(options, name)) is not None
+            },
+            guide=options.guide,
         )
     except TraceError as error:
         parser.error(f"--layers {options.layers}: {error}; layers.py shows what they are called.")

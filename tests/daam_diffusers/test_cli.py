@@ -86,6 +86,18 @@ def test_files_say_what_the_command_line_was_asked_for(model, tmp_path):
     assert "a house" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_overlays_are_of_refined_maps_and_the_file_of_plain_ones(model, tmp_path):
+    assert run(model, "--out", str(tmp_path), "--refine", "--words", "dog") == 0
+    maps = HeatMaps.load(tmp_path / "heat_maps.safetensors")
+    with (
+        Image.open(tmp_path / "image.png") as image,
+        Image.open(tmp_path / "overlays/01-dog.png") as shown,
+    ):
+        expected = maps.refined()["dog"].overlay(image)
+        assert np.array_equal(np.asarray(shown), np.asarray(expected))
+    assert "power 3, passes 1" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_words_in_other_letters_have_overlays_of_their_own(model, tmp_path):
     prompt = "A red-haired Dog, a red dog's house and a red dog"
     assert (

@@ -37,11 +37,11 @@ from tiny_pipelines import PROMPT, picture
 from daam_diffusers import HeatMaps, TraceError, trace
 from daam_diffusers.prompt import token_spans
 
-ATTN2 = r"transformer_blocks\.\d+\.attn2"
+ATTN1, ATTN2 = (rf"transformer_blocks\.\d+\.attn{n}" for n in (1, 2))
 UNET = r"(down|up)_blocks\.\d+\.attentions\.\d+\.transformer_blocks\.\d+\.attn2"
 FIRST, SECOND = ((0, 1), 0), ((0, 1), 1)  # calls, and the part of their batch, of a negative prompt
 
-PIXART = Facts(ATTN2, (1, 8, 12), block=1, negative=FIRST, mixes_pixels=True, alike="")
+PIXART = Facts(ATTN2, (1, 8, 12), block=1, negative=FIRST, mixes_pixels=True, alike=ATTN1)
 SANA = Facts(ATTN2, (1, 32, 48), first=(1,), block=1, negative=FIRST, mixes_pixels=True, alike="")
 HUNYUAN = Facts(
     r"blocks\.\d+\.attn2",
@@ -50,7 +50,7 @@ HUNYUAN = Facts(
     block=1,
     negative=FIRST,
     mixes_pixels=True,
-    alike="",
+    alike=r"blocks\.\d+\.attn1",
 )
 DEEPFLOYD = Facts(
     r"(down|up)_blocks\.\d+\.attentions\.\d+",
@@ -122,7 +122,7 @@ FACTS = {
         first=(-1,),
         negative=SECOND,
         mixes_pixels=True,
-        alike="",
+        alike=r"layers\.\d+\.attn1",
     ),
     "instruct-pix2pix": replace(SD, block=0, negative=SECOND),
     "sdxl instruct-pix2pix": replace(SD, block=0, negative=SECOND),

@@ -174,6 +174,13 @@ def test_cells_that_attend_to_themselves_alone_keep_their_maps():
     torch.testing.assert_close(maps.refined(passes=2)["dog"].values, maps["dog"].values)
 
 
+def test_the_default_power_is_3_for_a_unet_and_1_for_a_transformer():
+    maps = made_alike()
+    assert maps.refined().provenance["refined"] == "power 3, passes 1"
+    layers = tuple(replace(layer, block="transformer_blocks") for layer in maps.layers)
+    assert replace(maps, layers=layers).refined().provenance["refined"] == "power 1, passes 1"
+
+
 def test_a_high_power_does_not_underflow():
     values = made_alike().refined(power=500)["dog"].values
     assert values.isfinite().all()

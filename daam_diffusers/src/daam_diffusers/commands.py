@@ -108,6 +108,9 @@ def generate(
         list[str] | None,
         typer.Option(help="LoRA to load, a file, a folder or an id on the Hub; repeatable."),
     ] = None,
+    refine: Annotated[
+        bool, typer.Option(help="Overlays and report of refined maps, see HeatMaps.refined.")
+    ] = False,
     offload: Annotated[
         Offload | None, typer.Option(help="Keep in the accelerator's memory only what runs.")
     ] = None,
@@ -152,7 +155,7 @@ def generate(
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with trace(pipe) as tracer:
+        with trace(pipe, refine=refine) as tracer:
             output = pipe(
                 prompt,
                 num_inference_steps=steps,
@@ -171,6 +174,7 @@ def generate(
         drawn, picture = video.pictures(output.frames[0], maps.frames), "video.webp"
     video.save(folder / picture, drawn, fps)
     maps.save(folder / "heat_maps.safetensors")
+    maps = maps.refined() if refine else maps
     maps.to_html(folder / "report.html", drawn, fps=fps)
     _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
     for name in (picture, "overlays", "heat_maps.safetensors", "report.html"):

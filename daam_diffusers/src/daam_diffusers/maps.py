@@ -247,7 +247,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise KeyError(f"the prompt has no {kind} token, or its column was not kept")
         return self._heat_map(f"[{kind or 'special'}]", rows, total=True)
 
-    def refined(self, *, power: float = 3, passes: int = 1) -> HeatMaps:
+    def refined(self, *, power: float | None = None, passes: int = 1) -> HeatMaps:
         """The same maps, sharper: spread over cells that attend to each other.
 
         Each map m becomes Sᵏm, k passes of S: `self_attention` with its entries raised to a power
@@ -256,7 +256,8 @@ class HeatMaps(Mapping[str, HeatMap]):
         al., arXiv 2309.02773, one pass; Nguyen et al., arXiv 2309.14303, powers).
 
         Args:
-            power: above 0; the larger, the fewer cells a cell takes from.
+            power: above 0; the larger, the fewer cells a cell takes from. By default 3 for a UNet
+                and 1 for a transformer, see docs/families.md.
             passes: at least 1.
 
         Returns:
@@ -270,6 +271,8 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise ValueError("refined maps need the self-attention: use trace(pipe, refine=True)")
         if not hasattr(passes, "__index__") or passes < 1:
             raise ValueError(f"passes must be a whole number from 1, got {passes!r}")
+        if power is None:
+            power = 3 if any(x.block in ("down", "mid", "up") for x in self.layers) else 1
         if not 0 < power < math.inf:
             raise ValueError(f"power must be a number above 0, got {power!r}")
         _, rows, columns = self.self_attention.shape

@@ -244,6 +244,7 @@ def cells(name: str, found: dict[str, Any]) -> list[str]:
     return [name, shown[0], f"{found['threshold']}", *shown[1:], points]
 
 
+MARK = "<!-- tables -->"
 COLUMNS = ("what", "at 0.4", "best at", "there", "Otsu", "pointing")
 
 
@@ -254,8 +255,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--models", nargs="+", default=["model", "model-transformer"])
     parser.add_argument("--cache", type=Path, default=Path("runs/refine"))
     parser.add_argument("--json", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--markdown", action="store_true", help="print the tables for the docs")
+    parser.add_argument("--page", type=Path, help="whose tables to replace, refine.md")
     options = parser.parse_args(arguments)
+    pages: list[str] = []
     report: dict[str, Any] = {"captions": options.captions, "seed": SEED, "models": {}}
     for model in options.models:
         record(evaluate.HERE / model, options.captions, options.cache / model)
@@ -267,14 +269,15 @@ def main(arguments: list[str] | None = None) -> None:
         table = Table(*COLUMNS, title=f"{model}, {len(images)} images: nouns / color words")
         for row in rows:
             table.add_row(*row)
-        if options.markdown:
-            lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
-            print(f"\n{model}, {len(images)} images\n")
-            print("\n".join(f"| {' | '.join(line)} |" for line in lines))
-        else:
-            Console(width=120).print(table)
+        Console(width=120).print(table)
+        lines = [COLUMNS, ("---",) * len(COLUMNS), *rows]
+        pages += [f"`{model}`, {len(images)} images with both objects:", ""]
+        pages += [*(f"| {' | '.join(line)} |" for line in lines), ""]
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1) + "\n")
+    if options.page:
+        text = options.page.read_text(encoding="utf-8").partition(MARK)[0]
+        options.page.write_text("\n".join([f"{text}{MARK}\n", *pages]), encoding="utf-8")
 
 
 if __name__ == "__main__":

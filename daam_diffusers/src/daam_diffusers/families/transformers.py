@@ -325,7 +325,7 @@ FAMILIES = (
         denoiser="PixArtTransformer2DModel",
         name="PixArt-α, PixArt-Σ",
         pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
-        layers={_ATTN2: "cross"},
+        layers={_ATTN2: "cross", _ATTN1: "self"},
         notes=_BINNED,
     ),
     Family(
@@ -361,7 +361,7 @@ FAMILIES = (
         denoiser="HunyuanDiT2DModel",
         name="HunyuanDiT",
         pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline"),
-        layers={r"blocks\.\d+\.attn2": "cross"},
+        layers={r"blocks\.\d+\.attn2": "cross", r"blocks\.\d+\.attn1": "self"},
         text=(
             Text(),
             Text("encoder_hidden_states_t5", (Encoder("text_encoder_2", "tokenizer_2"),)),
@@ -385,7 +385,7 @@ FAMILIES = (
         denoiser="LuminaNextDiT2DModel",
         name="Lumina-Next",
         pipelines=("LuminaPipeline",),
-        layers={r"layers\.\d+\.attn2": "cross"},
+        layers={r"layers\.\d+\.attn2": "cross", r"layers\.\d+\.attn1": "self"},
         conditional_first=True,
         guidance="one batch, the prompt first",
     ),

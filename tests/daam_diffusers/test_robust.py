@@ -350,7 +350,7 @@ def test_a_denoiser_of_ones_own_is_added_and_traced():
     ("changes", "message"),
     [
         ({"layers": {"layers.(": "joint"}}, "no regular expression"),
-        ({"layers": {"layers": "both"}}, '"cross", "added" or "joint", got \'both\''),
+        ({"layers": {"layers": "both"}}, r"'cross', 'added', 'joint', 'self'\), got 'both'"),
         ({"text": (Text("words", (Encoder(after="none"),)),)}, "comes after 'none'"),
     ],
 )

@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
 STEPS = 20
 # Nouns do best at low ones, color words at high ones.
-THRESHOLDS: tuple[Threshold, ...] = (0.3, 0.4, 0.45, 0.475, 0.5, 0.65, 0.85, "otsu")
+THRESHOLDS: tuple[Threshold, ...] = (0.3, 0.4, 0.45, 0.475, 0.5, 0.55, 0.6, 0.65, 0.85, "otsu")
 SEED = 1_000_000
 """Of the captions; training starts from small seeds. Image i starts from the noise of seed i."""
 

@@ -175,6 +175,8 @@ def recipes(model: str) -> dict[str, Recipe]:
     found |= {f"words of {name}": replace(base, layers=x) for name, x in groups.items()}
     found |= {f"self-attention of {name}": replace(base, alike=x) for name, x in alike.items()}
     if unet:
+        found["words of up, power 2"] = up = replace(base, layers=groups["up"], power=2)
+        found["words of up, power 2, guided"] = replace(up, guide=True)
         found["self-attention at 8×8"] = replace(base, size=64)
     for number in range(WINDOWS):
         found[f"words of quarter {number + 1}"] = replace(base, windows=(number,))

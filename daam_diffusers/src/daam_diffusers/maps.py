@@ -246,10 +246,14 @@ class HeatMaps(Mapping[str, HeatMap]):
             power and passes.
 
         Raises:
-            ValueError: the run was traced without `refine=True`; power or passes out of range.
+            ValueError: the run was traced without `refine=True`, or the maps are the negative
+                prompt's; power or passes out of range.
         """
         if self.self_attention is None:
-            raise ValueError("refined maps need the self-attention: use trace(pipe, refine=True)")
+            raise ValueError(
+                "refined maps need the self-attention that trace(pipe, refine=True) records of the "
+                "prompt's rows (there is none of the negative prompt's)"
+            )
         if not hasattr(passes, "__index__") or passes < 1:
             raise ValueError(f"passes must be a whole number from 1, got {passes!r}")
         if power is None:

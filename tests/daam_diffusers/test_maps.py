@@ -162,7 +162,27 @@ def test_what_does_not_fit_together_is_an_error():
             made(probabilities=changed(maps, wrong))
     with pytest.raises(ValueError, match="axes must be of"):
         made(axes=("head", "step"))
+    with pytest.raises(ValueError, match='"equal" or "information", got \'foo\''):
+        made(weighting="foo")
     with pytest.raises(ValueError, match="got 0 layers"):
         made(layers=())
     with pytest.raises(ValueError, match="columns that were not kept"):
         made(columns=(0, 1, 2, 90, 91))
+
+
+def test_layers_count_by_what_their_words_tell_if_that_is_asked_for():
+    """One layer divides the cells among the words; in the other all words look at one sink."""
+    equal = made("a red dog")
+    fine, coarse = equal.probabilities["up.0"], equal.probabilities["up.1"]
+    fine[:], coarse[:] = 1e-3, 1e-3
+    for row in range(3):
+        fine[1 + row, row] += 0.5  # each word has a line of cells of its own
+    coarse[:, -1, -1] = 0.9
+    informed = made("a red dog", probabilities=equal.probabilities, weighting="information")
+    assert equal.weights == (0.5, 0.5)
+    assert informed.weights[0] > 0.99
+    assert sum(informed.weights) == pytest.approx(1)
+    assert int(informed["red"].values.argmax()) // 12 == 1
+    assert int(equal["red"].values.argmax()) // 12 == 7
+    single = made("dog", weighting="information")  # one word has nothing to be told from
+    assert single.weights == (0.5, 0.5)

@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -19,12 +20,13 @@ from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
 from daam_diffusers.heat_map import AXES, HeatMap, Threshold
 from daam_diffusers.prompt import Prompt, Token, Word
-from daam_diffusers.upsample import resize, spread
+from daam_diffusers.upsample import information, resize, spread
 
 if TYPE_CHECKING:
     from daam_diffusers.video import Frames
 
 Clamp = Literal["once", "per_map"]
+Weighting = Literal["equal", "information"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +53,9 @@ class HeatMaps(Mapping[str, HeatMap]):
         frames: frames of the generated video; None for an image.
         calls: by layer, how many denoiser calls its mean is over; layers that a cache skips have
             fewer than others.
+        weighting: `"equal"`: the plain mean of the layers. `"information"`: each layer counts by
+            the mutual information of its words and cells, so that layers in which all words
+            attend to the same places count for little.
         self_attention: float32, (h·w, h, w): where each cell attends to, row by row, the mean over
             steps, layers and heads; each entry sums to 1. None unless the run was traced with
             `refine=True`.
@@ -67,11 +72,14 @@ class HeatMaps(Mapping[str, HeatMap]):
     provenance: Mapping[str, str]
     frames: int | None = None
     calls: Mapping[str, int] = field(default_factory=dict)
+    weighting: Weighting = "equal"
     self_attention: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
             raise ValueError(f'clamp must be "once" or "per_map", got {self.clamp!r}')
+        if self.weighting not in ("equal", "information"):
+            raise ValueError(f'weighting must be "equal" or "information", got {self.weighting!r}')
         if self.axes != tuple(axis for axis in AXES if axis in self.axes):
             raise ValueError(f"axes must be of {AXES}, in this order, got {self.axes!r}")
         if (self.frames is not None) != ("frame" in self.axes):
@@ -157,6 +165,17 @@ class HeatMaps(Mapping[str, HeatMap]):
         """
         found = self.prompt.find(text, occurrence)
         return self._map(found.text, found.columns)
+
+    @cached_property
+    def weights(self) -> tuple[float, ...]:
+        """How much each of `layers` counts in a map, in their order; they sum to 1."""
+        own = {token.column for token in self.tokens}
+        rows = [i for i, column in enumerate(self.columns) if column in own]
+        found = [1.0] * len(self.layers)
+        if self.weighting == "information" and len(rows) > 1:
+            found = [information(self.probabilities[x.name][rows]) for x in self.layers]
+        total = sum(found) or 1.0
+        return tuple(weight / total if any(found) else 1 / len(found) for weight in found)
 
     def token(self, index: int) -> HeatMap:
         """The map of one of `tokens`, by its index there.
@@ -288,7 +307,8 @@ class HeatMaps(Mapping[str, HeatMap]):
         if "layer" in self.axes:
             values = torch.stack(maps, dim=1 if "step" in self.axes else 0)
         else:
-            values = (torch.stack(maps) * (1 / len(maps))).sum(dim=0)
+            weighted = [m * weight for m, weight in zip(maps, self.weights, strict=True)]
+            values = torch.stack(weighted).sum(dim=0)
         if self.clamp == "once":
             values = values.clamp(0, 1)
         return HeatMap(text, values, self.axes, self.image_size, self.frames)

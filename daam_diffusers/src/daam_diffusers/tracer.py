@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 from daam_diffusers import host
 from daam_diffusers.encoders import merged, placements
@@ -69,7 +69,10 @@ class Tracer:
         if not hasattr(runs, "__index__") or runs < 1:
             raise ValueError(f"runs must be a whole number from 1, got {runs!r}")
         if layers is not None and not callable(layers):
-            raise ValueError(f"layers must be a function of a LayerInfo, got {layers!r}")
+            raise ValueError(
+                f"layers must be a function of a LayerInfo, got {layers!r}; "
+                'layers="auto" and the like belong to heat_maps, after the run'
+            )
         self._pipe = pipe
         self._watch = Watch(
             pipe, choose=layers, keep=keep, negative=negative, refine=refine, runs=runs
@@ -118,7 +121,7 @@ class Tracer:
         prompt: str | Sequence[str] | None = None,
         negative: bool = False,
         encoder: str | None = None,
-        layers: LayerChoice | None = None,
+        layers: LayerChoice | Literal["auto"] | None = None,
         clamp: Clamp = "once",
         run: int = -1,
     ) -> HeatMaps:
@@ -133,7 +136,9 @@ class Tracer:
             negative: maps of the negative prompt; needs `trace(pipe, negative=True)`.
             encoder: the text encoder whose tokens make up the words, e.g. `"text_encoder_3"`; by
                 default all that read the prompt.
-            layers: a choice among the layers recorded; by default all of them.
+            layers: a choice among the layers recorded; by default all of them. `"auto"` lets each
+                count by the mutual information of its words and cells, see `HeatMaps.weighting`;
+                docs/families.md says where that helps and where it does not.
             clamp: `"once"` after averaging, or `"per_map"` as the reference does, see `HeatMaps`.
             run: which run, by its index; by default the latest.
 
@@ -145,8 +150,8 @@ class Tracer:
         Warns:
             TraceWarning: part of the run did not carry the prompt, or it ended by an error.
         """
-        if not (layers is None or callable(layers)):
-            raise ValueError(f"layers must be a function of a LayerInfo, got {layers!r}")
+        if not (layers is None or layers == "auto" or callable(layers)):
+            raise ValueError(f'layers must be "auto" or a function of a LayerInfo, got {layers!r}')
         found = self._recorded(run)
         branch = self._branch(found, prompt, negative)
         if not hasattr(image, "__index__") or not 0 <= image < branch.samples:
@@ -154,9 +159,7 @@ class Tracer:
                 f"image {image!r} does not exist: the run has {branch.samples} image(s), from 0"
             )
         records = sorted(branch.layers.values(), key=lambda record: record.info.index)
-        own, spread = branch.spread, None
-        if own is not None:
-            spread = own.mean(image, steps=False, frames=False)
+        spread = branch.spread
         if callable(layers):
             records = [record for record in records if layers(record.info)]
         if not records:
@@ -186,7 +189,10 @@ class Tracer:
             provenance={**found.provenance, "steps": str(steps), "calls": str(branch.calls)},
             frames=frames,
             calls={record.info.name: record.calls for record in records},
-            self_attention=spread,
+            weighting="information" if layers == "auto" else "equal",
+            self_attention=None
+            if spread is None
+            else spread.mean(image, steps=False, frames=False),
         )
 
     def record_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""A layer's maps on another grid: resized, spread by self-attention, along an image's edges."""
+"""A layer's maps: on another grid, spread by self-attention, and how much the layer counts."""
 
 from __future__ import annotations
 
@@ -86,3 +86,26 @@ def _box(maps: torch.Tensor, radius: int) -> torch.Tensor:
         size[axis], padding[axis] = 2 * radius + 1, radius
         maps = F.avg_pool2d(maps, size, 1, padding, count_include_pad=False)
     return maps
+
+
+def information(attention: torch.Tensor) -> float:
+    """Mutual information between token and cell: what knowing the cell says about the token.
+
+    It is 0 for a layer whose tokens all attend alike, however peaked, and grows as they divide
+    the cells among themselves.
+
+    Args:
+        attention: mean probabilities of at least two tokens, (C, ...).
+
+    Returns:
+        In nats, at least 0.
+
+    >>> information(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]))  # = log 2
+    0.693...
+    >>> information(torch.tensor([[9.0, 1.0], [9.0, 1.0]]))
+    0.0
+    """
+    joint = attention.flatten(1).double()
+    joint = joint / joint.sum()
+    independent = joint.sum(dim=0, keepdim=True) * joint.sum(dim=1, keepdim=True)
+    return max(0.0, float(torch.xlogy(joint, joint / independent).nansum()))

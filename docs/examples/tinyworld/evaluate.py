@@ -38,6 +38,7 @@ import scenes
 from daam_diffusers import HeatMaps, LayerInfo, TraceError, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 from daam_diffusers.heat_map import Threshold
+from daam_diffusers.maps import Weighting
 
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
@@ -127,7 +128,7 @@ class Report:
 
     Attributes:
         captions, steps, guidance: how the images were made.
-        layers: "all" or the name of the layer, or block, whose maps were judged.
+        layers: "all", "auto" or the name of the layer, or block, whose maps were judged.
         maps: how they were refined, and whether the image guided their upsampling.
         both: share of images that show both objects, color and noun right.
         both_colored: share of images that show both colors, whatever the silhouettes.
@@ -168,13 +169,14 @@ def generate(
     steps: int = STEPS,
     batch: int = 25,
     layers: Callable[[LayerInfo], bool] | None = None,
+    weighting: Weighting = "equal",
     refine: bool = False,
     refined: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[Generated]:
     """Generate one image a caption, traced; image i starts from the noise of seed i.
 
-    Maps are of the layers that `trace` chooses, unless `layers` does, and with `refine`
-    refined; `refined` are `HeatMaps.refined`'s arguments.
+    Maps are of the layers that `trace` chooses, unless `layers` does, weighted as `HeatMaps` says,
+    and with `refine` refined; `refined` are `HeatMaps.refined`'s arguments.
     """
     with tqdm(total=len(captions), desc="images") as bar:
         for start in range(0, len(captions), batch):
@@ -189,7 +191,7 @@ def generate(
                 ).images
             for index, (caption, values) in enumerate(zip(chunk, images, strict=True)):
                 image = (values * 255).round().astype(np.uint8)
-                maps = tracer.heat_maps(image=index)
+                maps = dataclasses.replace(tracer.heat_maps(image=index), weighting=weighting)
                 maps = maps.refined(**refined) if refine else maps
                 yield Generated(caption, image, maps, masks.find(image, caption))
             bar.update(len(chunk))
@@ -291,8 +293,9 @@ def evaluate(
 ) -> Report:
     """Generate, segment and judge.
 
-    Maps are the plain mean of all layers that `trace` chooses, or of the layer or block that
-    `layers` names. With `refine` they are refined, with `guide` the image guides their upsampling.
+    Maps are the plain mean of all layers that `trace` chooses, their mean weighted by information
+    with `layers="auto"`, or those of the layer, or the block, that `layers` names. They are refined
+    with `refine`, and the image guides their upsampling with `guide`.
 
     With `any_noun`, maps are also judged on images whose objects have the right colors but not
     the right nouns: there a noun is held against what was drawn in its place.
@@ -308,7 +311,8 @@ def evaluate(
             guidance=guidance,
             steps=steps,
             batch=batch,
-            layers=None if layers == "all" else lambda x: layers in (x.name, x.block),
+            layers=None if layers in _LAYERS else lambda x: layers in (x.name, x.block),
+            weighting="information" if layers == "auto" else "equal",
             refine=refine,
             refined=refined,
         )
@@ -340,6 +344,10 @@ def evaluate(
     )
 
 
+_LAYERS = {
+    "all": "Maps are the plain mean of the layers'.",
+    "auto": 'Maps are means weighted by information, `heat_maps(layers="auto")`.',
+}
 _COLUMNS = ("words", "threshold", "DAAM", "whole image", "random half", "swapped")
 
 
@@ -372,9 +380,7 @@ def _sentences(report: Report) -> list[str]:
     )
     return [
         f"{report.captions} held-out captions, {report.steps} steps, guidance {report.guidance:g}.",
-        "Maps are the plain mean of the layers'."
-        if report.layers == "all"
-        else f"Maps are of the layer {report.layers} alone.",
+        _LAYERS.get(report.layers, f"Maps are of the layer {report.layers} alone."),
         *([f"They are refined: {report.maps.strip(', ')}."] if report.maps else []),
         f"Both objects present, with the right colors and nouns: {report.both:.1%} of the images.",
         f"Besides, in the relation that the caption states: {report.as_told:.1%}.",
@@ -429,7 +435,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--layers",
         default="all",
-        help="judged: all, a block, or one, named as layers.py does",
+        help="judged: all, auto, a block, or one, named as layers.py does",
     )
     parser.add_argument(
         "--any-noun", action="store_true", help="judge maps where the nouns are wrong, too"

@@ -8,7 +8,7 @@ then means weighted by a rule that sees nothing but the attention of the prompt'
 - concentration: how far, on average, a word's attention is from being the same in all cells, as
   a divergence in nats;
 - information: the mutual information of word and cell in nats, which is 0 where all words attend
-  to the same cells, however few.
+  to the same cells, however few; `heat_maps(layers="auto")` weights by it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from torch import Tensor
 import evaluate
 from daam_diffusers import HeatMap, HeatMaps
 from daam_diffusers.evaluation import mean_iou
-from daam_diffusers.upsample import resize
+from daam_diffusers.upsample import information, resize
 
 Rule = Callable[[Tensor], float]
 
@@ -40,29 +40,6 @@ def concentration(attention: Tensor) -> float:
     maps = attention.flatten(1)
     shares = maps / maps.sum(1, keepdim=True)
     return float(torch.special.xlogy(shares, shares * shares.shape[1]).sum(1).mean())
-
-
-def information(attention: Tensor) -> float:
-    """Mutual information between token and cell: what knowing the cell says about the token.
-
-    It is 0 for a layer whose tokens all attend alike, however peaked, and grows as they divide
-    the cells among themselves.
-
-    Args:
-        attention: mean probabilities of at least two tokens, (C, ...).
-
-    Returns:
-        In nats, at least 0.
-
-    >>> information(torch.tensor([[1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 1.0, 1.0]]))  # = log 2
-    0.693...
-    >>> information(torch.tensor([[9.0, 1.0], [9.0, 1.0]]))
-    0.0
-    """
-    joint = attention.flatten(1).double()
-    joint = joint / joint.sum()
-    independent = joint.sum(dim=0, keepdim=True) * joint.sum(dim=1, keepdim=True)
-    return max(0.0, float(torch.xlogy(joint, joint / independent).nansum()))
 
 
 RULES: Mapping[str, Rule] = {"concentration": concentration, "information": information}

@@ -276,7 +276,7 @@ def main(arguments: list[str] | None = None) -> None:
         pages += [f"`{model}`, {len(images)} images with both objects:", ""]
         pages += [*(f"| {' | '.join(line)} |" for line in lines), ""]
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=1) + "\n")
+        options.json.write_text(json.dumps(report) + "\n")
     if options.page:
         text = options.page.read_text(encoding="utf-8").partition(MARK)[0]
         options.page.write_text("\n".join([f"{text}{MARK}\n", *pages]), encoding="utf-8")

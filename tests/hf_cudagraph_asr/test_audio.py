@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -286,7 +287,10 @@ def test_ogg_without_its_last_page_is_cut_off() -> None:
     content = encoded(tone(3), format="OGG", subtype="VORBIS")
     last = content.rindex(b"OggS")
     assert content[last + 5] == 4
-    refused(content[:last], "is cut off, its last page is missing")
+    refused(content[:last], "is cut off or damaged, a page is missing")
+    longer = encoded(tone(9), format="OGG", subtype="VORBIS")
+    *_, middle, end = (found.start() for found in re.finditer(b"OggS", longer))
+    refused(longer[:middle] + longer[end:], "is cut off or damaged, a page is missing")
     assert len(read_audio(content + b"a tag", RATE)) == 3 * RATE
 
 

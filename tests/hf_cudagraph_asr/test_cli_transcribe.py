@@ -269,6 +269,7 @@ def test_what_was_made_with_something_else_is_refused_and_kept(
     for arguments, options, message in [
         (ALL, {"model": "other"}, '"model": "other"'),
         ([*ALL, "--dtype", "bfloat16"], {}, '"dtype": "bfloat16"'),
+        ([*ALL, "--chunk", "5"], {}, '"chunk": "5"'),
         (ALL[:2], {}, "more lines than the 13 recordings there are now"),
         (["audio/01.wav", *ALL], {}, 'line 1 is {"audio_filepath": "audio/00.wav"'),
     ]:

@@ -113,6 +113,7 @@ def test_a_language_model_decides_between_words_by_its_weight(
         assert WordDecoder(tokenizer, lm=model)(row) == [
             (likelier, 1, 6, pytest.approx(0.5, abs=1e-3))
         ]
+    model.write_text(f"\n\n{model.read_text()}")  # as some toolkits write it
     unsure = row.clone()
     unsure[3, tokenizer.get_vocab()["a"]] += 1.0  # natural: less than a decimal 1.5, more than .15
     assert WordDecoder(tokenizer, lm=model)(unsure)[0][0] == "cot"
@@ -129,16 +130,45 @@ def test_what_names_no_words_is_refused(
         "\\data\\\nngram 1=2\n\n\\1-grams:\n-1\t<s>\n-1\tcat\n\n\\end\\\n"
     )
     (tmp_path / "upper").write_text("CAT\nCOT\n")
-    (tmp_path / "mixed").write_text("cat\nCOT\nähm\n")
+    (tmp_path / "mixed").write_text("\ufeffcat\r\nCOT\r\nähm\r\n", encoding="utf-8")
+    (tmp_path / "blank").write_text("\n \n")
+    (tmp_path / "utf16").write_text("cat", encoding="utf-16")
+    (tmp_path / "spelled").write_text("cat\ncot\tc o t |\n")
+    (tmp_path / "endless").write_text("a" * 100_000)
     for options, error, message in (
         ({}, ValueError, "no language model says which words there are: give a lexicon"),
-        ({"lm": tmp_path / "lm.binary"}, ValueError, "binary says which words there are: give a"),
+        (
+            {"lm": tmp_path / "lm.binary"},
+            ValueError,
+            r"binary is no ARPA file that says which words there are: give a",
+        ),
         ({"lexicon": tmp_path / "upper"}, ValueError, r"2 of 2 words have letters .* \(CAT, COT\)"),
         ({"lexicon": tmp_path / "none"}, OSError, "none"),
         (
             {"lm": tmp_path / "one.arpa"},
             ValueError,
-            r"one\.arpa cannot be read as n-grams: .*bigram",
+            r"one\.arpa cannot be read as n-grams, of at least two words: .*bigram",
+        ),
+        ({"lexicon": tmp_path / "blank"}, ValueError, "blank holds no words, expected one a line"),
+        ({"lexicon": tmp_path / "utf16"}, ValueError, "utf16 is no text in UTF-8: convert it"),
+        (
+            {"lexicon": tmp_path / "spelled"},
+            ValueError,
+            r"line 2 of .*spelled is 'cot\\tc o t \|', expected a word a line",
+        ),
+        ({"lexicon": tmp_path / "endless"}, ValueError, "line 1 of .*expected a word a line"),
+        (
+            {"lexicon": tmp_path / "mixed", "lm": arpa(tmp_path / "dogs.arpa", dog=-1.0)},
+            ValueError,
+            r"dogs\.arpa knows none of the 3 words of .*mixed, such as 'cat'",
+        ),
+        *(
+            (
+                {"lexicon": tmp_path / "mixed", "lm_weight": weight},
+                ValueError,
+                "lm_weight is .*0 to",
+            )
+            for weight in (-1, 1e30, float("inf"), float("nan"))
         ),
     ):
         with pytest.raises(error, match=message):  # type: ignore[call-overload]
@@ -197,6 +227,14 @@ def test_the_command_and_the_server_take_a_lexicon(
     assert capsys.readouterr().out == f"{chosen[at].text}\n"
     assert main([*command, "--lexicon", str(lexicon), "--out", str(out)]) == 0
     assert main([*command, "--out", str(out)]) == 2  # not mixed with texts without it
+    changed = tmp_path / "words.txt"
+    changed.write_text(lexicon.read_text())
+    words = ["--lexicon", str(changed), "--out", str(tmp_path / "changed.jsonl")]
+    assert main([*command, *words]) == main([*command, *words]) == 0
+    changed.write_text("other\nwords\n")
+    assert main([*command, *words]) == 2  # nor with those of another content of the file
+    assert main([*command, "--lm-weight", "2"]) == 2
+    assert "there is no lm" in capsys.readouterr().err
     assert read_lines(out)[0]["text"] == chosen[at].text
 
     settings = ModelSettings(model=model, device="cpu", lexicon=str(lexicon))

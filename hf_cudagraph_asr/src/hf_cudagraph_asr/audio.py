@@ -301,8 +301,10 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     head = _bytes(stream, 0, 1024)
     if _lacks_mp3(stream, head, end):
         raise AudioError(f"{name} is cut off, by what its header says: copy or record it again")
-    if head.startswith(b"OggS") and not _ends_ogg(_bytes(stream, max(end - (1 << 17), 0), 1 << 17)):
-        raise AudioError(f"{name} is cut off, its last page is missing: copy or record it again")
+    if head.startswith(b"OggS") and not _is_whole_ogg(stream, end):
+        raise AudioError(
+            f"{name} is cut off or damaged, a page is missing: copy or record it again"
+        )
     if head.startswith(b"FORM") and end < 54:  # libsndfile would seek to before the beginning
         raise AudioError(f"{name} is cut off within its header: copy or record it again")
     field = _size_field(stream, head)
@@ -385,14 +387,18 @@ def _goes_on(stream: BinaryIO) -> bool:
     return rest.startswith(b"\xff") and rest.count(rest[:2]) > 2
 
 
-def _ends_ogg(tail: bytes) -> bool:
-    """Whether the last page is whole, and marked as the end of its stream (RFC 3533, section 6)."""
-    starts = [found.start() for found in re.finditer(rb"OggS\x00[\x00-\x07]", tail)]
-    page = tail[starts[-1] :] if starts else b""
-    if len(page) < 27 or not page[5] & 4:
-        return False
-    segments = page[27 : 27 + page[26]]
-    return len(page) >= 27 + page[26] + sum(segments)
+def _is_whole_ogg(stream: BinaryIO, end: int) -> bool:
+    """Whether no page is missing, and each stream has its last one (RFC 3533, section 6)."""
+    at, following, ended = 0, dict[int, int](), set[int]()
+    while (page := _bytes(stream, at, 27 + 255)).startswith(b"OggS\0") and len(page) >= 27:
+        serial, number = struct.unpack_from("<II", page, 14)
+        if number != following.get(serial, number):
+            return False
+        following[serial] = number + 1
+        if page[5] & 4:
+            ended.add(serial)
+        at += 27 + page[26] + sum(page[27 : 27 + page[26]])
+    return at <= end and ended == following.keys()
 
 
 def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:

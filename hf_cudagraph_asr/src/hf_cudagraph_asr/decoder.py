@@ -28,6 +28,8 @@ A word is its text, its first frame, the frame after its last, and how sure it i
 """
 
 BEAM, THRESHOLD = 50, 25.0  # hypotheses kept a frame, and how far their scores lie below the best
+LONGEST = 1_000  # letters of a word: the decoder goes down its tree of words by recursion
+HEAVIEST = 1_000.0  # weight of a language model
 
 
 class WordDecoder:
@@ -46,8 +48,9 @@ class WordDecoder:
         lm_weight: of the language model's log-probabilities beside those of the recognizer.
 
     Raises:
-        ValueError: there is no lexicon, nothing in it that the tokenizer's letters spell, or no
-            n-grams of at least two words in `lm`.
+        ValueError: there is no lexicon, nothing in it that the tokenizer's letters spell or that
+            `lm` knows, or no n-grams of at least two words in `lm`; `lm_weight` is not from 0 to
+            1,000.
         OSError: a file is not there.
         ImportError: torchaudio or flashlight-text is missing.
     """
@@ -78,7 +81,20 @@ class WordDecoder:
         tokens = [f"<{number}>" for number in range(max(numbers.values()) + 1)]  # if some are left
         for token, number in numbers.items():
             tokens[number] = token
-        words = _words(lexicon, lm)
+        if not 0 <= lm_weight <= HEAVIEST:
+            raise ValueError(f"lm_weight is {lm_weight!r:.60}, expected from 0 to {HEAVIEST:,.0f}")
+        modeled = [] if lm is None else _modeled(lm)
+        words = modeled if lexicon is None else _listed(lexicon)
+        if not words:
+            raise ValueError(
+                f"{'no language model' if lm is None else f'{lm} is no ARPA file that'} says which "
+                f"words there are: give a lexicon, a file with a word a line"
+            )
+        if modeled and not {*modeled} & {*words}:
+            raise ValueError(
+                f"{lm} knows none of the {len(words):,} words of {lexicon}, such as "
+                f"{words[0]!r:.60}: write them alike, or leave one of the files out"
+            )
         letters = numbers.keys() - {tokenizer.word_delimiter_token}
         spelled = [word for word in words if letters >= {*word}]
         if len(spelled) < len(words):
@@ -108,7 +124,9 @@ class WordDecoder:
                 )
             except RuntimeError as error:  # KenLM's, over lines
                 why = str(error).splitlines()[-1]
-                raise ValueError(f"{lm} cannot be read as n-grams: {why}") from error
+                raise ValueError(
+                    f"{lm} cannot be read as n-grams, of at least two words: {why}"
+                ) from error
         self._lock = Lock()
 
     def __call__(self, log_probabilities: torch.Tensor) -> list[tuple[str, int, int, float | None]]:
@@ -138,23 +156,35 @@ class WordDecoder:
         ]
 
 
-def _words(lexicon: str | os.PathLike[str] | None, lm: str | os.PathLike[str] | None) -> list[str]:
-    """The words of a lexicon, or else of an ARPA file."""
-    if lexicon is not None:
-        return list(dict.fromkeys(Path(lexicon).read_text(encoding="utf-8").split()))
-    words: list[str] = []
-    if lm is not None:
-        with Path(lm).open(encoding="utf-8", errors="replace") as lines:
-            if lines.readline(100).startswith("\\data\\"):
-                for line in lines:
-                    if line.startswith("\\2-grams:"):
-                        break
-                    # Its logarithm, the word, and a weight; <s> and <unk> are none.
-                    if found := re.match(r"-?[\d.]+\S*\s+([^\s<]\S*)", line):
-                        words.append(found[1])
-    if not words:
+def _listed(lexicon: str | os.PathLike[str]) -> list[str]:
+    """The words of a lexicon."""
+    try:
+        lines = Path(lexicon).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
         raise ValueError(
-            f"{'no language model' if lm is None else os.fspath(lm)} says which words there are: "
-            f"give a lexicon, a file with a word a line"
-        )
+            f"{lexicon} is no text in UTF-8: convert it, as with iconv -t utf-8"
+        ) from error
+    words: list[str] = []
+    for number, line in enumerate(lines, 1):
+        if len(line.split()) > 1 or len(line) > LONGEST:
+            raise ValueError(f"line {number} of {lexicon} is {line!r:.60}, expected a word a line")
+        words += line.split()
+    if not words:
+        raise ValueError(f"{lexicon} holds no words, expected one a line")
+    return list(dict.fromkeys(words))
+
+
+def _modeled(lm: str | os.PathLike[str]) -> list[str]:
+    """The words of an ARPA file; none of a file in another format."""
+    words: list[str] = []
+    with Path(lm).open(encoding="utf-8-sig", errors="replace") as lines:
+        while (head := lines.readline(100)).isspace():
+            pass
+        if head.startswith("\\data\\"):
+            for line in lines:
+                if line.startswith("\\2-grams:"):
+                    break
+                # Its logarithm, the word, and a weight; <s> and <unk> are none.
+                if found := re.match(r"-?[\d.]+\S*\s+([^\s<]\S*)", line):
+                    words.append(found[1])
     return words

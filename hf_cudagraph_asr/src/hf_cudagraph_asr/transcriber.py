@@ -177,6 +177,8 @@ class Transcriber:
             OSError: there is no such model, plan, lexicon or language model.
             ImportError: what `WordDecoder` needs is missing.
         """
+        if lm is None and lm_weight != 1:
+            raise ValueError(f"lm_weight is {lm_weight!r:.60}, and there is no lm: give one")
         if plan is not None and not isinstance(plan, BucketPlan):
             plan = BucketPlan.load(plan)
         target, kind = device_of(device), dtype_of(dtype)  # refused before anything is loaded

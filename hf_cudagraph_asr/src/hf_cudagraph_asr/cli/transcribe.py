@@ -5,6 +5,7 @@ Recordings are read ahead, computed by length, and given in order, into a file t
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from hf_cudagraph_asr.transcriber import Transcriber, Transcript
 
 logger = logging.getLogger(__name__)
+
+CHUNK = 30.0  # the `Transcriber`'s own, whose import takes seconds
 
 LOOK_AHEAD = 16  # batches read before the first is computed, so that lengths in one are near
 PART = 4  # batches after which what is done is given
@@ -76,7 +79,7 @@ def transcribe(
             min=0,
             help="Transcribe longer recordings in overlapping chunks of this length; 0: never.",
         ),
-    ] = 30.0,
+    ] = CHUNK,
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Discard the lines of --out and begin anew."),
@@ -147,9 +150,10 @@ def transcribe(
             model=model,
             dtype=str(transcriber.model.dtype).removeprefix("torch."),
             overwrite=overwrite,
+            chunk=None if chunk == CHUNK else f"{chunk:g}",
             target_lang=target_lang,
-            lexicon=None if lexicon is None else str(lexicon),
-            lm=None if lm is None else f"{lm_weight:g} x {lm}",
+            lexicon=None if lexicon is None else _version(lexicon),
+            lm=None if lm is None else f"{lm_weight:g} x {_version(lm)}",
         ) as file,
     ):
         done, failed = (0, 0) if file is None else (file.done, file.failed)
@@ -251,6 +255,12 @@ def _windows(
                 yield window
         finally:
             stopped.set()
+
+
+def _version(path: Path) -> str:
+    """A file's name with the beginning of its SHA-256: another content makes other texts."""
+    with path.open("rb") as file:
+        return f"{path} {hashlib.file_digest(file, 'sha256').hexdigest()[:8]}"
 
 
 def _read(transcriber: Transcriber, path: str) -> Waveform | str:

@@ -215,7 +215,7 @@ def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
     try:
         header = soundfile.info(io.BytesIO(body))
     except soundfile.SoundFileError as error:
-        why = getattr(error, "error_string", error)
+        why = str(getattr(error, "error_string", error)).rstrip(". ")
         what = f"the {len(body):,} bytes are no audio ({why}): send a {FORMATS} file"
         raise refusal(400, "undecodable", what) from error
     has = f"the audio has {header.samplerate:,} samples a second"

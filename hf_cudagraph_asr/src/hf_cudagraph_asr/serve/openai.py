@@ -51,6 +51,8 @@ class Asked(BaseModel):
         for name, value in fields:
             if (name := name.removesuffix("[]")) == "timestamp_granularities":
                 given.setdefault(name, []).append(value)
+            elif name in given:
+                raise _refusal(400, "invalid_value", f"{name:.60} is given twice", name)
             elif value:
                 given[name] = value
         try:
@@ -62,12 +64,13 @@ class Asked(BaseModel):
                 what = f"{name:.60} is not supported: leave it out"
                 what += f"; supported are file, {', '.join(cls.model_fields)}"
                 raise _refusal(400, "unsupported_parameter", what, name) from None
-            what = f"{name} is {given.get(name)!r:.60}: {fault['msg']}"
+            said = fault["msg"].removeprefix("Value error, ")
+            what = f"{name} is {given.get(name)!r:.60}: {said}"
             raise _refusal(400, "invalid_value", what, name) from None
         if asked.model not in models:
             what = f"there is no model {asked.model!r:.60}: ask for {' or '.join(models)}"
             raise _refusal(404, "model_not_found", what, "model")
-        if asked.language not in (None, language):
+        if asked.language is not None and asked.language.lower() != (language or "").lower():
             known = "has not been told its language" if language is None else f"hears {language}"
             what = f"language is {asked.language!r:.60}, and the model {known}: leave it out"
             raise _refusal(400, "invalid_value", what, "language")
@@ -76,7 +79,7 @@ class Asked(BaseModel):
 
 def _refusal(status: int, code: str, detail: str, param: str) -> HTTPException:
     found = refusal(status, code, detail)
-    found.detail["param"] = param  # type: ignore[index]
+    found.detail["param"] = param[:60]  # type: ignore[index]
     return found
 
 

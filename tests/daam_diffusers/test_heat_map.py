@@ -8,6 +8,7 @@ from dataclasses import FrozenInstanceError
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis.extra import numpy as arrays
 from PIL import Image
@@ -15,6 +16,7 @@ from safetensors.torch import save_file
 
 from daam_diffusers import HeatMap, HeatMaps, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
+from daam_diffusers.upsample import _box
 
 masks = arrays.arrays(bool, (5, 7))
 
@@ -69,7 +71,11 @@ def test_normalizing_spans_zero_to_one_and_a_flat_map_is_zero():
     spread = heat(torch.tensor([[0.2, 0.3], [0.4, 0.25]])).normalized().values
     assert spread.min() == 0
     assert spread.max() == 1
-    assert heat(torch.full((2, 2), 0.3)).normalized().values.abs().max() == 0
+    flat = heat(torch.full((16, 16), 0.3), (64, 64))
+    assert flat.normalized().values.abs().max() == 0
+    assert flat.upscale().values.unique().numel() > 1  # as bicubic weights round
+    assert not flat.mask(0.4).any()
+    assert not flat.mask("otsu", guide=Image.radial_gradient("L")).any()
 
 
 def test_a_mask_is_what_reaches_the_threshold_after_upscaling_and_normalizing():
@@ -299,9 +305,18 @@ def test_a_guide_of_one_color_smooths_and_keeps_the_mean():
 
 def test_a_guide_must_be_an_image_and_the_map_of_one():
     video = HeatMap("dog", torch.zeros(2, 4, 8), ("frame",), (4, 8), 2)
-    for one in (video, heat(torch.zeros(4, 8))):
-        with pytest.raises(ValueError, match="the map is of"):
-            one.upscale(guide=Image.new("RGB", (8, 4)) if one is video else "dog.png")
+    with pytest.raises(ValueError, match="a guide is for images, and this map is of a video"):
+        video.upscale(guide=Image.new("RGB", (8, 4)))
+    with pytest.raises(ValueError, match="the map is of"):
+        heat(torch.zeros(4, 8)).upscale(guide="dog.png")
+
+
+@pytest.mark.parametrize("radius", [1, 3, 40])
+def test_means_over_squares_are_those_of_pooling(radius):
+    maps = torch.rand(3, 20, 30, generator=torch.Generator().manual_seed(0))
+    side = 2 * radius + 1
+    pooled = F.avg_pool2d(maps, side, 1, radius, count_include_pad=False)
+    torch.testing.assert_close(_box(maps, radius), pooled)
 
 
 @pytest.mark.parametrize("threshold", ["Otsu", -0.1, 1.5])

@@ -95,6 +95,8 @@ def test_refined_maps_equal_the_loops(sd, build, power, passes):
         found = refined.column(token.column).values
         torch.testing.assert_close(found.double(), own, rtol=1e-4, atol=1e-6)
     assert refined.provenance["refined"] == f"power {power:g}, passes {passes}"
+    again = refined.refined(power=2).provenance["refined"]
+    assert again == f"power {power:g}, passes {passes}; power 2, passes 1"
 
 
 def test_without_it_nothing_is_recorded_and_the_error_says_how(sd, build):
@@ -201,6 +203,10 @@ def test_files_keep_what_refines(tmp_path):
     loaded = HeatMaps.load(maps.save(tmp_path / "maps.safetensors"))
     assert torch.equal(loaded.self_attention, maps.self_attention)
     assert torch.equal(loaded.refined()["dog"].values, maps.refined()["dog"].values)
+    for factor in (-1, 0):
+        spoiled = replace(maps, self_attention=factor * maps.self_attention)
+        with pytest.raises(ValueError, match="damaged: self_attention must hold shares"):
+            HeatMaps.load(spoiled.save(tmp_path / "spoiled.safetensors"))
 
 
 @pytest.mark.parametrize(

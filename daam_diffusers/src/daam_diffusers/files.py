@@ -113,6 +113,9 @@ def _check(maps: HeatMaps) -> None:
                 "prompt"
             )
     spread = {} if maps.self_attention is None else {_SELF: maps.self_attention}
+    for rows in spread.values():
+        if rows.numel() and not (rows.amin() >= 0 and rows.sum(dim=(1, 2)).amin() > 0):
+            raise ValueError(f"{_SELF} must hold shares, got negative ones, or rows of zeros")
     for layer, tensor in {**maps.probabilities, **spread}.items():
         if tensor.dtype != torch.float32 or not tensor.isfinite().all():
             raise ValueError(

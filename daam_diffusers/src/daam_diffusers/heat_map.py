@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 AXES = ("step", "layer", "head", "frame")
 Threshold = float | Literal["otsu"]
+ROUNDED = 1e-6  # share of its maximum below which a map's span is rounding
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -91,6 +92,8 @@ class HeatMap:
         rows_columns = _rows_columns(self.image_size if size is None else size)
         values = resize(self.values, rows_columns)
         if guide is not None:
+            if self.frames is not None:
+                raise ValueError("a guide is for images, and this map is of a video: leave it out")
             (picture,) = video.pictures(guide, self.frames)
             pixels = picture.convert("RGB").resize(rows_columns[::-1], Image.Resampling.BICUBIC)
             colors = torch.from_numpy(np.array(pixels)).movedim(-1, 0) / 255
@@ -109,8 +112,9 @@ class HeatMap:
         """
         dim = (-2, -1) if self.frames is None else (-3, -2, -1)
         low = self.values.amin(dim=dim, keepdim=True)
-        span = self.values.amax(dim=dim, keepdim=True) - low
-        flat = span <= 0
+        high = self.values.amax(dim=dim, keepdim=True)
+        span = high - low
+        flat = span <= ROUNDED * high
         # In place after the first operation: a video's map has hundreds of megabytes.
         values = (self.values - low).div_(span.masked_fill(flat, 1)).masked_fill_(flat, 0)
         return replace(self, values=values)

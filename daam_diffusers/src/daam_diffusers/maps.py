@@ -281,6 +281,8 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise ValueError(f"power must be a number above 0, got {power!r}")
         _, rows, columns = self.self_attention.shape
         factor = max(1, round(self.size[0] / rows))
+        done = self.provenance.get("refined", "")
+        done += f"{'; ' if done else ''}power {power:g}, passes {passes}"
         return replace(
             self,
             layers=tuple(replace(x, grid=(rows, columns), factor=factor) for x in self.layers),
@@ -288,7 +290,7 @@ class HeatMaps(Mapping[str, HeatMap]):
                 name: spread(values, self.self_attention, power=power, passes=passes)
                 for name, values in self.probabilities.items()
             },
-            provenance={**self.provenance, "refined": f"power {power:g}, passes {passes}"},
+            provenance={**self.provenance, "refined": done},
         )
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:

@@ -66,7 +66,7 @@ def follow_edges(
     Returns:
         float32, (..., H, W).
     """
-    flat, guide = maps.reshape(-1, *maps.shape[-2:]), image.float()
+    flat, guide = maps.float().reshape(-1, *maps.shape[-2:]), image.float()
     color, mean = _box(guide, radius), _box(flat, radius)  # (3, H, W), (M, H, W)
     spread = _box((guide[:, None] * guide).flatten(0, 1), radius).view(3, *guide.shape)
     spread = spread - color[:, None] * color + softness * torch.eye(3)[..., None, None]
@@ -81,10 +81,14 @@ def follow_edges(
 
 def _box(maps: torch.Tensor, radius: int) -> torch.Tensor:
     """Means over squares around each pixel, cut at the edges: (M, H, W)."""
-    for axis in (0, 1):
-        size, padding = [1, 1], [0, 0]
-        size[axis], padding[axis] = 2 * radius + 1, radius
-        maps = F.avg_pool2d(maps, size, 1, padding, count_include_pad=False)
+    for axis in (-1, -2):  # by running sums, whose cost does not grow with the square
+        place = torch.arange(maps.shape[axis])
+        end = (place + radius + 1).clamp(max=len(place))
+        begin = (place - radius).clamp(min=0)
+        sums = F.pad(maps.double().cumsum(axis), (1, 0) if axis == -1 else (0, 0, 1, 0))
+        sums = sums.index_select(axis, end) - sums.index_select(axis, begin)
+        count = end - begin
+        maps = (sums / (count if axis == -1 else count[:, None])).float()
     return maps
 
 

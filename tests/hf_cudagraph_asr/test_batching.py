@@ -157,6 +157,25 @@ def test_answers_that_are_not_as_many_as_queries_reach_nobody() -> None:
     assert simulated(both) == [0, 0]  # each alone
 
 
+def test_a_price_that_fails_or_is_no_number_leaves_nobody_waiting() -> None:
+    lanes = Lanes()
+
+    def price(length: int, rows: int) -> float:
+        raise KeyError(length)
+
+    lanes.batcher._price = price
+    first, second, third = lanes.run(a=0, b=0, c=2)
+    assert all(isinstance(error, KeyError) for error in (first, second, third))
+    assert lanes.batcher._free == 1
+    lanes.batcher._price = lambda length, rows: float("nan")
+    assert lanes.run(a=0, b=0) == ["a 0", "b 1"]
+    assert batches([1, 2], 0, lambda length, rows: 1.0) == [(1,), (0,)]
+
+
+def test_a_batch_may_be_larger_than_what_is_looked_at_by_default() -> None:
+    assert order([1] * 40, 40, lambda length, rows: 1.0) == [[*range(40)]]
+
+
 def test_a_query_whose_client_left_is_not_computed() -> None:
     lanes = Lanes()
 

@@ -212,8 +212,8 @@ def test_a_model_that_fails_three_times_in_a_row_is_replaced(
     for error, replaced in [(ValueError, False), (RuntimeError, True)]:
         with monkeypatch.context() as patch:
             Calls(patch, 300, error=error)
-            for _ in range(2):
-                ask(eager, [300])
+            ask(eager, [300, 300, 300])  # together, and then each alone: one failure
+            ask(eager, [300])
             eager.check_health()
             ask(eager, [300])
             if replaced:

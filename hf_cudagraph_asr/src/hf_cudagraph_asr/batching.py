@@ -14,7 +14,8 @@ from hf_cudagraph_asr.dispatch import batches
 
 __all__ = ["Batcher"]
 
-LOOK = 32  # waiting queries from which a batch is chosen, the oldest: .2 ms
+# Waiting queries from which a batch is chosen, the oldest, or as many as it may hold: .2 ms.
+LOOK = 32
 
 
 @dataclass(eq=False)
@@ -37,7 +38,8 @@ class Batcher:
     Args:
         compute: makes an answer for each query of a batch, of the queries and the seconds that each
             has waited. Where it fails, each query of the batch is computed again alone.
-        price: cost of a batch, by the samples of its longest query and its number of queries.
+        price: cost of a batch, by the samples of its longest query and its number of queries. Where
+            it fails, all that wait get its exception.
         lanes: batches at a time.
 
     Attributes:
@@ -84,8 +86,13 @@ class Batcher:
     def _take(self) -> list[_Query]:
         """Take the batch of the oldest query out of those that wait."""
         waiting = [query for query in self._waiting if not query.answer.done()]
-        oldest = waiting[:LOOK]
-        cuts = batches([query.samples for query in oldest], self.most, self._price)
+        oldest = waiting[: max(LOOK, self.most)]
+        try:
+            cuts = batches([query.samples for query in oldest], self.most, self._price)
+        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+            for query in waiting:
+                query.answer.set_exception(error)
+            cuts, waiting = [], []
         taken = [oldest[at] for at in next((cut for cut in cuts if 0 in cut), ())]
         self._waiting = [query for query in waiting if query not in taken]
         return taken

@@ -255,7 +255,7 @@ def batches(
     # best[i]: the least cost of the rows from the i-th longest on, and how many go together first.
     best: list[tuple[float, int]] = [(0.0, 0)] * (len(order) + 1)
     for i in reversed(range(len(order))):
-        found = (float("inf"), 0)
+        found = (float("inf"), 1)  # alone, where no price is a number
         for together in range(1, min(most, len(order) - i) + 1):
             cost = price(lengths[order[i]], together) + best[i + together][0]
             if cost <= found[0]:  # of equal ways, the one with more rows in the first batch

@@ -10,6 +10,7 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from uuid import uuid4
+from weakref import WeakValueDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -180,6 +181,7 @@ class Recognizer:
         self._lanes = ThreadPoolExecutor(lanes, "lane", _take_a_stream, (device,))
         self._batcher = Batcher(self._compute, pool.price, lanes)
         self._failures = 0
+        self._failed: WeakValueDictionary[int, Waveform] = WeakValueDictionary()  # by id, counted
         self._metrics = {name: metric(name) for name in (*METRICS, "batch_size", "wait_seconds")}
         self.reconfigure(None)
 
@@ -224,8 +226,10 @@ class Recognizer:
         try:
             found = await loop.run_in_executor(self._lanes, work)
         except Exception as error:
-            # A ValueError refuses a query, and says nothing of the device.
-            self._failures += not isinstance(error, ValueError)
+            # A ValueError refuses a query, and says nothing of the device; a batch counts once.
+            if not isinstance(error, ValueError) and id(waveforms[0]) not in self._failed:
+                self._failures += 1
+                self._failed.update((id(waveform), waveform) for waveform in waveforms)
             if size > 1:  # each is tried alone
                 logger.exception("the model failed at a batch of %d queries", size)
             raise

@@ -272,6 +272,8 @@ def test_each_call_is_made_once_and_reported_as_it_was(folder: Path) -> None:
         (np.full(300, 1e300), r"holds a sample of 1e\+300, expected full scale 1"),
         (np.zeros(300, np.complex64), "has complex64 values"),
         (0.5, "put a single waveform in a list"),
+        (torch.zeros(300, requires_grad=True), "is no array that numpy takes: .*requires grad"),
+        ([0.1, [0.2]], "is no array that numpy takes"),
     ],
 )
 def test_a_bad_waveform_is_refused_by_its_row_and_the_next_call_is_right(

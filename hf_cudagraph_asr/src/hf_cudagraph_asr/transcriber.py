@@ -241,7 +241,7 @@ class Transcriber:
         for row, waveform in enumerate(waveforms):
             if (fault := self.fault(waveform)) is not None:
                 raise ValueError(f"row {row} {fault}")
-            rows.append(np.asarray(waveform).astype(np.float32, copy=False))
+            rows.append(np.ascontiguousarray(waveform, np.float32))
         short = [row for row, waveform in enumerate(rows) if len(waveform) <= self._longest]
         lengths = [len(rows[row]) * self._rate // self.sampling_rate for row in short]
         cuts = batches(lengths, self.pool.most_rows(batch_size), self.pool.price)
@@ -269,7 +269,10 @@ class Transcriber:
                 f"is a {type(waveform).__name__}, expected (samples,) of floating point: "
                 f"read_audio(path, {self.sampling_rate}) reads a file"
             )
-        given = np.asarray(waveform)
+        try:
+            given = np.asarray(waveform)
+        except (RuntimeError, TypeError, ValueError) as error:  # torch's, and lists that are ragged
+            return f"is no array that numpy takes: {error}"
         if given.ndim != 1:
             # A list of samples in the place of a list of waveforms comes here too.
             return (

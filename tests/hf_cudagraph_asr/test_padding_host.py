@@ -105,6 +105,9 @@ def test_one_product_serves_queries_keys_and_values_and_keeps_no_weights(
         assert products(exact, row)[0] == together
         assert seen
         hook.remove()
+    on_all = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    assert products(exact, row)[0] == apart
+    on_all.remove()
     monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_VALUES", 1)
     assert products(exact, row)[0] == apart
 
@@ -279,6 +282,15 @@ def test_more_frames_than_relative_positions_are_refused() -> None:
         ("wav2vec2-group", "wav2vec2.encoder"),
         ("wav2vec2-group", "wav2vec2.feature_extractor"),
         ("wav2vec2-group", "wav2vec2.feature_extractor.conv_layers.0"),
+        ("wav2vec2-group", "wav2vec2.feature_extractor.conv_layers.0.layer_norm"),
+        ("wav2vec2-group", "dropout"),
+        ("wav2vec2-group", "wav2vec2.encoder.dropout"),
+        ("sew-squeeze-2", "sew.feature_dropout"),
+        ("conformer-rotary", "wav2vec2_conformer.encoder.embed_positions"),
+        ("conformer-rotary", "wav2vec2_conformer.encoder.layers.0.self_attn_dropout"),
+        ("conformer-rotary", "wav2vec2_conformer.encoder.layers.0.conv_module.dropout"),
+        ("bert-adapter", "wav2vec2_bert.adapter.layers.0.self_attn_dropout"),
+        ("bert-rotary", "wav2vec2_bert.encoder.embed_positions"),
         ("wav2vec2-adapter", "wav2vec2.adapter"),
         ("hubert-batch-norm", "hubert.encoder.pos_conv_embed"),
         ("conformer-rotary", "wav2vec2_conformer.encoder.layers.1.conv_module"),
@@ -300,3 +312,56 @@ def test_hooks_that_would_be_passed_over_are_refused(case: str, name: str) -> No
         ExactForward(model)
     del module.forward
     ExactForward(model)
+
+
+@every_kind
+def test_a_hook_on_any_module_is_heard_or_refused(name: str) -> None:
+    model, row = CASES[name].build(), audio(500)
+
+    def scaled(_: Any, __: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (scaled(_, __, output[0]), *output[1:])
+        floats = isinstance(output, torch.Tensor) and output.is_floating_point()
+        return output * 1.05 if floats else output
+
+    for module in [*model.modules()][1:]:
+        hook = module.register_forward_hook(scaled)
+        try:
+            exact = ExactForward(model)
+        except UnsupportedModel:
+            continue
+        finally:
+            hook.remove()
+        hook = module.register_forward_hook(scaled)
+        with torch.no_grad():
+            values, lengths = padded([row], 800)
+            logits, frames = exact(as_input(model, values), lengths)
+        agree(logits[0, : frames[0]], alone(model, row))
+        hook.remove()
+
+
+def test_only_dropout_is_left_out() -> None:
+    model, row = CASES["wav2vec2-group"].build(), audio(500)
+    model.dropout = torch.nn.Identity()
+    assert deviation(model, [row], 800) <= TOLERANCE
+    model.dropout = torch.nn.LayerNorm(32).eval()
+    with pytest.raises(UnsupportedModel, match=r"dropout is a .*LayerNorm, expected"):
+        ExactForward(model)
+
+
+def test_a_module_in_training_mode_is_refused() -> None:
+    model = CASES["hubert-batch-norm"].build()
+    model.hubert.encoder.pos_conv_embed.batch_norm.train()
+    with pytest.raises(UnsupportedModel, match=r"in training mode: call model\.eval\(\)"):
+        ExactForward(model)
+    model.eval().lm_head = torch.nn.Linear(32, 12)  # as every new module; it makes no difference
+    ExactForward(model)
+
+
+def test_an_adapter_that_only_the_configuration_has_is_refused() -> None:
+    model, row = CASES["wav2vec2-layer"].build(), audio(500)
+    model.config.add_adapter = True
+    with pytest.raises(UnsupportedModel, match="add_adapter is not what"):
+        ExactForward(model)
+    other = CASES["hubert-group"].build(add_adapter=True, output_hidden_size=32)  # it has no such
+    assert deviation(other, [row], 800) <= TOLERANCE

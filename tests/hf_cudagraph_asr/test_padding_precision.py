@@ -55,6 +55,16 @@ def test_in_half_precision_it_is_within_the_dtypes_own_error(
     assert exact <= HALF * own
 
 
+def test_a_block_without_any_key_reaches_no_frame_of_a_row() -> None:
+    """In float16 the lowest number and a score below 0 are −inf."""
+    model = CASES["granite-speech-5"].build(context_size=8)
+    model.set_attn_implementation("eager")
+    for layer in model.encoder.layers:
+        layer.self_attn.k_proj.weight.data = -8 * layer.self_attn.q_proj.weight.data
+    rows = [audio(length, length).half() for length in (90, 33, 17, 5)]
+    assert deviation(model.half(), rows, 90) <= 0.05
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=["bf16", "fp16"])
 def test_in_half_precision_it_scatters_as_the_stock_mask_does_where_that_is_right(
     dtype: torch.dtype,

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from padded_rows import alone, answers, audio, queries
+from padded_rows import alone, answers, as_input, audio, queries
 from pooled import ROWS, Static, asked, serves, tiny, warnings
-from tiny_models import plan_for
+from tiny_models import CASES, plan_for
 
 from hf_cudagraph_asr import BucketPlan, Cost, GraphPool, disable_cuda_graphs, enable_cuda_graphs
 from hf_cudagraph_asr.dispatch import Reason
@@ -49,6 +49,17 @@ def test_what_asks_for_more_than_logits_is_the_hosts(
     assert asked(model, pool, ONE)[1] == [Reason.TRAINING]
     assert pool.stats().hits == 1
     assert not warnings(caplog)  # all that was asked for
+
+
+def test_what_the_encoders_own_configuration_asks_for_is_the_hosts() -> None:
+    model = CASES["parakeet"].build()
+    with torch.no_grad(), enable_cuda_graphs(model) as pool:
+        values = as_input(model, ONE)
+        assert asked(model, pool, values)[1] == []
+        model.config.encoder_config.output_hidden_states = True
+        output, reasons = asked(model, pool, values)
+    assert output.hidden_states is not None
+    assert reasons == [Reason.OUTPUTS]
 
 
 def test_too_long_is_exact_all_the_same(model: Any, pool: GraphPool) -> None:

@@ -10,8 +10,9 @@ may call it, and there is nothing to restore.
 The modules whose forward is composed here (`composed`) are not called themselves: the base model,
 its feature extractor and encoder; with group norm the first convolutional layer; positional
 convolutions that mask inside; the layers of Wav2Vec2-Conformer and their convolution modules; the
-adapter, of Wav2Vec2-BERT with its layers; of Parakeet, Lasr and Granite Speech the encoder. A model
-with hooks on them is refused. Hooks on what lies within them, and on all other layers, fire.
+adapter, of Wav2Vec2-BERT with its layers; of Parakeet, Lasr and Granite Speech the encoder; and of
+what lies within them dropout, a group norm and tables of positions. A model with hooks on them is
+refused. Hooks on all else within them, and on all other layers, fire.
 
 All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
 the forward can be captured as a CUDA graph and exported as one graph.
@@ -67,6 +68,10 @@ class ExactForward(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         self._encode = _ENCODERS[family_of(model).encoder]
+        if not model.training and any(map(_trains, model.modules())):
+            raise UnsupportedModel(
+                "some of its modules are in training mode: call model.eval(), or run it eagerly"
+            )
         for module in composed(model):
             if _hooked(module):
                 raise UnsupportedModel(
@@ -75,6 +80,11 @@ class ExactForward(nn.Module):
                     f"model eagerly"
                 )
         self.geometry = Frames(model.config)
+        if bool(self.geometry.adapter) != (getattr(_base(model), "adapter", None) is not None):
+            raise UnsupportedModel(
+                "config.add_adapter is not what the model was built with: set it back, or run the "
+                "model eagerly"
+            )
         self.takes_features = bool(self.geometry.features)
         if not self.takes_features:
             _check_first_layer(_base(model).feature_extractor.conv_layers[0])
@@ -168,6 +178,20 @@ def _hooked(module: Any) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
+def _watched(module: Any) -> bool:
+    everywhere: Any = nn.modules.module  # where hooks on all modules are
+    return bool(
+        _hooked(module) or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks
+    )
+
+
+def _trains(module: Any) -> bool:
+    """Its mode is one that changes what it computes: a new layer of torch.nn has the same mode."""
+    kind = type(module).__module__
+    matters = kind.startswith("transformers.models.") or kind.endswith(("dropout", "norm"))
+    return bool(module.training and matters and getattr(module, "p", 1))
+
+
 def _base(model: Any) -> Any:
     """The model without its head. Of SEW-D, the host before 5.18 looks for it by a wrong name."""
     return getattr(model, "sew_d", model.base_model)
@@ -179,10 +203,27 @@ def head_of(model: Any) -> Any:
 
 
 def composed(model: Any) -> list[Any]:
-    """List the modules that `ExactForward` does not call: it composes them from what they hold."""
-    base = _base(model)
-    if base is model:  # Parakeet, Lasr, Granite Speech
-        return [model.encoder]
+    """List the modules that `ExactForward` does not call: it composes them from what they hold.
+
+    Raises:
+        UnsupportedModel: there is something else in the place of dropout, which it leaves out.
+    """
+    found = _composed(_base(model))
+    for within in [model, *found]:
+        for name, module in within.named_children():
+            if "dropout" in name and type(module) not in (nn.Dropout, nn.Identity):
+                raise UnsupportedModel(
+                    f"{name} is a {class_name(module)}, expected torch.nn.Dropout: the exact "
+                    f"forward leaves it out; put it elsewhere, or run the model eagerly"
+                )
+            if "dropout" in name or name == "embed_positions":
+                found.append(module)
+    return found
+
+
+def _composed(base: Any) -> list[Any]:
+    if head_of(base) is not None:  # Parakeet, Lasr, Granite Speech
+        return [base.encoder]
     found = [base, base.encoder]
     if (adapter := getattr(base, "adapter", None)) is not None:
         found.append(adapter)
@@ -191,7 +232,7 @@ def composed(model: Any) -> list[Any]:
     found.append(base.feature_extractor)
     first = base.feature_extractor.conv_layers[0]
     if isinstance(getattr(first, "layer_norm", None), nn.GroupNorm):
-        found.append(first)
+        found += [first, first.layer_norm]
     embed = getattr(base.encoder, "pos_conv_embed", None)
     if hasattr(embed, "layers") or getattr(embed, "batch_norm", None) is not None:
         found.append(embed)
@@ -288,7 +329,7 @@ def _layers(encoder: Any, hidden: torch.Tensor) -> list[Any]:
     linears = [linear for a in attentions for linear in (a.q_proj, a.k_proj, a.v_proj)]
     like = linears[0].weight
     # These are not called. A layer of PEFT is of its own class, and pruning is a hook.
-    if any(type(linear) is not nn.Linear or _hooked(linear) for linear in linears):
+    if any(type(linear) is not nn.Linear or _watched(linear) for linear in linears):
         return layers
     if any(linear.bias is None or linear.weight.shape != like.shape for linear in linears):
         return layers
@@ -514,6 +555,8 @@ def _granite(
         hidden = layer(hidden, attention_mask=own, position_embeddings=encoder.attention_dists)
         if at in encoder.config.subsample_layers:
             own = own[:, 1::2]  # the mean of two frames that are
+        # A block without any key is NaN in float16, and the next layer's blocks are others.
+        hidden = zero_beyond(hidden, own[:, :, None])
         if at + 1 == encoder.config.num_hidden_layers // 2:
             said = nn.functional.softmax(encoder.out(hidden), dim=-1)
             hidden = hidden + encoder.out_mid(said)
@@ -579,10 +622,9 @@ def convolve_and_normalize(
         # bits the subtraction itself would round more than that.
         total = samples.sum(dim=1, keepdim=True)
         samples = torch.addcdiv(samples, total, counted[:, None], value=-1)
-    # First of all: a hook may make the kernels of other weights, as pruning does.
     convolved = conv(samples[:, None])  # (B, C, T)
     keep = own[:, None, conv.kernel_size[0] - 1 :: conv.stride[0]]  # (B, 1, T)
-    if samples.device.type in WINDOWS_ON:
+    if samples.device.type in WINDOWS_ON and not _watched(conv):
         mean, variance = _of_windows(samples, keep, frames, conv)
     else:
         kept = zero_beyond(convolved, keep)

@@ -202,7 +202,8 @@ class Frames:
         self.last_samples = slice(geometry.receptive_field - 1, None, geometry.hop)
         self._first = Convolution(geometry.kernels[0], geometry.strides[0])
         self.adapter: tuple[Convolution, ...] = ()
-        if getattr(config, "add_adapter", False):
+        # Some families' models have none, whatever their configuration says.
+        if getattr(config, "add_adapter", False) and hasattr(config, "adapter_stride"):
             # The host's adapter layers pad by one, or half the stride, whatever their kernel.
             padding = config.adapter_stride // 2 if self.features else 1
             one = Convolution(config.adapter_kernel_size, config.adapter_stride, padding)

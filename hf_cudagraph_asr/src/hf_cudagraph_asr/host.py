@@ -260,8 +260,8 @@ class _ConfigView:
 
     def read(self) -> tuple[bool, bool, bool, str | None]:
         """Attentions and hidden states are asked for; no tuple is; the attention implementation."""
-        config, before, _ = self._seen
-        if self._model.config is not config or vars(config) != before:
+        configs, before, _ = self._seen
+        if self._model.config is not configs[0] or [*map(vars, configs)] != before:
             self._seen = self._look()
         return self._seen[2]
 
@@ -269,17 +269,18 @@ class _ConfigView:
         """What `read` found last: a look in each call is enough."""
         return self._seen[2]
 
-    def _look(self) -> tuple[Any, dict[str, Any], tuple[bool, bool, bool, str | None]]:
+    def _look(self) -> tuple[list[Any], list[dict[str, Any]], tuple[bool, bool, bool, str | None]]:
         config = self._model.config
+        configs = [config, *filter(None, [getattr(config, "encoder_config", None)])]
         # Copied first: a change while the attributes are read is then seen the next time.
-        before = dict(vars(config))
+        before = [dict(vars(one)) for one in configs]
         found = (
-            bool(getattr(config, "output_attentions", False)),
-            bool(getattr(config, "output_hidden_states", False)),
+            any(getattr(one, "output_attentions", False) for one in configs),
+            any(getattr(one, "output_hidden_states", False) for one in configs),
             bool(getattr(config, "return_dict", True)),
-            config._attn_implementation,
+            configs[-1]._attn_implementation,  # as `family_of` reads it
         )
-        return config, before, found
+        return configs, before, found
 
 
 class _Fingerprint:

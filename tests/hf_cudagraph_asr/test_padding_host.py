@@ -361,7 +361,7 @@ def test_a_module_in_training_mode_is_refused() -> None:
 def test_an_adapter_that_only_the_configuration_has_is_refused() -> None:
     model, row = CASES["wav2vec2-layer"].build(), audio(500)
     model.config.add_adapter = True
-    with pytest.raises(UnsupportedModel, match="add_adapter is not what"):
+    with pytest.raises(UnsupportedModel, match="add_adapter does not fit"):
         ExactForward(model)
     other = CASES["hubert-group"].build(add_adapter=True, output_hidden_size=32)  # it has no such
     assert deviation(other, [row], 800) <= TOLERANCE

@@ -14,8 +14,7 @@ from hf_cudagraph_asr.dispatch import batches
 
 __all__ = ["Batcher"]
 
-# Waiting queries from which a batch is chosen, the oldest, or as many as it may hold: .2 ms.
-LOOK = 32
+LOOK = 32  # waiting queries, the oldest, from which a batch of no more is chosen: .2 ms
 
 
 @dataclass(eq=False)
@@ -38,8 +37,7 @@ class Batcher:
     Args:
         compute: makes an answer for each query of a batch, of the queries and the seconds that each
             has waited. Where it fails, each query of the batch is computed again alone.
-        price: cost of a batch, by the samples of its longest query and its number of queries. Where
-            it fails, all that wait get its exception.
+        price: cost of a batch, by the samples of its longest query and its number of queries.
         lanes: batches at a time.
 
     Attributes:
@@ -60,7 +58,7 @@ class Batcher:
         self.most, self.wait_s = 1, 0.0
 
     async def ask(self, given: Any, samples: int) -> Any:
-        """Answer a query of so many samples; raises what was raised for it alone."""
+        """Answer a query of so many samples; raises what was raised for it alone, or by `price`."""
         query = _Query(given, samples, asyncio.get_running_loop().time())
         self._waiting.append(query)
         if self._free:

@@ -10,9 +10,8 @@ may call it, and there is nothing to restore.
 The modules whose forward is composed here (`composed`) are not called themselves: the base model,
 its feature extractor and encoder; with group norm the first convolutional layer; positional
 convolutions that mask inside; the layers of Wav2Vec2-Conformer and their convolution modules; the
-adapter, of Wav2Vec2-BERT with its layers; of Parakeet, Lasr and Granite Speech the encoder; and of
-what lies within them dropout, a group norm and tables of positions. A model with hooks on them is
-refused. Hooks on all else within them, and on all other layers, fire.
+adapter, of Wav2Vec2-BERT with its layers; of Parakeet, Lasr and Granite Speech the encoder; in them
+dropout, group norm and tables of positions. With hooks on any, a model is refused; others fire.
 
 All shapes are static, each row's length is a value in a tensor, and nothing waits for the device:
 the forward can be captured as a CUDA graph and exported as one graph.
@@ -69,9 +68,7 @@ class ExactForward(nn.Module):
         super().__init__()
         self._encode = _ENCODERS[family_of(model).encoder]
         if not model.training and any(map(_trains, model.modules())):
-            raise UnsupportedModel(
-                "some of its modules are in training mode: call model.eval(), or run it eagerly"
-            )
+            raise UnsupportedModel("some modules are in training mode: call model.eval()")
         for module in composed(model):
             if _hooked(module):
                 raise UnsupportedModel(
@@ -81,10 +78,7 @@ class ExactForward(nn.Module):
                 )
         self.geometry = Frames(model.config)
         if bool(self.geometry.adapter) != (getattr(_base(model), "adapter", None) is not None):
-            raise UnsupportedModel(
-                "config.add_adapter is not what the model was built with: set it back, or run the "
-                "model eagerly"
-            )
+            raise UnsupportedModel("config.add_adapter does not fit the model: set it back")
         self.takes_features = bool(self.geometry.features)
         if not self.takes_features:
             _check_first_layer(_base(model).feature_extractor.conv_layers[0])
@@ -180,9 +174,8 @@ def _hooked(module: Any) -> bool:
 
 def _watched(module: Any) -> bool:
     everywhere: Any = nn.modules.module  # where hooks on all modules are
-    return bool(
-        _hooked(module) or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks
-    )
+    hooks = everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks
+    return bool(hooks) or _hooked(module)
 
 
 def _trains(module: Any) -> bool:
@@ -203,18 +196,13 @@ def head_of(model: Any) -> Any:
 
 
 def composed(model: Any) -> list[Any]:
-    """List the modules that `ExactForward` does not call: it composes them from what they hold.
-
-    Raises:
-        UnsupportedModel: there is something else in the place of dropout, which it leaves out.
-    """
+    """List the modules that `ExactForward` does not call: it composes them from what they hold."""
     found = _composed(_base(model))
     for within in [model, *found]:
         for name, module in within.named_children():
             if "dropout" in name and type(module) not in (nn.Dropout, nn.Identity):
                 raise UnsupportedModel(
-                    f"{name} is a {class_name(module)}, expected torch.nn.Dropout: the exact "
-                    f"forward leaves it out; put it elsewhere, or run the model eagerly"
+                    f"{name} is a {class_name(module)}, expected torch.nn.Dropout: run it eagerly"
                 )
             if "dropout" in name or name == "embed_positions":
                 found.append(module)

@@ -143,7 +143,7 @@ $(PIPER)/.synced: docs/examples/speechnet/piper.txt $(STAMP)
 lock:
 	$(BOOTSTRAP)
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --no-header --upgrade --group dev --group speechnet --all-extras \
+	  --no-emit-index-url --no-header --upgrade --group dev --group docs --group speechnet --all-extras \
 	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock
 
 clean:

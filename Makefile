@@ -48,7 +48,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format bench bench-peers gpu docs lock speechnet tinyvoice tinyworld clean
+.PHONY: demo test venv lint format api bench bench-peers gpu docs lock speechnet tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -92,6 +92,10 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix $(LINTED)
 	$(BIN)/ruff format $(LINTED)
+
+# The public names and signatures, which a test compares with the code.
+api: $(STAMP)
+	$(BIN)/python tests/repository/api.py $(PACKAGES)
 
 # The examples of the documents alone.
 docs: $(STAMP)

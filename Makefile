@@ -4,8 +4,10 @@ PYTHON ?= python3
 # Processes that run the tests; the tests of one file stay together, because they share what they
 # set up.
 WORKERS ?= 2
-# `make test PACKAGE=weaklabel` tests one package in a smaller environment of its own.
+# `make test PACKAGE=weaklabel` tests one package in a smaller environment of its own; with LOWEST=1
+# in the lowest versions that its manifest allows, instead of those of the lock.
 PACKAGE :=
+LOWEST  :=
 PACKAGES := daam_diffusers hf_cudagraph_asr weaklabel
 SOURCES  := $(PACKAGES:%=%/src)
 LOG    := docs/examples/households
@@ -29,7 +31,7 @@ else ifneq ($(filter-out test venv clean,$(MAKECMDGOALS)),)
 $(error PACKAGE=$(PACKAGE) works with `make test` and `make venv` only; \
   run `make $(MAKECMDGOALS)` without it)
 else
-VENV      := .venv-$(PACKAGE)
+VENV      := .venv-$(if $(LOWEST),lowest-)$(PACKAGE)
 MANIFESTS := pyproject.toml $(PACKAGE)/pyproject.toml
 TESTED    := $(PACKAGE) tests/$(PACKAGE) $(WITH_$(PACKAGE))
 endif
@@ -74,8 +76,9 @@ endef
 # One package: what its extra `test` asks for and nothing else, in the versions and with the hashes
 # of the lock.
 define INSTALL_ONE
-$(BIN)/uv pip install --python $(BIN)/python --quiet --exact --constraint requirements.lock \
-  --build-constraint requirements.lock --editable './$(PACKAGE)[test]'
+$(BIN)/uv pip install --python $(BIN)/python --quiet --exact --editable './$(PACKAGE)[test]' \
+  $(if $(LOWEST),--resolution lowest-direct,--constraint requirements.lock) \
+  --build-constraint requirements.lock
 endef
 
 # A stamp instead of a check: a second run only compares times.
@@ -151,4 +154,4 @@ lock:
 	  $(PACKAGES:%=%/pyproject.toml) --output-file requirements.lock
 
 clean:
-	rm -rf .venv $(PACKAGES:%=.venv-%) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv $(PACKAGES:%=.venv-%) $(PACKAGES:%=.venv-lowest-%) out dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,14 +20,9 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 4
 
 nitpicky = True
-# Backticks of docstrings are links where they name something, and else code. Other projects' types
-# are not looked up: that would need the network.
+# Backticks of docstrings and types of annotations are links where the site has what they name.
 default_role = "py:obj"
-nitpick_ignore_regex = [
-    ("py:obj", "(?s).*"),
-    ("py:class", r"(?!daam_diffusers\.|hf_cudagraph_asr\.|weaklabel\.).*"),
-    ("py:class", r"weaklabel\.(em\.Factor|models\.Frame|schema\.Column)"),
-]
+nitpick_ignore_regex = [("py:(obj|class)", "(?s).*")]
 autodoc_member_order = "bysource"
 napoleon_custom_sections = [("Attributes", "params_style"), "Returns"]
 

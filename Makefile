@@ -13,13 +13,14 @@ SOURCES  := $(PACKAGES:%=%/src)
 LOG    := docs/examples/households
 LINTED := $(SOURCES) tests docs conftest.py
 
-# What belongs to a package, besides its own folder and tests/<package>.
+# What belongs to a package, besides its own folder, tests/<package> and docs/<package>.
 WITH_daam_diffusers := tests/tinyworld docs/families.md docs/examples/tinyworld
 WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
   docs/examples/weaklabel-plugin
 # What joins the packages: tested without PACKAGE only.
-WITH_all := tests/speechnet docs/speechnet.md docs/examples/speechnet
+WITH_all := tests/speechnet docs/speechnet.md docs/examples/speechnet \
+  docs/index.md docs/which-tool.md docs/measured.md docs/limits.md
 
 ifeq ($(PACKAGE),)
 VENV      := .venv
@@ -33,7 +34,7 @@ $(error PACKAGE=$(PACKAGE) works with `make test` and `make venv` only; \
 else
 VENV      := .venv-$(if $(LOWEST),lowest-)$(PACKAGE)
 MANIFESTS := pyproject.toml $(PACKAGE)/pyproject.toml
-TESTED    := $(PACKAGE) tests/$(PACKAGE) $(WITH_$(PACKAGE))
+TESTED    := $(PACKAGE) tests/$(PACKAGE) docs/$(PACKAGE) $(WITH_$(PACKAGE))
 endif
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.synced
@@ -100,8 +101,9 @@ format: $(STAMP)
 api: $(STAMP)
 	$(BIN)/python tests/repository/api.py $(PACKAGES)
 
-# The examples of the documents alone.
+# The site, out/docs/index.html, and the examples of the documents alone.
 docs: $(STAMP)
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --quiet -c docs -d out/doctrees . out/docs
 	$(BIN)/pytest README.md CONTRIBUTING.md docs $(PACKAGES:%=%/README.md)
 
 bench: $(STAMP)

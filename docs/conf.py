@@ -66,7 +66,14 @@ def without_folders(app: Sphinx, document: nodes.document) -> None:
                 link.replace_self(link.children)
 
 
+def front_page(app: Sphinx, failed: Exception | None) -> None:
+    """Send whoever opens the folder to the index, whose source lies in docs/."""
+    page = '<!DOCTYPE html><meta http-equiv="refresh" content="0; url=docs/index.html">\n'
+    Path(app.outdir, "index.html").write_text(page)
+
+
 def setup(app: Sphinx) -> None:
     app.add_html_math_renderer("mathml", (mathml, None), (mathml, None))
     app.connect("autodoc-process-docstring", as_rest, priority=400)  # before napoleon
     app.connect("doctree-read", without_folders)
+    app.connect("build-finished", front_page)

@@ -126,7 +126,7 @@ def show(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
     troubles: list[str] = []
     asked: set[str] = set()
 
-    def show(page: str, **options: object) -> Page:
+    def show(page: str, query: str = "", **options: object) -> Page:
         context = browser.new_context(**options)
         context.set_default_timeout(20_000)
         contexts.append(context)
@@ -134,7 +134,7 @@ def show(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
         opened.on("request", lambda request: asked.add(urlsplit(request.url).scheme))
         opened.on("pageerror", lambda error: troubles.append(str(error)))
         opened.on("console", lambda message: troubles.append(message.text))
-        opened.goto((site / page).as_uri())
+        opened.goto((site / page).as_uri() + query)
         return opened
 
     yield show
@@ -145,14 +145,13 @@ def show(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
 
 
 def test_search_works_without_a_server(show: Callable[..., Page]) -> None:
-    page = show("search.html?q=calibrate")
+    page = show("search.html", "?q=calibrate")
     page.wait_for_selector("#search-results li a")
     assert "docs/hf_cudagraph_asr/api.html" in page.content()
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [390, 1280])
-def test_pages_fit_a_phone_and_a_desk(show: Callable[..., Page], scheme: str, width: int) -> None:
+@pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])
+def test_pages_fit_a_phone_and_a_desk(show: Callable[..., Page], width: int, scheme: str) -> None:
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
     for name in ("index", "docs/families", "docs/hf_cudagraph_asr/buckets", "docs/weaklabel/api"):
         page = show(f"{name}.html", **options)

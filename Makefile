@@ -13,7 +13,7 @@ SOURCES  := $(PACKAGES:%=%/src)
 LOG    := docs/examples/households
 LINTED := $(SOURCES) tests docs conftest.py
 
-# What belongs to a package, besides its own folder, tests/<package> and docs/<package>.
+# What belongs to a package, besides its own folder and tests/<package>.
 WITH_daam_diffusers := tests/tinyworld docs/families.md docs/examples/tinyworld
 WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \

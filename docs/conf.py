@@ -40,7 +40,7 @@ def mathml(self: Any, node: nodes.Element) -> None:
 
 
 def as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring's plain text: indented blocks are code, * and _ are."""
+    """Make reStructuredText of a docstring's plain text: indented blocks are code, marks are text."""
     written: list[str] = [""] * (what == "property")  # or napoleon makes a type of `type: text`
     literal = False
     for line in lines:
@@ -51,7 +51,7 @@ def as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: li
         literal = literal and (indented or not line)
         if not literal and not line.lstrip().startswith((">>>", "...")):
             parts = re.split(r"(`[^`]*`)", line)
-            parts[::2] = [re.sub(r"\*|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
+            parts[::2] = [re.sub(r"[*|]|(?<=\w)_(?!\w)", r"\\\g<0>", part) for part in parts[::2]]
             line = "".join(parts)
         written.append(line)
     lines[:] = written

@@ -40,7 +40,7 @@ def mathml(self: Any, node: nodes.Element) -> None:
 
 
 def as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
-    """Make reStructuredText of a docstring's plain text: indented blocks are code, marks are text."""
+    """Make reStructuredText of a docstring's text: indented blocks are code, marks are text."""
     written: list[str] = [""] * (what == "property")  # or napoleon makes a type of `type: text`
     literal = False
     for line in lines:

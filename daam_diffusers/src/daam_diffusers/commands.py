@@ -332,3 +332,40 @@ def _check_words(prompt: str, words: list[str] | None) -> list[str]:
 
 def _message(error: Exception) -> str:
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+@app.command()
+def study(
+    folder: Annotated[
+        Path, typer.Argument(help="Holds folders with heat_maps.safetensors and image.png.")
+    ],
+    spacy: Annotated[str, typer.Option(help="spaCy model, by name or folder.")],
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="On min-max maps.")] = 0.4,
+    categories: Annotated[
+        Path | None, typer.Option(help='JSON of nouns and categories, {"zebra": "animal"}.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for JSON, CSV and HTML.")] = None,
+    processes: Annotated[int, typer.Option(min=1, help="How many share the work.")] = 1,
+) -> int:
+    """Study parts of speech and syntax: how large words' maps are, how far related ones overlap.
+
+    An image that cannot be measured is named and left out, and the exit code is 1 then.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    from daam_diffusers import study as studies
+
+    named = None if categories is None else studies.read_categories(categories)
+    found = studies.study(folder, spacy, threshold=threshold, categories=named, processes=processes)
+    for name, columns, rows in found.tables():
+        table = Table(name, "count", *columns, title=studies.TABLES[name])
+        for row, cells in rows.items():
+            count = next(iter(cells.values()))["count"]
+            shown = [studies.shown(cells[column]) if column in cells else "" for column in columns]
+            table.add_row(row, f"{count}", *shown)
+        console.print(table)
+    for path in [] if out is None else found.save(out):
+        console.print(str(path), soft_wrap=True)
+    for problem in found.problems:
+        _warn(problem)
+    return 1 if found.problems else 0

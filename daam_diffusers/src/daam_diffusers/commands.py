@@ -357,12 +357,12 @@ def study(
 
     named = None if categories is None else studies.read_categories(categories)
     found = studies.study(folder, spacy, threshold=threshold, categories=named, processes=processes)
-    for name, columns, rows in found.tables():
+    for name, rows in found.tables():
+        columns = dict.fromkeys(column for cells in rows.values() for column in cells)
         table = Table(name, "count", *columns, title=studies.TABLES[name])
         for row, cells in rows.items():
-            count = next(iter(cells.values()))["count"]
-            shown = [studies.shown(cells[column]) if column in cells else "" for column in columns]
-            table.add_row(row, f"{count}", *shown)
+            count = next(iter(cells.values())).count
+            table.add_row(row, f"{count}", *(f"{cells.get(column, '')}" for column in columns))
         console.print(table)
     for path in [] if out is None else found.save(out):
         console.print(str(path), soft_wrap=True)

@@ -48,6 +48,8 @@ class Mean:
 
         >>> Mean.of([0.25, 0.75]) + Mean.of([0.5])
         Mean(images=2, count=3, total=1.5, squares=1.25, products=2.5, counts=5)
+        >>> str(Mean.of([0.25, 0.75]) + Mean.of([0.5]) + Mean.of([0.75]))
+        '0.562 ± 0.131'
 
     Attributes:
         images: how many images had at least one value.
@@ -76,6 +78,9 @@ class Mean:
     def __add__(self, other: Mean) -> Mean:
         names = [each.name for each in fields(self)]
         return Mean(*(getattr(self, name) + getattr(other, name) for name in names))
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" + f" ± {self.margin:.3f}" * (self.images > 1)
 
     @property
     def value(self) -> float:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,12 +26,11 @@ from tqdm.auto import tqdm
 
 from daam_diffusers import linguistics, report
 from daam_diffusers.atomic import written_beside
-from daam_diffusers.linguistics import Key, Mask, Statistics
+from daam_diffusers.linguistics import Key, Mask, Mean, Statistics
 from daam_diffusers.maps import HeatMaps
 from daam_diffusers.prompt import Word
 
 MAPS = "heat_maps.safetensors"
-_CHUNK = 16  # images that a process measures at once
 
 TABLES = {
     "intensity": "Thresholded area by part of speech",
@@ -40,30 +38,7 @@ TABLES = {
     "cohyponyms": "Overlap of two nouns of known category",
     "adjectives": "Change where an adjective is exchanged",
 }
-
-
-def _reference() -> dict[Key, float]:
-    areas = {
-        "PUNCT": 0.4465, "CCONJ": 0.3687, "ADP": 0.3188, "VERB": 0.2969, "ADV": 0.2925,
-        "ADJ": 0.2886, "NOUN": 0.2879, "PRON": 0.2788, "DET": 0.1942, "NUM": 0.1585,
-    }  # fmt: skip
-    overlaps = {  # IoU, IoD, IoH
-        "compound": (0.334, 0.591, 0.500), "conj:and": (0.284, 0.555, 0.396),
-        "amod": (0.147, 0.451, 0.191), "nmod:of": (0.087, 0.129, 0.220),
-        "obj": (0.066, 0.106, 0.364), "acl": (0.065, 0.287, 0.111),
-        "nsubj": (0.050, 0.107, 0.227), "case": (0.038, 0.181, 0.059),
-        "det": (0.004, 0.130, 0.007), "punct": (0.001, 0.024, 0.001),
-    }  # fmt: skip
-    found: dict[Key, float] = {("intensity", tag, "area"): x for tag, x in areas.items()}
-    for name, values in overlaps.items():
-        for column, value in zip(("IoU", "IoD", "IoH"), values, strict=True):
-            found["relations", name, column] = value
-    return found
-
-
-REFERENCE = _reference()
-"""What others report: parts of speech in version 1 of the paper, threshold 0.4; relations in
-castorini/daam's notebooks/1-visuosyntactic-analyses.ipynb, where raw maps are cut at 0.15."""
+COLUMNS = ("table", "row", "column", "mean", "margin", "count", "images")
 
 
 @dataclass(frozen=True)
@@ -82,57 +57,42 @@ class Study:
     threshold: float
     problems: list[str]
 
-    def rows(self) -> list[dict[str, Any]]:
-        """A row a mean: its place, value, 95% interval, what it is over, reference and sums.
+    def tables(self) -> Iterator[tuple[str, dict[str, dict[str, Mean]]]]:
+        """Each table's name, and its means by row and column.
 
-        Tables come in the order of `TABLES`, rows from high to low in their first column. What
-        does not exist, such as the interval of one image, is None.
+        Rows come from high to low in their first column.
         """
-        means = self.statistics.means
-        first: dict[tuple[str, str], float] = {}
-        for (table, row, _), mean in means.items():
-            first.setdefault((table, row), mean.value)
-        order = [*TABLES]
-        keys = sorted(means, key=lambda key: (order.index(key[0]), -first[key[:2]], key[1]))
-        return [
-            {
-                **dict(zip(("table", "row", "column"), key, strict=True)),
-                "mean": means[key].value,
-                "low": _known(means[key].value - means[key].margin),
-                "high": _known(means[key].value + means[key].margin),
-                "reference": REFERENCE.get(key),
-                **asdict(means[key]),
-            }
-            for key in keys
-        ]
-
-    def tables(self) -> Iterator[tuple[str, list[str], dict[str, dict[str, dict[str, Any]]]]]:
-        """Name, columns, and by row and column the entries of `rows`, a table at a time."""
-        rows = self.rows()
-        for table in TABLES:
-            own = [row for row in rows if row["table"] == table]
-            by_row: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
-            for row in own:
-                by_row[row["row"]][row["column"]] = row
-            if own:
-                yield table, list(dict.fromkeys(row["column"] for row in own)), dict(by_row)
+        for name in TABLES:
+            rows: defaultdict[str, dict[str, Mean]] = defaultdict(dict)
+            for (table, row, column), mean in self.statistics.means.items():
+                if table == name:
+                    rows[row][column] = mean
+            if rows:
+                ordered = sorted(rows.items(), key=lambda row: -next(iter(row[1].values())).value)
+                yield name, dict(ordered)
 
     def save(self, folder: Path) -> list[Path]:
-        """Write `study.json`, `study.csv` and `study.html`; the folder is made if it is missing."""
-        rows = self.rows()
+        """Write `study.json`, `study.csv` and `study.html`; the folder is made if it is missing.
+
+        JSON and CSV have an entry a mean; the margin, half of its interval, is empty for one image.
+        """
+        means = [
+            (table, row, column, m.value, m.margin if m.images > 1 else None, m.count, m.images)
+            for table, rows in self.tables()
+            for row, cells in rows.items()
+            for column, m in cells.items()
+        ]
         described = {
             "spacy": self.spacy,
             "threshold": self.threshold,
             "counts": dict(self.statistics.counts),
             "problems": self.problems,
-            "rows": rows,
+            "rows": [dict(zip(COLUMNS, mean, strict=True)) for mean in means],
         }
         table = io.StringIO()
-        writer = csv.DictWriter(table, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+        csv.writer(table).writerows([COLUMNS, *means])
         texts = {
-            "study.json": json.dumps(described, indent=1, ensure_ascii=False) + "\n",
+            "study.json": json.dumps(described, indent=1) + "\n",
             "study.csv": table.getvalue(),
             "study.html": self.to_html(),
         }
@@ -145,16 +105,6 @@ class Study:
     def to_html(self) -> str:
         """One self-contained page of the tables with bars, beside the paper's figures."""
         return report.page("study.html.j2", study=self, tables=list(self.tables()), titles=TABLES)
-
-
-def _known(value: float) -> float | None:
-    return None if math.isnan(value) else value
-
-
-def shown(row: Mapping[str, Any]) -> str:
-    """A mean with half its interval, as the terminal shows it."""
-    margin = "" if row["high"] is None else f" ± {row['high'] - row['mean']:.3f}"
-    return f"{row['mean']:.3f}{margin}"
 
 
 def study(
@@ -193,14 +143,14 @@ def study(
     variants: defaultdict[Any, dict[str, Variant]] = defaultdict(dict)
     measure = partial(_measure, model=model, threshold=threshold, categories=categories or {})
     compare = partial(_compare, model=model, threshold=threshold)
-    with _mapping(processes) as pool:
-        for part, own, wrong in _bar(pool(measure, _chunks(files)), len(files), "measure"):
+    with _mapping(processes) as over:
+        for part, own, wrong in tqdm(over(measure, files), "measure", len(files), leave=False):
             found = found.merge(part)
             problems += wrong
             for key, variant in own:
                 variants[key].setdefault(variant.adjective, variant)
         groups = [[*group.values()] for group in variants.values() if len(group) > 1]
-        for part, wrong in _bar(pool(compare, _chunks(groups)), len(groups), "compare"):
+        for part, wrong in tqdm(over(compare, groups), "compare", len(groups), leave=False):
             found = found.merge(part)
             problems += wrong
     if not found.means:
@@ -239,20 +189,18 @@ def load_model(name: str) -> Any:
 
 
 def read_categories(path: Path) -> dict[str, str]:
-    """A table of nouns and categories from JSON, for `study`.
+    """A table of nouns and categories from a JSON file, for `study`.
 
     Raises:
-        ValueError: it is no such table; the message says what one is.
+        ValueError: it is none.
     """
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-    if not isinstance(found, dict) or not all(isinstance(x, str) for x in found.values()):
-        raise ValueError(
-            f'{path} must be a JSON object of nouns and categories, {{"zebra": "animal"}}'
-        )
-    return found
+    except ValueError:
+        found = None
+    if isinstance(found, dict) and all(isinstance(x, str) for x in found.values()):
+        return found
+    raise ValueError(f'{path} must be JSON of nouns and categories, {{"zebra": "animal"}}')
 
 
 class Variant(NamedTuple):
@@ -265,51 +213,43 @@ class Variant(NamedTuple):
 
 
 def _measure(
-    files: Sequence[Path], *, model: str, threshold: float, categories: Mapping[str, str]
+    path: Path, *, model: str, threshold: float, categories: Mapping[str, str]
 ) -> tuple[Statistics, list[tuple[Any, Variant]], list[str]]:
-    nlp = load_model(model)
-    found = Statistics()
-    variants: list[tuple[Any, Variant]] = []
-    problems: list[str] = []
-    for path in files:
-        try:
-            maps = HeatMaps.load(path)
-            if not maps.prompt.text:
-                raise ValueError(f"{path}: its prompt is not known")
-            doc = nlp(maps.prompt.text)
-            mask = partial(_mask, maps, threshold)
-            found = found.merge(linguistics.measure(doc, maps.prompt, mask, categories))
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-            continue
-        if maps.provenance.get("seed", "").isdecimal():  # of a batch it names all seeds
-            same = json.dumps([dict(maps.provenance), maps.image_size], sort_keys=True)
-            for frame, adjective, noun in linguistics.adjectives(doc):
-                variant = Variant(path, doc[adjective].lower_, adjective, noun)
-                variants.append(((frame, noun, same), variant))
-    return found, variants, problems
+    """Statistics of one image, what it may be compared with by, and what is wrong with it."""
+    try:
+        maps = HeatMaps.load(path)
+        if not maps.prompt.text:
+            raise ValueError(f"{path}: its prompt is not known")
+        doc = load_model(model)(maps.prompt.text)
+        mask = partial(_mask, maps, threshold)
+        found = linguistics.measure(doc, maps.prompt, mask, categories)
+    except (OSError, ValueError) as error:
+        return Statistics(), [], [str(error)]
+    if not maps.provenance.get("seed", "").isdecimal():  # of a batch it names all seeds
+        return found, [], []
+    same = json.dumps([dict(maps.provenance), maps.image_size], sort_keys=True)
+    variants = [
+        ((frame, noun, same), Variant(path, doc[adjective].lower_, adjective, noun))
+        for frame, adjective, noun in linguistics.adjectives(doc)
+    ]
+    return found, variants, []
 
 
 def _compare(
-    groups: Sequence[Sequence[Variant]], *, model: str, threshold: float
+    group: Sequence[Variant], *, model: str, threshold: float
 ) -> tuple[Statistics, list[str]]:
-    """The first image of each group against each of the others."""
-    found = Statistics()
-    problems: list[str] = []
-    for first, *others in groups:
-        values: defaultdict[Key, list[float]] = defaultdict(list)
-        try:
-            before = _drawn(first, model)
-            for other in others:
-                changes = _changes(before, _drawn(other, model), first, threshold)
-                for row, (inside, outside) in changes:
-                    values["adjectives", row, "inside"].append(inside)
-                    values["adjectives", row, "outside"].append(outside)
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-            continue
-        found = found.merge(Statistics.of(values, compared=len(others)))
-    return found, problems
+    """The first image of a group against each of the others."""
+    first, *others = group
+    values: defaultdict[Key, list[float]] = defaultdict(list)
+    try:
+        before = _drawn(first, model)
+        for other in others:
+            for row, change in _changes(before, _drawn(other, model), first, threshold):
+                for column, value in zip(("inside", "outside"), change, strict=True):
+                    values["adjectives", row, column].append(value)
+    except (OSError, ValueError) as error:
+        return Statistics(), [str(error)]
+    return Statistics.of(values, compared=len(others)), []
 
 
 Drawn = tuple[HeatMaps, list[Word | None], npt.NDArray[np.float32] | None]
@@ -372,13 +312,4 @@ def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
     with ProcessPoolExecutor(
         processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
     ) as pool:
-        yield pool.map
-
-
-def _chunks(items: Sequence[Any]) -> list[Sequence[Any]]:
-    return [items[start : start + _CHUNK] for start in range(0, len(items), _CHUNK)]
-
-
-def _bar(results: Iterable[Any], items: int, name: str) -> Iterable[Any]:
-    chunks = math.ceil(items / _CHUNK)
-    return tqdm(results, desc=name, total=chunks, unit=f"{_CHUNK} images", leave=False)
+        yield partial(pool.map, chunksize=8)

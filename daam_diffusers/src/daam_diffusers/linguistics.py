@@ -49,7 +49,7 @@ class Mean:
         >>> Mean.of([0.25, 0.75]) + Mean.of([0.5])
         Mean(images=2, count=3, total=1.5, squares=1.25, products=2.5, counts=5)
         >>> str(Mean.of([0.25, 0.75]) + Mean.of([0.5]) + Mean.of([0.75]))
-        '0.562 ± 0.131'
+        '0.562 ± 0.140'
 
     Attributes:
         images: how many images had at least one value.

@@ -60,16 +60,20 @@ class Study:
     def tables(self) -> Iterator[tuple[str, dict[str, dict[str, Mean]]]]:
         """Each table's name, and its means by row and column.
 
-        Rows come from high to low in their first column.
+        Rows come from high to low in their first column, those of one image last.
         """
+
+        def order(row: tuple[str, dict[str, Mean]]) -> tuple[bool, float]:
+            first = next(iter(row[1].values()))
+            return first.images < 2, -first.value
+
         for name in TABLES:
             rows: defaultdict[str, dict[str, Mean]] = defaultdict(dict)
             for (table, row, column), mean in self.statistics.means.items():
                 if table == name:
                     rows[row][column] = mean
             if rows:
-                ordered = sorted(rows.items(), key=lambda row: -next(iter(row[1].values())).value)
-                yield name, dict(ordered)
+                yield name, dict(sorted(rows.items(), key=order))
 
     def save(self, folder: Path) -> list[Path]:
         """Write `study.json`, `study.csv` and `study.html`; the folder is made if it is missing.

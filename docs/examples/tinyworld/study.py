@@ -163,7 +163,7 @@ def _image(out: Path, sample: Sample) -> evaluate.Image:
 
 
 def photograph(page: Path, picture: Path) -> None:
-    """The page as Chromium shows it."""
+    """The page as Chromium shows it, in 64 colors."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -174,6 +174,8 @@ def photograph(page: Path, picture: Path) -> None:
         tab.goto(page.resolve().as_uri())
         tab.screenshot(path=picture, full_page=True)
         browser.close()
+    with PIL.Image.open(picture) as image:
+        image.convert("RGB").quantize(64).save(picture, optimize=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,12 +31,7 @@ SAME, TWO = "one category", "two categories"
 NOUNS = ("NOUN", "PROPN")
 _BLOCK = 1 << 16  # pixels multiplied at once: float32 counts them exactly
 # Relations that spaCy's English models name otherwise than Universal Dependencies do.
-_UNIVERSAL = {
-    "dobj": "obj",
-    "nsubjpass": "nsubj:pass",
-    "poss": "nmod:poss",
-    "relcl": "acl:relcl",
-}
+_UNIVERSAL = {"dobj": "obj", "nsubjpass": "nsubj:pass", "poss": "nmod:poss", "relcl": "acl:relcl"}
 
 
 @dataclass(frozen=True)

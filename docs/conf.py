@@ -23,6 +23,7 @@ nitpicky = True
 # Backticks of docstrings and types of annotations are links where the site has what they name.
 default_role = "py:obj"
 nitpick_ignore_regex = [("py:(obj|class)", "(?s).*")]
+suppress_warnings = ["ref.python"]  # A short name that two packages have becomes no link.
 autodoc_member_order = "bysource"
 napoleon_custom_sections = [("Attributes", "params_style"), "Returns"]
 

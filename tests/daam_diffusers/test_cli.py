@@ -86,6 +86,26 @@ def test_files_say_what_the_command_line_was_asked_for(model, tmp_path):
     assert "a house" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_a_set_holds_what_single_runs_write(model, tmp_path, capsys):
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "a red dog", "id": "dog"}\n{"prompt": "a car", "seed": 9}\n')
+    size = ["--steps", "2", "--height", "32", "--width", "48"]
+    asked = ["generate", "--model", str(model), "--prompts", str(rows), *size, "--seed", "5"]
+    assert main([*asked, "--out", str(tmp_path / "set")]) == 0
+    assert "2 new of 2 samples" in capsys.readouterr().out
+    assert names(tmp_path / "set") == ["000001", "dog", "generation.json"]
+    for name, prompt, seed in (("dog", "a red dog", "5"), ("000001", "a car", "9")):
+        one = tmp_path / name
+        assert run(model, "--out", str(one), "--seed", seed, prompt=prompt) == 0
+        sample = tmp_path / "set" / name
+        assert names(sample) == ["heat_maps.safetensors", "image.png"]
+        for file in names(sample):
+            assert (sample / file).read_bytes() == (one / file).read_bytes()
+    capsys.readouterr()
+    assert main([*asked, "--out", str(tmp_path / "set"), "--steps", "3"]) == 2
+    assert "set was made otherwise (steps was 2, is 3)" in capsys.readouterr().err
+
+
 def test_overlays_are_of_refined_maps_and_the_file_of_plain_ones(model, tmp_path):
     assert run(model, "--out", str(tmp_path), "--refine", "--words", "dog") == 0
     maps = HeatMaps.load(tmp_path / "heat_maps.safetensors")
@@ -163,6 +183,13 @@ def test_a_video_is_written_with_overlays_that_play(tmp_path):
     assert maps.frames == 4
     with Image.open(out / "overlays/02-dog.webp") as overlay:
         assert (overlay.size, overlay.is_animated) == ((48, 32), True)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(f'{{"prompt": "{prompt}"}}\n')
+    asked = ["--prompts", str(rows), "--out", str(tmp_path / "set"), "--frames", "4"]
+    size = ["--steps", "2", "--height", "32", "--width", "48"]
+    assert main(["generate", "--model", str(tmp_path / "model"), *asked, *size]) == 0
+    sample = tmp_path / "set/000000"
+    assert (sample / "video.webp").read_bytes() == (out / "video.webp").read_bytes()
     assert (out / "report.html").read_text("utf-8").count("data:image/webp") >= 4
 
 
@@ -294,11 +321,19 @@ def test_masks_are_read_from_alpha_or_else_from_light(tmp_path):
 def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
     """Mistakes, and what the one line that answers them must name."""
     generate = ["generate", "--prompt", "a dog", "--out", str(tmp / "out")]
+    rows = ["--prompts", str(tmp / "rows.jsonl")]
+    of_set = ["generate", "--model", str(model), "--out", str(tmp / "out"), *rows]
+    (tmp / "rows.jsonl").write_text('{"prompt": "a dog"}\n{"prompt": ""}\n')
     (tmp / "empty").mkdir()
     (tmp / "text.png").write_text("no picture")
     return {
         "unknown flag": ([*generate, "--model", str(model), "--sed", "1"], "--sed"),
-        "no prompt": (["generate", "--model", str(model)], "--prompt"),
+        "no prompt": (["generate", "--model", str(model), "--out", str(tmp / "out")], "--prompt"),
+        "two kinds of prompts": ([*generate, "--model", str(model), *rows], "one of them"),
+        "words of a set": ([*of_set, "--words", "dog"], "--words goes with --prompt"),
+        "a bad row": (of_set, 'rows.jsonl:2: "prompt" must be a text'),
+        "no rows": ([*of_set, "--prompts", str(tmp / "nowhere.jsonl")], "nowhere.jsonl"),
+        "bad threshold": (["evaluate", str(tmp), "--threshold", "half"], "--threshold"),
         "unknown command": (["generat"], "generat"),
         "bad number": ([*generate, "--model", str(model), "--steps", "0"], "--steps"),
         "missing folder": ([*generate, "--model", str(tmp / "nowhere")], "nowhere"),
@@ -345,7 +380,8 @@ MISTAKES = [
     "no maps", "no evaluation", "nothing to evaluate", "offload on a CPU", "an option it lacks",
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
     "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
-    "another format",
+    "another format", "two kinds of prompts", "words of a set", "a bad row", "no rows",
+    "bad threshold",
 ]  # fmt: skip
 
 

@@ -6,12 +6,15 @@ answered at once.
 
 from __future__ import annotations
 
+import csv
 import inspect
 import json
 import math
 import re
 import warnings
+from collections import Counter
 from dataclasses import asdict, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +30,10 @@ from daam_diffusers.errors import TraceError, TraceWarning
 if TYPE_CHECKING:
     import torch
 
+    from daam_diffusers.folder import FolderScores, Score
     from daam_diffusers.maps import HeatMaps
+    from daam_diffusers.predictors import Predictor
+    from daam_diffusers.samples import Row
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 console = Console()
@@ -81,8 +87,12 @@ def options(
 @app.command()
 def generate(
     model: Annotated[str, typer.Option(help="Folder of a pipeline, or its id on the Hub.")],
-    prompt: Annotated[str, typer.Option(help="What to draw.")],
     out: Annotated[str, typer.Option(help="Folder for image, overlays, maps and report.")],
+    prompt: Annotated[str | None, typer.Option(help="What to draw.")] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='Many: a file of rows {"prompt": "a dog", "id": "dog-1", "seed": 7}.'),
+    ] = None,
     words: Annotated[
         list[str] | None,
         typer.Option(help="A word or group of words to show; repeatable. Default: all."),
@@ -119,66 +129,98 @@ def generate(
 
     Each place of a word gets an overlay: 02-dog.png is the first "dog" of the prompt, 02-dog-2.png
     the second. Overlays of an earlier run in the same folder are removed.
+
+    With --prompts, each row gets a folder with image and heat maps, named by its id or its number.
+    A run that was killed goes on where it was, and under accelerate launch, or torchrun, processes
+    share the rows. A row without a seed has --seed plus its number.
     """
     if not out:
         raise ValueError("--out is empty: give the path of a folder, or . for this one")
-    import torch
-
-    from daam_diffusers import video
-    from daam_diffusers.tracer import trace
-
+    if (prompt is None) == (prompts is None):
+        raise ValueError("give --prompt TEXT or --prompts FILE, one of them")
+    if prompts is not None and words:
+        raise ValueError("--words goes with --prompt: samples of --prompts have no overlays")
     if guidance_scale is not None and not math.isfinite(guidance_scale):
         raise ValueError(f"--guidance-scale must be a finite number, got {guidance_scale}")
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
         raise ValueError("--height and --width go together")
-    chosen = _check_words(prompt, words)
+    from accelerate import PartialState
+
+    from daam_diffusers import samples
+
+    settings: dict[str, Any] = {
+        "model": model, "variant": variant, "lora": lora, "dtype": dtype, "refine": refine,
+        "steps": steps, "negative_prompt": negative_prompt or None, "height": height,
+        "width": width, "guidance_scale": guidance_scale, "num_frames": frames, "fps": fps,
+    }  # fmt: skip
+    rows = samples.read_rows(prompts, seed) if prompts is not None else []
+    chosen = _check_words(prompt or "", words)
     place = _device(device)
     if offload and place.type == "cpu":
         raise ValueError(f"--offload {offload} needs an accelerator, and --device is the CPU")
-    precision = dtype or ("float32" if place.type == "cpu" else "float16")
-    pipe = _load(model, precision, variant, lora or [])
+    process = PartialState(cpu=place.type == "cpu")
+    if process.num_processes > 1 and ":" not in device:
+        place = process.device
+    settings["dtype"] = dtype or ("float32" if place.type == "cpu" else "float16")
+    pipe = _load(model, settings["dtype"], variant, lora or [])
     if offload:
         getattr(pipe, f"enable_{offload}_cpu_offload")(device=place)
     else:
         pipe.to(place)
-    arguments = {
-        "negative_prompt": negative_prompt or None,
-        "guidance_scale": guidance_scale,
-        "height": height,
-        "width": width,
-        "num_frames": frames,
-    }
-    arguments = {name: value for name, value in arguments.items() if value is not None}
     # Many pipelines swallow arguments that they do not know.
-    if unknown := arguments.keys() - inspect.signature(pipe.__call__).parameters.keys():
+    known = inspect.signature(pipe.__call__).parameters
+    if unknown := {name for name in _ARGUMENTS if settings[name] is not None} - known.keys():
         raise ValueError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
     folder = Path(out)
+    if prompt is None:
+        pipe.set_progress_bar_config(disable=True)
+        draw = partial(_draw, pipe, settings)
+        share = slice(process.process_index, None, process.num_processes)
+        made = samples.fill(folder, rows, settings, draw, share)
+        console.print(f"{folder}: {made} new of {len(rows)} samples", soft_wrap=True)
+        process.destroy_process_group()
+        return
     folder.mkdir(parents=True, exist_ok=True)
+    maps, drawn, picture = _draw(pipe, settings, samples.Row("", prompt, seed), folder)
+    maps = maps.refined() if refine else maps
+    maps.to_html(folder / "report.html", drawn, fps=fps)
+    _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
+    for name in (picture, "overlays", samples.MAPS, "report.html"):
+        console.print(f"{folder / name}", soft_wrap=True)
+
+
+_ARGUMENTS = ("negative_prompt", "guidance_scale", "height", "width", "num_frames")
+
+
+def _draw(pipe: Any, settings: dict[str, Any], row: Row, folder: Path) -> tuple[HeatMaps, Any, str]:
+    """Write what a row asks for, and its maps, to a folder; returns both, and the file's name."""
+    import torch
+
+    from daam_diffusers import samples, video
+    from daam_diffusers.tracer import trace
+
+    arguments = {name: settings[name] for name in _ARGUMENTS if settings[name] is not None}
     try:
-        with trace(pipe, refine=refine) as tracer:
+        with trace(pipe, refine=settings["refine"]) as tracer:
             output = pipe(
-                prompt,
-                num_inference_steps=steps,
-                generator=torch.Generator("cpu").manual_seed(seed),
+                row.prompt,
+                num_inference_steps=settings["steps"],
+                generator=torch.Generator("cpu").manual_seed(row.seed),
                 **arguments,
             )
     except torch.OutOfMemoryError as error:
         raise ValueError(str(error)) from error
     maps = tracer.heat_maps()
-    asked = {"lora": ", ".join(lora or []), "variant": variant}
+    asked = {"lora": ", ".join(settings["lora"] or []), "variant": settings["variant"]}
     known = {key: value for key, value in asked.items() if value}
     maps = replace(maps, provenance={**maps.provenance, **known})
     if maps.frames is None:
-        drawn, picture = output.images[0], "image.png"
+        drawn, picture = output.images[0], samples.IMAGE
     else:
-        drawn, picture = video.pictures(output.frames[0], maps.frames), "video.webp"
-    video.save(folder / picture, drawn, fps)
-    maps.save(folder / "heat_maps.safetensors")
-    maps = maps.refined() if refine else maps
-    maps.to_html(folder / "report.html", drawn, fps=fps)
-    _write_overlays(maps, drawn, chosen or list(maps), folder / "overlays", fps)
-    for name in (picture, "overlays", "heat_maps.safetensors", "report.html"):
-        console.print(f"{folder / name}", soft_wrap=True)
+        drawn, picture = video.pictures(output.frames[0], maps.frames), samples.VIDEO
+    video.save(folder / picture, drawn, settings["fps"])
+    maps.save(folder / samples.MAPS)
+    return maps, drawn, picture
 
 
 def _write_overlays(maps: HeatMaps, drawn: Any, words: list[str], folder: Path, fps: int) -> None:
@@ -241,10 +283,23 @@ def evaluate(
         typer.Argument(help="Holds folders with heat_maps.safetensors and WORD.gt.png masks."),
     ],
     threshold: Annotated[
-        list[float] | None,
-        typer.Option(min=0, max=1, help="On min-max maps; repeatable. Default: .3, .4, .5."),
+        list[Any] | None,
+        typer.Option(
+            parser=lambda text: text if text == "otsu" else float(text),
+            help="On min-max maps, or otsu; repeatable. Default: .3, .4, .5 and otsu.",
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Also write the scores as JSON.")] = None,
+    refined: Annotated[
+        bool, typer.Option(help="Judge refined maps: files of generate --refine.")
+    ] = False,
+    clipseg: Annotated[
+        str | None,
+        typer.Option(help="Judge CLIPSeg beside them: its folder, or its id on the Hub."),
+    ] = None,
+    out: Annotated[
+        list[Path] | None,
+        typer.Option(help="Also write the scores: all as JSON, or the means as .csv; repeatable."),
+    ] = None,
 ) -> int:
     """Judge heat maps by segmentation: mean IoU with true masks, beside the plain baselines.
 
@@ -255,23 +310,55 @@ def evaluate(
         raise ValueError(f"no such folder: {folder}")
     from daam_diffusers import folder as folders
 
-    if out is not None:
-        check_target(out, "JSON")
-    scores = folders.evaluate(folder, tuple(threshold or (0.3, 0.4, 0.5)))
-    title = f"{scores.images} image(s), {scores.masks} mask(s)"
-    table = Table("method", "mIoU", title=title)
-    for name, mean in scores.miou.items():
-        table.add_row(f"DAAM, threshold {name}", f"{mean:.3f}")
-    for name, mean in scores.baselines.items():
-        table.add_row(name.replace("_", " "), f"{mean:.3f}")
-    console.print(table)
-    if out is not None:
-        with written_beside(out) as temporary:
-            temporary.write_text(json.dumps(asdict(scores), indent=2) + "\n", encoding="utf-8")
-        console.print(str(out), soft_wrap=True)
+    for path in out or []:
+        check_target(path, "JSON or CSV")
+    limits = threshold or [0.3, 0.4, 0.5, "otsu"]
+    predictors: dict[str, Predictor] = {}
+    if clipseg is not None:
+        from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
+
+        from daam_diffusers.predictors import ClipSeg
+
+        model = CLIPSegForImageSegmentation.from_pretrained(clipseg)
+        predictors["CLIPSeg"] = ClipSeg(model, CLIPSegProcessor.from_pretrained(clipseg))
+    scores = folders.evaluate(folder, limits, refined=refined, predictors=predictors)
+    _show(scores)
+    for path in out or []:
+        with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+            if path.suffix.lower() == ".csv":
+                table = csv.DictWriter(file, asdict(scores.scores[0]), lineterminator="\n")
+                table.writeheader()
+                table.writerows(map(asdict, scores.scores))
+            else:
+                file.write(json.dumps(asdict(scores), indent=2) + "\n")
+        console.print(str(path), soft_wrap=True)
     for problem in scores.problems:
         _warn(problem)
     return 1 if scores.problems else 0
+
+
+def _show(scores: FolderScores, most: int = 20) -> None:
+    """Show the means over all masks, and those of the words and classes that have most masks."""
+    title = f"{scores.images} image(s), {scores.masks} mask(s)"
+    table = Table("method", "mode", "mIoU (95%)", "COCO-80", title=title)
+    cells = {(x.method, x.mode, x.group): x for x in scores.scores if not x.name}
+    for method, mode in dict.fromkeys(key[:2] for key in cells):
+        found = (cells.get((method, mode, group)) for group in ("open", "coco80"))
+        table.add_row(method.replace("_", " "), mode, *map(_cell, found))
+    console.print(table)
+    table = Table("word or class", "masks", *scores.miou, title=f"the {most} most frequent")
+    named = {(x.group, x.name, x.method): x for x in scores.scores if x.name}
+    counts = Counter({(x.group, x.name): x.masks for x in named.values()})
+    for (group, name), masks in counts.most_common(most):
+        row = (f"{named[group, name, method].miou:.3f}" for method in scores.miou)
+        table.add_row(f"{name} (COCO)" if group == "class" else name, str(masks), *row)
+    console.print(table)
+
+
+def _cell(score: Score | None) -> str:
+    if score is None or score.low is None:
+        return f"{score.miou:.3f}" if score else ""
+    return f"{score.miou:.3f} ({score.low:.3f}–{score.high:.3f})"
 
 
 def _device(name: str) -> torch.device:

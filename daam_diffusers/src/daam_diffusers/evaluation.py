@@ -3,11 +3,17 @@
 DAAM is judged by segmentation (arXiv 2210.04885): a word's map, thresholded, against
 the object's true mask. A score means little without what it costs nothing to reach, so the
 baselines stand beside it: the whole image, and half of the pixels at random.
+
+Which predicted mask a true one is held against is a question of its own, and the paper's code has
+three answers: that of the same word, the best of the image, or that of the word that the true
+mask's word is assigned to, one to one over all images.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -44,6 +50,66 @@ def mean_iou(pairs: Iterable[tuple[Mask, Mask]]) -> float:
     if not scores:
         raise ValueError("no pairs of masks: their mean IoU does not exist")
     return sum(scores) / len(scores)
+
+
+class Pair(NamedTuple):
+    """A true mask beside a predicted one of the same image: its number, their words, their IoU."""
+
+    image: int
+    true: str
+    predicted: str
+    iou: float
+
+
+def labeled(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those of one word: a word's prediction is held against the word's own mask."""
+    return [pair for pair in pairs if pair.true == pair.predicted]
+
+
+def best(pairs: Sequence[Pair]) -> list[Pair]:
+    """For each true mask the pair with the highest IoU, whatever was predicted there."""
+    ordered = sorted(pairs, key=lambda pair: pair.iou)
+    return list({(pair.image, pair.true): pair for pair in ordered}.values())
+
+
+def hungarian(pairs: Sequence[Pair]) -> list[Pair]:
+    """Those whose words are assigned to each other, so that the sum of their IoU is largest.
+
+    Each true word has at most one predicted word in all images, and the reverse: the score of a
+    method whose labels have no meaning. Needs `daam-diffusers[evaluate]`.
+    """
+    try:
+        from scipy.optimize import linear_sum_assignment
+    except ImportError as error:
+        message = 'assignment needs scipy: pip install "daam-diffusers[evaluate]"'
+        raise ImportError(message) from error
+    rows = {word: i for i, word in enumerate(dict.fromkeys(pair.true for pair in pairs))}
+    columns = {word: i for i, word in enumerate(dict.fromkeys(pair.predicted for pair in pairs))}
+    sums = np.zeros((len(rows), len(columns)))
+    for pair in pairs:
+        sums[rows[pair.true], columns[pair.predicted]] += pair.iou
+    chosen = set(zip(*linear_sum_assignment(sums, maximize=True), strict=True))
+    return [pair for pair in pairs if (rows[pair.true], columns[pair.predicted]) in chosen]
+
+
+MODES = {"labeled": labeled, "best": best, "hungarian": hungarian}
+
+
+def interval(pairs: Sequence[Pair], *, resamples: int = 1000) -> tuple[float, float] | None:
+    """The 95% interval of the pairs' mean IoU by bootstrap over images; None of fewer than two.
+
+    Images and not masks are drawn anew, as masks of one image stand or fall together. Seeded.
+    """
+    images = defaultdict(list)
+    for pair in pairs:
+        images[pair.image].append(pair.iou)
+    if len(images) < 2:
+        return None
+    sums, counts = (np.array([count(ious) for ious in images.values()]) for count in (sum, len))
+    drawn = np.random.default_rng(0).integers(len(images), size=(resamples, len(images)))
+    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def whole_image(shape: tuple[int, int]) -> npt.NDArray[np.bool_]:

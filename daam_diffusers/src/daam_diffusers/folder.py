@@ -7,9 +7,10 @@ masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,39 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm.auto import tqdm
 
-from daam_diffusers.evaluation import iou, random_half, whole_image
+from daam_diffusers.coco import class_of
+from daam_diffusers.evaluation import (
+    MODES,
+    Mask,
+    Pair,
+    interval,
+    iou,
+    labeled,
+    random_half,
+    whole_image,
+)
+from daam_diffusers.heat_map import Threshold
 from daam_diffusers.maps import HeatMaps
+from daam_diffusers.predictors import Predictor
+from daam_diffusers.samples import IMAGE, MAPS
 
-MAPS = "heat_maps.safetensors"
 MASK = ".gt.png"
+BASELINES = ("whole_image", "random_half")
+
+
+@dataclass(frozen=True)
+class Score:
+    """Mean IoU of one method over one group of masks, and its 95% interval over images."""
+
+    group: str  # "open": all; "coco80": those whose word is a COCO class; "word"; "class"
+    name: str  # the word or class
+    method: str  # a threshold of the maps, a predictor or a baseline
+    mode: str  # of evaluation.MODES: which predicted mask a true one is held against
+    images: int
+    masks: int
+    miou: float
+    low: float | None  # None: of a single image
+    high: float | None
 
 
 @dataclass(frozen=True)
@@ -32,9 +61,10 @@ class FolderScores:
         images: how many images had masks that could be judged.
         masks: how many masks could be judged, at least one.
         baselines: mean IoU over all masks of `"whole_image"` and `"random_half"`.
-        miou: mean IoU of the maps, by threshold, such as `"0.4"`.
+        miou: mean IoU of the maps, by threshold, such as `"0.4"`, and of the predictors.
         words: of each mask its `image`, its `word` and the IoU by threshold and of the baselines.
         problems: what is wrong with each file that could not be judged.
+        scores: all means with their intervals.
     """
 
     images: int
@@ -43,74 +73,137 @@ class FolderScores:
     miou: dict[str, float]
     words: list[dict[str, Any]]
     problems: list[str]
+    scores: list[Score]
 
 
-def evaluate(folder: Path, thresholds: Sequence[float]) -> FolderScores:
+def evaluate(
+    folder: Path,
+    thresholds: Sequence[Threshold],
+    *,
+    refined: bool = False,
+    predictors: Mapping[str, Predictor] = MappingProxyType({}),
+) -> FolderScores:
     """Mean IoU of the maps below a folder with the masks beside them.
 
-    A file that is not what its name says, masks without maps, and a mask that is empty, of another
-    aspect than its image or of a word that is not in its prompt are left out and named in
-    `problems`.
+    A mask is held against the maps of all words of its prompt, see `evaluation.MODES`. A file that
+    is not what its name says, masks without maps, and a mask that is empty, of another aspect than
+    its image or of a word that is not in its prompt are left out and named in `problems`.
 
     Args:
-        folder: searched in depth for `heat_maps.safetensors`.
-        thresholds: on min-max maps, in [0, 1].
+        folder: searched in depth for `heat_maps.safetensors`; hidden folders are left out.
+        thresholds: on min-max maps, in [0, 1] or `"otsu"`.
+        refined: judge `HeatMaps.refined()`.
+        predictors: by name, judged on the `image.png` beside the maps.
 
     Raises:
         ValueError: no maps, no masks beside them, or none that can be judged.
+        ImportError: scipy is missing, of `daam-diffusers[evaluate]`.
     """
-    files = sorted(folder.rglob(MAPS))
+    files = sorted(x for x in folder.rglob(MAPS) if not x.parent.name.startswith("."))
     if not files:
         raise ValueError(f"no {MAPS} below {folder}")
     rng = np.random.default_rng(0)
-    scores: list[dict[str, Any]] = []
+    images: list[str] = []
+    pairs: dict[str, list[Pair]] = {}  # by method
     alone = {file.parent for file in folder.rglob(f"*{MASK}")} - {file.parent for file in files}
     problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
-        maps = None
+        maps, picture = None, None
+        truths: dict[str, npt.NDArray[np.bool_]] = {}
         for file in sorted(path.parent.glob(f"*{MASK}")):
             try:
-                maps = HeatMaps.load(path) if maps is None else maps
-                scores.append(_score(maps, file, folder, thresholds, rng))
+                if maps is None:
+                    picture = Image.open(path.parent / IMAGE).convert("RGB") if predictors else None
+                    maps = _load(path, refined)
+                word = file.name.removesuffix(MASK)
+                maps.prompt.find(word)
+                truths[word] = _truth(maps.image_size, file)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
             except KeyError as error:
                 problems.append(f"{file}: {error.args[0]}")
             if maps is None:
                 break  # the other masks would only say it again
-    if not scores and problems:
-        others = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
-        raise ValueError(f"no mask can be judged: {problems[0]}{others}")
-    if not scores:
+        if maps is None or not truths:
+            continue
+        own = {word.casefold() for word in truths}
+        others = [x for x in maps if x.casefold() not in own and any(map(str.isalnum, x))]
+        words = [*truths, *others]
+        for word, true in truths.items():
+            size = (true.shape[0], true.shape[1])
+            heats = [maps[x].mean().upscale(size).normalized() for x in words]
+            masks: dict[str, list[Mask]] = {}
+            masks |= {str(t): [heat.mask(t, size) for heat in heats] for t in thresholds}
+            if picture is not None:
+                seen = picture.resize(size[::-1])
+                masks |= {name: [*find(seen, words)] for name, find in predictors.items()}
+            masks["whole_image"] = [whole_image(size)] * len(words)
+            masks["random_half"] = [random_half(size, rng)] * len(words)
+            for method, of in masks.items():
+                if len(of) != len(words):
+                    raise ValueError(f"{method}: {len(words)} words have {len(of)} mask(s)")
+                ious = zip(words, (iou(mask, true) for mask in of), strict=True)
+                found = [Pair(len(images), word, other, score) for other, score in ious]
+                pairs.setdefault(method, []).extend(found)
+        images.append(str(path.parent.relative_to(folder)))
+    if not images and problems:
+        more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
+        raise ValueError(f"no mask can be judged: {problems[0]}{more}")
+    if not images:
         raise ValueError(f"no masks WORD{MASK} beside the {len(files)} {MAPS} below {folder}")
-    names = [name for name in scores[0] if name not in ("image", "word")]
-    means = {name: float(np.mean([score[name] for score in scores])) for name in names}
-    baselines = {name: means.pop(name) for name in ("whole_image", "random_half")}
-    images = len({score["image"] for score in scores})
-    return FolderScores(images, len(scores), baselines, means, scores, problems)
+    scores = [score for method, of in pairs.items() for score in _scores(method, of)]
+    means = {x.method: x.miou for x in scores if (x.group, x.mode) == ("open", "labeled")}
+    baselines = {name: means.pop(name) for name in BASELINES}
+    rows = zip(*(labeled(of) for of in pairs.values()), strict=True)  # a mask each
+    judged = [
+        {"image": images[row[0].image], "word": row[0].true}
+        | {method: pair.iou for method, pair in zip(pairs, row, strict=True)}
+        for row in rows
+    ]
+    return FolderScores(len(images), len(judged), baselines, means, judged, problems, scores)
 
 
-def _score(
-    maps: HeatMaps, file: Path, folder: Path, thresholds: Sequence[float], rng: np.random.Generator
-) -> dict[str, Any]:
-    word = file.name.removesuffix(MASK)
-    heat = maps[word]
+def _load(path: Path, refined: bool) -> HeatMaps:
+    maps = HeatMaps.load(path)
     if maps.frames is not None:
-        raise ValueError(f"{file}: the maps beside it are of a video, and a mask is of an image")
+        raise ValueError(f"{path} is of a video, and masks are of images")
+    try:
+        return maps.refined() if refined else maps
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _truth(size: tuple[int, int], file: Path) -> npt.NDArray[np.bool_]:
     true = read_mask(file)
-    shape = rows, columns = (true.shape[0], true.shape[1])
+    (height, width), (rows, columns) = size, true.shape
     if not true.any():
         raise ValueError(f"{file} is empty: neither its alpha nor its light marks an object")
-    height, width = maps.image_size
     if abs(columns * height - rows * width) > (height + width) / 2:  # sides may be rounded
         raise ValueError(
             f"{file} has {rows}×{columns} pixels, which is another aspect than the image's, "
             f"{height}×{width}"
         )
-    scores = {f"{threshold:g}": iou(heat.mask(threshold, shape), true) for threshold in thresholds}
-    scores["whole_image"] = iou(whole_image(shape), true)
-    scores["random_half"] = iou(random_half(shape, rng), true)
-    return {"image": str(file.parent.relative_to(folder)), "word": word, **scores}
+    return true
+
+
+def _scores(method: str, pairs: Sequence[Pair]) -> Iterator[Score]:
+    of_coco = [x for x in pairs if class_of(x.true) and class_of(x.predicted)]
+    modes = ["labeled"] if method in BASELINES else [*MODES]  # those look at no word
+    groups = {
+        (group, "", mode): MODES[mode](of)
+        for group, of in (("open", pairs), ("coco80", of_coco))
+        for mode in modes
+    }
+    for pair in labeled(pairs):
+        for group, name in (("word", pair.true), ("class", class_of(pair.true))):
+            if name:
+                groups.setdefault((group, name, "labeled"), []).append(pair)
+    for (group, name, mode), of in groups.items():
+        if of:
+            images = len({pair.image for pair in of})
+            low, high = interval(of) or (None, None)
+            mean = sum(pair.iou for pair in of) / len(of)
+            yield Score(group, name, method, mode, images, len(of), mean, low, high)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

@@ -1,0 +1,141 @@
+"""A set of generated samples: a folder each, there in whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from daam_diffusers.atomic import written_beside
+
+MAPS = "heat_maps.safetensors"
+IMAGE, VIDEO = "image.png", "video.webp"
+MANIFEST = "generation.json"  # beside the samples: what they were made of
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one sample is to show: its folder's name, the prompt, the seed of its noise."""
+
+    id: str
+    prompt: str
+    seed: int
+
+
+def read_rows(path: Path, seed: int = 0) -> list[Row]:
+    """The rows of a file of JSON lines such as `{"prompt": "a dog", "id": "dog-1", "seed": 7}`.
+
+    Only the prompt is required. Row i, from 0, has its number in six digits as its id and
+    `seed` + i as its seed. Empty lines do not count.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it has no rows, or one that is no row; the message names file and line.
+    """
+    rows: dict[str, Row] = {}
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = _row(line, len(rows), seed)
+            if row.id.casefold() in rows:  # some file systems do not tell letters' case
+                raise ValueError(f"a row before it has the id {row.id!r}")
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+        rows[row.id.casefold()] = row
+    if not rows:
+        raise ValueError(f'{path} has no rows, such as {{"prompt": "a red car"}}')
+    return list(rows.values())
+
+
+def _row(line: bytes, number: int, seed: int) -> Row:
+    try:
+        read = json.loads(line)
+    except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError
+        raise ValueError(f"not JSON: {error}") from error
+    if not isinstance(read, dict) or not read.keys() <= {"prompt", "id", "seed"}:
+        raise ValueError(f"a row is an object of prompt, and id and seed if need be, got {read!r}")
+    prompt, own = read.get("prompt"), read.get("seed", seed + number)
+    name = str(read.get("id", f"{number:06d}"))
+    if not isinstance(prompt, str) or not prompt.strip():
+        raise ValueError(f'"prompt" must be a text that is not empty, got {prompt!r:.60}')
+    if not re.fullmatch(r"\w([\w.-]{0,98}[\w-])?", name):
+        raise ValueError(
+            '"id" names a folder: at most 100 letters, digits, _, - and dots, no - or dot at the '
+            f"start, no dot at the end; got {name!r:.60}"
+        )
+    if type(own) is not int or not 0 <= own < 2**63:
+        raise ValueError(f'"seed" must be a whole number from 0 to 2**63 - 1, got {own!r:.60}')
+    return Row(name, prompt, own)
+
+
+def fill(
+    out: Path,
+    rows: Sequence[Row],
+    settings: Mapping[str, Any],
+    draw: Callable[[Row, Path], object],
+    share: slice = slice(None),
+) -> int:
+    """Make the samples that are not there yet, or a share of them; returns how many.
+
+    A sample is written to a hidden folder, which takes its name once it is whole: a run that was
+    killed goes on where it was.
+
+    Args:
+        out: the set's folder; created.
+        rows: what the samples are to show.
+        settings: what else makes them what they are, for JSON; the same for all samples of a set.
+        draw: writes image or video and heat maps of a row to the folder that it is given.
+        share: the rows that no other process makes.
+
+    Raises:
+        ValueError: the folder's samples were made of other settings or rows, or one of them lacks
+            a file; nothing was made then.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _check_manifest(out, {row.id: asdict(row) for row in rows}, settings)
+    todo = [row for row in rows[share] if not _is_done(out / row.id)]
+    for row in tqdm(todo, desc="generate", unit="sample"):
+        hidden = out / f".{row.id}.partial"
+        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed
+        hidden.mkdir()
+        draw(row, hidden)
+        os.replace(hidden, out / row.id)
+    return len(todo)
+
+
+def _is_done(folder: Path) -> bool:
+    files = [(folder / name).is_file() for name in (MAPS, IMAGE, VIDEO)]
+    if folder.exists() and not (files[0] and any(files[1:])):
+        raise ValueError(f"{folder} lacks {IMAGE} or {MAPS}: remove it, and it is made again")
+    return files[0]
+
+
+def _check_manifest(out: Path, rows: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Refuse what the manifest contradicts, and add to it; all processes do so alike."""
+    path, kept, before = out / MANIFEST, dict(settings), {}
+    if path.exists():
+        try:
+            read = json.loads(path.read_text(encoding="utf-8"))
+            kept, before = {**read["settings"]}, {**read["rows"]}
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is damaged: {error!r}") from error
+        if not any((out / name).exists() for name in before):  # the run before failed at once
+            kept, before = dict(settings), {}
+    for old, new in ((kept, settings), *((before[x], rows[x]) for x in rows if x in before)):
+        if other := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
+            listed = (f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in other)
+            raise ValueError(
+                f"{out / new.get('id', '')} was made otherwise ({'; '.join(listed)}): go on as "
+                "before, or give another folder"
+            )
+    with written_beside(path) as beside:
+        text = json.dumps({"settings": kept, "rows": {**before, **rows}}, indent=1)
+        beside.write_text(text + "\n", encoding="utf-8")

@@ -333,6 +333,7 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "words of a set": ([*of_set, "--words", "dog"], "--words goes with --prompt"),
         "a bad row": (of_set, 'rows.jsonl:2: "prompt" must be a text'),
         "no rows": ([*of_set, "--prompts", str(tmp / "nowhere.jsonl")], "nowhere.jsonl"),
+        "no CLIPSeg": (["evaluate", str(tmp), "--clipseg", str(tmp / "empty")], "empty"),
         "bad threshold": (["evaluate", str(tmp), "--threshold", "half"], "--threshold"),
         "unknown command": (["generat"], "generat"),
         "bad number": ([*generate, "--model", str(model), "--steps", "0"], "--steps"),
@@ -381,7 +382,7 @@ MISTAKES = [
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
     "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
     "another format", "two kinds of prompts", "words of a set", "a bad row", "no rows",
-    "bad threshold",
+    "bad threshold", "no CLIPSeg",
 ]  # fmt: skip
 
 

@@ -20,9 +20,17 @@ from tiny_tokenizer import clip_tokenizer
 from daam_diffusers import HeatMaps
 from daam_diffusers.cli import main
 from daam_diffusers.coco import class_of
-from daam_diffusers.evaluation import MODES, Pair, best, hungarian, interval, iou, labeled
+from daam_diffusers.evaluation import (
+    MODES,
+    ClipSeg,
+    Pair,
+    best,
+    hungarian,
+    interval,
+    iou,
+    labeled,
+)
 from daam_diffusers.folder import Score, evaluate
-from daam_diffusers.predictors import ClipSeg
 
 PROMPT = "a red dog and a car"
 

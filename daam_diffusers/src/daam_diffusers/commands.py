@@ -30,9 +30,9 @@ from daam_diffusers.errors import TraceError, TraceWarning
 if TYPE_CHECKING:
     import torch
 
+    from daam_diffusers.evaluation import Predictor
     from daam_diffusers.folder import FolderScores, Score
     from daam_diffusers.maps import HeatMaps
-    from daam_diffusers.predictors import Predictor
     from daam_diffusers.samples import Row
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
@@ -317,7 +317,7 @@ def evaluate(
     if clipseg is not None:
         from transformers import CLIPSegForImageSegmentation, CLIPSegProcessor
 
-        from daam_diffusers.predictors import ClipSeg
+        from daam_diffusers.evaluation import ClipSeg
 
         model = CLIPSegForImageSegmentation.from_pretrained(clipseg)
         predictors["CLIPSeg"] = ClipSeg(model, CLIPSegProcessor.from_pretrained(clipseg))

@@ -23,6 +23,7 @@ from daam_diffusers.evaluation import (
     MODES,
     Mask,
     Pair,
+    Predictor,
     interval,
     iou,
     labeled,
@@ -31,7 +32,6 @@ from daam_diffusers.evaluation import (
 )
 from daam_diffusers.heat_map import Threshold
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.predictors import Predictor
 from daam_diffusers.samples import IMAGE, MAPS
 
 MASK = ".gt.png"

@@ -97,14 +97,22 @@ def test_a_logistic_regression_without_two_kinds_of_gold_says_what_to_do() -> No
 
 
 @given(st.integers(0, 100))
-def test_numpy_and_expressions_give_the_same_weights(seed: int) -> None:
+def test_arrays_and_frames_have_the_weights_worked_out_row_by_row(seed: int) -> None:
     rng = np.random.default_rng(seed)
     votes = rng.choice([-1, 0, 1, MISSING], (20, 3)).astype(np.int8)
-    slopes = (tuple(rng.normal(size=3)) for _ in range(3))
-    logistic = FittedLogistic(("a", "b", "c"), *rng.normal(size=1), *slopes)
-    for model in (logistic, FittedMajority(("a", "b", "c"), 0.8)):
-        labels = model.label(frame(votes))
-        assert labels["weight"].to_numpy() == pytest.approx(model.weights(votes), abs=1e-14)
+    intercept, slopes = rng.normal(), rng.normal(size=(3, 3))  # of rejects, accepts, missing inputs
+    odds = [
+        intercept + sum(slopes[(-1, 1, MISSING).index(v), i] for i, v in enumerate(row) if v)
+        for row in votes.tolist()
+    ]
+    shares = [(row.count(1) + 0.8) / (row.count(1) + row.count(-1) + 1) for row in votes.tolist()]
+    logistic = FittedLogistic(("a", "b", "c"), intercept, *(tuple(own) for own in slopes))
+    for model, expected in (
+        (logistic, 1 / (1 + np.exp(-np.array(odds)))),
+        (FittedMajority(("a", "b", "c"), 0.8), shares),
+    ):
+        assert model.weights(votes) == pytest.approx(expected, abs=1e-14)
+        assert model.label(frame(votes))["weight"].to_list() == model.weights(votes).tolist()
 
 
 def test_models_and_their_configurations_are_frozen() -> None:

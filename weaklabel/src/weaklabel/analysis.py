@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weaklabel import models
-from weaklabel.dependence import Comparison, Dependence, MissingRate, accepts, dependences
+from weaklabel.dependence import Comparison, Dependence, MissingRate, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
     Floats,
@@ -26,7 +26,7 @@ from weaklabel.gold import (
 )
 from weaklabel.labeling import Identity
 from weaklabel.models import FittedModel, as_patterns, check_functions
-from weaklabel.patterns import Patterns
+from weaklabel.patterns import Patterns, accepts
 from weaklabel.plan import RowErrors
 from weaklabel.votes import MISSING, PREFIX
 from weaklabel.wer import Interval
@@ -295,7 +295,7 @@ def _verdict(
         rows = patterns.counts * (looked_at if looked_at.any() else 1)
         right, always, majority = (
             float(rows @ np.where(accepted, weights, 1 - weights) / rows.sum())
-            for accepted in (weights >= threshold, np.ones_like(looked_at), accepts(patterns))
+            for accepted in (weights >= threshold, np.ones_like(looked_at), accepts(patterns.votes))
         )
         text = (
             f"The model expects {right:.1%} of its labels to be right; accepting everything:"

@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 
 import narwhals.stable.v2 as nw
 import numpy as np
-import numpy.typing as npt
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import Gold
@@ -18,13 +17,10 @@ from weaklabel.labeling import Identity
 from weaklabel.models import (
     Fitted,
     as_patterns,
-    by_votes,
-    identities_of,
-    logistic,
+    by_vote,
     logistic_expression,
     vote_column,
 )
-from weaklabel.patterns import check_votes
 from weaklabel.plugins import Kind, hookimpl
 from weaklabel.votes import MISSING
 
@@ -76,28 +72,12 @@ class FittedMajority(Fitted):
     prior: float
     identities: tuple[Identity | None, ...] = ()
 
-    def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
-        check_votes(votes, self.functions)
-        accepts, rejects = (votes == 1).sum(axis=1), (votes == -1).sum(axis=1)
-        cast = accepts + rejects
-        return np.asarray((accepts + self.prior) / (cast + 1.0))
-
     def weight(self) -> nw.Expr:
-        """`weights` as an expression."""
+        """P(right) as an expression over the columns of votes."""
         votes = [vote_column(name).cast(nw.Int64) for name in self.functions]
         total, cast = reduce(add, votes), reduce(add, [vote * vote for vote in votes])
         accepts = (total + cast) * 0.5
         return (accepts + self.prior) / (cast + 1.0)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All parameters, as JSON can write them."""
-        return {"functions": list(self.functions), "prior": self.prior}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FittedMajority:
-        """Of what `to_dict` returned."""
-        return cls(tuple(content["functions"]), float(content["prior"]), identities_of(content))
 
 
 @dataclass(frozen=True)
@@ -179,44 +159,15 @@ class FittedLogistic(Fitted):
     missing: tuple[float, ...]
     identities: tuple[Identity | None, ...] = ()
 
-    def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`."""
-        check_votes(votes, self.functions)
-        total = self.intercept + (votes == -1) @ np.array(self.reject)
-        total += (votes == 1) @ np.array(self.accept) + (votes == MISSING) @ np.array(self.missing)
-        return logistic(total)
-
     def weight(self) -> nw.Expr:
-        """`weights` as an expression."""
+        """P(right) as an expression over the columns of votes."""
         terms = [
-            by_votes((name,), (reject, 0.0, accept, missing))
+            by_vote(name, reject, 0.0, accept, missing)
             for name, reject, accept, missing in zip(
                 self.functions, self.reject, self.accept, self.missing, strict=True
             )
         ]
         return logistic_expression(terms, self.intercept)
-
-    def to_dict(self) -> dict[str, Any]:
-        """All parameters, as JSON can write them."""
-        return {
-            "functions": list(self.functions),
-            "intercept": self.intercept,
-            "reject": list(self.reject),
-            "accept": list(self.accept),
-            "missing": list(self.missing),
-        }
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FittedLogistic:
-        """Of what `to_dict` returned."""
-        return cls(
-            tuple(content["functions"]),
-            float(content["intercept"]),
-            tuple(content["reject"]),
-            tuple(content["accept"]),
-            tuple(content["missing"]),
-            identities_of(content),
-        )
 
 
 @hookimpl

@@ -7,18 +7,18 @@ be one of several that explain the votes. That its classes mean "right" and "wro
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from math import lgamma
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from weaklabel import em
-from weaklabel.em import Climb, Coded, Factor, Floats, Integers, Rules, Solution
+from weaklabel.em import Coded, Factor, Floats, Integers, Rules, Solution
 from weaklabel.models import logistic
-from weaklabel.patterns import Patterns
+from weaklabel.patterns import Patterns, accepts
 from weaklabel.votes import MISSING
 
 MARGIN: Final = 0.005  # of accuracy: less than that is not "better"
@@ -124,56 +124,34 @@ NEAR: Final = 10.0  # nats, at most ENOUGH rows: a score that is not worse by mo
 CUTS: Final = 8  # partitions of a clustering that are tried
 
 
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A partition of the functions into factors, and how well it explains the votes.
-
-    Attributes:
-        factors: the partition.
-        posterior: float64, (P,): P(right | pattern).
-        score: log-likelihood less the price of the parameters.
-    """
-
-    factors: Partition
-    posterior: Floats
-    score: float
-
-    @property
-    def families(self) -> int:
-        """How many of the factors are of more than one function."""
-        return sum(len(factor.functions) > 1 for factor in self.factors)
-
-    @classmethod
-    def of(
-        cls, patterns: Patterns, factors: Partition, known: Integers, rules: Rules, weight: float
-    ) -> Candidate:
-        """Fit and score a partition; abstains are always symbols: all explain the same votes."""
-        coded = Coded.of(patterns, factors, known, "symbol", weight)
-        solution = em.best_start(coded, rules)
-        price = PRICE * scale(patterns)
-        free = 2 * int((coded.sizes - 1).sum()) + (rules.prior is None)
-        rest = sum(_remainder(patterns, factor, price) for factor in factors)
-        return cls(factors, solution.posterior, solution.likelihood - price * free + rest)
-
-
 def best_cut(
     patterns: Patterns, units: Partition, known: Integers, rules: Rules, weight: float
-) -> Candidate:
-    """The best of some partitions: the units, and these merged by how their votes correlate.
+) -> Floats:
+    """P(right | pattern), float64 (P,), of the partition that explains the votes best.
 
-    Dependent functions deceive an EM that takes them for independent: the classes become what they
-    have in common, and given those classes they look independent. So dependence is not sought where
-    EM went, but given the classes of whichever partition explains the votes best. Of partitions
-    that do about as well, the one of fewest families: one thing that functions share is likelier
-    than several.
+    Partitions tried are the units, and these merged by how their votes correlate. Dependent
+    functions deceive an EM that takes them for independent: the classes become what they have in
+    common, and given those classes they look independent. So dependence is not sought where EM
+    went, but given these. Of partitions that do about as well, it is the one of fewest families:
+    one thing that functions share is likelier than several.
     """
-    found = [Candidate.of(patterns, cut, known, rules, weight) for cut in cuts(patterns, units)]
-    least = max(one.score for one in found) - NEAR * scale(patterns)
-    near = [one for one in found if one.score >= least]
-    return min(near, key=lambda one: (one.families, -one.score))
+    scale = _scale(patterns)
+    found = []
+    for factors in _cuts(patterns, units):
+        # Abstains are always symbols: all explain the same votes.
+        coded = Coded.of(patterns, factors, known, "symbol", weight)
+        solution = em.best_start(coded, rules)
+        free = 2 * int((coded.sizes - 1).sum()) + (rules.prior is None)
+        rest = sum(_remainder(patterns, factor, PRICE * scale) for factor in factors)
+        families = sum(len(factor.functions) > 1 for factor in factors)
+        score = solution.likelihood - PRICE * scale * free + rest
+        found.append((score, families, solution.posterior))
+    least = max(score for score, _, _ in found) - NEAR * scale
+    near = [one for one in found if one[0] >= least]
+    return min(near, key=lambda one: (one[1], -one[0]))[2]
 
 
-def cuts(patterns: Patterns, units: Partition) -> list[Partition]:
+def _cuts(patterns: Patterns, units: Partition) -> list[Partition]:
     """The units, and what merging the most correlated factors again and again makes of them.
 
     Of many such partitions, those where the next merger's correlation drops most.
@@ -201,7 +179,7 @@ def cuts(patterns: Patterns, units: Partition) -> list[Partition]:
     return [units, *(found[i] for i in widest)]
 
 
-def scale(patterns: Patterns) -> float:
+def _scale(patterns: Patterns) -> float:
     """By what prices grow beyond `ENOUGH` rows."""
     return max(1.0, patterns.rows / ENOUGH)
 
@@ -280,7 +258,7 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
         solution: of a model whose first S symbols are these, and to which missing inputs are
             evidence: otherwise its rates would be those of the queries that have input.
     """
-    logs = coded.add_up(solution.parameters.logs[:, : len(coded.codes)])
+    logs = coded.add_up(solution.logs[:, : len(coded.codes)])
     ratio = logs[1] - logs[0]
     found = []
     for index, name in enumerate(patterns.functions):
@@ -288,7 +266,7 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
         if present.all():
             continue
         gone, there = (
-            _share(ratio[own], patterns.counts[own], solution.parameters.prior)
+            _share(ratio[own], patterns.counts[own], solution.prior)
             for own in (~present & coded.evident, present)
         )
         informative = False
@@ -356,6 +334,35 @@ class GoldComparison:
     log_loss_without: float
     log_loss_error: float
 
+    @classmethod
+    def of(
+        cls,
+        right: npt.NDArray[np.bool_],
+        weights: Floats,
+        without: Floats,
+        majority: npt.NDArray[np.bool_],
+    ) -> GoldComparison:
+        """Of N queries: which are right, their weights by both models, a majority vote's labels."""
+        true, voted = (weights >= 0.5) == right, majority == right
+        losses, losses_without = (
+            -np.log(np.maximum(np.where(right, own, 1 - own), 1e-300)) for own in (weights, without)
+        )
+
+        def error(difference: Floats) -> float:
+            return float(difference.std() / np.sqrt(len(right)))
+
+        return cls(
+            len(right),
+            float(true.mean()),
+            float(right.mean()),
+            error(1.0 * true - right),
+            float(voted.mean()),
+            error(1.0 * true - voted),
+            float(losses.mean()),
+            float(losses_without.mean()),
+            error(losses - losses_without),
+        )
+
 
 @dataclass(frozen=True)
 class Alternative:
@@ -389,8 +396,8 @@ def alternative(coded: Coded, solution: Solution, rules: Rules) -> Alternative |
     rows = coded.counts / coded.counts.sum()
     found = []
     for prior in PRIORS:
-        climb = Climb(Rules(rules.smoothing, prior, tolerance=1e-7), prior, steps=300)
-        other = climb.run(coded, solution.posterior, solution.parameters.logs)
+        held = Rules(rules.smoothing, prior, tolerance=1e-7)
+        other = em.climb(coded, held, solution.posterior, prior, 300, solution.logs)
         if other.likelihood >= solution.likelihood - LIKELY:
             accuracy = float(rows @ np.where(accepted, other.posterior, 1 - other.posterior))
             found.append(Alternative(prior, accuracy, float(rows @ other.posterior)))
@@ -428,16 +435,6 @@ class Comparison:
     silent: float
     gold: GoldComparison | None
 
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> Comparison:
-        """Of what `dataclasses.asdict` made."""
-        gold, other = content["gold"], content["alternative"]
-        made = {
-            "gold": None if gold is None else GoldComparison(**gold),
-            "alternative": None if other is None else Alternative(**other),
-        }
-        return cls(**{**content, **made})
-
 
 def compare(
     patterns: Patterns,
@@ -446,7 +443,7 @@ def compare(
     *,
     reference: Floats,
     other: Alternative | None,
-    held_out: tuple[Sequence[tuple[Integers, Floats]], Floats] | None,
+    gold: GoldComparison | None,
 ) -> Comparison:
     """Compare a model with what needs none.
 
@@ -455,10 +452,7 @@ def compare(
         coded: the same, as the model sees them.
         solution: the model.
         reference: float64, (P,): P(right | pattern) of the partition that explains the votes best.
-        other: see `Comparison.alternative`.
-        held_out: folds, each of how many of each pattern are checked, int64, (2, P), wrong first,
-            and P(right) of a model that has not seen them, float64, (P,); then P(right) of the
-            model without gold. None where too few are checked.
+        other, gold: see `Comparison`.
     """
     posterior = solution.posterior
     rows = np.where(coded.evident, coded.counts, 0.0)
@@ -469,77 +463,37 @@ def compare(
         return float(rows @ np.where(accepted, right, 1 - right) / max(rows.sum(), 1e-300))
 
     single = float(coded.counts @ coded.add_up(coded.pooled(1e-9))[0])
-    price = CHANCE * scale(patterns)
+    price = CHANCE * _scale(patterns)
     return Comparison(
         solution.likelihood - single - price * float((coded.sizes - 1).sum() + 1),
         int((coded.sizes > 1).sum()),
         expected(posterior >= 0.5),
         expected(np.ones(len(rows), dtype=bool)),
-        expected(accepts(patterns)),
+        expected(accepts(patterns.votes)),
         float(rows @ ((posterior >= 0.5) != (reference >= 0.5)) / max(rows.sum(), 1e-300)),
         other,
         int(patterns.counts[~patterns.present.any(axis=1)].sum()),
         float(rows @ silent / max(rows.sum(), 1e-300)),
-        None if held_out is None else _on_gold(patterns, *held_out),
+        gold,
     )
 
 
-def accepts(patterns: Patterns) -> npt.NDArray[np.bool_]:
-    """Majority vote by pattern, a tie being an accept: bool, (P,)."""
-    votes = np.where(patterns.present, patterns.votes, 0)
-    return np.asarray(votes.sum(axis=1, dtype=np.int64) >= 0)
-
-
-def _on_gold(
-    patterns: Patterns, folds: Sequence[tuple[Integers, Floats]], without: Floats
-) -> GoldComparison:
-    known = np.stack([held for held, _ in folds])  # (folds, 2, P)
-    rows = int(known.sum())
-    posterior = np.stack([found for _, found in folds])[:, None]  # (folds, 1, P)
-
-    def true(accepted: npt.NDArray[np.bool_]) -> Floats:
-        return np.concatenate([~accepted, accepted], axis=-2).astype(np.float64)
-
-    def log_likelihood(right: Floats) -> Floats:
-        both = np.concatenate([1 - right, right], axis=-2)
-        return np.asarray(np.log(np.maximum(both, 1e-300)))
-
-    def mean(values: Floats) -> float:
-        return float((known * values).sum() / rows)
-
-    def error(difference: Floats) -> float:
-        return float(np.sqrt(max(mean(difference**2) - mean(difference) ** 2, 0.0) / rows))
-
-    model = true(posterior >= 0.5)
-    always = true(np.ones((1, len(patterns)), dtype=bool))
-    majority = true(accepts(patterns)[None])
-    gain, gain_without = log_likelihood(posterior), log_likelihood(without[None])
-    return GoldComparison(
-        rows,
-        mean(model),
-        mean(always),
-        error(model - always),
-        mean(majority),
-        error(model - majority),
-        -mean(gain),
-        -mean(gain_without),
-        error(gain - gain_without),
-    )
-
-
-def unlike_members(factors: Partition, accuracies: Mapping[str, float | None]) -> Iterable[str]:
+def unlike_members(patterns: Patterns, factors: Partition, right: Floats) -> Iterable[str]:
     """Why not to trust families of more than `JOINT` functions, of which only numbers are read.
 
     Args:
+        patterns: P of them.
         factors: families, and functions alone.
-        accuracies: P(a function's vote is true | it votes), by name; None where it never does.
+        right: float64, (P,): P(right), gold included.
     """
+    true = {1: right * patterns.counts, -1: (1 - right) * patterns.counts}
     for factor in factors:
-        known = {
-            name: accuracy
-            for name in factor.functions
-            if (accuracy := accuracies[name]) is not None and not factor.joint
-        }
+        known = {}  # P(a vote is true), of members that vote
+        for name in factor.functions if not factor.joint else ():
+            votes = patterns.votes[:, patterns.functions.index(name)]
+            cast = int(patterns.counts[np.isin(votes, (-1, 1))].sum())
+            if cast:
+                known[name] = sum(float(true[v][votes == v].sum()) for v in true) / cast
         if not known:
             continue
         worst, best = min(known, key=known.__getitem__), max(known, key=known.__getitem__)

@@ -39,6 +39,7 @@ Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 JOINT = 5  # members; 3⁵ = 243 symbols, which a log of some thousand queries can fill
+COMMON = 20  # rows of a pattern of missing inputs, below which it is no symbol of its own
 DENSE = 20_000_000  # entries of an indicator matrix, 160 MB
 SHORT, LONG = 60, 5_000  # steps of a start, and of the start that is chosen
 
@@ -61,14 +62,19 @@ class Factor:
     functions: tuple[str, ...]
 
     @property
-    def votes(self) -> bool:
-        """Whether its symbols speak for or against a transcript in themselves."""
-        return True
-
-    @property
     def joint(self) -> bool:
         """Whether a symbol is the tuple of the votes, rather than their numbers."""
         return len(self.functions) <= JOINT
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        """The base of the digits, and how many there are."""
+        return (4, len(self.functions)) if self.joint else (len(self.functions) + 1, 3)
+
+    @property
+    def _places(self) -> Integers:
+        base, wide = self._shape
+        return base ** np.arange(wide, dtype=np.int64)
 
     def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
         """What each row shows: votes int8, (N, m) in the order of `functions` → int64, (N,)."""
@@ -97,7 +103,7 @@ class Factor:
     @cached_property
     def shown(self) -> Integers:
         """Every code: int64, (size,)."""
-        base, wide = (4, len(self.functions)) if self.joint else (len(self.functions) + 1, 3)
+        base, wide = self._shape
         codes = np.arange(base**wide)
         if self.joint:
             return codes
@@ -105,8 +111,7 @@ class Factor:
 
     def digits(self, codes: Integers) -> Integers:
         """Of codes, (N,), their digits, (N, m), or (N, 3) beyond `JOINT` members."""
-        base = 4 if self.joint else len(self.functions) + 1
-        return np.asarray(codes[:, None] // self._places % base)
+        return np.asarray(codes[:, None] // self._places % self._shape[0])
 
     def whole(self, codes: Integers) -> npt.NDArray[np.bool_]:
         """Whether codes are symbols: no input is missing. bool, (N,)."""
@@ -143,10 +148,58 @@ class Factor:
             return np.asarray(np.where(seen == 3, 0.0, np.abs(seen - all_)).sum(axis=-1))
         return np.asarray(np.abs(seen[..., :2] - all_[..., :2]).sum(axis=-1), dtype=np.float64)
 
+
+@dataclass(frozen=True)
+class Inputs(Factor):
+    """Which of the functions' inputs are missing, as one factor: a digit to base 2 a function.
+
+    One factor, and not one for each function: inputs go missing together, a household's or a
+    column's, and such evidence must not be multiplied. It is no vote for or against a transcript.
+
+    Attributes:
+        common: the codes that occur often enough to be symbols; others are no evidence.
+    """
+
+    common: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, patterns: Patterns) -> Inputs:
+        """The patterns of missing inputs that occur in at least `COMMON` rows."""
+        seen, index = np.unique(cls(patterns.functions).codes(patterns.votes), return_inverse=True)
+        rows = np.bincount(index.reshape(-1), patterns.counts)
+        return cls(patterns.functions, tuple(seen[rows >= COMMON].tolist()))
+
     @property
-    def _places(self) -> Integers:
-        base, wide = (4, len(self.functions)) if self.joint else (len(self.functions) + 1, 3)
-        return base ** np.arange(wide, dtype=np.int64)
+    def joint(self) -> bool:
+        """Every code is a symbol as it stands."""
+        return True
+
+    @property
+    def _shape(self) -> tuple[int, int]:
+        return 2, len(self.functions)
+
+    def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
+        """Which inputs are missing: votes int8, (N, F) → int64, (N,)."""
+        return np.asarray((votes == MISSING) @ self._places)
+
+    def code(self) -> nw.Expr:
+        """`codes` as an expression over columns of votes."""
+        missing = [nw.col(PREFIX + name).is_null().cast(nw.Int64) for name in self.functions]
+        places = self._places.tolist()
+        return nw.sum_horizontal(*(one * place for one, place in zip(missing, places, strict=True)))
+
+    @cached_property
+    def shown(self) -> Integers:
+        """The codes that are symbols."""
+        return np.array(self.common, dtype=np.int64)
+
+    def nothing(self, codes: Integers, abstain: Abstain) -> npt.NDArray[np.bool_]:
+        """Whether codes are too rare to be evidence."""
+        return ~np.isin(codes, self.common)
+
+    def parts(self, codes: Integers, symbols: Integers) -> Floats:
+        """1 where a code is the symbol."""
+        return np.asarray(codes[:, None] == symbols, dtype=np.float64)
 
 
 def by_family(functions: Sequence[str], families: Sequence[str | None]) -> tuple[Factor, ...]:
@@ -164,28 +217,17 @@ def by_family(functions: Sequence[str], families: Sequence[str | None]) -> tuple
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """Patterns as what factors show, numbered through all factors, and how often each occurs.
+    """Patterns as what factors show, numbered through all factors, and how often each occurs."""
 
-    Attributes:
-        shown: int64, (P, G): what each factor shows; O stands for nothing, which is no evidence.
-        sizes: int64, (G,): symbols of each factor; S is their sum.
-        codes: int64, (S,): each symbol's code in its factor.
-        parts: float64, (O, S): P(what is shown | symbol); None where that is the symbol itself.
-        open: float64, (P,): rows whose class is not known; none where nothing is shown, for these
-            have nothing to say.
-        known: float64, (2, P): rows known to be wrong, and to be right.
-        means: float64, (P, at most G): the mean votes of factors that vote; 0 without input.
-        scores: float64, (P, at most G): the same, standardized over the rows with input.
-    """
-
-    shown: Integers
-    sizes: Integers
-    codes: Integers
-    parts: Floats | None
-    open: Floats
-    known: Floats
-    means: Floats
-    scores: Floats
+    shown: Integers  # (P, G): what each factor shows; O stands for nothing, which is no evidence
+    sizes: Integers  # (G,): symbols of each factor; S is their sum
+    codes: Integers  # (S,): each symbol's code in its factor
+    parts: Floats | None  # (O, S): P(what is shown | symbol); None where that is the symbol itself
+    evident: npt.NDArray[np.bool_]  # (P,): whether anything is shown; all, if nothing is anywhere
+    open: Floats  # (P,): rows of unknown class; 0 where not evident, for these have nothing to say
+    known: Floats  # (2, P): rows known to be wrong, and to be right
+    means: Floats  # (P, at most G): the mean votes of factors that vote; 0 without input
+    scores: Floats  # (P, at most G): the same, standardized over the rows with input
 
     @classmethod
     def of(
@@ -205,44 +247,43 @@ class Coded:
             abstain: "symbol", or "ignore": no member voting is then no evidence.
             weight: how many rows one row of known class counts for.
         """
-        tables = [_Table.of(patterns, factor, abstain) for factor in factors]
-        sizes = np.array([len(table.symbols) for table in tables], dtype=np.int64)
-        widths = [len(table.parts) for table in tables]
-        shown = np.full((len(patterns), len(tables)), sum(widths), dtype=np.int64)
-        parts = np.zeros((sum(widths), int(sizes.sum())))
+        index = {name: i for i, name in enumerate(patterns.functions)}
+        tables = [patterns.votes[:, [index[name] for name in f.functions]] for f in factors]
+        read = [_read(f, votes, abstain) for f, votes in zip(factors, tables, strict=True)]
+        sizes = np.array([len(symbols) for _, symbols, _ in read], dtype=np.int64)
+        codes = np.concatenate([*(symbols for _, symbols, _ in read), np.zeros(0, np.int64)])
+        wide = sum(len(own) for _, _, own in read)
+        shown = np.full((len(patterns), len(factors)), wide, dtype=np.int64)
+        parts = np.zeros((wide, len(codes)))
         row = column = 0
-        for index, table in enumerate(tables):
-            seen = table.shown >= 0
-            shown[seen, index] = table.shown[seen] + row
-            parts[row : row + widths[index], column : column + sizes[index]] = table.parts
-            row, column = row + widths[index], column + int(sizes[index])
-        same = parts.shape[0] == parts.shape[1] and bool((parts == np.eye(len(parts))).all())
-        evident = (shown < sum(widths)).any(axis=1)
+        for place, (numbers, symbols, own) in enumerate(read):
+            seen = numbers >= 0
+            shown[seen, place] = numbers[seen] + row
+            parts[row : row + len(own), column : column + len(symbols)] = own
+            row, column = row + len(own), column + len(symbols)
+        same = wide == len(codes) and bool((parts == np.eye(wide)).all())
+        evident = np.asarray((shown < wide).any(axis=1))
         evident |= not evident.any()
-        voting = [table for table, factor in zip(tables, factors, strict=True) if factor.votes]
-        means, scores = np.zeros((2, len(voting), len(patterns)))
-        for index, table in enumerate(voting):
-            means[index], scores[index] = table.mean, table.score
+        voting = [v for f, v in zip(factors, tables, strict=True) if not isinstance(f, Inputs)]
+        means = np.zeros((2, len(voting), len(patterns)))
+        for place, votes in enumerate(voting):
+            means[:, place] = _means(votes, patterns.counts)
         return cls(
             shown,
             sizes,
-            np.concatenate([*(table.symbols for table in tables), np.zeros(0, np.int64)]),
+            codes,
             None if same else parts,
+            evident,
             np.where(evident, patterns.counts - known.sum(axis=0), 0.0),
             (weight * known).astype(np.float64),
-            means.T,
-            scores.T,
+            means[0].T,
+            means[1].T,
         )
 
     @property
     def counts(self) -> Floats:
         """All rows of each pattern that have something to say: float64, (P,)."""
         return np.asarray(self.open + self.known.sum(axis=0))
-
-    @property
-    def evident(self) -> npt.NDArray[np.bool_]:
-        """Where a pattern shows anything at all: bool, (P,)."""
-        return np.asarray((self.shown < self._width).any(axis=1))
 
     @property
     def _width(self) -> int:
@@ -297,38 +338,23 @@ class Coded:
         return np.asarray(logs)
 
 
-@dataclass(frozen=True, eq=False)
-class _Table:
-    """One factor's part of `Coded`; `shown` is -1 where a pattern shows nothing of it."""
-
-    symbols: Integers
-    shown: Integers
-    parts: Floats
-    mean: Floats
-    score: Floats
-
-    @classmethod
-    def of(cls, patterns: Patterns, factor: Factor, abstain: Abstain) -> _Table:
-        votes = patterns.votes[:, [patterns.functions.index(name) for name in factor.functions]]
-        codes, index = np.unique(factor.codes(votes), return_inverse=True)
-        index = index.reshape(-1)
-        evidence = ~factor.nothing(codes, abstain)
-        whole = factor.whole(codes)
-        symbols = codes[whole & evidence]
-        # What is seen in part only, and is a part of no symbol seen, brings its symbols along.
-        lone = codes[~whole & evidence]
-        lone = lone[~factor.parts(lone, symbols).any(axis=1)] if len(lone) else lone
-        if len(lone):
-            every = factor.shown[factor.whole(factor.shown)]
-            every = every[~factor.nothing(every, abstain)]
-            symbols = np.union1d(symbols, every[factor.parts(lone, every).any(axis=0)])
-        numbers = np.where(evidence, np.cumsum(evidence) - 1, -1)
-        return cls(
-            symbols,
-            numbers[index],
-            factor.parts(codes[evidence], symbols),
-            *_means(votes, patterns.counts),
-        )
+def _read(
+    factor: Factor, votes: npt.NDArray[np.int8], abstain: Abstain
+) -> tuple[Integers, Integers, Floats]:
+    """Of (P, m) votes: which thing each shows, -1 for nothing; symbols; P(thing | symbol)."""
+    codes, index = np.unique(factor.codes(votes), return_inverse=True)
+    evidence = ~factor.nothing(codes, abstain)
+    whole = factor.whole(codes)
+    symbols = codes[whole & evidence]
+    # What is seen in part only, and is a part of no symbol seen, brings its symbols along.
+    lone = codes[~whole & evidence]
+    lone = lone[~factor.parts(lone, symbols).any(axis=1)] if len(lone) else lone
+    if len(lone):
+        every = factor.shown[factor.whole(factor.shown)]
+        every = every[~factor.nothing(every, abstain)]
+        symbols = np.union1d(symbols, every[factor.parts(lone, every).any(axis=0)])
+    numbers = np.where(evidence, np.cumsum(evidence) - 1, -1)
+    return numbers[index.reshape(-1)], symbols, factor.parts(codes[evidence], symbols)
 
 
 def _means(votes: npt.NDArray[np.int8], counts: Integers) -> tuple[Floats, Floats]:
@@ -345,138 +371,75 @@ def _means(votes: npt.NDArray[np.int8], counts: Integers) -> tuple[Floats, Float
 
 
 @dataclass(frozen=True, eq=False)
-class Parameters:
-    """What the model says of a query's class and votes.
-
-    Attributes:
-        prior: P(right).
-        logs: float64, (2, S): log P(symbol | wrong), log P(symbol | right).
-    """
-
-    prior: float
-    logs: Floats
-
-
-@dataclass(frozen=True, eq=False)
 class Solution:
-    """Where EM ended.
+    """Where EM ended."""
 
-    Attributes:
-        parameters: of the model.
-        posterior: float64, (P,): P(right | pattern), gold left aside.
-        likelihood: log-likelihood of the counts.
-        trace: penalized log-likelihood at each step; it never decreases.
-        orientation: mean correlation of the factors' votes with the posterior; functions that are
-            better than chance on average make it positive.
-        converged: whether the last gain was below the tolerance.
-    """
-
-    parameters: Parameters
-    posterior: Floats
-    likelihood: float
-    trace: tuple[float, ...]
-    orientation: float
-    converged: bool
+    prior: float  # P(right)
+    logs: Floats  # (2, S): log P(symbol | wrong), log P(symbol | right)
+    posterior: Floats  # (P,): P(right | pattern), gold left aside
+    likelihood: float  # log-likelihood of the counts
+    trace: tuple[float, ...]  # penalized log-likelihood at each step; it never decreases
+    orientation: float  # see `orientation`: above 0 where functions are better than chance
+    converged: bool  # whether the last gain was below the tolerance
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What EM is given besides the counts.
+    """What EM is given besides the counts."""
 
-    Attributes:
-        smoothing: pseudo-rows for every symbol.
-        prior: P(right) where it is given, else None and estimated.
-        belief: what is believed of P(right) beforehand, and as how many rows that counts. Votes of
-            functions that share something else than the truth may fit some other split better, and
-            this keeps a model from it.
-        tolerance: the gain a row, in nats, below which EM stops.
-    """
-
-    smoothing: float = 1.0
-    prior: float | None = None
+    smoothing: float = 1.0  # pseudo-rows for every symbol
+    prior: float | None = None  # P(right) where it is given, else estimated
+    # What is believed of P(right) beforehand, and as how many rows that counts. Votes of functions
+    # that share something else than the truth may fit some other split better.
     belief: tuple[float, float] = (0.5, 0.0)
-    tolerance: float = 1e-10
+    tolerance: float = 1e-10  # the gain a row, in nats, below which EM stops
 
 
-@dataclass(frozen=True)
-class Climb:
-    """One way up the likelihood.
+def climb(
+    coded: Coded,
+    rules: Rules,
+    posterior: Floats,
+    shares: float,
+    steps: int,
+    logs: Floats | None = None,
+) -> Solution:
+    """EM from (P,) posteriors.
 
-    Attributes:
+    Args:
+        coded: the counts.
         rules: what is given.
-        shares: P(right) among the pseudo-rows of symbols.
+        posterior: float64, (P,), to start from.
+        shares: P(right) among the pseudo-rows.
         steps: at most so many.
+        logs: as of a `Solution`, by which what is seen in part is shared among symbols at first.
     """
-
-    rules: Rules
-    shares: float
-    steps: int
-
-    def maximize(self, coded: Coded, posterior: Floats, logs: Floats) -> Parameters:
-        """The M-step: the parameters that fit (P,) posteriors best.
-
-        Args:
-            coded: the counts.
-            posterior: float64, (P,).
-            logs: of the step before, by which what is seen in part is shared among symbols.
-        """
-        pseudo = self.rules.smoothing * np.array([1 - self.shares, self.shares])
-        rows = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
-        counts = coded.tally(rows, logs) + pseudo[:, None]
-        if self.rules.prior is not None:
-            prior = self.rules.prior
-        else:
-            wrong, right = rows.sum(axis=1) + self._believed
-            prior = float(right / (wrong + right))
-        return Parameters(prior, np.log(coded.within(counts)))
-
-    @property
-    def _believed(self) -> Floats:
-        """Pseudo-rows of the classes wrong and right: one more than are believed in."""
-        share, rows = self.rules.belief
-        return np.array([1 - share, share]) * rows + [1 - self.shares, self.shares]
-
-    def run(self, coded: Coded, posterior: Floats, logs: Floats | None = None) -> Solution:
-        """EM from (P,) posteriors."""
-        rows = coded.counts.sum()
-        trace: list[float] = []
-        converged = False
-        if logs is None:
-            logs = np.repeat(coded.pooled(self.rules.smoothing), 2, axis=0)
-        while True:
-            parameters = self.maximize(coded, posterior, logs)
-            logs = parameters.logs
-            joint = log_joint(coded, parameters)  # (2, P)
-            evidence = np.logaddexp(joint[0], joint[1])
-            posterior = np.exp(joint[1] - evidence)
-            likelihood = float(coded.open @ evidence + (coded.known * joint).sum())
-            trace.append(likelihood + self.penalty(parameters))
-            converged = len(trace) > 1 and trace[-1] - trace[-2] <= self.rules.tolerance * rows
-            if converged or len(trace) >= self.steps:
-                break
-        return Solution(
-            parameters,
-            posterior,
-            likelihood,
-            tuple(trace),
-            orientation(coded, posterior),
-            converged,
-        )
-
-    def penalty(self, parameters: Parameters) -> float:
-        """The logarithm of the Dirichlet prior, up to a constant."""
-        shares = np.array([1 - self.shares, self.shares])
-        penalty = float(self.rules.smoothing * shares @ parameters.logs.sum(axis=1))
-        if self.rules.prior is None:
-            prior = parameters.prior
-            penalty += float(self._believed @ np.log([1 - prior, prior]))
-        return penalty
-
-
-def log_joint(coded: Coded, parameters: Parameters) -> Floats:
-    """log P(pattern, class): float64, (2, P)."""
-    classes = np.log([1 - parameters.prior, parameters.prior])
-    return coded.add_up(parameters.logs) + classes[:, None]
+    classes = np.array([1 - shares, shares])
+    share, weight = rules.belief
+    # One pseudo-row more than are believed in.
+    believed = np.array([1 - share, share]) * weight + classes
+    rows = coded.counts.sum()
+    trace: list[float] = []
+    converged = False
+    if logs is None:
+        logs = np.repeat(coded.pooled(rules.smoothing), 2, axis=0)
+    while not converged and len(trace) < steps:
+        own = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
+        counts = coded.tally(own, logs) + rules.smoothing * classes[:, None]
+        logs = np.log(coded.within(counts))
+        wrong, right = own.sum(axis=1) + believed
+        prior = float(right / (wrong + right)) if rules.prior is None else rules.prior
+        odds = np.log([1 - prior, prior])
+        joint = coded.add_up(logs) + odds[:, None]  # log P(pattern, class): (2, P)
+        evidence = np.logaddexp(joint[0], joint[1])
+        posterior = np.exp(joint[1] - evidence)
+        likelihood = float(coded.open @ evidence + (coded.known * joint).sum())
+        penalty = float(rules.smoothing * classes @ logs.sum(axis=1))
+        if rules.prior is None:
+            penalty += float(believed @ odds)
+        trace.append(likelihood + penalty)
+        converged = len(trace) > 1 and trace[-1] - trace[-2] <= rules.tolerance * rows
+    found = orientation(coded, posterior)
+    return Solution(prior, logs, posterior, likelihood, tuple(trace), found, converged)
 
 
 def orientation(coded: Coded, posterior: Floats) -> float:
@@ -530,9 +493,8 @@ def fit(coded: Coded, rules: Rules, start: Solution | None = None) -> Solution:
     """
     best = best_start(coded, rules) if start is None else start
     # Never all of them in one class, whose other would then be impossible.
-    shares = min(max(best.parameters.prior, 0.001), 0.999)
-    logs = best.parameters.logs if start is None else None
-    return Climb(rules, shares, LONG).run(coded, best.posterior, logs)
+    shares = min(max(best.prior, 0.001), 0.999)
+    return climb(coded, rules, best.posterior, shares, LONG, best.logs if start is None else None)
 
 
 def best_start(coded: Coded, rules: Rules) -> Solution:
@@ -541,7 +503,7 @@ def best_start(coded: Coded, rules: Rules) -> Solution:
     Ends where functions are better than chance on average go before all others; with rows of known
     class the likelihood tells the classes apart.
     """
-    climb = Climb(rules, 0.5 if rules.prior is None else rules.prior, SHORT)
-    found = [climb.run(coded, start) for start in starts(coded, rules.prior)]
+    shares = 0.5 if rules.prior is None else rules.prior
+    found = [climb(coded, rules, start, shares, SHORT) for start in starts(coded, rules.prior)]
     anchored = bool(coded.known.any())
     return max(found, key=lambda end: (anchored or end.orientation > 0, end.trace[-1]))

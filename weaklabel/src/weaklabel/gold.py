@@ -22,7 +22,7 @@ import polars as pl
 
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.models import logistic, logistic_expression
-from weaklabel.patterns import Patterns
+from weaklabel.patterns import Patterns, accepts
 from weaklabel.queries import require_columns, require_ids, shown
 from weaklabel.tables import to_polars
 from weaklabel.text import Normalizer, find_normalizer
@@ -644,8 +644,6 @@ def analyze_gold(
     right = checked.right(max_wer)
     accepted = weights >= threshold
     everything = np.ones(len(weights), np.bool_)
-    votes = np.where(checked.votes == MISSING, 0, checked.votes)
-    majority = votes.sum(axis=1, dtype=np.int64) >= 0
     bins = reliability(weights, right)
 
     def score(name: str, own: Truth) -> GroupScore:
@@ -690,7 +688,7 @@ def analyze_gold(
         label_accuracy=share(int((accepted == right).sum()), len(right)),
         baselines=(
             Baseline.of("accepting everything", accepted, everything, right),
-            Baseline.of("a majority vote", accepted, majority, right),
+            Baseline.of("a majority vote", accepted, accepts(checked.votes), right),
         ),
         auc=auc(weights, right),
         brier=float(np.mean((weights - right) ** 2)),

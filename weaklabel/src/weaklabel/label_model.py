@@ -25,18 +25,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Literal, get_args
 
 import narwhals.stable.v2 as nw
 import numpy as np
-import numpy.typing as npt
 
 from weaklabel import em
 from weaklabel.dependence import (
     Comparison,
     Dependence,
+    GoldComparison,
     MissingRate,
     Partition,
     alternative,
@@ -47,37 +46,28 @@ from weaklabel.dependence import (
     reasons,
     unlike_members,
 )
-from weaklabel.em import Abstain, Factor, Floats, Integers
+from weaklabel.em import Abstain, Factor, Floats, Inputs, Integers
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Gold
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.models import (
     Fitted,
     as_patterns,
-    by_votes,
-    identities_of,
-    logistic,
+    by_vote,
     logistic_expression,
 )
-from weaklabel.patterns import Patterns, check_votes
+from weaklabel.patterns import Patterns, accepts, vote_columns
 from weaklabel.plugins import Kind, hookimpl
-from weaklabel.votes import MISSING, PREFIX
+from weaklabel.votes import PREFIX
 
 FOLDS: Final = 5
 ENOUGH_GOLD: Final = 20  # checked queries; with fewer a comparison says little
-
-# Members up to which evidence is nested conditions rather than a table to look up: SQL engines
-# follow one branch and are faster so, frames in memory compute all 4ᵐ and are slower.
-NESTED: Final = 2
 
 #: The least share of either class that is believed in: a majority may accept everything.
 LEAST_SHARE: Final = 0.03
 
 #: Nats a row; a partition's score need not be known better.
 ROUGH: Final = 1e-6
-
-#: Rows of a pattern of missing inputs, below which it is no symbol of its own.
-COMMON: Final = 20
 
 Families = Literal["declared", "ignore"]
 Missing = Literal["ignore", "evidence"]
@@ -169,50 +159,57 @@ class LabelModel:
                 " which columns the functions require"
             )
         units, still = _units(patterns, self.families)
-        factors: Partition = (*units, *still)
-        rules = self._rules(patterns, known, factors)
-        coded, solution = self._solve(patterns, factors, known, rules)
+        voting: Partition = (*units, *still)
+        factors = voting
+        coded, rules, solution = self._solve(patterns, voting, known)
         rates: tuple[MissingRate, ...] = ()
         if not patterns.present.all():
-            informed = (*factors, Inputs.of(patterns))
-            with_inputs = self._solve(patterns, informed, known, rules, solution)
-            rates = missing_rates(patterns, coded, with_inputs[1])
+            informed = (*voting, Inputs.of(patterns))
+            seen = self._coded(patterns, informed, known)
+            with_inputs = em.fit(seen, rules, solution)
+            rates = missing_rates(patterns, coded, with_inputs)
             if self.missing == "evidence":
-                factors, (coded, solution) = informed, with_inputs
-        prior, logs = solution.parameters.prior, solution.parameters.logs
-        ends = np.cumsum(coded.sizes)[:-1]
-        own = zip(factors, np.split(coded.codes, ends), np.split(logs, ends, axis=1), strict=True)
+                factors, coded, solution = informed, seen, with_inputs
 
         rough = replace(rules, tolerance=ROUGH)
         reference = best_cut(patterns, units, known, rough, self.gold_weight)
-        pairs = dependences(patterns, reference.posterior)
-        home = {name: factor for factor in (*units, *still) for name in factor.functions}
+        pairs = dependences(patterns, reference)
+        home = {name: factor for factor in voting for name in factor.functions}
         apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
-        checked = known.sum(axis=0)
-        right = (patterns.counts - checked) * solution.posterior + known[1]
-        right = right / patterns.counts
-        folds = self._held_out(patterns, factors, known) if known.sum() >= ENOUGH_GOLD else None
+        right = (patterns.counts - known.sum(axis=0)) * solution.posterior + known[1]
+        checked = known.sum() >= ENOUGH_GOLD
         comparison = compare(
             patterns,
             coded,
             solution,
-            reference=reference.posterior,
+            reference=reference,
             other=alternative(coded, solution, rules),
-            held_out=folds,
+            gold=self._held_out(patterns, factors, known) if checked else None,
         )
-        how = _rates(patterns, right)
         found = (
             *reasons(comparison, solution, apart, rates, self.missing == "evidence"),
-            *unlike_members(units, {rate.name: rate.accuracy for rate in how}),
+            *unlike_members(patterns, units, right / patterns.counts),
         )
         for reason in found:
             warnings.warn(reason, WeakLabelWarning, stacklevel=2)
+        ends = np.cumsum(coded.sizes)[:-1]
+        codes = np.split(coded.codes, ends)
+        shares = np.split(np.exp(solution.logs), ends, axis=1)  # P(symbol | class), (2, S) each
         return FittedLabelModel(
             patterns.functions,
-            prior,
-            tuple(FittedFactor.of(*factor, self.abstain) for factor in own),
+            solution.prior,
+            tuple(
+                FittedFactor(
+                    factor.functions,
+                    tuple(own.tolist()),
+                    tuple(share[0].tolist()),
+                    tuple(share[1].tolist()),
+                    self.abstain,
+                    isinstance(factor, Inputs),
+                )
+                for factor, own, share in zip(factors, codes, shares, strict=True)
+            ),
             solution.trace,
-            how,
             rates,
             pairs,
             comparison,
@@ -240,8 +237,7 @@ class LabelModel:
                 " they mislead the model: give fit(votes, functions=…), the labeling functions that"
                 ' voted, or families={"name": "family"}, {} for none'
             )
-        columns = nw.from_native(votes).collect_schema().names()
-        there = {name.removeprefix(PREFIX) for name in columns if name.startswith(PREFIX)}
+        there = {name.removeprefix(PREFIX) for name in vote_columns(nw.from_native(votes))}
         given = {f.name: f for f in functions or () if f.name in there}
         if functions is not None and (lacking := sorted(there - set(given))):
             raise WeakLabelError(
@@ -252,53 +248,50 @@ class LabelModel:
         counted = Patterns.count(votes, {**declared, **(families or {})}, identities)
         return as_patterns(counted, missing=True)
 
-    def _solve(
-        self,
-        patterns: Patterns,
-        factors: Partition,
-        known: Integers,
-        rules: em.Rules,
-        start: em.Solution | None = None,
-    ) -> tuple[em.Coded, em.Solution]:
-        coded = em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
-        return coded, em.fit(coded, rules, start)
+    def _coded(self, patterns: Patterns, factors: Partition, known: Integers) -> em.Coded:
+        return em.Coded.of(patterns, factors, known, self.abstain, self.gold_weight)
 
-    def _rules(self, patterns: Patterns, known: Integers, factors: Partition) -> em.Rules:
-        voting = [factor for factor in factors if factor.votes]
-        coded = em.Coded.of(patterns, voting, np.zeros_like(known), self.abstain)
-        rows = float(coded.open.sum())
+    def _solve(
+        self, patterns: Patterns, voting: Partition, known: Integers
+    ) -> tuple[em.Coded, em.Rules, em.Solution]:
+        """Fit the factors that vote."""
+        coded = self._coded(patterns, voting, known)
+        counts = np.where(coded.evident, patterns.counts, 0.0)
+        rows = float(counts.sum())
         # A vote among factors, for copies within a family must not count for more; and among those
         # that can go either way, for others say nothing of how many transcripts are right.
         accepts, rejects = (coded.means > 0).any(axis=0), (coded.means < 0).any(axis=0)
         both = accepts & rejects
-        accepted = float(coded.open @ (coded.means[:, both].sum(axis=1) >= 0)) / rows
+        accepted = float(counts @ (coded.means[:, both].sum(axis=1) >= 0)) / rows
         balance = float(both.sum()) / max(int((accepts | rejects).sum()), 1)
         # A few checked queries tell more of it than all votes.
         share = (accepted * ENOUGH_GOLD + known[1].sum()) / (ENOUGH_GOLD + known.sum())
         share = min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)
         belief = (share, self.belief * balance * rows)
-        return em.Rules(self.smoothing, self.prior, belief, self.tolerance)
+        rules = em.Rules(self.smoothing, self.prior, belief, self.tolerance)
+        return coded, rules, em.fit(coded, rules)
 
-    def _held_out(
-        self, patterns: Patterns, factors: Partition, known: Integers
-    ) -> tuple[list[tuple[Integers, Floats]], Floats]:
-        """What models that have not seen the checked queries say of them, and one without gold."""
-        voting = tuple(factor for factor in factors if factor.votes)
+    def _held_out(self, patterns: Patterns, factors: Partition, known: Integers) -> GoldComparison:
+        """Compare models that have not seen the checked queries, and one without gold."""
+        voting = tuple(factor for factor in factors if not isinstance(factor, Inputs))
 
         def posterior(seen: Integers) -> Floats:
-            rules = self._rules(patterns, seen, factors)
-            solution = self._solve(patterns, voting, seen, rules)[1]
+            _, rules, solution = self._solve(patterns, voting, seen)
             if voting != factors:
-                solution = self._solve(patterns, factors, seen, rules, solution)[1]
+                solution = em.fit(self._coded(patterns, factors, seen), rules, solution)
             return solution.posterior
 
         # Checked queries, dealt out one by one.
         dealt = np.repeat(np.arange(known.size), known.ravel())
-        folds = []
+        is_right, pattern = np.divmod(dealt, len(patterns))
+        weights = np.zeros(len(dealt))
         for fold in range(FOLDS):
-            held = np.bincount(dealt[fold::FOLDS], minlength=known.size).reshape(known.shape)
-            folds.append((held, posterior(known - held)))
-        return folds, posterior(np.zeros_like(known))
+            own = slice(fold, None, FOLDS)
+            held = np.bincount(dealt[own], minlength=known.size).reshape(known.shape)
+            weights[own] = posterior(known - held)[pattern[own]]
+        without = posterior(np.zeros_like(known))[pattern]
+        majority = accepts(patterns.votes)[pattern]
+        return GoldComparison.of(is_right == 1, weights, without, majority)
 
 
 def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition]:
@@ -322,81 +315,6 @@ def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition
     )
 
 
-def _rates(patterns: Patterns, right: Floats) -> tuple[FunctionRates, ...]:
-    """How each function votes where it has input, given (P,) P(right)."""
-    rows = np.stack([(1 - right) * patterns.counts, right * patterns.counts])  # (2, P)
-    found = []
-    for name, votes in zip(patterns.functions, patterns.votes.T, strict=True):
-        counts = np.stack([rows[:, votes == vote].sum(axis=1) for vote in (-1, 0, 1)], axis=1)
-        shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1e-300)  # (2, 3)
-        wrong, right_ = shares.tolist()
-        cast = int(patterns.counts[np.isin(votes, (-1, 1))].sum())
-        accuracy = float((counts[0, 0] + counts[1, 2]) / cast) if cast else None
-        found.append(FunctionRates(name, tuple(wrong), tuple(right_), accuracy, cast))
-    return tuple(found)
-
-
-@dataclass(frozen=True)
-class Inputs(Factor):
-    """Which of the functions' inputs are missing, as one factor: a digit to base 2 a function.
-
-    One factor, and not one for each function: inputs go missing together, a household's or a
-    column's, and such evidence must not be multiplied.
-
-    Attributes:
-        common: the patterns that occur often enough to be symbols; others are no evidence.
-    """
-
-    common: tuple[int, ...] = ()
-
-    @property
-    def votes(self) -> bool:
-        """That an input is missing is neither for nor against a transcript in itself."""
-        return False
-
-    @classmethod
-    def of(cls, patterns: Patterns) -> Inputs:
-        """The patterns of missing inputs that occur in at least `COMMON` rows."""
-        codes = cls(patterns.functions).codes(patterns.votes)
-        seen, index = np.unique(codes, return_inverse=True)
-        rows = np.bincount(index.reshape(-1), patterns.counts)
-        return cls(patterns.functions, tuple(seen[rows >= COMMON].tolist()))
-
-    def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
-        """Which inputs are missing: votes int8, (N, F) → int64, (N,)."""
-        return np.asarray((votes == MISSING) @ self._places)
-
-    def code(self) -> nw.Expr:
-        """`codes` as an expression over columns of votes."""
-        return nw.sum_horizontal(
-            *(
-                nw.col(PREFIX + name).is_null().cast(nw.Int64) * place
-                for name, place in zip(self.functions, self._places.tolist(), strict=True)
-            )
-        )
-
-    @cached_property
-    def shown(self) -> Integers:
-        """The codes that are symbols."""
-        return np.array(self.common, dtype=np.int64)
-
-    def whole(self, codes: Integers) -> npt.NDArray[np.bool_]:
-        """Every code is a symbol as it stands."""
-        return np.ones(len(codes), dtype=bool)
-
-    def nothing(self, codes: Integers, abstain: Abstain) -> npt.NDArray[np.bool_]:
-        """Whether codes are too rare to be evidence."""
-        return ~np.isin(codes, self.common)
-
-    def parts(self, codes: Integers, symbols: Integers) -> Floats:
-        """1 where a code is the symbol."""
-        return np.asarray(codes[:, None] == symbols, dtype=np.float64)
-
-    @property
-    def _places(self) -> Integers:
-        return np.asarray(2 ** np.arange(len(self.functions), dtype=np.int64))
-
-
 @dataclass(frozen=True)
 class FittedFactor:
     """One factor's distribution of symbols.
@@ -407,7 +325,7 @@ class FittedFactor:
         wrong: P(symbol | wrong), S of them.
         right: P(symbol | right), S of them.
         abstain: "symbol", or "ignore".
-        inputs: the symbols say which inputs are missing, see `Inputs`.
+        inputs: the symbols say which inputs are missing, see `weaklabel.em.Inputs`.
     """
 
     functions: tuple[str, ...]
@@ -417,79 +335,28 @@ class FittedFactor:
     abstain: Abstain = "symbol"
     inputs: bool = False
 
-    @classmethod
-    def of(cls, factor: Factor, codes: Integers, logs: Floats, abstain: Abstain) -> FittedFactor:
-        """Of log P(symbol | class), (2, S)."""
-        wrong, right = np.exp(logs).tolist()
-        inputs = isinstance(factor, Inputs)
-        return cls(
-            factor.functions, tuple(codes.tolist()), tuple(wrong), tuple(right), abstain, inputs
-        )
-
-    @property
-    def factor(self) -> Factor:
-        """What the symbols are of."""
-        return Inputs(self.functions, self.codes) if self.inputs else Factor(self.functions)
-
-    @cached_property
-    def evidence(self) -> tuple[Integers, Floats]:
-        """Log P(shown | right) - log P(shown | wrong) of whatever may be shown: codes and values.
+    def term(self) -> nw.Expr:
+        """Log P(shown | right) - log P(shown | wrong), an expression over the columns of votes.
 
         What is a part of no symbol ever seen has the evidence of the symbols nearest to it.
         """
-        factor, symbols = self.factor, np.array(self.codes, dtype=np.int64)
+        factor = Inputs(self.functions, self.codes) if self.inputs else Factor(self.functions)
+        symbols = np.array(self.codes, dtype=np.int64)
+        if not len(symbols):
+            return nw.lit(0.0)
         shown = factor.shown
         values = np.zeros(len(shown))
-        if not len(symbols):
-            return shown, values
-        wrong, right = np.array(self.wrong), np.array(self.right)
         some = ~factor.nothing(shown, self.abstain)
         parts = factor.parts(shown[some], symbols)  # (N, S)
         if not self.inputs:
             distance = factor.distances(shown[some], symbols)
             near = distance == distance.min(axis=1, keepdims=True)
             parts = np.where(parts.any(axis=1, keepdims=True), parts, near)
-        values[some] = np.log(parts @ right) - np.log(parts @ wrong)
-        return shown, values
-
-    def of_votes(self, votes: npt.NDArray[np.int8]) -> Floats:
-        """The evidence of votes int8, (N, m): float64, (N,)."""
-        shown, values = self.evidence
-        codes = self.factor.codes(votes)
-        if not len(shown):
-            return np.zeros(len(votes))
-        index = np.minimum(np.searchsorted(shown, codes), len(shown) - 1)
-        return np.where(shown[index] == codes, values[index], 0.0)
-
-    def term(self) -> nw.Expr:
-        """The evidence as an expression over the columns of votes."""
-        shown, values = self.evidence
-        if not self.inputs and len(self.functions) <= NESTED:
-            return by_votes(self.functions, values.tolist())
-        if not len(shown):
-            return nw.lit(0.0)
-        return self.factor.code().replace_strict(
-            shown.tolist(), values.tolist(), default=0.0, return_dtype=nw.Float64
-        )
-
-
-@dataclass(frozen=True)
-class FunctionRates:
-    """How one function votes where it has input, as the model sees it.
-
-    Attributes:
-        name: of the function.
-        wrong: P(reject), P(abstain), P(accept) where the transcript is wrong.
-        right: the same where it is right.
-        accuracy: P(its vote is true | it votes); None if it never does.
-        votes: how many queries it votes on.
-    """
-
-    name: str
-    wrong: tuple[float, float, float]
-    right: tuple[float, float, float]
-    accuracy: float | None
-    votes: int
+        values[some] = np.log(parts @ np.array(self.right)) - np.log(parts @ np.array(self.wrong))
+        evidence = dict(zip(shown.tolist(), values.tolist(), strict=True))
+        if len(self.functions) == 1 and not self.inputs:  # sooner than to look up a code
+            return by_vote(*self.functions, *evidence.values())
+        return factor.code().replace_strict(evidence, default=0.0, return_dtype=nw.Float64)
 
 
 @dataclass(frozen=True)
@@ -501,7 +368,6 @@ class FittedLabelModel(Fitted):
         prior: P(right) over all queries.
         factors: functions and families, whose evidence adds up.
         log_likelihoods: penalized, at each step of EM; they never decrease.
-        rates: how each function votes.
         missing: P(right) where a function has no input, for each that lacks it anywhere.
         dependence: of every pair of functions, given the class.
         comparison: with what needs no model.
@@ -517,7 +383,6 @@ class FittedLabelModel(Fitted):
     prior: float
     factors: tuple[FittedFactor, ...]
     log_likelihoods: tuple[float, ...]
-    rates: tuple[FunctionRates, ...]
     missing: tuple[MissingRate, ...]
     dependence: tuple[Dependence, ...]
     comparison: Comparison
@@ -534,55 +399,10 @@ class FittedLabelModel(Fitted):
             if len(factor.functions) > 1 and not factor.inputs
         )
 
-    def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
-        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`.
-
-        Where a function had no input the vote is `MISSING`.
-        """
-        check_votes(votes, self.functions)
-        index = {name: i for i, name in enumerate(self.functions)}
-        total = np.full(len(votes), self._constant)
-        for factor in self.factors:
-            total += factor.of_votes(votes[:, [index[name] for name in factor.functions]])
-        return logistic(total)
-
     def weight(self) -> nw.Expr:
-        """`weights` as an expression."""
-        return logistic_expression((factor.term() for factor in self.factors), self._constant)
-
-    @property
-    def _constant(self) -> float:
-        return float(np.log(self.prior) - np.log1p(-self.prior))
-
-    def to_dict(self) -> dict[str, Any]:
-        """All parameters, as JSON can write them."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FittedLabelModel:
-        """Of what `to_dict` returned."""
-
-        def each(make: Callable[..., Any], key: str) -> tuple[Any, ...]:
-            return tuple(make(**_tuples(entry)) for entry in content[key])
-
-        return cls(
-            functions=tuple(content["functions"]),
-            prior=float(content["prior"]),
-            factors=each(FittedFactor, "factors"),
-            log_likelihoods=tuple(content["log_likelihoods"]),
-            rates=each(FunctionRates, "rates"),
-            missing=each(MissingRate, "missing"),
-            dependence=each(Dependence, "dependence"),
-            comparison=Comparison.from_dict(content["comparison"]),
-            warnings=tuple(content["warnings"]),
-            log_rows=tuple(content["log_rows"]),
-            identities=identities_of(content),
-        )
-
-
-def _tuples(entry: dict[str, Any]) -> dict[str, Any]:
-    """JSON's lists as the tuples they were."""
-    return {k: tuple(value) if isinstance(value, list) else value for k, value in entry.items()}
+        """P(right) as an expression over the columns of votes."""
+        odds = float(np.log(self.prior) - np.log1p(-self.prior))
+        return logistic_expression((factor.term() for factor in self.factors), odds)
 
 
 @hookimpl

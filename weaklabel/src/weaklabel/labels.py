@@ -17,7 +17,7 @@ from weaklabel import tables
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Calibration, GoldQueries, join_gold
 from weaklabel.models import FittedModel, check_identities
-from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, identity_of
+from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, described
 from weaklabel.runs import FORMAT, Source, read_each, read_metadata
 from weaklabel.text import Normalizer
 from weaklabel.votes import PREFIX
@@ -66,18 +66,8 @@ def _count(path: Source) -> Patterns:
     about = next(iter(each.values()), {})
     if "patterns" in about:
         return Patterns.merge(Patterns.load(file) for file in each)
-    entries = _entries(about)
     with tables.naming(path):
-        return Patterns.count(
-            tables.scan(path),
-            families={name: entry.get("family") for name, entry in entries.items()},
-            identities={name: identity_of(entry) for name, entry in entries.items()},
-            log_rows={name: entry.get("log_rows") for name, entry in entries.items()},
-        )
-
-
-def _entries(about: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    return {entry["name"]: entry for entry in about.get("functions", ())}
+        return Patterns.count(tables.scan(path), **described(about))
 
 
 def gold_of_files(
@@ -196,15 +186,14 @@ def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed
 
     A plugin's model without identities is taken as it is.
     """
-    entries = _entries(about)
     known, fitted_rows = (
         dict(zip(model.functions, getattr(model, name, None) or (), strict=False))
         for name in ("identities", "log_rows")
     )
-    seen = {name: identity_of(entry) for name, entry in entries.items()}
-    check_identities(known, seen, allow_changed=allow_changed)
+    voted = described(about)
+    check_identities(known, voted["identities"], allow_changed=allow_changed)
     for name, before in fitted_rows.items():
-        now = entries.get(name, {}).get("log_rows")
+        now = voted["log_rows"].get(name)
         if before and now and max(before, now) > SAME_SCOPE * min(before, now):
             warnings.warn(
                 f"function {name!r} looks at the whole log: {before:,} rows when the model was"

@@ -14,19 +14,30 @@ import json
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Final,
+    Protocol,
+    Self,
+    TypeVar,
+    get_args,
+    get_type_hints,
+)
 
 import narwhals.stable.v2 as nw
 import numpy as np
 import numpy.typing as npt
+import polars as pl
 
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
 from weaklabel.labeling import Identity, LabelingFunction
-from weaklabel.patterns import Patterns, identity_of, no_vote, vote_columns
+from weaklabel.patterns import Patterns, check_votes, identity_of, no_vote, vote_columns
 from weaklabel.plugins import Kind, load_registry
 from weaklabel.votes import MISSING, PREFIX
 
@@ -62,21 +73,17 @@ class FittedModel(Protocol):
         """The frame with the columns `weight` and `label`."""
         ...
 
-    def to_dict(self) -> dict[str, Any]:
-        """All parameters, as JSON can write them."""
-        ...
-
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a JSON file that `load_model` reads."""
         ...
 
 
 class Fitted(ABC):
-    """What the package's own fitted models share: labels and files.
+    """What the package's own fitted models share: weights, labels and files.
 
-    A subclass is a frozen dataclass with `functions` and `identities`, and says its weight twice:
-    with NumPy in `weights`, and in `weight` as an expression, so that any engine can label without
-    a join.
+    A subclass is a frozen dataclass with `functions` and `identities`, whose other fields are what
+    JSON can hold, tuples and dataclasses of such. It says its weight in `weight`, as an expression,
+    so that any engine can label without a join.
     """
 
     kind: ClassVar[str]
@@ -88,9 +95,27 @@ class Fitted(ABC):
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes; see `vote_column`."""
 
-    @abstractmethod
+    def weights(self, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.float64]:
+        """P(right), float64 (N,), for votes int8 (N, F) in the order of `functions`.
+
+        Where a function had no input the vote is `MISSING`.
+        """
+        check_votes(votes, self.functions)
+        columns = {PREFIX + name: votes[:, i] for i, name in enumerate(self.functions)}
+        table = pl.DataFrame(columns).with_columns(pl.all().replace(MISSING, None))
+        # Not `select`: a weight that no vote changes would be one row.
+        weighed = nw.from_native(table).with_columns(weight=self.weight())
+        return weighed["weight"].to_numpy()
+
     def to_dict(self) -> dict[str, Any]:
         """All parameters, as JSON can write them."""
+        return asdict(self)  # type: ignore[call-overload, no-any-return]
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+        """Of what `to_dict` returned and JSON read; other keys are left."""
+        found: Self = _made(cls, content)
+        return found
 
     def label(
         self,
@@ -203,8 +228,20 @@ def load_model(
     return fitted
 
 
+def _made(kind: Any, value: Any) -> Any:
+    """What JSON read as a value of some type: lists as tuples, and dataclasses anew."""
+    if isinstance(kind, type) and is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{one.name: _made(hints[one.name], value[one.name]) for one in fields(kind)})
+    kinds = get_args(kind)
+    if isinstance(value, list):
+        return tuple(_made(kinds[0] if kinds else None, one) for one in value)
+    inner = next(filter(is_dataclass, kinds), None)  # of a union with None
+    return value if value is None or inner is None else _made(inner, value)
+
+
 def identities_of(content: Mapping[str, Any]) -> tuple[Identity | None, ...]:
-    """The identities that `Fitted.save` wrote, for a subclass's `from_dict`."""
+    """The identities that `Fitted.save` wrote, for a `from_dict` of one's own."""
     return tuple(None if entry is None else identity_of(entry) for entry in content["identities"])
 
 
@@ -216,9 +253,7 @@ def fit(model: Model, patterns: Patterns, gold: Gold | None = None) -> FittedMod
     if not getattr(model, "handles_missing", False):
         patterns = patterns.without_missing()
         if gold is not None:
-            gold = replace(
-                gold, right=gold.right.without_missing(), wrong=gold.wrong.without_missing()
-            )
+            gold = gold.without_missing()
     return model.fit(patterns, gold=gold)
 
 
@@ -326,21 +361,9 @@ def vote_column(name: str) -> nw.Expr:
     return nw.col(PREFIX + name).fill_null(0)
 
 
-def by_votes(functions: Sequence[str], values: Sequence[float]) -> nw.Expr:
-    """A number for every combination of votes, those of the first function changing fastest.
-
-    Args:
-        functions: names of m functions.
-        values: 4ᵐ of them; of one function for reject, abstain, accept and a missing input.
-    """
-    if not functions:
-        return nw.lit(values[0])
-    *others, last = functions
-    fourth = len(values) // 4
-    reject, abstain, accept, missing = (
-        by_votes(others, values[i * fourth : (i + 1) * fourth]) for i in range(4)
-    )
-    vote = nw.col(PREFIX + last)
+def by_vote(name: str, reject: float, abstain: float, accept: float, missing: float) -> nw.Expr:
+    """A number for each vote of a function, and one for a missing input."""
+    vote = nw.col(PREFIX + name)
     silent = nw.when(vote.is_null()).then(missing).otherwise(abstain)
     return (
         nw.when(vote == 1)

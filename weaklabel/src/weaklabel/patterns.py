@@ -310,15 +310,24 @@ class Patterns:
                 f"{path} holds no patterns of format {FORMAT} (found {about.get('patterns')!r}):"
                 " count the votes again (weaklabel patterns, or Patterns.count and save)"
             )
-        entries = {entry["name"]: entry for entry in about["functions"]}
+        functions = described(about)
+        names = functions["families"]
         return cls.of(
-            entries,
-            table.select(pl.col(PREFIX + name).fill_null(MISSING) for name in entries).to_numpy(),
+            names,
+            table.select(pl.col(PREFIX + name).fill_null(MISSING) for name in names).to_numpy(),
             table[_COUNT].to_numpy(),
-            {name: entry["family"] for name, entry in entries.items()},
-            {name: identity_of(entry) for name, entry in entries.items()},
-            {name: entry["log_rows"] for name, entry in entries.items()},
+            **functions,
         )
+
+
+def described(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """What a file's metadata says of functions, as arguments of `Patterns.of` and `count`."""
+    entries = {entry["name"]: entry for entry in about.get("functions", ())}
+    return {
+        "families": {name: entry.get("family") for name, entry in entries.items()},
+        "identities": {name: identity_of(entry) for name, entry in entries.items()},
+        "log_rows": {name: entry.get("log_rows") for name, entry in entries.items()},
+    }
 
 
 def vote_columns(frame: Any) -> list[str]:
@@ -363,6 +372,12 @@ def check_votes(votes: npt.NDArray[Any], functions: Iterable[str]) -> None:
     wrong = ~np.isin(votes, (-1, 0, 1, MISSING))
     for index in np.flatnonzero(wrong.any(axis=0)):
         raise no_vote(names[index], votes[wrong[:, index], index].tolist())
+
+
+def accepts(votes: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
+    """Majority vote of votes (N, F), a tie being an accept: bool, (N,)."""
+    cast = np.where(votes == MISSING, 0, votes)
+    return np.asarray(cast.sum(axis=1, dtype=np.int64) >= 0)
 
 
 def no_vote(function: str, values: Iterable[float]) -> WeakLabelError:

@@ -169,48 +169,28 @@ _DIGITS: Final = 9
 
 @dataclass(frozen=True, eq=False)
 class Slots:
-    """The slots of all queries; those in which not all hypotheses agree, with every vote.
+    """The slots of all queries; those in which not all hypotheses agree, with every vote."""
 
-    Attributes:
-        offsets: (Q + 1,): query q has `sequence[offsets[q]:offsets[q + 1]]`.
-        sequence: of each slot, its word, or -1 - i where it is the contested slot i.
-        agreed: (Q,), number of slots in which all agree.
-        query: (S,), the query of a contested slot, ascending.
-        first: (S,), the first of its candidates.
-        slot: (C,), the contested slot of a candidate, ascending.
-        word: (C,), its word or NO_WORD; one of the best transcript's first.
-        candidate: (V,), what a vote is for.
-        hypothesis: (V,), whose vote it is.
-    """
-
-    offsets: Integers
-    sequence: Integers
-    agreed: Integers
-    query: Integers
-    first: Integers
-    slot: Integers
-    word: Integers
-    candidate: Integers
-    hypothesis: Integers
+    offsets: Integers  # (Q + 1,): query q has `sequence[offsets[q]:offsets[q + 1]]`
+    sequence: Integers  # of each slot, its word, or -1 - i where it is the contested slot i
+    agreed: Integers  # (Q,), number of slots in which all agree
+    query: Integers  # (S,), the query of a contested slot, ascending
+    first: Integers  # (S,), the first of its candidates
+    slot: Integers  # (C,), the contested slot of a candidate, ascending
+    word: Integers  # (C,), its word or NO_WORD; one of the best transcript's first
+    candidate: Integers  # (V,), what a vote is for
+    hypothesis: Integers  # (V,), whose vote it is
 
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """What the last round left.
+    """What the last round left."""
 
-    Attributes:
-        rates: (number of sources,), smoothed error rates.
-        weights: (H,), of the hypotheses, about 1 on average.
-        winner: (S,), the candidate that has the most votes.
-        log_probability: (C,), of being right, by candidate.
-        log_agreed: (Q,), of a slot in which all agree.
-    """
-
-    rates: Floats
-    weights: Floats
-    winner: Integers
-    log_probability: Floats
-    log_agreed: Floats
+    rates: Floats  # (number of sources,), smoothed error rates
+    weights: Floats  # (H,), of the hypotheses, about 1 on average
+    winner: Integers  # (S,), the candidate that has the most votes
+    log_probability: Floats  # (C,), of being right, by candidate
+    log_agreed: Floats  # (Q,), of a slot in which all agree
 
 
 def align(queries: Iterable[Sequence[Words]], shares: Sequence[float]) -> Slots:
@@ -259,21 +239,13 @@ def align(queries: Iterable[Sequence[Words]], shares: Sequence[float]) -> Slots:
 
 @dataclass(frozen=True, eq=False)
 class Voters:
-    """The hypotheses of all queries, without their words.
+    """The hypotheses of all queries, without their words; those of a family share one vote."""
 
-    Attributes:
-        query: (H,), the query of a hypothesis, ascending.
-        source: (H,), its source.
-        family: (H,), its source's family. Those of one family share one vote in a query.
-        bloc: (H,), number of the pair (query, family).
-        share: (H,), of the bloc's vote: one over its hypotheses.
-    """
-
-    query: Integers
-    source: Integers
-    family: Integers
-    bloc: Integers = field(init=False)
-    share: Floats = field(init=False)
+    query: Integers  # (H,), the query of a hypothesis, ascending
+    source: Integers  # (H,), its source
+    family: Integers  # (H,), its source's family
+    bloc: Integers = field(init=False)  # (H,), number of the pair (query, family)
+    share: Floats = field(init=False)  # (H,), of the bloc's vote: one over its hypotheses
 
     def __post_init__(self) -> None:
         pairs = self.query * (int(self.family.max()) + 1) + self.family

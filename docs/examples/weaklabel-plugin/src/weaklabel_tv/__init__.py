@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import narwhals.stable.v2 as nw
-import numpy as np
 import polars as pl
 
 import weaklabel
@@ -26,7 +25,7 @@ from weaklabel import (
     reject_if,
     vote,
 )
-from weaklabel.models import Fitted, as_patterns, identities_of
+from weaklabel.models import Fitted, as_patterns
 from weaklabel.text import find_normalizer
 from weaklabel.votes import PREFIX
 
@@ -94,26 +93,12 @@ class FittedVeto(Fitted):
     functions: tuple[str, ...]
     identities: tuple[Identity | None, ...] = ()
 
-    def weights(self, votes: np.ndarray) -> np.ndarray:
-        """P(right), float64 (N,), for votes int8 (N, F): 1, 0, -1 and MISSING."""
-        rejects, inputs = (votes == -1).sum(axis=1), (votes != MISSING).sum(axis=1)
-        return 1 - rejects / np.maximum(inputs, 1)
-
     def weight(self) -> nw.Expr:
-        """The same as an expression over the columns of votes, where a missing one is null."""
+        """P(right) as an expression over the columns of votes, where a missing one is null."""
         votes = [nw.col(PREFIX + name) for name in self.functions]
         rejects = reduce(add, [(vote == -1).fill_null(False).cast(nw.Int64) for vote in votes])
         inputs = reduce(add, [(~vote.is_null()).cast(nw.Int64) for vote in votes])
         return 1 - rejects / nw.when(inputs > 0).then(inputs).otherwise(1)
-
-    def to_dict(self) -> dict[str, Any]:
-        """What `from_dict` makes it of; the identities are written beside it."""
-        return {"functions": list(self.functions)}
-
-    @classmethod
-    def from_dict(cls, content: dict[str, Any]) -> FittedVeto:
-        """Of what a file holds."""
-        return cls(tuple(content["functions"]), identities_of(content))
 
 
 @dataclass(frozen=True)

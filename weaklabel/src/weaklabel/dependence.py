@@ -71,12 +71,7 @@ class Dependence:
 
 
 def dependences(patterns: Patterns, posterior: Floats) -> tuple[Dependence, ...]:
-    """Every pair of functions, in the order of the patterns' functions.
-
-    Args:
-        patterns: P patterns of F functions.
-        posterior: float64, (P,): P(right | pattern).
-    """
+    """Every pair of functions, in the patterns' order, given P(right | pattern), (P,)."""
     wide = len(patterns.functions)
     # (P, F, 3) → (P, 3F): which vote each function casts; none where it has no input.
     shown = (patterns.votes[:, :, None] == np.array([-1, 0, 1])).reshape(len(patterns), -1)
@@ -447,12 +442,8 @@ def compare(
 ) -> Comparison:
     """Compare a model with what needs none.
 
-    Args:
-        patterns: P of them.
-        coded: the same, as the model sees them.
-        solution: the model.
-        reference: float64, (P,): P(right | pattern) of the partition that explains the votes best.
-        other, gold: see `Comparison`.
+    `coded` is the patterns as the model sees them, `reference` P(right | pattern), (P,), of the
+    partition that explains the votes best.
     """
     posterior = solution.posterior
     rows = np.where(coded.evident, coded.counts, 0.0)
@@ -481,10 +472,7 @@ def compare(
 def unlike_members(patterns: Patterns, factors: Partition, right: Floats) -> Iterable[str]:
     """Why not to trust families of more than `JOINT` functions, of which only numbers are read.
 
-    Args:
-        patterns: P of them.
-        factors: families, and functions alone.
-        right: float64, (P,): P(right), gold included.
+    `right` is P(right), float64 (P,), gold included.
     """
     true = {1: right * patterns.counts, -1: (1 - right) * patterns.counts}
     for factor in factors:
@@ -515,12 +503,8 @@ def reasons(
 ) -> Iterable[str]:
     """Why not to trust the model, in sentences.
 
-    Args:
-        comparison: with what needs no model.
-        solution: the model.
-        dependent: pairs of functions of different factors whose dependence matters.
-        missing: P(right) of the functions without input.
-        evidence: missing inputs are evidence in this model.
+    `dependent` are the pairs of different factors whose dependence matters; `evidence` is whether
+    missing inputs are evidence in this model.
     """
     gold = comparison.gold
     if comparison.classes <= 0 and comparison.factors >= LEAST_FACTORS and gold is None:

@@ -403,15 +403,10 @@ def climb(
     steps: int,
     logs: Floats | None = None,
 ) -> Solution:
-    """EM from (P,) posteriors.
+    """EM from (P,) posteriors, with so many `steps` at most.
 
-    Args:
-        coded: the counts.
-        rules: what is given.
-        posterior: float64, (P,), to start from.
-        shares: P(right) among the pseudo-rows.
-        steps: at most so many.
-        logs: as of a `Solution`, by which what is seen in part is shared among symbols at first.
+    `shares` is P(right) among the pseudo-rows. By `logs`, those of a `Solution`, what is seen in
+    part is shared among symbols at first.
     """
     classes = np.array([1 - shares, shares])
     share, weight = rules.belief
@@ -485,11 +480,7 @@ def fit(coded: Coded, rules: Rules, start: Solution | None = None) -> Solution:
     """The best start's way to its end, with pseudo-rows shared as the classes are.
 
     Shared so, they pull a symbol that is rarely seen towards no evidence.
-
-    Args:
-        coded: the counts.
-        rules: what is given.
-        start: the end of another fit to the same patterns, to go on from.
+    `start` is the end of another fit to the same patterns, to go on from.
     """
     best = best_start(coded, rules) if start is None else start
     # Never all of them in one class, whose other would then be impossible.

@@ -58,7 +58,7 @@ from weaklabel.models import (
 )
 from weaklabel.patterns import Patterns, accepts, vote_columns
 from weaklabel.plugins import Kind, hookimpl
-from weaklabel.votes import PREFIX
+from weaklabel.votes import MISSING, PREFIX
 
 FOLDS: Final = 5
 ENOUGH_GOLD: Final = 20  # checked queries; with fewer a comparison says little
@@ -300,10 +300,8 @@ def _units(patterns: Patterns, families: Families) -> tuple[Partition, Partition
     The second hold no evidence, and must not count for a factor or widen a family.
     """
     names = patterns.functions
-    present = np.where(patterns.present, patterns.votes, 0)
-    high = np.where(patterns.present, present, -1).max(axis=0)
-    low = np.where(patterns.present, present, 1).min(axis=0)
-    still = {name for name, same in zip(names, high <= low, strict=True) if same}
+    different = [len(np.unique(own[own != MISSING])) for own in patterns.votes.T]
+    still = {name for name, number in zip(names, different, strict=True) if number < 2}
     own = [
         None if name in still or families == "ignore" else family
         for name, family in zip(names, patterns.families, strict=True)

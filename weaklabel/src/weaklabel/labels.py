@@ -16,7 +16,7 @@ import polars as pl
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Calibration, GoldQueries, join_gold
-from weaklabel.models import FittedModel, check_identities
+from weaklabel.models import FittedModel, check_identities, weighed
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, described
 from weaklabel.runs import FORMAT, Source, read_each, read_metadata
 from weaklabel.text import Normalizer
@@ -149,14 +149,8 @@ def label_files(
     with tables.naming(votes):
         labeled = _labeled(tables.scan(votes), model, threshold)
         if calibration is not None:
-            weight = calibration.expression(nw.col("weight")).alias("weight")
-            sign = pl.when(pl.col("weight") >= threshold).then(1).otherwise(-1).cast(pl.Int8)
-            labeled = (
-                nw.from_native(labeled)
-                .with_columns(weight)
-                .to_native()
-                .with_columns(pl.when(pl.col("weight").is_not_null()).then(sign).alias("label"))
-            )
+            weight = calibration.expression(nw.col("weight"))
+            labeled = weighed(nw.from_native(labeled), weight, threshold).to_native()
         kind = getattr(model, "kind", type(model).__name__)
         about = {"votes": FORMAT, **read_metadata(votes), "model": kind, "threshold": threshold}
         about["calibration"] = None if calibration is None else asdict(calibration)

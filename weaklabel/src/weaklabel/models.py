@@ -104,8 +104,7 @@ class Fitted(ABC):
         columns = {PREFIX + name: votes[:, i] for i, name in enumerate(self.functions)}
         table = pl.DataFrame(columns).with_columns(pl.all().replace(MISSING, None))
         # Not `select`: a weight that no vote changes would be one row.
-        weighed = nw.from_native(table).with_columns(weight=self.weight())
-        return weighed["weight"].to_numpy()
+        return nw.from_native(table).with_columns(weight=self.weight())["weight"].to_numpy()
 
     def to_dict(self) -> dict[str, Any]:
         """All parameters, as JSON can write them."""
@@ -160,10 +159,7 @@ class Fitted(ABC):
             table = table.with_columns(*(nw.when(~vote.is_nan()).then(vote) for vote in floats))
         valid = [_is_vote(name) for name in self.functions]
         weight = nw.when(nw.all_horizontal(*valid, ignore_nulls=False)).then(self.weight())
-        labeled = table.with_columns(weight.alias("weight"))
-        sign = nw.when(nw.col("weight") >= threshold).then(nw.lit(1)).otherwise(nw.lit(-1))
-        sign = nw.when(~nw.col("weight").is_null()).then(sign).cast(nw.Int8)
-        labeled = labeled.with_columns(sign.alias("label"))
+        labeled = weighed(table, weight, threshold)
         if isinstance(labeled, nw.DataFrame) and labeled["weight"].null_count():
             wrong = next(
                 name for name in self.functions if not table.select(_is_vote(name).all()).item()
@@ -333,6 +329,13 @@ def as_patterns(votes: Any, *, missing: bool = False) -> Patterns:
     if not patterns.rows:
         raise WeakLabelError("no rows of votes: there is nothing to fit a model to")
     return (patterns if missing else patterns.without_missing()).ordered()
+
+
+def weighed(table: Any, weight: nw.Expr, threshold: float) -> Any:
+    """A narwhals frame with a weight, and the label that it has by a threshold."""
+    sign = nw.when(nw.col("weight") >= threshold).then(nw.lit(1)).otherwise(nw.lit(-1))
+    sign = nw.when(~nw.col("weight").is_null()).then(sign).cast(nw.Int8)
+    return table.with_columns(weight.alias("weight")).with_columns(sign.alias("label"))
 
 
 def check_functions(functions: Iterable[str], columns: Iterable[str]) -> None:

@@ -103,13 +103,10 @@ class Patterns:
         # The count's name must not be that of a column of votes, and none starts with a blank.
         grouped = frame.select(*columns).group_by(*columns).agg(nw.len().alias(f" {_COUNT}"))
         table = grouped.collect() if isinstance(grouped, nw.LazyFrame) else grouped
-        rows = np.empty((len(table), len(columns)), dtype=np.float64)
-        for index, column in enumerate(columns):
-            rows[:, index] = table[column].cast(nw.Float64).to_numpy()
+        rows = np.stack([table[name].cast(nw.Float64).to_numpy() for name in columns], axis=1)
         names = [column.removeprefix(PREFIX) for column in columns]
-        for index, name in enumerate(names):
-            if (rows[:, index] == MISSING).any():  # that is for arrays, which have no null
-                raise no_vote(name, [MISSING])
+        for index in np.flatnonzero((rows == MISSING).any(axis=0)):
+            raise no_vote(names[index], [MISSING])  # that is for arrays, which have no null
         rows[np.isnan(rows)] = MISSING
         counts = table[f" {_COUNT}"].to_numpy()
         return cls.of(names, rows, counts, families, identities, log_rows)

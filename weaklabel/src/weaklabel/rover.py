@@ -40,11 +40,7 @@ def network(texts: Sequence[Words], weights: Sequence[float]) -> list[list[int]]
     """Slots, in order; a slot lists the word that every text has there, or NO_WORD.
 
     The first text makes the slots. Each one that follows is aligned with all before it at once, at
-    the least expected cost, and may put new slots between theirs.
-
-    Args:
-        texts: at least one; the best first.
-        weights: one a text, positive.
+    the least expected cost, and may put new slots between theirs. The best text comes first.
     """
     slots = [[word] for word in texts[0]]
     shares: list[Share] = [{word: weights[0]} for word in texts[0]]
@@ -196,9 +192,8 @@ class Ballot:
 def align(queries: Iterable[Sequence[Words]], shares: Sequence[float]) -> Slots:
     """Networks of all queries; hypotheses are numbered through, in order.
 
-    Args:
-        queries: the hypotheses of each, their words as numbers from 1.
-        shares: (H,), how much of a vote each hypothesis has before its source is weighed.
+    Words are numbers from 1. `shares`, (H,), is how much of a vote each hypothesis has before its
+    source is weighed.
     """
     offsets, sequence, agreed = array("q", [0]), array("q"), array("q")
     query, first, slot, word = array("q"), array("q"), array("q"), array("q")
@@ -255,13 +250,9 @@ class Voters:
 
 
 def vote(slots: Slots, voters: Voters, trust: Floats, *, rounds: int) -> Ballot:
-    """Weigh the sources by how often they lose the vote, `rounds` times over.
+    """Weigh the sources by how often they lose the vote, `rounds` times over (0: all alike).
 
-    Args:
-        slots: of `align`.
-        voters: the hypotheses.
-        trust: (H,), factors of their weights.
-        rounds: 0 keeps the sources equal.
+    `trust`, (H,), are factors of the hypotheses' weights.
     """
     query, source = voters.query, voters.source
     trust = trust * voters.share

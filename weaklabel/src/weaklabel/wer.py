@@ -93,7 +93,8 @@ def wer_interval(
             f"errors have shape {errors.shape} and words {words.shape}: give one of each for every"
             " utterance"
         )
-    _at_least_one(len(errors))
+    if not len(errors):
+        raise WeakLabelError("there are no utterances: their WER does not exist")
     pairs, counts = np.unique(np.stack([errors, words], axis=1), axis=0, return_counts=True)
     rng = np.random.default_rng(seed)
     drawn = rng.multinomial(len(errors), counts / len(errors), resamples) @ pairs  # (resamples, 2)
@@ -202,11 +203,11 @@ def compare(
     """
     rule = find_normalizer(normalizer)
     said, written = _normalized(references, hypotheses, rule)
-    _at_least_one(len(said))
     if ids is not None and len(ids) != len(said):
         raise WeakLabelError(f"{len(ids)} ids for {len(said)} utterances: give one for each")
-    aligned = jiwer.process_words(said, written)
     errors, words = _errors(said, written)
+    interval = wer_interval(errors, words)
+    aligned = jiwer.process_words(said, written)
     substituted, inserted, deleted = jiwer.collect_error_counts(aligned)
     confusions: Counter[tuple[str, str]] = Counter(substituted)
     confusions.update({("", phrase): count for phrase, count in inserted.items()})
@@ -216,7 +217,7 @@ def compare(
     return Comparison(
         normalizer=rule.name,
         utterances=len(said),
-        corpus_wer=wer_interval(errors, words),
+        corpus_wer=interval,
         mean_utterance_wer=float(np.mean(errors / np.maximum(words, 1))),
         corpus_cer=jiwer.process_characters(said, written).cer,
         words=int(words.sum()),
@@ -405,11 +406,6 @@ def _errors(said: Sequence[str], written: Sequence[str]) -> tuple[Counts, Counts
     pairs = [(one.split(), other.split()) for one, other in zip(said, written, strict=True)]
     errors = [Levenshtein.distance(one, other) for one, other in pairs]
     return np.array(errors, np.int64), np.array([len(words) for words, _ in pairs], np.int64)
-
-
-def _at_least_one(utterances: int) -> None:
-    if not utterances:
-        raise WeakLabelError("there are no utterances: their WER does not exist")
 
 
 def require_transcripts(frame: pl.DataFrame, name: str) -> None:

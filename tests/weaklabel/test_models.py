@@ -194,7 +194,7 @@ def test_a_model_that_knows_no_missing_inputs_gets_abstains_for_them() -> None:
 
 
 def test_votes_of_other_functions_of_the_same_name_are_refused() -> None:
-    known = {"a": IDENTITY, "b": None}
+    known = FittedMajority(("a", "b"), 0.8, (IDENTITY, None))
     models.check_identities(known, {"a": IDENTITY, "b": IDENTITY})
     models.check_identities(known, {})
     changed = replace(IDENTITY, source="beef", parameters={"high": 0.1, "low": 0.5})

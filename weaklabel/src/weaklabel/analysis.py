@@ -203,12 +203,8 @@ def analyze(
     patterns = as_patterns(votes, missing=True)
     check_functions(fitted.functions, [PREFIX + name for name in patterns.functions])
     patterns = patterns.ordered(fitted.functions)
-    identities = getattr(fitted, "identities", ()) or (None,) * len(fitted.functions)
-    models.check_identities(
-        dict(zip(fitted.functions, identities, strict=True)),
-        dict(zip(patterns.functions, patterns.identities, strict=True)),
-        allow_changed=allow_changed,
-    )
+    seen = dict(zip(patterns.functions, patterns.identities, strict=True))
+    models.check_identities(fitted, seen, allow_changed=allow_changed)
     weights = models.weights(fitted, patterns.votes)
     counts = patterns.counts
     judged = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from math import lgamma
 from typing import Final
 
@@ -88,23 +89,19 @@ def dependences(patterns: Patterns, posterior: Floats) -> tuple[Dependence, ...]
         with np.errstate(divide="ignore", invalid="ignore"):
             ratio = joint * total[:, None, :, None] / expected
             information += np.where(joint > 0, joint * np.log(ratio), 0.0).sum(axis=(1, 3))
-    information /= np.maximum(both, 1)
     symbols = shown.any(axis=0).reshape(wide, 3).sum(axis=1) - 1.0
     free = 2 * np.outer(symbols, symbols)
-    found = []
-    for i, first in enumerate(patterns.functions):
-        for j in range(i + 1, wide):
-            nats, rows_ = max(float(information[i, j]), 0.0), max(float(both[i, j]), 1.0)
-            found.append(
-                Dependence(
-                    first,
-                    patterns.functions[j],
-                    nats,
-                    float(np.sqrt(-np.expm1(-2 * nats))),
-                    bool(2 * rows_ * nats > free[i, j] * np.log(rows_)) and nats > 0,
-                )
-            )
-    return tuple(found)
+    rows = np.maximum(both, 1.0)
+    nats = np.maximum(information / rows, 0.0)
+    strength = np.sqrt(-np.expm1(-2 * nats))
+    significant = (2 * rows * nats > free * np.log(rows)) & (nats > 0)
+    names = patterns.functions
+    return tuple(
+        Dependence(
+            names[i], names[j], float(nats[i, j]), float(strength[i, j]), bool(significant[i, j])
+        )
+        for i, j in combinations(range(wide), 2)
+    )
 
 
 # Which functions belong together
@@ -256,8 +253,7 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
     logs = coded.add_up(solution.logs[:, : len(coded.codes)])
     ratio = logs[1] - logs[0]
     found = []
-    for index, name in enumerate(patterns.functions):
-        present = patterns.present[:, index]
+    for name, present in zip(patterns.functions, patterns.present.T, strict=True):
         if present.all():
             continue
         gone, there = (
@@ -267,18 +263,11 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
         informative = False
         if gone is not None and there is not None:
             change = abs(gone[0] - there[0])
-            error = float(np.hypot(gone[1], there[1]))
-            informative = change > INFORMATIVE and change > SURE * error
-        found.append(
-            MissingRate(
-                name,
-                int(patterns.counts[~present].sum()),
-                None if gone is None else gone[0],
-                None if gone is None else gone[1],
-                None if there is None else there[0],
-                informative,
-            )
-        )
+            informative = change > max(INFORMATIVE, SURE * float(np.hypot(gone[1], there[1])))
+        rows = int(patterns.counts[~present].sum())
+        right, error_of_right = gone or (None, None)
+        elsewhere = None if there is None else there[0]
+        found.append(MissingRate(name, rows, right, error_of_right, elsewhere, informative))
     return tuple(found)
 
 

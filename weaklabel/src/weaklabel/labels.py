@@ -176,16 +176,10 @@ def _labeled(votes: pl.LazyFrame, model: FittedModel, threshold: float) -> pl.La
 
 
 def _check_functions(model: FittedModel, about: Mapping[str, Any], allow_changed: bool) -> None:
-    """Compare the functions that voted with those that a model was fitted to.
-
-    A plugin's model without identities is taken as it is.
-    """
-    known, fitted_rows = (
-        dict(zip(model.functions, getattr(model, name, None) or (), strict=False))
-        for name in ("identities", "log_rows")
-    )
+    """Compare the functions that voted with those that a model was fitted to."""
     voted = described(about)
-    check_identities(known, voted["identities"], allow_changed=allow_changed)
+    check_identities(model, voted["identities"], allow_changed=allow_changed)
+    fitted_rows = dict(zip(model.functions, getattr(model, "log_rows", None) or (), strict=False))
     for name, before in fitted_rows.items():
         now = voted["log_rows"].get(name)
         if before and now and max(before, now) > SAME_SCOPE * min(before, now):

@@ -148,8 +148,7 @@ class Fitted(ABC):
         schema = table.collect_schema()
         check_functions(self.functions, votes)
         if functions is not None:
-            known = dict(zip(self.functions, self.identities, strict=True))
-            check_identities(known, {one.name: one.identity() for one in functions})
+            check_identities(self, {one.name: one.identity() for one in functions})
         if taken := [name for name in ("weight", "label") if name in schema]:
             raise WeakLabelError(
                 f"the table has columns {taken} already: drop or rename them, or label the votes"
@@ -264,7 +263,7 @@ def weights(fitted: FittedModel, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.
 
 
 def check_identities(
-    known: Mapping[str, Identity | None],
+    fitted: FittedModel,
     seen: Mapping[str, Identity | None],
     *,
     allow_changed: bool = False,
@@ -272,7 +271,7 @@ def check_identities(
     """Refuse votes of other functions than the model's, though they have the same names.
 
     Args:
-        known: the model's functions by name.
+        fitted: the model; a plugin's without `identities` is taken as it is.
         seen: the votes' functions by name; what has no identity on either side is not compared.
         allow_changed: warn instead.
 
@@ -283,7 +282,8 @@ def check_identities(
         WeakLabelWarning: one of the same source comes in another version.
     """
     changed, versions = [], []
-    for name, before in known.items():
+    identities: tuple[Identity | None, ...] = getattr(fitted, "identities", None) or ()
+    for name, before in zip(fitted.functions, identities, strict=False):
         now = seen.get(name)
         if before is None or now is None:
             continue

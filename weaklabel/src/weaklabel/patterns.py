@@ -127,9 +127,7 @@ class Patterns:
             functions: F names.
             votes: (N, F), of -1, 0, 1 and MISSING.
             counts: (N,), how often each row counts; by default once.
-            families: family by function name.
-            identities: which functions they are, by name.
-            log_rows: rows of the log that functions of scope "log" looked at, by name.
+            families, identities, log_rows: as in `count`.
 
         Raises:
             WeakLabelError: a vote is something else, or shapes and names do not fit.

@@ -125,19 +125,16 @@ def to_html(analysis: Analysis) -> str:
         ImportError: jinja2 is missing.
     """
     gold = analysis.gold
-    functions = analysis.functions
     page: str = (
         _environment()
         .get_template("report.html.jinja")
         .render(
             analysis=analysis,
             gold=gold,
-            dependence=_dependence(analysis) if len(functions) > 1 else (),
+            strengths={(one.first, one.second): one.strength for one in analysis.dependences},
             gold_note=gold_note(gold) if gold else "",
             scores=scores(gold) if gold else (),
             few=FEW,
-            missing=any(function.missing for function in functions),
-            longest=max(len(function.name) for function in functions),
         )
     )
     return page
@@ -180,13 +177,6 @@ def _axis(top: float) -> tuple[float, list[tuple[float, str]]]:
     """
     end = max(math.ceil(20 * top) / 20, 0.05)  # whole percents, then, at every fifth
     return end, [(fifth / 5, f"{end * fifth / 5:.0%}") for fifth in range(6)]
-
-
-def _dependence(analysis: Analysis) -> tuple[tuple[float | None, ...], ...]:
-    strengths = {frozenset((pair.first, pair.second)): pair for pair in analysis.dependences}
-    names = [function.name for function in analysis.functions]
-    pairs = [[strengths.get(frozenset((one, other))) for other in names] for one in names]
-    return tuple(tuple(None if pair is None else pair.strength for pair in row) for row in pairs)
 
 
 def _breakable(name: str) -> Any:

@@ -46,10 +46,7 @@ class Combined:
             word that no source has takes part, as strong as leaves a mean source alone right at its
             own rate.
             It supposes that a word's correctness depends on no other's, and no source's errors on
-            another's, so it ranks better than it counts: on CrowdSpeech, dev-clean and dev-other,
-            its AUC is .82 and .83, its mean .58 and .45 where .52 and .34 are right (seven people
-            an utterance; .24 and .15 where .39 and .24 are right with three of them;
-            tests/benchmarks/bench_transcripts.py --hypotheses 7 3).
+            another's, so it ranks better than it counts: see "Measured" in the README.
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
             `error_rate` is the share of slots in which the source lost the vote, drawn towards that
             of all sources, the more the less is known of this one; `weight` is its vote's (its

@@ -23,7 +23,7 @@ from rich.text import Text
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError
 from weaklabel.queries import refuse_rows, require_columns, require_ids, same_ids, shown
-from weaklabel.tables.files import FORMATS
+from weaklabel.tables.files import FORMATS, decoded_lines
 from weaklabel.text import Normalizer, find_normalizer
 
 Counts = npt.NDArray[np.int64]
@@ -424,13 +424,8 @@ def _read(path: FilePath) -> pl.DataFrame:
     """`query_id` and `transcript`; lines of text have numbers, of type `_LINE`, for ids."""
     name = Path(path)
     if not (set(name.suffixes[-2:]) & set(FORMATS) or name.is_dir() or "://" in os.fspath(path)):
-        try:
-            text = name.read_bytes().decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise WeakLabelError(f"{path} is not UTF-8 text: {error}") from error
-        # Not splitlines: a transcript may hold Unicode's other line separators.
-        lines = [line.removesuffix("\r") for line in text.removesuffix("\n").split("\n")]
-        frame = pl.DataFrame({"transcript": lines if text else []}, {"transcript": pl.String})
+        lines = [line.removesuffix("\n").removesuffix("\r") for line in decoded_lines(str(path))]
+        frame = pl.DataFrame({"transcript": lines}, {"transcript": pl.String})
         return frame.with_row_index("query_id", offset=1).cast({"query_id": _LINE})
     table = tables.read(path)
     require_columns(table, ("query_id", "transcript"), str(path))

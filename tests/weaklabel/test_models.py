@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import FrozenInstanceError, replace
+from dataclasses import FrozenInstanceError, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import narwhals.stable.v2 as nw
 import numpy as np
 import polars as pl
 import pytest
@@ -145,6 +146,29 @@ def test_a_plugin_s_kind_is_loaded_by_the_table_it_is_in(tmp_path: Path) -> None
     loaded = load_model(path, known)
     assert isinstance(loaded, Theirs)
     assert loaded.prior == 0.25
+
+
+@dataclass(frozen=True)
+class Constant(Fitted):
+    """A model of one's own: what it says of its fields, JSON holds."""
+
+    kind: ClassVar[str] = "constant"
+    functions: tuple[str, ...]
+    share: float
+    known: tuple[tuple[int, ...], ...]
+    identities: tuple[Identity | None, ...] = ()
+
+    def weight(self) -> nw.Expr:
+        return nw.lit(self.share)
+
+
+def test_a_model_that_says_its_weight_once_has_weights_labels_and_files(tmp_path: Path) -> None:
+    model = Constant(("a", "b", "c"), 0.25, ((1, 2), ()), (IDENTITY, None, None))
+    assert model.weights(VOTES).tolist() == model.weights(VOTES * 1.0).tolist() == [0.25] * 4
+    assert model.weights(VOTES[:0]).tolist() == []
+    assert model.label(frame(VOTES))["weight"].to_list() == [0.25] * 4
+    known = {"constant": Kind("constant", object, Constant)}
+    assert load_model(model.save(tmp_path / "model.json"), known) == model
 
 
 @pytest.mark.parametrize(

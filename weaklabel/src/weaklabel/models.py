@@ -101,8 +101,10 @@ class Fitted(ABC):
         Where a function had no input the vote is `MISSING`.
         """
         check_votes(votes, self.functions)
-        columns = {PREFIX + name: votes[:, i] for i, name in enumerate(self.functions)}
-        table = pl.DataFrame(columns).with_columns(pl.all().replace(MISSING, None))
+        names = [PREFIX + name for name in self.functions]
+        table = pl.DataFrame(votes.astype(np.int8), names).with_columns(
+            pl.all().replace(MISSING, None)
+        )
         # Not `select`: a weight that no vote changes would be one row.
         return nw.from_native(table).with_columns(weight=self.weight())["weight"].to_numpy()
 

@@ -244,11 +244,9 @@ def missing_rates(patterns: Patterns, coded: Coded, solution: Solution) -> tuple
     under which their votes are most probable (Saerens, Latinne & Decaestecker 2002), and its error
     follows from Fisher's information.
 
-    Args:
-        patterns: P of them.
-        coded: the same, as factors that vote see them: S symbols.
-        solution: of a model whose first S symbols are these, and to which missing inputs are
-            evidence: otherwise its rates would be those of the queries that have input.
+    The S symbols of `coded`, the patterns as factors that vote see them, are the first ones of a
+    solution to which missing inputs are evidence: otherwise its rates would be those of the queries
+    that have input.
     """
     logs = coded.add_up(solution.logs[:, : len(coded.codes)])
     ratio = logs[1] - logs[0]

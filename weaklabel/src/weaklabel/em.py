@@ -240,12 +240,8 @@ class Coded:
     ) -> Coded:
         """Read patterns as the symbols of factors.
 
-        Args:
-            patterns: all rows, those of known class included.
-            factors: G of them; each has at least two symbols, but for the one that is no evidence.
-            known: int64, (2, P): how many rows are known to be wrong, and to be right.
-            abstain: "symbol", or "ignore": no member voting is then no evidence.
-            weight: how many rows one row of known class counts for.
+        Of all rows, `known`, (2, P), are known to be wrong, and to be right; each counts for
+        `weight` rows. Abstains are symbols, or ("ignore") no member voting is no evidence.
         """
         index = {name: i for i, name in enumerate(patterns.functions)}
         tables = [patterns.votes[:, [index[name] for name in f.functions]] for f in factors]

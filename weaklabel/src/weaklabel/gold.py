@@ -633,14 +633,7 @@ def analyze_gold(
     max_wer: float = 0.0,
     examples: int = 10,
 ) -> GoldAnalysis:
-    """Score the weights of checked queries.
-
-    Args:
-        checked: N gold queries, see `join_gold`.
-        weights: their P(right), (N,).
-        deciles: the tenth of the log in which each lies, 0 to 9, (N,), see `tenths`.
-        threshold, max_wer, examples: as in `weaklabel.analysis.analyze`.
-    """
+    """Score the weights, (N,), of N checked queries; `deciles` are of the log, see `tenths`."""
     right = checked.right(max_wer)
     accepted = weights >= threshold
     everything = np.ones(len(weights), np.bool_)

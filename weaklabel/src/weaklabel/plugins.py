@@ -336,13 +336,7 @@ class Loader:
 
     @contextmanager
     def guarded(self, plugin: Plugin, stage: Stage, doing: str) -> Iterator[None]:
-        """Run a plugin's own code: note what it raises, and name it when it does not end.
-
-        Args:
-            plugin: whose code runs inside.
-            stage: of the fault.
-            doing: goes on "plugin ... has been".
-        """
+        """Run a plugin's own code: note what it raises, and name it when it does not end."""
         where = f"plugin {plugin.name!r} of {plugin.distribution} {plugin.version}"
         message = f"{where} has been {doing} for {PATIENCE:g} s; -p no:{plugin.name} leaves it out"
         timer = threading.Timer(PATIENCE, logger.warning, ("%s", message))

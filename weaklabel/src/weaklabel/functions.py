@@ -217,17 +217,7 @@ def second_asr_wer(
 
 @hookimpl
 def weaklabel_labeling_functions(register: Callable[[LabelingFunction], None]) -> None:
-    """Register the built-in functions."""
-    for function in (
-        session_position,
-        asr_confidence,
-        rapid_repetition,
-        dwell,
-        follow_up_action,
-        rephrasing,
-        rephrasing_edit_distance,
-        rarity,
-        second_asr_agreement,
-        second_asr_wer,
-    ):
-        register(function)
+    """Register the built-in functions, in the order above."""
+    for item in list(globals().values()):
+        if isinstance(item, LabelingFunction):
+            register(item)

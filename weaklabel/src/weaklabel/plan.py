@@ -15,7 +15,7 @@ import logging
 import signal
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Any, Final, Literal, TypeAlias
@@ -45,7 +45,7 @@ _KEPT: Final = "__weaklabel_kept_{}"
 _VOTE: Final = "__weaklabel_vote_{}"
 _ROW: Final = "__weaklabel_row_{}"
 _INPUT: Final = "__weaklabel_input_{}_{}"
-_KNOWN: Final = "__weaklabel_known_{}"
+_CONDITION: Final = "__weaklabel_condition_{}"
 
 _logger = logging.getLogger(__name__)
 
@@ -66,13 +66,6 @@ class RowErrors:
     first: list[tuple[Any, str]] = field(default_factory=list)
     traceback: str = ""
 
-    def merge(self, other: RowErrors) -> None:
-        """Count those of another row, or of another part of the log."""
-        self.total += other.total
-        first = self.first + other.first
-        self.first = sorted(first, key=lambda pair: (pair[0] is None, pair[0]))[:SHOWN]
-        self.traceback = self.traceback or other.traceback
-
     def __str__(self) -> str:
         # An expression fails without naming a row.
         shown = ", ".join(
@@ -85,12 +78,16 @@ class RowErrors:
 def merge(errors: dict[str, RowErrors], others: Iterable[RowErrors]) -> None:
     """Add further errors to those of each function, by its name."""
     for other in others:
-        errors.setdefault(other.name, RowErrors(other.name)).merge(other)
+        own = errors.setdefault(other.name, RowErrors(other.name))
+        own.total += other.total
+        first = sorted(own.first + other.first, key=lambda pair: (pair[0] is None, pair[0]))
+        own.first = first[:SHOWN]
+        own.traceback = own.traceback or other.traceback
 
 
 @dataclass
 class RowLog:
-    """The rows that row-wise functions failed on in a run.
+    """The rows that functions failed on in a run.
 
     Attributes:
         raised: of each function that raised, by name, the rows; their votes are missing.
@@ -116,7 +113,14 @@ class RowLog:
             error.add_note(errors.traceback)
             raise error
         if self.wrong:
-            raise WeakLabelError("; ".join(map(_no_votes, self.wrong.values())))
+            raise WeakLabelError(
+                "; ".join(
+                    f"labeling function {errors.name!r} cast {errors.total}"
+                    f" vote{'s' * (errors.total != 1)} other than {ACCEPT} (accept), {ABSTAIN}"
+                    f" (abstain), {REJECT} (reject) and null (missing): {errors}"
+                    for errors in self.wrong.values()
+                )
+            )
 
     def warn(self, record: str | None = None) -> None:
         """Log what functions raised; with the traceback, where no record is named that has it."""
@@ -128,108 +132,26 @@ class RowLog:
             )
 
 
-def _plain(error: BaseException) -> str:
-    """The error in words; the name of its type where it cannot say them itself."""
-    try:
-        return _valid(repr(error))
-    except Exception:  # noqa: BLE001 - it is a plugin's class
-        return type(error).__name__
-
-
-def _valid(text: str) -> str:
-    """The text as files can hold it: halves of letters (of undecoded paths) and NUL escaped."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
-def _no_votes(errors: RowErrors) -> str:
-    return (
-        f"labeling function {errors.name!r} cast {errors.total} vote{'s' * (errors.total != 1)}"
-        f" other than {ACCEPT} (accept), {ABSTAIN} (abstain), {REJECT} (reject) and null"
-        f" (missing): {errors}"
-    )
-
-
-@dataclass(frozen=True)
-class RowFunction:
-    """A row-wise function, and where its row is found.
-
-    Attributes:
-        function: the labeling function.
-        column: the name of its votes on the way.
-        entries: for every entry of its row but `query_id`, the column that holds it.
-    """
-
-    function: LabelingFunction
-    column: str
-    entries: Mapping[str, str]
-
-    def votes(self, batch: pl.DataFrame, log: RowLog) -> pl.Series:
-        """Int8, a vote for each row, null where it is missing; the log takes note of errors.
-
-        The function is not called where it has no input.
-        """
-        needed = [{QUERY: QUERY, **self.entries}[name] for name in self.function.inputs_needed]
-        known = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_not_null() for name in needed))
-        rows = batch.select(
-            QUERY,
-            *(pl.col(inner).alias(name) for name, inner in self.entries.items()),
-            known.alias(self.column),
-        )
-        votes = [
-            self._vote(row, log) if row.pop(self.column) else None
-            for row in rows.iter_rows(named=True)
-        ]
-        return pl.Series(self.column, votes, dtype=pl.Int8)
-
-    def _vote(self, row: dict[str, Any], log: RowLog) -> int | None:
-        name, query = self.function.name, row[QUERY]
-        try:
-            cast = self.function.function(row, **self.function.parameters)
-        # sys.exit() in a function is no reason to end a run; SIGTERM is.
-        except (Exception, SystemExit) as error:
-            if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
-                raise
-            own = error.__traceback__ and error.__traceback__.tb_next
-            # The first one's is kept; to format it takes longer than most functions do.
-            lines = (
-                () if name in log.raised else traceback.format_exception(error.with_traceback(own))
-            )
-            message, text = _plain(error), _valid("".join(lines))
-            merge(log.raised, [RowErrors(name, 1, [(query, message)], text)])
-            return None
-        if cast is None:
-            return ABSTAIN
-        if not _is_vote(cast):
-            merge(log.wrong, [RowErrors(name, 1, [(query, repr(cast))])])
-            return None
-        return None if cast == MISSING else int(cast)
-
-
 @dataclass(frozen=True)
 class RowStep:
     """Row-wise votes added to a batch, and its columns named as in the table of votes.
 
     Attributes:
-        functions: the row-wise functions; may be none.
+        functions: the row-wise functions; may be none. By the name of its votes on the way, each
+            with the columns that hold the entries of its row, `query_id` included.
         columns: (name on the way, name in the table of votes), in the table's order.
         on_error: whether a row on which a function raises has a missing vote, or stops the run.
     """
 
-    functions: tuple[RowFunction, ...]
+    functions: Mapping[str, tuple[LabelingFunction, Mapping[str, str]]]
     columns: tuple[tuple[str, str], ...]
     on_error: OnError
 
     def __call__(self, work: pl.DataFrame, rows: RowLog | None = None) -> pl.DataFrame:
-        """The table of votes of a batch of `Plan.work`."""
-        return work.hstack(self.votes(work, rows)).select(
-            pl.col(inner).alias(name) for inner, name in self.columns
-        )
-
-    def votes(self, work: pl.DataFrame, rows: RowLog | None = None) -> pl.DataFrame:
-        """The row-wise votes alone, under their names on the way.
+        """The table of votes of a batch of `Plan.work`.
 
         Args:
-            work: a batch of `Plan.work`.
+            work: the batch.
             rows: takes note of errors; without one, what is no vote is raised here, and what
                 functions raised is logged.
 
@@ -237,18 +159,63 @@ class RowStep:
             WeakLabelError: a function raised and that is to stop the run, or a vote is none.
         """
         log = RowLog() if rows is None else rows
-        parts = [pl.DataFrame(schema={function.column: pl.Int8 for function in self.functions})]
-        for batch in work.iter_slices(BATCH):
+        parts = []
+        for batch in [*work.iter_slices(BATCH)] or [work]:
             # One thread after the other: two would only wait for each other at every row.
             with log.lock:
-                done = [function.votes(batch, log) for function in self.functions]
+                parts.append(
+                    batch.with_columns(self._votes(batch, name, log) for name in self.functions)
+                )
                 if log.advance is not None:
                     log.advance(len(batch))
-            parts.append(pl.DataFrame(done))
         if rows is None:
             log.check(self.on_error)
             log.warn()
-        return pl.concat(parts)
+        return pl.concat(parts).select(pl.col(inner).alias(name) for inner, name in self.columns)
+
+    def _votes(self, batch: pl.DataFrame, column: str, log: RowLog) -> pl.Series:
+        """A function's votes: null where it has no input, and is not called."""
+        function, entries = self.functions[column]
+        known = (pl.col(entries[name]).is_not_null() for name in function.inputs_needed)
+        rows = batch.select(
+            *(pl.col(inner).alias(name) for name, inner in entries.items()),
+            pl.all_horizontal(pl.lit(True), *known).alias(column),
+        )
+        votes = [
+            _vote(function, row, log) if row.pop(column) else None
+            for row in rows.iter_rows(named=True)
+        ]
+        return pl.Series(column, votes, dtype=pl.Int8)
+
+
+def _vote(function: LabelingFunction, row: dict[str, Any], log: RowLog) -> int | None:
+    name, query = function.name, row[QUERY]
+    try:
+        cast = function.function(row, **function.parameters)
+    # sys.exit() in a function is no reason to end a run; SIGTERM is.
+    except (Exception, SystemExit) as error:
+        if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+            raise
+        own = error.__traceback__ and error.__traceback__.tb_next
+        # The first one's is kept; to format it takes longer than most functions do.
+        lines = () if name in log.raised else traceback.format_exception(error.with_traceback(own))
+        try:
+            message = _valid(repr(error))
+        except Exception:  # noqa: BLE001 - it is a plugin's class
+            message = type(error).__name__
+        merge(log.raised, [RowErrors(name, 1, [(query, message)], _valid("".join(lines)))])
+        return None
+    if cast is None:
+        return ABSTAIN
+    if not _is_vote(cast):
+        merge(log.wrong, [RowErrors(name, 1, [(query, repr(cast))])])
+        return None
+    return None if cast == MISSING else int(cast)
+
+
+def _valid(text: str) -> str:
+    """The text as files can hold it: halves of letters (of undecoded paths) and NUL escaped."""
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def _is_vote(value: Any) -> bool:
@@ -259,32 +226,6 @@ def _is_vote(value: Any) -> bool:
         return value in (REJECT, ABSTAIN, ACCEPT, MISSING)
     except (TypeError, ValueError):
         return False
-
-
-def votes_schema(work: Any, step: RowStep) -> Any:
-    """The Arrow schema of the table of votes, given that of `Plan.work`."""
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-
-    votes = {function.column for function in step.functions}
-    return pa.schema(
-        pa.field(name, pa.int8() if inner in votes else work.field(inner).type)
-        for inner, name in step.columns
-    )
-
-
-def stepped(batches: Iterable[Any], step: RowStep, rows: RowLog | None = None) -> Iterator[Any]:
-    """The table of votes of each batch of `Plan.work`; what is kept stays as it came."""
-    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
-
-    for batch in batches:
-        frame = pl.from_arrow(batch)
-        assert isinstance(frame, pl.DataFrame)
-        voted = step.votes(frame, rows)
-        columns = [
-            voted[inner].to_arrow() if inner in voted.columns else batch.column(inner)
-            for inner, _ in step.columns
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=votes_schema(batch.schema, step))
 
 
 @dataclass(frozen=True)
@@ -330,12 +271,12 @@ class Plan:
                     f"{function!r} is no labeling function: decorate it with @labeling_function"
                 )
             # DuckDB and Spark do not tell A from a in a column's name.
-            same = seen.setdefault(function.name.casefold(), function.name)
-            if same != function.name or [f.name for f in chosen].count(function.name) > 1:
+            if (folded := function.name.casefold()) in seen:
                 raise WeakLabelError(
-                    f"two labeling functions are named {same!r} and {function.name!r}: give one of"
-                    " them another name (letter case does not tell names apart)"
+                    f"two labeling functions are named {seen[folded]!r} and {function.name!r}: give"
+                    " one of them another name (letter case does not tell names apart)"
                 )
+            seen[folded] = function.name
         kept = tuple(dict.fromkeys(column for column in keep if column != QUERY))
         if votes := [column for column in kept if column.startswith(PREFIX)]:
             raise WeakLabelError(
@@ -366,21 +307,20 @@ class Plan:
 
     def with_log_votes(self) -> Plan:
         """The plan where the log has the votes of scope "log" already, as columns `lf:<name>`."""
-        functions = (
+        return self._with(
             LabelingFunction(partial(nw.col, f.column), f.name, (f.column,))
-            if f.scope == "log"
-            else f
             for f in self.functions
+            if f.scope == "log"
         )
-        return replace(self, functions=tuple(functions))
 
     def without_votes(self, names: Iterable[str]) -> Plan:
         """The plan in which some functions cast no vote on any query."""
-        none, silent = partial(nw.lit, None, nw.Int8), set(names)
-        functions = (
-            LabelingFunction(none, f.name) if f.name in silent else f for f in self.functions
-        )
-        return replace(self, functions=tuple(functions))
+        none = partial(nw.lit, None, nw.Int8)
+        return self._with(LabelingFunction(none, name) for name in names)
+
+    def _with(self, others: Iterable[LabelingFunction]) -> Plan:
+        named = {f.name: f for f in others}
+        return replace(self, functions=tuple(named.get(f.name, f) for f in self.functions))
 
     def check_columns(self, names: Iterable[str]) -> None:
         """Refuse a log that lacks columns.
@@ -389,16 +329,11 @@ class Plan:
             WeakLabelError: naming each function with what it misses.
         """
         have = list(names)
-        faults = []
-        if QUERY not in have:
-            faults.append(f"every query needs a {QUERY!r}")
-        faults += [
-            f"labeling function {function.name!r} requires {_list(missing)}"
-            for function in self.functions
-            if (missing := [column for column in function.columns if column not in have])
-        ]
-        if missing := [column for column in self.keep if column not in have]:
-            faults.append(f"keep names {_list(missing)}")
+        faults = [] if QUERY in have else [f"every query needs a {QUERY!r}"]
+        wanted = {f"labeling function {f.name!r} requires": f.columns for f in self.functions}
+        for what, columns in (wanted | {"keep names": self.keep}).items():
+            if missing := [column for column in columns if column not in have]:
+                faults.append(f"{what} {_list(missing)}")
         if faults:
             raise WeakLabelError(
                 f"the query log has the columns {_list(have)}, but {'; '.join(faults)}. Add the"
@@ -423,21 +358,20 @@ class Plan:
         frame = self._readable(frame)
         others = {_KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))}
         votes: dict[str, nw.Expr] = {}
+        voters: dict[str, LabelingFunction] = {}
         made_of: list[tuple[LabelingFunction, str, Any]] = []
-        known: dict[tuple[str, ...], str] = {}  # columns, and where it stands that none is null
         for index, function in enumerate(self.functions):
             if function.rowwise:
                 for place, expression in enumerate(function.inputs.values()):
                     others[_INPUT.format(index, place)] = expression
             else:
+                name = _VOTE.format(index)
                 with conditions() as found:
-                    votes[_VOTE.format(index)] = function.expression()
+                    votes[name], voters[name] = _where_known(function), function
                 made_of += [(function, side, condition) for side, condition in found]
-                known.setdefault(function.inputs_needed, _KNOWN.format(len(known)))
         for index, column in enumerate(self._row_columns):
             others[_ROW.format(index)] = nw.col(column)
-        inputs = {name: _present(columns) for columns, name in known.items()}
-        made = others | votes | inputs
+        made = others | votes
         try:
             raw = frame.select(nw.col(QUERY), *(made[name].alias(name) for name in made))
             schema = raw.collect_schema()
@@ -446,14 +380,17 @@ class Plan:
             raise WeakLabelError(
                 f"the votes cannot be computed here: {plain_message(error)}"
             ) from error
-        self._check_types({name: schema[name] for name in votes})
+        if faults := [
+            f"{function.name!r} votes {schema[name]}"
+            for name, function in voters.items()
+            if not schema[name].is_numeric()
+        ]:
+            raise WeakLabelError(
+                f"labeling functions must vote 1, 0, -1 or null, as numbers: {', '.join(faults)}."
+                " Make votes with accept_if, reject_if or vote"
+            )
         _check_boolean(frame, made_of)
-        checked = []
-        for index, function in enumerate(self.functions):
-            if (name := _VOTE.format(index)) in votes:
-                present = nw.col(known[function.inputs_needed])
-                vote = nw.when(present).then(_checked(name, schema[name]))
-                checked.append(vote.cast(nw.Int8).alias(name))
+        checked = (_checked(name, schema[name]).cast(nw.Int8).alias(name) for name in votes)
         return raw.select(QUERY, *others, *checked)
 
     def finished(self, work: Any) -> Any:
@@ -463,18 +400,19 @@ class Plan:
     @cached_property
     def step(self) -> RowStep:
         """What is left to do with `work`, in Python: row-wise votes and the final names."""
-        row = {column: _ROW.format(i) for i, column in enumerate(self._row_columns)}
-        functions = tuple(
-            RowFunction(
-                # Expressions need not travel to a cluster's workers.
+        row = {QUERY: QUERY} | {
+            column: _ROW.format(i) for i, column in enumerate(self._row_columns)
+        }
+        functions = {
+            # Expressions need not travel to a cluster's workers.
+            _VOTE.format(index): (
                 replace(function, inputs={}),
-                _VOTE.format(index),
-                {column: row[column] for column in function.columns if column != QUERY}
+                {column: row[column] for column in (QUERY, *function.columns)}
                 | {name: _INPUT.format(index, i) for i, name in enumerate(function.inputs)},
             )
             for index, function in enumerate(self.functions)
             if function.rowwise
-        )
+        }
         inner = (
             QUERY,
             *(_KEPT.format(i) for i in range(len(self.keep))),
@@ -482,33 +420,25 @@ class Plan:
         )
         return RowStep(functions, tuple(zip(inner, self.columns, strict=True)), self.on_error)
 
-    def complain(self, frame: Any, names: Iterable[str]) -> None:
-        """Name the queries on which functions cast what is no vote.
+    def wrong(self, frame: Any, names: Iterable[str]) -> list[RowErrors]:
+        """The queries on which functions cast what is no vote.
 
         Args:
             frame: the narwhals frame that was given to `work`.
             names: of the functions whose columns hold `WRONG`.
-
-        Raises:
-            WeakLabelError: always, where there are names.
         """
-        faults = []
-        for function in self.functions:
-            if function.name not in set(names):
-                continue
-            vote = nw.when(_present(function.inputs_needed)).then(function.expression())
-            raw = self._readable(frame).select(nw.col(QUERY), vote.alias(_VOTE.format(0)))
+        found = []
+        for function in (f for f in self.functions if f.name in set(names)):
+            vote = _where_known(function).alias(_VOTE.format(0))
+            raw = self._readable(frame).select(nw.col(QUERY), vote)
             checked = _checked(_VOTE.format(0), raw.collect_schema()[_VOTE.format(0)])
-            wrong = raw.with_columns(checked.alias(_VOTE.format(1))).filter(
-                nw.col(_VOTE.format(1)) == WRONG
-            )
-            first = _collected(wrong.sort(QUERY).head(SHOWN))
-            total = _collected(wrong.select(nw.len().alias("rows")))["rows"][0]
-            rows = first.select(QUERY, _VOTE.format(0)).iter_rows()
-            shown = [(query, repr(vote)) for query, vote in rows]
-            faults.append(_no_votes(RowErrors(function.name, total, shown)))
-        if faults:
-            raise WeakLabelError("; ".join(faults))
+            wrong = raw.with_columns(checked.alias(_VOTE.format(1)))
+            wrong = wrong.filter(nw.col(_VOTE.format(1)) == WRONG)
+            first = wrong.select(QUERY, _VOTE.format(0)).sort(QUERY).head(SHOWN)
+            total = wrong.select(rows=nw.len()).lazy().collect("polars").item()
+            rows = first.lazy().collect("polars").iter_rows()
+            found.append(RowErrors(function.name, total, [(row[0], repr(row[1])) for row in rows]))
+        return found
 
     def _readable(self, frame: Any) -> Any:
         """Null for NaN in the columns that functions read, for engines do not agree on NaN; and the
@@ -526,19 +456,6 @@ class Plan:
     def _row_columns(self) -> tuple[str, ...]:
         wanted = [column for function in self.rowwise for column in function.columns]
         return tuple(dict.fromkeys(column for column in wanted if column != QUERY))
-
-    def _check_types(self, types: dict[str, Any]) -> None:
-        named = {_VOTE.format(index): function for index, function in enumerate(self.functions)}
-        faults = [
-            f"{named[name].name!r} votes {dtype}"
-            for name, dtype in types.items()
-            if not dtype.is_numeric()
-        ]
-        if faults:
-            raise WeakLabelError(
-                f"labeling functions must vote 1, 0, -1 or null, as numbers: {', '.join(faults)}."
-                " Make votes with accept_if, reject_if or vote"
-            )
 
     def _blame(self, frame: Any) -> None:
         """Find the function that an engine could not compute."""
@@ -562,7 +479,7 @@ def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]])
     """
     if not made_of:
         return
-    named = {f"__weaklabel_condition_{i}": condition for i, (_, _, condition) in enumerate(made_of)}
+    named = {_CONDITION.format(i): condition for i, (_, _, condition) in enumerate(made_of)}
     seen = frame.select(*(condition.alias(name) for name, condition in named.items()))
     schema = seen.collect_schema()
     faults = [
@@ -574,10 +491,11 @@ def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]])
         raise WeakLabelError(f"{'; '.join(faults)}. Expected true or false: compare with something")
 
 
-def _present(columns: Iterable[str]) -> nw.Expr:
-    """Whether there is a value in all of the columns."""
-    known = (~nw.col(column).is_null() for column in columns)
-    return nw.all_horizontal(nw.lit(True), *known, ignore_nulls=False)
+def _where_known(function: LabelingFunction) -> Any:
+    """The function's expression, and null where it has no input."""
+    known = (~nw.col(column).is_null() for column in function.inputs_needed)
+    present = nw.all_horizontal(nw.lit(True), *known, ignore_nulls=False)
+    return nw.when(present).then(function.expression())
 
 
 def _checked(name: str, dtype: Any) -> nw.Expr:
@@ -588,10 +506,6 @@ def _checked(name: str, dtype: Any) -> nw.Expr:
         known = known | (vote == REJECT)
     # A cast comes after this: before, 257 might have become 1. NaN equals no vote.
     return nw.when(known).then(vote).otherwise(WRONG)
-
-
-def _collected(frame: Any) -> Any:
-    return frame.collect("polars") if isinstance(frame, nw.LazyFrame) else frame
 
 
 def _list(names: Sequence[str]) -> str:

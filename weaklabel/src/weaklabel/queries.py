@@ -333,7 +333,7 @@ class _Rule:
         broken: true where the row meets it, never null.
         problem: in words, behind the column's name.
         remedy: what to do.
-        reason: text of one row's reason.
+        value: what the reason of a refused row names between them.
         reading: the row meets it where a value of the column cannot be read.
     """
 
@@ -341,8 +341,14 @@ class _Rule:
     broken: pl.Expr
     problem: str
     remedy: str
-    reason: pl.Expr
+    value: pl.Expr | None = None
     reading: bool = False
+
+    @property
+    def reason(self) -> pl.Expr:
+        if self.value is None:
+            return pl.lit(f"{self.column} {self.problem}")
+        return pl.format(f"{self.column} {{}} {self.problem}", self.value)
 
 
 def _compared(
@@ -373,15 +379,11 @@ def _compared(
     # `False` first: any_horizontal of nothing is an error.
     refused = pl.any_horizontal(pl.lit(False), *(rule.broken for rule in rules))
     counts = frame.select(
-        pl.len().alias("rows"),
-        refused.sum().alias("refused"),
-        *(rule.broken.sum().alias(f"rule {index}") for index, rule in enumerate(rules)),
-        *(
-            values[rule.column].count().alias(f"read {rule.column}")
-            for rule in rules
-            if rule.reading
-        ),
-        *(values[name].is_nan().any().alias(f"nan {name}") for name in floats),
+        rows=pl.len(),
+        refused=refused.sum(),
+        **{f"rule {index}": rule.broken.sum() for index, rule in enumerate(rules)},
+        **{f"read {r.column}": values[r.column].count() for r in rules if r.reading},
+        **{f"nan {name}": values[name].is_nan().any() for name in floats},
     )
     count = counts.collect(engine="streaming").row(0, named=True)
     if count["rows"] == 0:
@@ -401,11 +403,8 @@ def _compared(
         refused = pl.lit(False)
     reasons = [pl.when(rule.broken).then(rule.reason) for rule in rules]
     reason = pl.concat_str(pl.lit(None, pl.String), *reasons, separator="; ", ignore_nulls=True)
-    changed = {
-        name: value.fill_nan(None) if name in floats and count[f"nan {name}"] else value
-        for name, value in values.items()
-    }
-    changed = {name: value for name, value in changed.items() if _converts(value, name)}
+    nan = {name: values[name].fill_nan(None) for name in floats if count[f"nan {name}"]}
+    changed = {n: value for n, value in {**values, **nan}.items() if _converts(value, n)}
     return Checked(
         accepted=frame.filter(~refused).with_columns(**changed),
         refused=frame.filter(refused).with_columns(reason.alias(REASON)),
@@ -451,13 +450,7 @@ def _of_another_type(frame: pl.LazyFrame, column: Column) -> Problem:
 
 
 def _rules(column: Column, found: pl.DataType, value: pl.Expr) -> Iterator[_Rule]:
-    """The rules of a column on its own.
-
-    Args:
-        column: the column.
-        found: its type as it was given.
-        value: its values in the type that it should have, see `Column.values`.
-    """
+    """The rules of a column on its own; `value` is it in the type that it should have."""
     name, given = column.name, pl.col(column.name)
     if found.is_float():
         given = given.fill_nan(None)
@@ -465,23 +458,17 @@ def _rules(column: Column, found: pl.DataType, value: pl.Expr) -> Iterator[_Rule
         remedy = f"give every row one: {column.meaning}"
         if name in ("transcript", "text"):
             remedy = 'where nothing was understood, write an empty text, "" (in a CSV with quotes)'
-        yield _Rule(name, given.is_null(), "is null", remedy, pl.lit(f"{name} is null"))
+        yield _Rule(name, given.is_null(), "is null", remedy)
     if _converts(value, name):
-        said, remedy = column.fault(found)
         unread = given.is_not_null() & value.is_null()
-        reason = pl.format(f"{name} {{}} {said}", given)
-        yield _Rule(name, unread, said, remedy, reason, reading=True)
+        yield _Rule(name, unread, *column.fault(found), given, reading=True)
     if column.kind == "share":
-        outside, said = (value < 0) | ((value > 1) & value.is_not_nan()), "is not within [0, 1]"
-        remedy = "divide percentages by 100"
+        outside = ((value < 0) | ((value > 1) & value.is_not_nan())).fill_null(False)
+        yield _Rule(name, outside, "is not within [0, 1]", "divide percentages by 100", given)
     elif column.kind == "seconds":
-        outside, said = (value < 0) | (value == float("inf")), "is negative or infinite"
+        outside = ((value < 0) | (value == float("inf"))).fill_null(False)
         remedy = "seconds are finite and not negative"
-    else:
-        return
-    yield _Rule(
-        name, outside.fill_null(False), said, remedy, pl.format(f"{name} {{}} {said}", given)
-    )
+        yield _Rule(name, outside, "is negative or infinite", remedy, given)
 
 
 def _converts(value: pl.Expr, name: str) -> bool:
@@ -489,28 +476,19 @@ def _converts(value: pl.Expr, name: str) -> bool:
 
 
 def _unique(frame: pl.LazyFrame, key: dict[str, pl.Expr]) -> list[_Rule]:
-    """The rule that no two rows share a key; none where no two do.
-
-    Eight bytes a row find the few keys that may occur twice, and those alone are compared.
-    """
+    """The rule that no two rows share a key; none where no two do."""
     names = list(key)
     named = pl.struct(key.values()) if len(key) > 1 else key[names[0]]
     whole = frame.filter(pl.all_horizontal(pl.col(name).is_not_null() for name in names))
-    hashes = whole.select(named.hash().alias("hash")).collect(engine="streaming")["hash"].sort()
+    # Eight bytes a row find the few keys that may occur twice, and those alone are compared.
+    hashes = whole.select(hash=named.hash()).collect(engine="streaming")["hash"].sort()
     suspects = hashes.filter((hashes == hashes.shift(1)).fill_null(False)).unique()
     if suspects.is_empty():
         return []
     del hashes
-    twice = (
-        whole.filter(named.hash().is_in(suspects.implode()))
-        .select(named.alias("key"))
-        .group_by("key")
-        .len()
-        .filter(pl.col("len") > 1)
-        .collect(engine="streaming")["key"]
-    )
-    if twice.is_empty():
-        return []
+    keys = whole.filter(named.hash().is_in(suspects.implode())).select(key=named)
+    found = keys.collect(engine="streaming")["key"]
+    twice = found.filter(found.is_duplicated()).unique()
     among = " and ".join(names)
     return [
         _Rule(
@@ -518,7 +496,6 @@ def _unique(frame: pl.LazyFrame, key: dict[str, pl.Expr]) -> list[_Rule]:
             named.is_in(twice.implode()).fill_null(False),
             "is not unique" if len(key) == 1 else f"and {names[1]} are not unique",
             f"of the rows that share {among}, leave one",
-            pl.lit(f"{among} {'is' if len(key) == 1 else 'are'} not unique"),
         )
     ]
 

@@ -22,18 +22,19 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from weaklabel import tables
-from weaklabel.engines import Part, QueryLog
-from weaklabel.engines import polars as polars_engine
+from weaklabel.engines import LogFiles, Part, QueryLog
+from weaklabel.engines.polars import Log as PolarsLog
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.files import workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.patterns import METADATA
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog, merge
-from weaklabel.tables import files
-from weaklabel.votes import ABSTAIN, ACCEPT, REJECT
+from weaklabel.tables.files import Source as Source
+from weaklabel.tables.files import find
+from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT
 
 Engine: TypeAlias = Literal["auto", "polars", "duckdb", "spark"]
-Source: TypeAlias = str | os.PathLike[str]
+
 
 ENGINES: Final = ("auto", "polars", "duckdb", "spark")
 
@@ -51,70 +52,16 @@ POLARS_GROWTH: Final = 16
 
 _SCRATCH: Final = ".weaklabel.tmp"
 
+# How a value in a column of votes is counted.
+_KINDS: Final = {
+    "accept": ACCEPT,
+    "abstain": ABSTAIN,
+    "reject": REJECT,
+    "missing": None,
+    "wrong": WRONG,
+}
+
 _logger = logging.getLogger(__name__)
-
-
-# Logs
-
-
-@dataclass(frozen=True)
-class LogFiles:
-    """A query log in files, opened once for checking it and for applying functions.
-
-    Attributes:
-        given: the path as it was given.
-        files: the files or URLs, in order.
-        frame: its queries.
-        direct: the files are Parquet and hold just these queries, so that any engine can read them.
-    """
-
-    given: str
-    files: tuple[str, ...]
-    frame: pl.LazyFrame
-    direct: bool
-
-    @classmethod
-    def open(
-        cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool = False
-    ) -> LogFiles:
-        """The log at a path.
-
-        Args:
-            path: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`.
-            frame: the frame of `tables.scan(path)`, or made of it, if that was called already.
-            altered: `frame` has other rows or further columns.
-
-        Raises:
-            FileNotFoundError: there is nothing there.
-            WeakLabelError: the suffix is unknown, formats are mixed, or a file cannot be read.
-        """
-        found = files.find(path)
-        direct = found.format == "Parquet" and found.local and not found.hive and not altered
-        opened = tables.scan(path) if frame is None else frame
-        return cls(found.given, found.paths, opened, direct)
-
-    @property
-    def bytes(self) -> int:
-        """Of all files; 0 for URLs."""
-        return sum(os.path.getsize(file) for file in self.files if os.path.exists(file))
-
-    @property
-    def state(self) -> list[list[Any]]:
-        """Of every file its path, size and time of change in ns; without the latter for URLs."""
-        found = [(f, os.stat(f) if os.path.exists(f) else None) for f in self.files]
-        return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in found]
-
-    def parquet(self, made: Path) -> tuple[str, ...]:
-        """Parquet files with the log: its own, or one that is made.
-
-        Polars reads other formats for every engine: engines do not read a CSV alike, for instance
-        an empty text in quotes.
-        """
-        if self.direct:
-            return self.files
-        with tables.naming(self.given):
-            self.frame.sink_parquet(made)
-        return (str(made),)
 
 
 # Metadata of votes
@@ -142,11 +89,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
-        """That of a folder; None where there is none.
-
-        Raises:
-            WeakLabelError: it cannot be read.
-        """
+        """That of a folder; None where there is none."""
         path = folder / NAME
         if not path.is_file():
             return None
@@ -176,40 +119,49 @@ class Manifest:
             )
         return found
 
-    def check_same(self, now: Manifest, folder: Path) -> None:
-        """Refuse to go on with another log or other settings; functions may have changed.
+    def resumed(self, folder: Path, partitioned: bool) -> Manifest:
+        """The manifest with which the run in a folder goes on; its order of functions stays.
+
+        Args:
+            folder: of the votes; without a manifest of its own, this one begins.
+            partitioned: the number of parts was asked for, and is not taken from the run before.
 
         Raises:
-            WeakLabelError: naming the differences.
+            WeakLabelError: it had another log or other settings; the differences are named.
         """
-        names = [entry["name"] for entry in now.functions]
+        before = Manifest.load(folder)
+        if before is None:
+            return self
+        named = {entry["name"]: entry for entry in self.functions}
+        order = [entry["name"] for entry in before.functions]
         faults = [
-            f"function {entry['name']!r} was applied then and is not now"
-            for entry in self.functions
-            if entry["name"] not in names
+            f"function {name!r} was applied then and is not now"
+            for name in order
+            if name not in named
         ]
         for field, words in {
             "queries": "the query log's files (path, size, time of change)",
             "reference": "the reference log's files (path, size, time of change)",
             "keep": "the columns kept",
-            "partitions": "the number of partitions",
+            "partitions": "the number of partitions" if partitioned else "",
             "engine": "the engine",
         }.items():
-            before, after = getattr(self, field), getattr(now, field)
-            if before == after:
-                continue
+            then, now = getattr(before, field), getattr(self, field)
             if field in ("queries", "reference"):  # of thousands the first that differ
-                first = (
+                then, now = (
                     next((file for file in some if file not in others), "nothing else")
-                    for some, others in ((before, after), (after, before))
+                    for some, others in ((then, now), (now, then))
                 )
-                before, after = first
-            faults.append(f"{words}: {before} then, {after} now")
+            if words and then != now:
+                faults.append(f"{words}: {then} then, {now} now")
         if faults:
             raise WeakLabelError(
                 f"{folder} cannot be resumed: {'; '.join(faults)}. Run as before, or write to"
                 " another folder"
             )
+        added = [name for name in named if name not in order]
+        functions = [named[name] for name in (*order, *added)]
+        return replace(self, functions=functions, partitions=before.partitions)
 
 
 def read_metadata(path: Source) -> dict[str, Any]:
@@ -242,7 +194,7 @@ def read_each(path: Source) -> dict[str, dict[str, Any]]:
     Raises:
         FileNotFoundError, WeakLabelError: see `read_metadata`.
     """
-    found = files.find(path)
+    found = find(path)
     if found.format != "Parquet" or not found.local:
         return {}
     for folder in sorted({Path(file).parent for file in found.paths}):
@@ -422,12 +374,21 @@ def apply_files(
     _logger.info("votes are computed by %s: %s", chosen, reason)
     with written_beside(target) if single else _folder(target, resume) as place:
         scratch = place.parent if single else place
-        with closing(_opened(chosen, log, other, scratch, master, memory_limit)) as opened:
+        with closing(_engine(chosen).Log(log, other, scratch, master, memory_limit)) as opened:
             with opened.faults():
                 plan.check_columns(opened.columns)
                 log_rows = opened.log_rows(plan)
             manifest = Manifest(
-                functions=_entries(plan, identities or {}, log_rows),
+                functions=[
+                    {
+                        **asdict((identities or {}).get(function.name) or function.identity()),
+                        "family": function.family,
+                        "rowwise": function.rowwise,
+                        "scope": function.scope,
+                        "log_rows": log_rows if function.scope == "log" else None,
+                    }
+                    for function in plan.functions
+                ],
                 queries=log.state,
                 reference=[] if other is None else other.state,
                 keep=list(plan.keep),
@@ -435,7 +396,8 @@ def apply_files(
                 engine=f"{opened.name} {opened.version}",
             )
             if not single:
-                manifest = _begun(manifest, target, partitions is not None)
+                manifest = manifest.resumed(target, partitions is not None)
+                manifest.save(target)
             about = {
                 "votes": FORMAT,
                 "engine": manifest.engine,
@@ -460,59 +422,11 @@ def apply_files(
     )
 
 
-def _entries(
-    plan: Plan, identities: Mapping[str, Identity], log_rows: int | None
-) -> list[dict[str, Any]]:
-    """The entry of every function in the metadata of votes, as JSON holds it."""
-    return [
-        {
-            **asdict(identities.get(function.name) or function.identity()),
-            "family": function.family,
-            "rowwise": function.rowwise,
-            "scope": function.scope,
-            "log_rows": log_rows if function.scope == "log" else None,
-        }
-        for function in plan.functions
-    ]
-
-
-def _begun(manifest: Manifest, folder: Path, partitioned: bool) -> Manifest:
-    """The manifest of a folder, new or of the run to resume, which keeps the order of functions.
-
-    Raises:
-        WeakLabelError: the run to resume was another.
-    """
-    before = Manifest.load(folder)
-    if before is not None:
-        if not partitioned:
-            manifest = replace(manifest, partitions=before.partitions)
-        before.check_same(manifest, folder)
-        order = [entry["name"] for entry in before.functions]
-        added = [entry for entry in manifest.functions if entry["name"] not in order]
-        named = {entry["name"]: entry for entry in manifest.functions}
-        manifest = replace(manifest, functions=[*(named[name] for name in order), *added])
-    manifest.save(folder)
-    return manifest
-
-
 class _Run:
-    """The parts of one run: which functions each lacks, and how they get there.
-
-    Args:
-        log: the log, opened by an engine.
-        plan: of all functions.
-        manifest: of all parts.
-        about: the parts' metadata, but for functions and errors.
-        target: the file of votes, or the folder of parts.
-    """
+    """The parts of one run, in one file or a folder: what each lacks, and how it gets there."""
 
     def __init__(
-        self,
-        log: QueryLog,
-        plan: Plan,
-        manifest: Manifest,
-        about: Mapping[str, Any],
-        target: Path,
+        self, log: QueryLog, plan: Plan, manifest: Manifest, about: Mapping[str, Any], target: Path
     ) -> None:
         self.log, self.about, self.single = log, about, target.suffix == ".parquet"
         self.entries = {entry["name"]: entry for entry in manifest.functions}
@@ -531,7 +445,7 @@ class _Run:
     @property
     def tallies(self) -> tuple[Tally, ...]:
         """Counts of votes in all parts."""
-        kinds = ("accept", "abstain", "reject", "missing")
+        kinds = [kind for kind in _KINDS if kind != "wrong"]
         return tuple(
             Tally(f.name, f.rowwise, *(self._votes[f"{kind} {f.name}"] for kind in kinds))
             for f in self.plan.functions
@@ -580,56 +494,43 @@ class _Run:
 
     def _count(self, file: Path, functions: Sequence[LabelingFunction]) -> list[str]:
         """Add up the votes in a file; returns the functions with values that are no votes."""
-        wanted = {}
-        for f in functions:
-            vote = pl.col(f.column)
-            wanted[f"accept {f.name}"] = (vote == ACCEPT).sum()
-            wanted[f"abstain {f.name}"] = (vote == ABSTAIN).sum()
-            wanted[f"reject {f.name}"] = (vote == REJECT).sum()
-            wanted[f"wrong {f.name}"] = (vote == WRONG).sum()
-            wanted[f"missing {f.name}"] = vote.null_count()
+        wanted = {
+            f"{kind} {f.name}": pl.col(f.column).eq_missing(pl.lit(vote, pl.Int8)).sum()
+            for f in functions
+            for kind, vote in _KINDS.items()
+        }
         seen = pl.scan_parquet(file, glob=False).select(**wanted).collect(engine="streaming")
         counts = seen.row(0, named=True)
         self._votes.update(counts)
         return [f.name for f in functions if counts[f"wrong {f.name}"]]
 
     def _metadata(
-        self, entries: Iterable[Mapping[str, Any]], errors: Iterable[Mapping[str, Any]] = ()
+        self, entries: Sequence[Mapping[str, Any]], errors: Sequence[Mapping[str, Any]] = ()
     ) -> dict[str, str]:
-        about = {**self.about, "functions": list(entries)}
-        if errors := list(errors):
-            about["errors"] = errors
+        about = {**self.about, "functions": entries, **({"errors": errors} if errors else {})}
         return {METADATA: json.dumps(about, ensure_ascii=False, default=str)}
 
     def _finish(self, part: Part, made: Path, plan: Plan, old: Path | None) -> None:
-        """Check the votes of a part, and let them take their place.
-
-        Args:
-            part: the part.
-            made: its file, with the votes of the plan's functions.
-            plan: its functions.
-            old: a file with the votes of the other functions; None where there are no others.
+        """Check the votes of a part, and let them take their place beside those of an old file.
 
         Raises:
             WeakLabelError: see `do`; the votes of the other functions are in place by then.
         """
         raised, self.rows.raised = self.rows.raised, {}
         wrong, self.rows.wrong = self.rows.wrong, {}
-        no_votes = self._count(made, plan.functions)
-        stopped = raised if self.plan.on_error == "fail" else {}
-        bad = {*no_votes, *wrong, *stopped}
-        good = [function.name for function in plan.functions if function.name not in bad]
+        merge(wrong, self.log.wrong(plan, self._count(made, plan.functions)))
         merge(self.errors, raised.values())
+        stopped = raised if self.plan.on_error == "fail" else {}
+        good = [f.name for f in plan.functions if f.name not in {**wrong, **stopped}]
         fault = None
         try:
             RowLog(raised=stopped, wrong=wrong).check("fail")
-            self.log.complain(plan, no_votes)
         except WeakLabelError as error:
             if self.single or not good:
                 raise
             fault = error
-        if raised or bad or old is not None:
-            made = self._merged(part, made, plan, good, raised, old)
+        if raised or fault is not None or old is not None:
+            made = self._merged(made, plan, good, raised, old)
         made.replace(self.files[part])
         if fault is not None:
             raise WeakLabelError(
@@ -639,7 +540,6 @@ class _Run:
 
     def _merged(
         self,
-        part: Part,
         made: Path,
         plan: Plan,
         good: Sequence[str],
@@ -647,27 +547,25 @@ class _Run:
         old: Path | None,
     ) -> Path:
         """A file with the good votes of the new one beside those of the old one."""
+        votes = pl.scan_parquet(made, glob=False)
         before = {} if old is None else _metadata(old)
         computed = {function.name for function in plan.functions}
-        entries = {e["name"]: e for e in before.get("functions", ()) if e["name"] not in computed}
-        errors = [e for e in before.get("errors", ()) if e["name"] in entries]
-        entries |= {name: self.entries[name] for name in good}
-        errors += [asdict(raised[name]) for name in good if name in raised]
-        votes = pl.scan_parquet(made, glob=False)
+        there = {e["name"]: e for e in before.get("functions", ()) if e["name"] not in computed}
         if old is not None:
-            new = votes.select(QUERY, *(f.column for f in plan.functions if f.name in good))
-            kept = [f.column for f in self.plan.functions if f.name not in computed]
-            there = pl.scan_parquet(old, glob=False)
-            held = there.collect_schema().names()
-            there = there.select(QUERY, *self.plan.keep, *(c for c in kept if c in held))
-            votes = there.join(new, on=QUERY, how="left", maintain_order="left")
-        columns = [function.column for function in self.plan.functions if function.name in entries]
-        target = self.log.scratch / f"merged-{part.file}"
-        votes.select(QUERY, *self.plan.keep, *columns).sink_parquet(
-            target,
-            compression="zstd",
-            metadata=self._metadata([entries[f] for f in self.entries if f in entries], errors),
+            new = votes.select(QUERY, *(PREFIX + name for name in good))
+            kept = pl.scan_parquet(old, glob=False).select(
+                QUERY, *self.plan.keep, *(PREFIX + name for name in there)
+            )
+            votes = kept.join(new, on=QUERY, how="left", maintain_order="left")
+        names = [name for name in self.entries if name in there or name in good]
+        metadata = self._metadata(
+            [there.get(name) or self.entries[name] for name in names],
+            [e for e in before.get("errors", ()) if e["name"] in there]
+            + [asdict(raised[name]) for name in good if name in raised],
         )
+        target = made.with_name(f"merged-{made.name}")
+        votes = votes.select(QUERY, *self.plan.keep, *(PREFIX + name for name in names))
+        votes.sink_parquet(target, metadata=metadata)
         return target
 
 
@@ -692,28 +590,6 @@ def _choose(engine: Engine, log_bytes: int, memory_limit: str | None) -> tuple[s
     if log_bytes * POLARS_GROWTH > memory / 2:
         return "duckdb", f"{log_bytes:,} bytes may not fit into memory, and it spills to disk"
     return "polars", "the faster one where the log fits into memory"
-
-
-def _opened(
-    engine: str,
-    log: LogFiles,
-    reference: LogFiles | None,
-    scratch: Path,
-    master: str | None,
-    memory_limit: str | None,
-) -> QueryLog:
-    if engine == "polars":
-        other = None if reference is None else reference.frame
-        return polars_engine.PolarsLog(log.given, log.frame, scratch, other)
-    files = log.parquet(scratch / "queries.parquet")
-    others = None if reference is None else reference.parquet(scratch / "reference.parquet")
-    if engine == "duckdb":
-        from weaklabel.engines.duckdb import DuckLog
-
-        return DuckLog(log.given, files, scratch, memory_limit, others)
-    from weaklabel.engines.spark import SparkLog
-
-    return SparkLog(log.given, files, scratch, master, memory_limit, others)
 
 
 @contextmanager
@@ -799,8 +675,11 @@ def apply(
             f"a lazy frame of {kind} given, expected one of Polars, DuckDB or PySpark: collect it"
             " first, or write the log to files"
         )
-    module = importlib.import_module(f"weaklabel.engines.{engine}")
-    return module.votes(frame.to_native(), plan, reference=reference)
+    return _engine(engine).Log.votes(frame.to_native(), plan, reference=reference)
+
+
+def _engine(name: str) -> Any:
+    return importlib.import_module(f"weaklabel.engines.{name}")
 
 
 def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
@@ -809,12 +688,12 @@ def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     if reference is not None:
         reference = tables.to_polars(reference).lazy()
     rows = RowLog()
-    found = polars_engine.votes(log, plan, rows, reference).collect()
-    rows.check(plan.on_error)
-    rows.warn()
+    found = PolarsLog.votes(log, plan, rows, reference).collect()
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:
-        plan.complain(nw.from_native(polars_engine.prepared(log, plan)), wrong)
+        merge(rows.wrong, plan.wrong(nw.from_native(PolarsLog.prepared(log, plan)), wrong))
+    rows.check(plan.on_error)
+    rows.warn()
     if frame.implementation is nw.Implementation.POLARS:
         return found
     made = nw.DataFrame.from_arrow(

@@ -199,7 +199,8 @@ def apply(
     progress: shared.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
-    from weaklabel.runs import LogFiles, apply_files
+    from weaklabel.engines import LogFiles
+    from weaklabel.runs import apply_files
 
     keep_apart([out, reject], [queries, hypotheses, functions, reference])
     if out.suffix in (".csv", ".json", ".jsonl", ".ndjson", ".tsv"):

@@ -1,12 +1,12 @@
-"""What the engines have in common: the parts of a log, and the votes that look beyond a part.
+"""What the engines have in common: a log, its parts, and the votes that look beyond a part.
 
-Each engine is a module with a `QueryLog` for files, and a function `votes(log, plan, reference)`
-for its frames: the table of votes of a `Plan`, lazily, where a reference is a larger log, see
-`log_wide`. It raises a WeakLabelError where columns are missing or a function cannot be computed.
+Each engine is a module with a `Log`: a `QueryLog`, opened from files, whose class method `votes`
+takes the engine's frames as well.
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -15,14 +15,77 @@ from pathlib import Path
 from typing import Any, Final
 
 import narwhals.stable.v2 as nw
+import polars as pl
 from narwhals.exceptions import NarwhalsError
 
+from weaklabel import tables
 from weaklabel.errors import WeakLabelError, plain_message, translated
-from weaklabel.plan import QUERY, Plan, RowErrors, RowLog, merge
+from weaklabel.plan import QUERY, Plan, RowErrors, RowLog, RowStep, merge
+from weaklabel.tables.files import Source, find
 from weaklabel.votes import SESSION
 
 # True for the queries of the log, null for those that only the reference has.
 _OWN: Final = "__weaklabel_own"
+
+
+@dataclass(frozen=True)
+class LogFiles:
+    """A query log in files, opened once for checking it and for applying functions.
+
+    Attributes:
+        given: the path as it was given.
+        files: the files or URLs, in order.
+        frame: its queries.
+        direct: the files are Parquet and hold just these queries, so that any engine can read them.
+    """
+
+    given: str
+    files: tuple[str, ...]
+    frame: pl.LazyFrame
+    direct: bool
+
+    @classmethod
+    def open(
+        cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool = False
+    ) -> LogFiles:
+        """The log at a path.
+
+        Args:
+            path: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`.
+            frame: the frame of `tables.scan(path)`, or made of it, if that was called already.
+            altered: `frame` has other rows or further columns.
+
+        Raises:
+            FileNotFoundError: there is nothing there.
+            WeakLabelError: the suffix is unknown, formats are mixed, or a file cannot be read.
+        """
+        found = find(path)
+        direct = found.format == "Parquet" and found.local and not found.hive and not altered
+        opened = tables.scan(path) if frame is None else frame
+        return cls(found.given, found.paths, opened, direct)
+
+    @property
+    def state(self) -> list[list[Any]]:
+        """Of every file its path, size and time of change in ns; without the latter for URLs."""
+        found = [(f, os.stat(f) if os.path.exists(f) else None) for f in self.files]
+        return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in found]
+
+    @property
+    def bytes(self) -> int:
+        """Of all files; 0 for URLs."""
+        return sum(size or 0 for _, size, _ in self.state)
+
+    def parquet(self, made: Path) -> tuple[str, ...]:
+        """Parquet files with the log: its own, or one that is made.
+
+        Polars reads other formats for every engine: engines do not read a CSV alike, for instance
+        an empty text in quotes.
+        """
+        if self.direct:
+            return self.files
+        with tables.naming(self.given):
+            self.frame.sink_parquet(made)
+        return (str(made),)
 
 
 @dataclass(frozen=True)
@@ -45,7 +108,7 @@ class Part:
         return f"part-{self.index:05d}-of-{self.of:05d}.parquet"
 
 
-def log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
+def _log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
     """What functions of scope "log" look at, and the plan of their votes.
 
     Args:
@@ -55,7 +118,7 @@ def log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
             log, and the ones in both, by `query_id`, once.
 
     Returns:
-        A native frame, and a plan whose table of votes is, after `own`, what
+        A native frame, and a plan whose table of votes is, after `_own`, what
         `plan.with_log_votes()` reads: a column `lf:<name>` for each function of scope "log", and
         the columns of the other functions.
 
@@ -75,7 +138,7 @@ def log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
         read = dict.fromkeys([QUERY, *keep, *rest.required])
         frame = frame.select(*read, nw.lit(True).alias(_OWN))
         keep.append(_OWN)
-        others = nw.from_native(reference)
+        others = nw.from_native(reference).lazy()
         rest.check_columns(others.columns)
         mine, theirs = frame.collect_schema(), others.collect_schema()
         if kinds := [
@@ -92,8 +155,8 @@ def log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
     return frame.to_native(), replace(rest, keep=tuple(keep))
 
 
-def own(votes: Any) -> Any:
-    """The queries of the log alone, of the votes of `log_wide`; a native frame."""
+def _own(votes: Any) -> Any:
+    """The queries of the log alone, of the votes of `_log_wide`; a native frame."""
     frame = nw.from_native(votes)
     if _OWN not in frame.columns:
         return votes
@@ -103,49 +166,92 @@ def own(votes: Any) -> Any:
 class QueryLog(ABC):
     """A query log that an engine has opened.
 
+    Args:
+        log, reference: the log, and a larger one or None.
+        scratch: a folder for files on the way, which the engine's workers see, too.
+        master: Spark's, as `spark://host:7077`; by default two threads of this machine.
+        memory_limit: such as "4GB". Of DuckDB, which spills more to `scratch`; by default 80% of
+            the machine's memory. Of Spark's driver, where a session is started here.
+
     Attributes:
-        name: the engine's.
-        title: the same, as it is written in messages.
-        version: the engine's.
+        name, version: the engine's.
         errors: the exceptions of the engine.
         given: what the log is called in messages.
-        log: the native frame, a lazy one.
-        reference: another, see `log_wide`; or None.
-        scratch: a folder for files on the way, which the engine's workers see, too.
+        log, reference: native lazy frames.
+
+    Raises:
+        ImportError: the engine is not installed.
+        WeakLabelError: it cannot open the log.
     """
 
     name: str
-    title: str
     version: str
     errors: tuple[type[Exception], ...]
-    given: str
     log: Any
     reference: Any
-    scratch: Path
+
+    def __init__(
+        self,
+        log: LogFiles,
+        reference: LogFiles | None,
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
+    ) -> None:
+        self.given, self.scratch = log.given, scratch
+        self._open(log, reference, master, memory_limit)
+
+    @abstractmethod
+    def _open(
+        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
+    ) -> None:
+        """Set `log` and `reference`, and what else the engine has."""
+
+    @staticmethod
+    @abstractmethod
+    def prepared(log: Any, plan: Plan) -> Any:
+        """A native frame whose columns are read alike on every engine, as `Plan.work` takes it."""
+
+    @staticmethod
+    @abstractmethod
+    def stepped(work: Any, step: RowStep, rows: Any) -> Any:
+        """The native table of votes of a native frame of `Plan.work`, by a step in Python."""
+
+    @classmethod
+    def work(cls, log: Any, plan: Plan) -> Any:
+        """`Plan.work` of a native frame."""
+        frame = nw.from_native(log)
+        plan.check_columns(frame.collect_schema().names())
+        prepared = cls.prepared(plan.set_aside(frame).to_native(), plan)
+        return plan.work(nw.from_native(prepared))
+
+    @classmethod
+    def votes(cls, log: Any, plan: Plan, rows: Any = None, reference: Any = None) -> Any:
+        """The native table of votes of a native lazy frame.
+
+        Args:
+            log: the frame.
+            plan: functions and columns to keep.
+            rows: takes note of errors of row-wise functions; without it they are raised or logged.
+            reference: a larger log, a frame of the same kind; see `_log_wide`.
+
+        Raises:
+            WeakLabelError: columns are missing, or a function cannot be computed.
+        """
+        if reference is not None and plan.of_log() is not None:
+            log = _own(cls.votes(*_log_wide(log, plan, reference), rows))
+            plan = plan.with_log_votes()
+        work = cls.work(log, plan)
+        if not plan.rowwise:
+            return plan.finished(work).to_native()
+        return cls.stepped(work.to_native(), plan.step, rows)
 
     def close(self) -> None:  # noqa: B027
         """Let go of what the engine holds; nothing, unless it says otherwise."""
 
     def faults(self) -> AbstractContextManager[None]:
         """What the engine raises, as errors of this package."""
-        return translated(self.title, self.given, *self.errors)
-
-    @abstractmethod
-    def _prepared(self, log: Any, plan: Plan) -> Any:
-        """A native frame as `Plan.work` takes it."""
-
-    @abstractmethod
-    def parts(
-        self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
-    ) -> Iterator[tuple[Part, Path]]:
-        """The votes of parts of the log, each in a Parquet file of the scratch folder.
-
-        Args:
-            plan: functions and columns to keep.
-            parts: some or all of the parts that the log is cut in.
-            metadata: of each file.
-            rows: takes note of row-wise functions.
-        """
+        return translated(self.name, self.given, *self.errors)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -156,49 +262,53 @@ class QueryLog(ABC):
         """How many queries functions of scope "log" look at; None where there are none of them."""
         if plan.of_log() is None:
             return None
-        frame = nw.from_native(log_wide(self.log, plan, self.reference)[0])
-        return int(_one(frame.select(rows=nw.len())))
+        return int(_rows(_log_wide(self.log, plan, self.reference)[0]))
 
-    def complain(self, plan: Plan, names: list[str]) -> None:
-        """Name the queries with votes that are none; see `Plan.complain`."""
-        log = self.log
+    def wrong(self, plan: Plan, names: Sequence[str]) -> list[RowErrors]:
+        """The queries with votes that are none; see `Plan.wrong`."""
+        if not names:
+            return []
+        log, plan = self.log, replace(plan, keep=())
         if self.reference is not None and plan.of_log() is not None:
-            log = log_wide(log, plan, self.reference)[0]
-        plan.complain(nw.from_native(self._prepared(log, replace(plan, keep=()))), names)
-
-
-class Partwise(QueryLog):
-    """A log voted on part by part, for engines that write one file at a time."""
-
-    @abstractmethod
-    def _write(
-        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
-    ) -> None:
-        """The votes on a native frame, in a Parquet file."""
-
-    @abstractmethod
-    def _read(self, file: Path) -> Any:
-        """A Parquet file as a native frame."""
-
-    @abstractmethod
-    def _within(self, log: Any, part: Part) -> Any:
-        """The queries of a part."""
+            log = _log_wide(log, plan, self.reference)[0]
+        return plan.wrong(nw.from_native(self.prepared(log, plan)), names)
 
     def parts(
         self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
     ) -> Iterator[tuple[Part, Path]]:
-        """The votes of parts of the log, see `QueryLog.parts`."""
+        """The votes of parts of the log, each in a Parquet file of the scratch folder.
+
+        Args:
+            plan: functions and columns to keep.
+            parts: some or all of the parts that the log is cut in.
+            metadata: of each file.
+            rows: takes note of errors.
+        """
         log, whole = self.log, parts[0].of == 1
         # A part does not show how often something occurs in the log: these are computed once, and
         # written with the columns that the parts read.
         if plan.of_log() is not None and not (whole and self.reference is None):
             made = self.scratch / "log-votes.parquet"
-            self._voted(*log_wide(log, plan, self.reference), made, {}, rows)
-            log, plan = own(self._read(made)), plan.with_log_votes()
+            self._voted(*_log_wide(log, plan, self.reference), made, {}, rows)
+            log, plan = _own(self._read(str(made))), plan.with_log_votes()
         for part in parts:
             target = self.scratch / part.file
             self._voted(log if whole else self._within(log, part), plan, target, metadata, rows)
             yield part, target
+
+    def _write(
+        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
+    ) -> None:
+        """The votes on a native frame, in a Parquet file."""
+        raise NotImplementedError
+
+    def _read(self, *files: str) -> Any:
+        """Parquet files as a native frame."""
+        raise NotImplementedError
+
+    def _within(self, log: Any, part: Part) -> Any:
+        """The queries of a part."""
+        raise NotImplementedError
 
     def _voted(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
@@ -212,9 +322,9 @@ class Partwise(QueryLog):
                 for name, message in failing.items():
                     raise WeakLabelError(f"labeling function {name!r} failed: {message}") from error
                 raise
-            total = int(_one(nw.from_native(log).select(rows=nw.len())))
             # An engine does not say which row it was: the function loses them all.
             self._write(log, plan.without_votes(failing), target, metadata, rows)
+            total = _rows(log)
             lost = (RowErrors(name, total, [(None, why)]) for name, why in failing.items())
             merge(rows.raised, lost)
 
@@ -223,17 +333,14 @@ class Partwise(QueryLog):
         failing = {}
         expected: tuple[type[Exception], ...] = (*self.errors, NarwhalsError, WeakLabelError)
         for function in plan.functions:
-            if function.rowwise:
-                continue
-            alone = Plan((function,))
-            try:
-                work = alone.work(nw.from_native(self._prepared(log, alone)))
-                _one(alone.finished(work).select(nw.col(function.column).sum()))
-            except expected as error:
-                failing[function.name] = plain_message(error)
+            if not function.rowwise:
+                try:
+                    votes = nw.from_native(self.votes(log, Plan((function,))))
+                    votes.select(nw.col(function.column).sum()).lazy().collect("polars")
+                except expected as error:
+                    failing[function.name] = plain_message(error)
         return failing
 
 
-def _one(frame: Any) -> Any:
-    """The value of a frame of one."""
-    return frame.lazy().collect("polars").item()
+def _rows(frame: Any) -> int:
+    return int(nw.from_native(frame).select(rows=nw.len()).lazy().collect("polars").item())

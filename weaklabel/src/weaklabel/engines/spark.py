@@ -1,4 +1,8 @@
-"""Votes on PySpark: frames, and files on a cluster."""
+"""Votes on PySpark: frames, and files on a cluster.
+
+Row-wise functions run in the cluster's Python workers, which need weaklabel installed then; all
+others are computed by Spark alone.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +16,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import narwhals.stable.v2 as nw
 import polars as pl
 
-from weaklabel.engines import Part, QueryLog, log_wide, own
-from weaklabel.plan import QUERY, Plan, RowLog, RowStep, merge, stepped
+from weaklabel.engines import LogFiles, Part, QueryLog
+from weaklabel.plan import QUERY, Plan, RowLog, RowStep, merge
 from weaklabel.votes import SESSION
 
 MASTER = "local[2]"
@@ -27,46 +30,6 @@ _PART = "weaklabel_part"
 # A log of so many bytes is done before code that is compiled well has paid for the compiling.
 _SMALL = 64 * 2**20
 _BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
-
-
-def votes(log: Any, plan: Plan, reference: Any = None, noted: Any = None) -> Any:
-    """The table of votes of a PySpark frame.
-
-    Row-wise functions run in the cluster's Python workers, which need weaklabel installed then; all
-    others are computed by Spark alone. `noted` is an accumulator of lists for the errors of the
-    workers' row-wise functions; without one, the workers log what was raised.
-    """
-    from pyspark.sql.types import ByteType, StructField, StructType
-
-    if reference is not None and plan.of_log() is not None:
-        log = own(votes(*log_wide(log, plan, reference), noted=noted))
-        plan = plan.with_log_votes()
-    frame = nw.from_native(log)
-    plan.check_columns(frame.columns)
-    work = plan.work(plan.set_aside(frame))
-    if not plan.rowwise:
-        return plan.finished(work).to_native()
-    native, step = work.to_native(), plan.step
-    cast = {function.column for function in step.functions}
-    schema = StructType(
-        [
-            StructField(name, ByteType() if inner in cast else native.schema[inner].dataType)
-            for inner, name in step.columns
-        ]
-    )
-    with _without_pandas():
-        return native.mapInArrow(partial(_in_worker, step=step, noted=noted), schema)
-
-
-def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[Any]:
-    """The votes of one of Spark's tasks, which reports once it has done all of its rows."""
-    if noted is None:
-        yield from stepped(batches, step)
-        return
-    rows = RowLog()
-    yield from stepped(batches, step, rows)
-    rows.check(step.on_error)
-    noted.add(list(rows.raised.values()))
 
 
 def started(
@@ -103,31 +66,13 @@ def started(
     return session
 
 
-class SparkLog(QueryLog):
-    """A query log in Parquet files, read by Spark.
+class Log(QueryLog):
+    """A query log read by Spark."""
 
-    Args:
-        given, scratch: see `QueryLog`.
-        files: what Spark's reader opens.
-        master: of the cluster, as `spark://host:7077`; by default two threads of this machine.
-        memory_limit: of the driver, such as "4g"; it holds where a session is started here.
-        reference: the Parquet files of a larger log.
+    name = "spark"
 
-    Raises:
-        ImportError: PySpark is not installed.
-        WeakLabelError: no session can be started.
-    """
-
-    name, title = "spark", "Spark"
-
-    def __init__(
-        self,
-        given: str,
-        files: Sequence[str],
-        scratch: Path,
-        master: str | None = None,
-        memory_limit: str | None = None,
-        reference: Sequence[str] | None = None,
+    def _open(
+        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
     ) -> None:
         try:
             import pyspark
@@ -136,31 +81,49 @@ class SparkLog(QueryLog):
             from pyspark.sql import SparkSession
         except ImportError as error:
             raise ImportError(_MISSING) from error
-        self.scratch = scratch
-        self.given = given
         self.errors = (PySparkException, Py4JError)
         self.version = str(pyspark.__version__)
         with self.faults():
             active = SparkSession.getActiveSession()
             self._owned = active is None
             if active is None:
-                size = sum(Path(file).stat().st_size for file in files if Path(file).is_file())
-                brief = master is not None or size < _SMALL
-                self._session = started(master, memory_limit, brief=brief)
+                self._session = started(
+                    master, memory, brief=master is not None or log.bytes < _SMALL
+                )
             else:
                 # Settings of its own, on the same cluster.
                 self._session = active.newSession()
             self._session.conf.set("spark.sql.session.timeZone", "UTC")
             self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-            with _without_pandas():
-                read = self._session.read.parquet
-                self.log = read(*files)
-                self.reference = None if reference is None else read(*reference)
+            self.log = self._read(*log.parquet(self.scratch / "queries.parquet"))
+            self.reference = None
+            if reference is not None:
+                self.reference = self._read(*reference.parquet(self.scratch / "reference.parquet"))
 
     def close(self) -> None:
         """Stop the session, if it was started here."""
         if self._owned:
             self._session.stop()
+
+    @staticmethod
+    def prepared(log: Any, plan: Plan) -> Any:
+        """The log as it is."""
+        return log
+
+    @staticmethod
+    def stepped(work: Any, step: RowStep, rows: Any) -> Any:
+        """The table of votes, by a step in the cluster's workers.
+
+        `rows` is an accumulator of lists for their errors; without one, they log what was raised.
+        """
+        from pyspark.sql.types import ByteType, StructField, StructType
+
+        types = {field.name: field.dataType for field in work.schema}
+        schema = StructType(
+            [StructField(name, types.get(inner, ByteType())) for inner, name in step.columns]
+        )
+        with _without_pandas():
+            return work.mapInArrow(partial(_in_worker, step=step, noted=rows), schema)
 
     def parts(
         self, plan: Plan, parts: Sequence[Part], metadata: dict[str, str], rows: RowLog
@@ -168,19 +131,18 @@ class SparkLog(QueryLog):
         """The votes of parts of the log, each in a Parquet file, by one job for all of them."""
         from pyspark.sql import functions as sql
 
-        log = self.log
         query = sql.xxhash64(sql.col(QUERY))
         if SESSION in self.columns:
             session = sql.col(SESSION)
             query = sql.when(session.isNull(), query).otherwise(sql.xxhash64(session))
-        log = log.withColumn(_PART, sql.pmod(query, sql.lit(parts[0].of)).cast("int"))
+        log = self.log.withColumn(_PART, sql.pmod(query, sql.lit(parts[0].of)).cast("int"))
         wanted = sql.col(_PART).isin([part.index for part in parts])
         if plan.of_log() is None:
             log = log.where(wanted)
         # A task reports when it has ended; one that is run again after a loss counts once.
         noted = self._session.sparkContext.accumulator([], _Lists())
         planned = replace(plan, keep=(*plan.keep, _PART))
-        found = votes(log, planned, self.reference, noted).where(wanted)
+        found = self.votes(log, planned, noted, self.reference).where(wanted)
         folder = self.scratch / "spark"
         found.write.partitionBy(_PART).parquet(str(folder))
         merge(rows.raised, noted.value)
@@ -191,8 +153,32 @@ class SparkLog(QueryLog):
             merged.select(plan.columns).sink_parquet(target, metadata=metadata)
             yield part, target
 
-    def _prepared(self, log: Any, plan: Plan) -> Any:
-        return plan.set_aside(nw.from_native(log)).to_native()
+    def _read(self, *files: str) -> Any:
+        with _without_pandas():
+            return self._session.read.parquet(*files)
+
+
+def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[Any]:
+    """The votes of one of Spark's tasks, which reports once it has done all of its rows."""
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+
+    rows = RowLog()
+    for batch in batches:
+        frame = pl.from_arrow(batch)
+        assert isinstance(frame, pl.DataFrame)
+        votes = step(frame, rows)
+        yield pa.RecordBatch.from_arrays(
+            [
+                votes[name].to_arrow() if inner in step.functions else batch.column(inner)
+                for inner, name in step.columns
+            ],
+            names=[name for _, name in step.columns],
+        )
+    rows.check(step.on_error)
+    if noted is None:
+        rows.warn()
+    else:
+        noted.add(list(rows.raised.values()))
 
 
 class _Lists:

@@ -10,8 +10,7 @@ import pytest
 
 import weaklabel
 from weaklabel import LabelModel, Patterns, WeakLabelWarning
-from weaklabel.cli import main
-from weaklabel.cli.shared import console
+from weaklabel.cli import console, main
 from weaklabel.labels import count_files
 from weaklabel.testing import synthetic_query_log
 from weaklabel.wer import compare

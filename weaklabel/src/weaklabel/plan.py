@@ -45,7 +45,7 @@ _KEPT: Final = "__weaklabel_kept_{}"
 _VOTE: Final = "__weaklabel_vote_{}"
 _ROW: Final = "__weaklabel_row_{}"
 _INPUT: Final = "__weaklabel_input_{}_{}"
-_CONDITION: Final = "__weaklabel_condition_{}"
+_CONDITION: Final = "__weaklabel_condition_{}_{}"
 
 _logger = logging.getLogger(__name__)
 
@@ -323,11 +323,7 @@ class Plan:
         return replace(self, functions=tuple(named.get(f.name, f) for f in self.functions))
 
     def check_columns(self, names: Iterable[str]) -> None:
-        """Refuse a log that lacks columns.
-
-        Raises:
-            WeakLabelError: naming each function with what it misses.
-        """
+        """Refuse a log that lacks columns, naming each function with what it misses."""
         have = list(names)
         faults = [] if QUERY in have else [f"every query needs a {QUERY!r}"]
         wanted = {f"labeling function {f.name!r} requires": f.columns for f in self.functions}
@@ -357,39 +353,42 @@ class Plan:
         """
         frame = self._readable(frame)
         others = {_KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))}
-        votes: dict[str, nw.Expr] = {}
-        voters: dict[str, LabelingFunction] = {}
-        made_of: list[tuple[LabelingFunction, str, Any]] = []
+        others |= {_ROW.format(i): nw.col(column) for i, column in enumerate(self._row_columns)}
+        votes: dict[str, LabelingFunction] = {}
+        sides: dict[str, tuple[LabelingFunction, str]] = {}  # of what is to be true or false
+        made: dict[str, nw.Expr] = {}
         for index, function in enumerate(self.functions):
             if function.rowwise:
-                for place, expression in enumerate(function.inputs.values()):
-                    others[_INPUT.format(index, place)] = expression
-            else:
-                name = _VOTE.format(index)
-                with conditions() as found:
-                    votes[name], voters[name] = _where_known(function), function
-                made_of += [(function, side, condition) for side, condition in found]
-        for index, column in enumerate(self._row_columns):
-            others[_ROW.format(index)] = nw.col(column)
-        made = others | votes
+                inputs = enumerate(function.inputs.values())
+                others |= {_INPUT.format(index, place): value for place, value in inputs}
+                continue
+            with conditions() as made_of:
+                made[_VOTE.format(index)] = _where_known(function)
+            votes[_VOTE.format(index)] = function
+            for place, (side, condition) in enumerate(made_of):
+                made[_CONDITION.format(index, place)] = condition
+                sides[_CONDITION.format(index, place)] = function, side
+        named = (expression.alias(name) for name, expression in (others | made).items())
         try:
-            raw = frame.select(nw.col(QUERY), *(made[name].alias(name) for name in made))
+            raw = frame.select(QUERY, *named)
             schema = raw.collect_schema()
         except Exception as error:
             self._blame(frame)
             raise WeakLabelError(
                 f"the votes cannot be computed here: {plain_message(error)}"
             ) from error
-        if faults := [
-            f"{function.name!r} votes {schema[name]}"
-            for name, function in voters.items()
-            if not schema[name].is_numeric()
-        ]:
-            raise WeakLabelError(
-                f"labeling functions must vote 1, 0, -1 or null, as numbers: {', '.join(faults)}."
-                " Make votes with accept_if, reject_if or vote"
-            )
-        _check_boolean(frame, made_of)
+        for name, function in votes.items():
+            if not schema[name].is_numeric():
+                raise WeakLabelError(
+                    f"labeling function {function.name!r} votes {schema[name]}, expected 1, 0, -1"
+                    " or null, as numbers: make votes with accept_if, reject_if or vote"
+                )
+        for name, (function, side) in sides.items():
+            if schema[name] != nw.Boolean:  # which a cast would hide
+                raise WeakLabelError(
+                    f"labeling function {function.name!r} gives {side} a condition that is"
+                    f" {schema[name]}. Expected true or false: compare with something"
+                )
         checked = (_checked(name, schema[name]).cast(nw.Int8).alias(name) for name in votes)
         return raw.select(QUERY, *others, *checked)
 
@@ -452,43 +451,23 @@ class Plan:
             frame = frame.join(frame.select(nw.len().alias(LOG_LENGTH)), how="cross")
         return frame.with_columns(nw.col(floats).fill_nan(None)) if floats else frame
 
-    @property
-    def _row_columns(self) -> tuple[str, ...]:
-        wanted = [column for function in self.rowwise for column in function.columns]
-        return tuple(dict.fromkeys(column for column in wanted if column != QUERY))
-
     def _blame(self, frame: Any) -> None:
         """Find the function that an engine could not compute."""
         for function in self.functions:
             parts = list(function.inputs.values()) if function.rowwise else [function.expression()]
-            for expression in parts:
-                try:
-                    frame.select(expression.alias(_VOTE.format(0))).collect_schema()
-                except Exception as error:
-                    raise WeakLabelError(
-                        f"labeling function {function.name!r} cannot be computed on"
-                        f" {frame.implementation.name.lower()}: {plain_message(error)}"
-                    ) from error
+            try:
+                named = (part.alias(_ROW.format(i)) for i, part in enumerate(parts))
+                frame.select(QUERY, *named).collect_schema()
+            except Exception as error:
+                raise WeakLabelError(
+                    f"labeling function {function.name!r} cannot be computed on"
+                    f" {frame.implementation.name.lower()}: {plain_message(error)}"
+                ) from error
 
-
-def _check_boolean(frame: Any, made_of: list[tuple[LabelingFunction, str, Any]]) -> None:
-    """Refuse votes made of what is true or false only after a cast.
-
-    Raises:
-        WeakLabelError: a condition is of another type; the functions are named.
-    """
-    if not made_of:
-        return
-    named = {_CONDITION.format(i): condition for i, (_, _, condition) in enumerate(made_of)}
-    seen = frame.select(*(condition.alias(name) for name, condition in named.items()))
-    schema = seen.collect_schema()
-    faults = [
-        f"labeling function {function.name!r} gives {side} a condition that is {schema[name]}"
-        for name, (function, side, _) in zip(named, made_of, strict=True)
-        if schema[name] != nw.Boolean
-    ]
-    if faults:
-        raise WeakLabelError(f"{'; '.join(faults)}. Expected true or false: compare with something")
+    @property
+    def _row_columns(self) -> tuple[str, ...]:
+        wanted = [column for function in self.rowwise for column in function.columns]
+        return tuple(dict.fromkeys(column for column in wanted if column != QUERY))
 
 
 def _where_known(function: LabelingFunction) -> Any:

@@ -44,11 +44,7 @@ _logger = logging.getLogger(__name__)
 
 
 def require_columns(frame: pl.DataFrame, columns: Iterable[str], name: str) -> None:
-    """Refuse a table that lacks columns.
-
-    Raises:
-        WeakLabelError: a column is missing; the message names it and those there are.
-    """
+    """Refuse a table that lacks columns, naming them and those there are."""
     if missing := [column for column in columns if column not in frame.columns]:
         raise WeakLabelError(
             f"{name} must have the columns {', '.join(columns)}; {', '.join(missing)} missing among"
@@ -61,9 +57,7 @@ def refuse_rows(
 ) -> None:
     """Refuse a table with rows for which `bad` holds.
 
-    Raises:
-        WeakLabelError: there are such rows; the message names the first by query_id, with the value
-            of `column` if one is given.
+    The error names the first by query_id, with the value of `column` if one is given.
     """
     if (rows := frame.filter(bad)).height:
         named: Any = rows["query_id"]
@@ -75,11 +69,7 @@ def refuse_rows(
 
 
 def require_ids(frame: pl.DataFrame, name: str) -> None:
-    """Refuse a table whose `query_id` is null, neither string nor integer, or not unique.
-
-    Raises:
-        WeakLabelError: it is so.
-    """
+    """Refuse a table whose `query_id` is null, neither string nor integer, or not unique."""
     ids = frame["query_id"]
     if not (ids.dtype == pl.String or ids.dtype.is_integer()):
         raise WeakLabelError(f"{name}: query_id must be strings or integers, got {ids.dtype}")

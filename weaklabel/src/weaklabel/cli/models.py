@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from weaklabel.cli import shared
-from weaklabel.cli.shared import app, chosen, console, counted, say
+from weaklabel import cli
+from weaklabel.cli import app, chosen, console, counted, say
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import keep_apart
 
@@ -67,19 +67,19 @@ def fit(
         list[str] | None,
         Option(metavar="NAME=VALUE", help="Set a model's own option, as JSON; repeatable."),
     ] = None,
-    gold: shared.Gold = None,
-    queries: shared.Queries = None,
-    max_wer: shared.MaxWer = 0.0,
-    normalizer: shared.Normalizer = "basic",
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    gold: cli.Gold = None,
+    queries: cli.Queries = None,
+    max_wer: cli.MaxWer = 0.0,
+    normalizer: cli.Normalizer = "basic",
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Fit a label model to votes: how good is each function, how many transcripts are right."""
     from weaklabel.labels import count_files, gold_of_files
     from weaklabel.models import fit
 
     keep_apart([out], [*votes, gold, queries, functions])
-    loaded = shared.registry(plugin, functions)
+    loaded = cli.registry(plugin, functions)
     make = chosen("label model", model, loaded.label_models).model
     given = {"families": families, "abstain": abstain, "missing": missing, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
@@ -107,7 +107,7 @@ def _counted(patterns: Patterns) -> str:
 
 def _options(assignments: list[str] | None) -> dict[str, Any]:
     options: dict[str, Any] = {}
-    for name, value in shared.pairs("--option", "NAME=VALUE", assignments).items():
+    for name, value in cli.pairs("--option", "NAME=VALUE", assignments).items():
         try:
             options[name] = json.loads(value)
         except json.JSONDecodeError:  # a text without its quotation marks
@@ -117,8 +117,8 @@ def _options(assignments: list[str] | None) -> dict[str, Any]:
 
 @app.command()
 def label(
-    votes: shared.VotesArgument,
-    model: shared.ModelFile,
+    votes: cli.VotesArgument,
+    model: cli.ModelFile,
     out: Annotated[Path, Option(help="Labels: .parquet, .csv or .jsonl.")],
     threshold: Annotated[
         float | None,
@@ -131,13 +131,13 @@ def label(
     calibrate: Annotated[
         bool, Option("--calibrate", help="Calibrate the weights on gold.")
     ] = False,
-    gold: shared.Gold = None,
-    queries: shared.Queries = None,
-    max_wer: shared.MaxWer = 0.0,
-    normalizer: shared.Normalizer = "basic",
-    allow_changed: shared.AllowChanged = False,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    gold: cli.Gold = None,
+    queries: cli.Queries = None,
+    max_wer: cli.MaxWer = 0.0,
+    normalizer: cli.Normalizer = "basic",
+    allow_changed: cli.AllowChanged = False,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Weigh every query: weight = P(its transcript is right), label = 1 or -1."""
     from weaklabel.gold import calibration, threshold_for_wer
@@ -150,7 +150,7 @@ def label(
     target = None if target_wer is None else _rate(target_wer)
     if (gold is None) == (calibrate or target is not None):
         raise WeakLabelError("--gold belongs to --target-wer and --calibrate, and they need it")
-    loaded = shared.registry(plugin, functions)
+    loaded = cli.registry(plugin, functions)
     fitted = load_model(model, loaded.label_models)
     curve = None
     if gold is not None:
@@ -196,31 +196,31 @@ def _rate(text: str) -> float:
 
 @app.command()
 def report(
-    votes: shared.VotesArgument,
-    model: shared.ModelFile,
-    gold: shared.Gold = None,
-    queries: shared.Queries = None,
+    votes: cli.VotesArgument,
+    model: cli.ModelFile,
+    gold: cli.Gold = None,
+    queries: cli.Queries = None,
     html: Annotated[Path | None, Option(help="Write an HTML page with plots.")] = None,
     json_: Annotated[
         Path | None, Option("--json", help="Write all numbers to a JSON file.")
     ] = None,
-    max_wer: shared.MaxWer = 0.0,
-    normalizer: shared.Normalizer = "basic",
+    max_wer: cli.MaxWer = 0.0,
+    normalizer: cli.Normalizer = "basic",
     threshold: Annotated[
         float, Option(min=0, max=1, help="Accept a transcript from this weight on.")
     ] = 0.5,
     examples: Annotated[
         int, Option(min=0, help="Show so many transcripts; 0 keeps all text out of the page.")
     ] = 10,
-    allow_changed: shared.AllowChanged = False,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    allow_changed: cli.AllowChanged = False,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Say what each function does, and with gold how good the weights are."""
     from weaklabel.report import print_report, report_files
 
     keep_apart([html, json_], [votes, model, gold, queries, functions])
-    loaded = shared.registry(plugin, functions)
+    loaded = cli.registry(plugin, functions)
     analysis = report_files(
         votes,
         model,

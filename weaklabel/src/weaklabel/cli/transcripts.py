@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from typer import Argument, Option
 
-from weaklabel.cli import shared
-from weaklabel.cli.shared import app, chosen, console, counted, say
+from weaklabel import cli
+from weaklabel.cli import app, chosen, console, counted, say
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import keep_apart
 
@@ -31,7 +31,7 @@ def combine(
         Literal["rover", "medoid"],
         Option(help="Combine word by word (rover), or pick one hypothesis (medoid)."),
     ] = "rover",
-    normalizer: shared.Normalizer = "none",
+    normalizer: cli.Normalizer = "none",
     rounds: Annotated[
         int, Option(min=0, help="Weigh the sources anew so many times; 0: all alike.")
     ] = 3,
@@ -42,9 +42,9 @@ def combine(
             help="Let sources that share a recognizer, or copy one, share one vote; repeatable.",
         ),
     ] = None,
-    progress: shared.Progress = True,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    progress: cli.Progress = True,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Make one transcript out of several, weighing the sources without labels."""
     from rich.table import Table
@@ -53,7 +53,7 @@ def combine(
 
     given: Any = hypotheses[0]
     if len(hypotheses) > 1:
-        given = shared.pairs("combine", "SOURCE=FILE for each of several files", hypotheses)
+        given = cli.pairs("combine", "SOURCE=FILE for each of several files", hypotheses)
     keep_apart([out, sources], [given] if isinstance(given, str) else [*given.values()])
     outputs = [path for path in (out, sources) if path is not None]
     for path in outputs:  # before the work, not after it
@@ -62,7 +62,7 @@ def combine(
     combined = transcripts.combine(
         given,
         method=method,
-        normalizer=chosen("normalizer", normalizer, shared.registry(plugin, functions).normalizers),
+        normalizer=chosen("normalizer", normalizer, cli.registry(plugin, functions).normalizers),
         rounds=rounds,
         families=_families(family),
         progress=None if progress else False,
@@ -89,7 +89,7 @@ def combine(
 
 def _families(given: list[str] | None) -> dict[str, str]:
     families: dict[str, str] = {}
-    for name, sources in shared.pairs("--family", "NAME=SOURCE,SOURCE", given).items():
+    for name, sources in cli.pairs("--family", "NAME=SOURCE,SOURCE", given).items():
         for source in filter(None, map(str.strip, sources.split(","))):
             if source in families:
                 raise WeakLabelError(
@@ -132,15 +132,15 @@ def export(
     read_audio: Annotated[
         bool, Option("--read-audio", help="Read durations from the audio files' headers.")
     ] = False,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Write weighted transcripts as a trainer wants them."""
     from weaklabel.export import export, join
     from weaklabel.tables import read
 
     keep_apart([out], [queries, labels, transcripts, functions])
-    exporter = chosen("format", format, shared.registry(plugin, functions).exporters)
+    exporter = chosen("format", format, cli.registry(plugin, functions).exporters)
     found = [None if path is None else read(path) for path in (queries, labels, transcripts)]
     rows, dropped = join(*found, unmatched=unmatched)
     done = export(
@@ -170,7 +170,7 @@ def wer(
         str, Argument(help="The reference transcripts: lines of text, or a table.")
     ],
     hypotheses: Annotated[str, Argument(help="The hypotheses, in the same form.")],
-    normalizer: shared.Normalizer = "basic",
+    normalizer: cli.Normalizer = "basic",
     kaldi: Annotated[
         bool | None,
         Option(help="Take the first word of a line for its id. Default: where all are ids."),
@@ -184,14 +184,14 @@ def wer(
         Option(help="Refuse hypotheses without a reference, or ignore them."),
     ] = "error",
     worst: Annotated[int, Option(min=0, help="Show so many alignments, worst first.")] = 5,
-    as_json: shared.Json = False,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    as_json: cli.Json = False,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """Compare transcripts with what was said: corpus WER, CER, alignments, confusions."""
     from weaklabel.wer import compare_files, print_comparison
 
-    rule = chosen("normalizer", normalizer, shared.registry(plugin, functions).normalizers)
+    rule = chosen("normalizer", normalizer, cli.registry(plugin, functions).normalizers)
     with redirect_stdout(sys.stderr):  # what a plugin's normalizer prints
         found = compare_files(
             references,
@@ -203,6 +203,6 @@ def wer(
             worst=worst,
         )
     if as_json:
-        shared.print_json(json.dumps(asdict(found)))
+        cli.print_json(json.dumps(asdict(found)))
     else:
         print_comparison(found, console)

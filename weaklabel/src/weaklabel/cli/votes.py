@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from rich.table import Table
 from typer import Argument, Option
 
-from weaklabel.cli import shared
-from weaklabel.cli.shared import app, console, counted, print_json, say
+from weaklabel import cli
+from weaklabel.cli import app, console, counted, print_json, say
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import keep_apart
 
@@ -51,12 +51,12 @@ Timezone = Annotated[
 
 @app.command()
 def plugins(
-    as_json: shared.Json = False,
-    functions: shared.Functions = None,
-    plugin: shared.Plugins = None,
+    as_json: cli.Json = False,
+    functions: cli.Functions = None,
+    plugin: cli.Plugins = None,
 ) -> None:
     """List plugins, labeling functions, label models, exporters, and what is wrong with them."""
-    loaded = shared.registry(plugin, functions)
+    loaded = cli.registry(plugin, functions)
     listing = _listing(loaded)
     if as_json:
         print_json(json.dumps(listing))
@@ -159,7 +159,7 @@ def apply(
         list[str] | None,
         Option("--set", metavar="FUNCTION.PARAMETER=VALUE", help="Set a parameter; repeatable."),
     ] = None,
-    functions: shared.Functions = None,
+    functions: cli.Functions = None,
     hypotheses: Hypotheses = None,
     source: Source = None,
     rename: Rename = None,
@@ -195,8 +195,8 @@ def apply(
     memory_limit: Annotated[
         str | None, Option(help="Give DuckDB, or Spark's driver, so much memory, as 2GB.")
     ] = None,
-    plugin: shared.Plugins = None,
-    progress: shared.Progress = True,
+    plugin: cli.Plugins = None,
+    progress: cli.Progress = True,
 ) -> None:
     """Let labeling functions vote on every query of a log."""
     from weaklabel.engines import LogFiles
@@ -225,8 +225,8 @@ def apply(
         raise WeakLabelError(
             f"--resume goes without {given}: make one table first, with `weaklabel check --out`"
         )
-    loaded = shared.registry(plugin, functions)
-    parameters = shared.settings(set_)
+    loaded = cli.registry(plugin, functions)
+    parameters = cli.settings(set_)
     if validate:
         found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
         altered = hypotheses is not None or not found.unchanged
@@ -288,7 +288,7 @@ def _checked(
     from weaklabel import queries as logs
 
     log: Any = queries
-    names = shared.pairs("--rename", "OLD=NEW", rename)
+    names = cli.pairs("--rename", "OLD=NEW", rename)
     if hypotheses is not None:
         log = logs.join_hypotheses(queries, hypotheses, source=source, rename=names)
         names = {}
@@ -322,7 +322,7 @@ def _print_summary(summary: Summary) -> None:
 
 @app.command()
 def show(
-    votes: shared.VotesArgument,
+    votes: cli.VotesArgument,
     where: Annotated[
         str,
         Option(
@@ -331,8 +331,8 @@ def show(
         ),
     ],
     limit: Annotated[int, Option(min=1, help="Show so many queries at most.")] = 10,
-    queries: shared.Queries = None,
-    as_json: shared.Json = False,
+    queries: cli.Queries = None,
+    as_json: cli.Json = False,
 ) -> None:
     """Show queries by how functions voted on them, with all votes and transcripts."""
     from rich.text import Text
@@ -362,7 +362,7 @@ def show(
 
 def _where(where: str) -> dict[str, int | None]:
     values = {"1": 1, "0": 0, "-1": -1, "null": None}
-    asked = shared.pairs("--where", "NAME=VOTE,NAME=VOTE", where.split(","))
+    asked = cli.pairs("--where", "NAME=VOTE,NAME=VOTE", where.split(","))
     for name, value in asked.items():
         if value not in values:
             raise WeakLabelError(

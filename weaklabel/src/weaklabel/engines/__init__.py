@@ -7,8 +7,7 @@ takes the engine's frames as well.
 from __future__ import annotations
 
 import os
-from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -90,14 +89,7 @@ class LogFiles:
 
 @dataclass(frozen=True)
 class Part:
-    """One of several parts of a log: the sessions whose hash falls to it.
-
-    A query without a session falls to the part of its own hash.
-
-    Attributes:
-        index: from 0 on.
-        of: how many parts there are.
-    """
+    """One of several parts of a log: the sessions, or queries without one, of its hash."""
 
     index: int
     of: int
@@ -163,59 +155,43 @@ def _own(votes: Any) -> Any:
     return frame.filter(~nw.col(_OWN).is_null()).drop(_OWN).to_native()
 
 
-class QueryLog(ABC):
+class QueryLog:
     """A query log that an engine has opened.
 
-    Args:
-        log, reference: the log, and a larger one or None.
-        scratch: a folder for files on the way, which the engine's workers see, too.
-        master: Spark's, as `spark://host:7077`; by default two threads of this machine.
-        memory_limit: such as "4GB". Of DuckDB, which spills more to `scratch`; by default 80% of
-            the machine's memory. Of Spark's driver, where a session is started here.
+    An engine is made of `LogFiles` of the log and of a larger one or None, a folder for files on
+    the way, which its workers see, too, Spark's master, such as `spark://host:7077` (by default two
+    threads of this machine), and a memory limit, such as "4GB". The latter is DuckDB's, which
+    spills more to the folder (by default 80% of the machine's memory), or of Spark's driver, where
+    a session is started here. What is not installed is an ImportError.
 
     Attributes:
         name, version: the engine's.
         errors: the exceptions of the engine.
         given: what the log is called in messages.
         log, reference: native lazy frames.
-
-    Raises:
-        ImportError: the engine is not installed.
-        WeakLabelError: it cannot open the log.
+        scratch: the folder.
+        stepped: the native table of votes of a log and its `Plan.work`, by a `RowStep`.
     """
 
     name: str
     version: str
     errors: tuple[type[Exception], ...]
+    given: str
     log: Any
     reference: Any
+    scratch: Path
+    stepped: Callable[[Any, Any, RowStep, Any], Any]
 
-    def __init__(
-        self,
-        log: LogFiles,
-        reference: LogFiles | None,
-        scratch: Path,
-        master: str | None = None,
-        memory_limit: str | None = None,
-    ) -> None:
-        self.given, self.scratch = log.given, scratch
-        self._open(log, reference, master, memory_limit)
-
-    @abstractmethod
-    def _open(
-        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
-    ) -> None:
-        """Set `log` and `reference`, and what else the engine has."""
+    # Of engines that vote part by part: write the votes of a plan on a native frame, read files as
+    # one, and the queries of a part.
+    _write: Callable[[Any, Plan, Path, dict[str, str], RowLog], None]
+    _read: Callable[..., Any]
+    _within: Callable[[Any, Part], Any]
 
     @staticmethod
-    @abstractmethod
     def prepared(log: Any, plan: Plan) -> Any:
         """A native frame whose columns are read alike on every engine, as `Plan.work` takes it."""
-
-    @staticmethod
-    @abstractmethod
-    def stepped(work: Any, step: RowStep, rows: Any) -> Any:
-        """The native table of votes of a native frame of `Plan.work`, by a step in Python."""
+        return log
 
     @classmethod
     def work(cls, log: Any, plan: Plan) -> Any:
@@ -244,9 +220,9 @@ class QueryLog(ABC):
         work = cls.work(log, plan)
         if not plan.rowwise:
             return plan.finished(work).to_native()
-        return cls.stepped(work.to_native(), plan.step, rows)
+        return cls.stepped(log, work.to_native(), plan.step, rows)
 
-    def close(self) -> None:  # noqa: B027
+    def close(self) -> None:
         """Let go of what the engine holds; nothing, unless it says otherwise."""
 
     def faults(self) -> AbstractContextManager[None]:
@@ -295,20 +271,6 @@ class QueryLog(ABC):
             target = self.scratch / part.file
             self._voted(log if whole else self._within(log, part), plan, target, metadata, rows)
             yield part, target
-
-    def _write(
-        self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
-    ) -> None:
-        """The votes on a native frame, in a Parquet file."""
-        raise NotImplementedError
-
-    def _read(self, *files: str) -> Any:
-        """Parquet files as a native frame."""
-        raise NotImplementedError
-
-    def _within(self, log: Any, part: Part) -> Any:
-        """The queries of a part."""
-        raise NotImplementedError
 
     def _voted(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog

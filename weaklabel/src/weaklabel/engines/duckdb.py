@@ -18,9 +18,15 @@ class Log(QueryLog):
 
     name = "duckdb"
 
-    def _open(
-        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
+    def __init__(
+        self,
+        log: LogFiles,
+        reference: LogFiles | None,
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
     ) -> None:
+        self.given, self.scratch = log.given, scratch
         try:
             import duckdb
             import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
@@ -36,7 +42,7 @@ class Log(QueryLog):
                 "preserve_insertion_order": "false",
                 "enable_progress_bar": "false",
                 "TimeZone": "UTC",
-                **({} if memory is None else {"memory_limit": memory}),
+                **({} if memory_limit is None else {"memory_limit": memory_limit}),
             }
             for name, value in settings.items():
                 self._connection.execute(f"SET {name} = {_literal(value)}")
@@ -71,12 +77,12 @@ class Log(QueryLog):
         return log.project(f"* REPLACE ({made})") if changed else log
 
     @staticmethod
-    def stepped(work: Any, step: RowStep, rows: RowLog | None) -> Any:
+    def stepped(log: Any, work: Any, step: RowStep, rows: RowLog | None) -> Any:
         """The table of votes, computed here and now."""
-        # DuckDB finds the name `made` in this function; the relation's own connection is out of
-        # reach but for queries on the relation.
+        # DuckDB finds the name `made` in this function; a relation's own connection is out of reach
+        # but for queries on the relation.
         made = step(work.pl(), rows)  # noqa: F841
-        return work.query("work", "SELECT * FROM made")
+        return log.query("log", "SELECT * FROM made")
 
     def _write(
         self, log: Any, plan: Plan, target: Path, metadata: dict[str, str], rows: RowLog
@@ -87,7 +93,7 @@ class Log(QueryLog):
         work = self.scratch / "work.parquet"
         self._copy(self.work(log, plan).to_native(), work, {})
         scanned = pl.scan_parquet(work, glob=False)
-        PolarsLog.stepped(scanned, plan.step, rows).sink_parquet(target, metadata=metadata)
+        PolarsLog.stepped(None, scanned, plan.step, rows).sink_parquet(target, metadata=metadata)
         work.unlink()
 
     def _copy(self, table: Any, target: Path, metadata: dict[str, str]) -> None:

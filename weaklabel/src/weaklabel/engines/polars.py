@@ -19,9 +19,15 @@ class Log(QueryLog):
     version = pl.__version__
     errors = (pl.exceptions.PolarsError,)
 
-    def _open(
-        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
+    def __init__(
+        self,
+        log: LogFiles,
+        reference: LogFiles | None,
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
     ) -> None:
+        self.given, self.scratch = log.given, scratch
         self.log = log.frame
         self.reference = None if reference is None else reference.frame
 
@@ -49,7 +55,7 @@ class Log(QueryLog):
         return log.with_columns(casts)
 
     @staticmethod
-    def stepped(work: pl.LazyFrame, step: RowStep, rows: RowLog | None) -> pl.LazyFrame:
+    def stepped(log: Any, work: pl.LazyFrame, step: RowStep, rows: RowLog | None) -> pl.LazyFrame:
         """The table of votes, by a step in Python as the batches pass."""
         schema = work.collect_schema()
         types = {name: schema.get(inner, pl.Int8()) for inner, name in step.columns}

@@ -71,9 +71,15 @@ class Log(QueryLog):
 
     name = "spark"
 
-    def _open(
-        self, log: LogFiles, reference: LogFiles | None, master: str | None, memory: str | None
+    def __init__(
+        self,
+        log: LogFiles,
+        reference: LogFiles | None,
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
     ) -> None:
+        self.given, self.scratch = log.given, scratch
         try:
             import pyspark
             from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
@@ -88,7 +94,7 @@ class Log(QueryLog):
             self._owned = active is None
             if active is None:
                 self._session = started(
-                    master, memory, brief=master is not None or log.bytes < _SMALL
+                    master, memory_limit, brief=master is not None or log.bytes < _SMALL
                 )
             else:
                 # Settings of its own, on the same cluster.
@@ -106,12 +112,7 @@ class Log(QueryLog):
             self._session.stop()
 
     @staticmethod
-    def prepared(log: Any, plan: Plan) -> Any:
-        """The log as it is."""
-        return log
-
-    @staticmethod
-    def stepped(work: Any, step: RowStep, rows: Any) -> Any:
+    def stepped(log: Any, work: Any, step: RowStep, rows: Any) -> Any:
         """The table of votes, by a step in the cluster's workers.
 
         `rows` is an accumulator of lists for their errors; without one, they log what was raised.

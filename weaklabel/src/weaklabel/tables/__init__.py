@@ -34,11 +34,7 @@ from weaklabel.tables.text import diagnose_fields, diagnose_lines, scan_csv, sca
 
 
 def scan_parquet(files: Files) -> pl.LazyFrame:
-    """The files as one frame.
-
-    Raises:
-        WeakLabelError: a footer cannot be read, or files differ in columns or types.
-    """
+    """The files as one frame; refuses a broken footer, and files of other columns or types."""
     if not files.local:
         return pl.scan_parquet(files.given)
     scans, schemas = {}, {}

@@ -147,11 +147,7 @@ def _suffixes(name: str) -> tuple[str, str]:
 
 
 def same_columns(first: str, wanted: list[str], file: str, held: list[str]) -> None:
-    """Refuse two files that do not have the same columns, in any order.
-
-    Raises:
-        WeakLabelError: they do not.
-    """
+    """Refuse two files that do not have the same columns, in any order."""
     if missing := sorted(set(wanted) - set(held)):
         raise WeakLabelError(f"{file} lacks column {listed(missing)}, which {first} has: add it")
     if extra := sorted(set(held) - set(wanted)):

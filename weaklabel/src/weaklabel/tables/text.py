@@ -42,11 +42,7 @@ _logger = logging.getLogger(__name__)
 
 
 def scan_csv(files: Files) -> pl.LazyFrame:
-    """The files as one frame, their types settled over all of them.
-
-    Raises:
-        WeakLabelError: a header or a row is not what the others are; the line is named.
-    """
+    """The files as one frame, their types settled over all of them; names a line that is odd."""
     first: list[str] = []
     parts, short = [], False
     for file in files.paths:
@@ -99,11 +95,7 @@ def _header(file: str, source: Any, files: Files) -> tuple[str, list[str]]:
 
 
 def diagnose_fields(files: Files) -> None:
-    """Name the first row of a CSV whose fields are not as many as the header's, or an odd quote.
-
-    Raises:
-        WeakLabelError: there is such a row.
-    """
+    """Name the first row of a CSV whose fields are not as many as the header's, or an odd quote."""
     for file in files.paths:
         for _ in decoded_lines(file):  # bytes that are no text come first
             pass
@@ -206,11 +198,7 @@ def _readings(name: str) -> tuple[pl.Expr, ...]:
 
 
 def scan_lines(files: Files) -> pl.LazyFrame:
-    """The files as one frame; a key that a line lacks is null.
-
-    Raises:
-        WeakLabelError: a key has values of several types; the line is named.
-    """
+    """The files as one frame; a key that a line lacks is null. Names a line that is odd."""
     sources = [_objects(file, files.local)[0] for file in files.paths]
     if any(isinstance(source, bytes) for source in sources):
         sources = [
@@ -292,11 +280,7 @@ def _odd(name: str, dtype: pl.DataType) -> str:
 
 
 def diagnose_lines(files: Files) -> None:
-    """Name the first line that is not what the lines before it are.
-
-    Raises:
-        WeakLabelError: there is such a line.
-    """
+    """Name the first line that is not what the lines before it are."""
     seen: dict[str, tuple[str, str]] = {}  # key: type, where
     for file in files.paths:
         source, unit = _objects(file, files.local)

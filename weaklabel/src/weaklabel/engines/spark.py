@@ -35,7 +35,7 @@ _BRIEF = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 def started(
     master: str | None = None, memory_limit: str | None = None, *, brief: bool = False
 ) -> Any:
-    """A Spark session, for `SparkLog` or for frames.
+    """A Spark session, for `Log` or for frames.
 
     Args:
         master: of the cluster; by default two threads of this machine.

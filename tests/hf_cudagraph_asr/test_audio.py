@@ -294,6 +294,41 @@ def test_ogg_without_its_last_page_is_cut_off() -> None:
     assert len(read_audio(content + b"a tag", RATE)) == 3 * RATE
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_damaged_ogg_page_is_no_silence(subtype: str) -> None:
+    content = encoded(tone(9), format="OGG", subtype=subtype)
+    last = content.rindex(b"OggS")
+    for at in (last - 100, last + 5, len(content) - 1):  # a body, a header, the last body
+        refused(patched(content, at, "B", content[at] ^ 16), "is cut off or damaged, a page is")
+
+
+def mp3_frames(content: bytes) -> list[int]:
+    """Where the frames of one that is encoded here begin: all are alike in the first two bytes."""
+    return [found.start() for found in re.finditer(re.escape(content[:2]), content)]
+
+
+@pytest.mark.parametrize("bit", [(0, 1), (2, 128), (2, 4), (3, 64)], ids=str)
+@pytest.mark.parametrize("counted", [True, False])
+def test_an_mp3_with_a_damaged_frame_is_not_half_a_recording(
+    bit: tuple[int, int], counted: bool
+) -> None:
+    content = encoded(tone(4), format="MP3", bitrate_mode="CONSTANT", compression_level=0.0)
+    content = content if counted else content[mp3_frames(content)[1] :]
+    assert duration(content) == pytest.approx(4, abs=0.15)
+    at = mp3_frames(content)[20]
+    at, flipped = at + bit[0], bit[1]
+    damaged = patched(content, at, "B", content[at] ^ flipped)
+    refused(damaged, "is cut off or damaged, a frame is missing")
+
+
+def test_an_mp3_cut_between_frames_is_known_by_its_count_and_tags_are_no_frames() -> None:
+    content = encoded(tone(4), format="MP3")
+    refused(content[: mp3_frames(content)[-1]], "is cut off or damaged, a frame is missing")
+    refused(content + b"no tag", "is cut off or damaged, a frame is missing")
+    for behind in (b"TAG" + bytes(125), bytes(500)):
+        assert len(read_audio(content + behind, RATE)) == 4 * RATE
+
+
 def test_flac_of_unknown_length_is_refused_at_once() -> None:
     content = bytearray(encoded(tone(), format="FLAC"))
     # STREAMINFO begins at byte 8; its 36 bits of samples end at byte 26. A pipe leaves them 0.

@@ -11,6 +11,7 @@ import shutil
 import struct
 import subprocess
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -66,6 +67,18 @@ CONTAINERS = {
 # guess: it would take a playlist too, and follow it to other files and addresses.
 DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; WebM
 
+# The layer III of MP3: kbit/s by index, of MPEG-1 and of the others; samples a second of MPEG-1;
+# what an encoder adds; and what may stand behind the last frame.
+BITRATES = (
+    (32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+    (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+)
+MP3_RATES = (44_100, 48_000, 32_000)
+MOST_PADDED = 2 * 1152  # samples
+TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
+
+MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+
 MOST_BYTES = 2 * 192_000 * 4  # a second, of what it makes: more channels or samples are too many
 
 # Endings besides the names of libsndfile's formats, and the format that each of them stands for.
@@ -100,16 +113,15 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            (which MP3 and some rare formats do not show), does not say how long it is, or has a
-            rate that cannot be resampled.
+            or damaged (which some rare formats do not show, nor MP3 within a frame), does not say
+            how long it is, or has a rate that cannot be resampled.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
     name = _name(source)
     blocks: list[Waveform] = []
-    with _opened(source) as (file, stream):
-        rate = int(file.samplerate)
-        left = promised = _frames(file, name)
+    with _opened(source) as (file, promised):
+        rate, left = int(file.samplerate), promised
         try:
             while left > 0:
                 block = file.read(min(left, BLOCK), dtype="float32", always_2d=True)  # (T, C)
@@ -120,13 +132,7 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
                 left -= len(block)
         except _soundfile().SoundFileError as error:
             raise _damaged(name, error) from error
-        guessed = file.format == "MP3"  # its header may not say how long it is
-        if guessed and _goes_on(stream):
-            raise AudioError(
-                f"{name} does not say how long it is, as MP3 of a varying bitrate from a pipe: "
-                f"encode it into a file"
-            )
-    if left > 0 and not (guessed and blocks):
+    if left > (MOST_PADDED if file.format == "MP3" else 0) or not blocks:
         raise AudioError(
             f"{name} is cut off, it ends after {promised - left:,} of the {promised:,} samples "
             f"that its header declares: copy or record it again"
@@ -149,8 +155,7 @@ def duration(source: Source) -> float:
         ImportError: soundfile is missing.
     """
     name = _name(source)
-    with _opened(source) as (file, _):
-        frames = _frames(file, name)
+    with _opened(source) as (file, frames):
         if file.format == "FLAC":  # no bytes are declared: its last sample is there, or it is cut
             try:
                 file.seek(frames - 1)
@@ -270,7 +275,7 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
 
 
 @contextmanager
-def _opened(source: Source) -> Iterator[tuple[Any, BinaryIO]]:
+def _opened(source: Source) -> Iterator[tuple[Any, int]]:
     soundfile, name = _soundfile(), _name(source)
     # Opened here, so that a file that is missing is an OSError with its name.
     with io.BytesIO(source) if isinstance(source, bytes) else Path(source).open("rb") as stream:
@@ -285,7 +290,19 @@ def _opened(source: Source) -> Iterator[tuple[Any, BinaryIO]]:
                 f"{name} cannot be decoded ({_reason(error)}): convert it to WAV or FLAC{how}"
             ) from error
         with file:
-            yield file, whole
+            frames = int(file.frames)
+            if file.subtype == "MPEG_LAYER_III":
+                at = whole.tell()
+                frames = _checked_mp3(_bytes(whole, 0, -1), frames, name)
+                whole.seek(at)
+            if frames > UNKNOWN:
+                raise AudioError(
+                    f"{name} does not say how long it is, as FLAC from a pipe: encode it into a "
+                    f"file"
+                )
+            if not frames:
+                raise AudioError(f"{name} holds no samples: leave it out, or record it again")
+            yield file, frames
 
 
 def _checked(stream: BinaryIO, name: str) -> BinaryIO:
@@ -299,9 +316,7 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     if not end:
         raise AudioError(f"{name} is empty: leave it out, or copy it again")
     head = _bytes(stream, 0, 1024)
-    if _lacks_mp3(stream, head, end):
-        raise AudioError(f"{name} is cut off, by what its header says: copy or record it again")
-    if head.startswith(b"OggS") and not _is_whole_ogg(stream, end):
+    if head.startswith(b"OggS") and not _is_whole_ogg(_bytes(stream, 0, end)):
         raise AudioError(
             f"{name} is cut off or damaged, a page is missing: copy or record it again"
         )
@@ -367,54 +382,82 @@ def _is_placeholder(size: int) -> bool:
     return size >= UNKNOWN or any(abs(size - value) <= SLACK for value in PLACEHOLDERS)
 
 
-def _lacks_mp3(stream: BinaryIO, head: bytes, end: int) -> bool:
-    """Whether an MP3 has fewer bytes than the header of its encoder counts, if it has one."""
-    start = 0
-    if head.startswith(b"ID3"):  # a tag of any size, in 7 bits a byte
-        start = 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(head[6:10]))
-    frame = _bytes(stream, start, 256)
-    found = re.search(rb"(?:Xing|Info)(....)", frame, re.DOTALL)
-    if found is None or frame[:1] != b"\xff" or not found[1][3] & 2:
-        return False
-    at = found.end() + 4 * (found[1][3] & 1)  # behind the number of frames
-    counted = frame[at : at + 4]
-    return len(counted) == 4 and end - start < int.from_bytes(counted, "big")
+def _checked_mp3(content: bytes, promised: int, name: str) -> int:
+    """Refuse an MP3 that lacks a frame: libmpg123 goes on with the next one it finds.
+
+    What is damaged within a frame does not show, as frames have no checksum.
+
+    Returns:
+        Samples of each channel: as promised, but no more than there are.
+    """
+    at = 0
+    while content.startswith(b"ID3", at):  # a tag of any size, in 7 bits a byte
+        size = sum(byte << 7 * (3 - place) for place, byte in enumerate(content[at + 6 : at + 10]))
+        at += size + (20 if content[at + 5] & 16 else 10)
+    first, found, samples = content[at : at + 4], 0, 0
+    header = re.compile(rb"(?:Xing|Info)...(.)(....)", re.DOTALL).search(content, at, at + 256)
+    counted = int.from_bytes(header[2], "big") if header and header[1][0] & 1 else 0
+    while (frame := _mp3_frame(content[at : at + 4], first)) is not None:
+        size, samples = frame
+        at += size
+        found += 1
+    rest = content[at:].strip(b"\0")
+    # The frame with the count does not count.
+    if at > len(content) or 0 < found <= counted or (rest and not rest.startswith(TAGS)):
+        raise AudioError(
+            f"{name} is cut off or damaged, a frame is missing: copy or record it again"
+        )
+    there = found * samples
+    if not counted and promised < there - MOST_PADDED:
+        raise AudioError(
+            f"{name} does not say how long it is, as MP3 of a varying bitrate from a pipe: encode "
+            f"it into a file"
+        )
+    return min(promised, there)
 
 
-def _goes_on(stream: BinaryIO) -> bool:
-    """Whether MP3 frames follow; one may, of the padding that an encoder adds."""
-    rest = stream.read()
-    return rest.startswith(b"\xff") and rest.count(rest[:2]) > 2
+def _mp3_frame(head: bytes, first: bytes) -> tuple[int, int] | None:
+    """Bytes and samples of the frame that begins so, if it is one as the first is."""
+    if len(head) < 4 or len(first) < 4:
+        return None
+    bits, other = int.from_bytes(head, "big"), int.from_bytes(first, "big")
+    version, bitrate, rate = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
+    alike = (bits ^ other) & 0xFFFE_0C00 == 0 and (bits & 192 == 192) == (other & 192 == 192)
+    layer_iii = bits >> 21 == 0x7FF and bits >> 17 & 3 == 1
+    if not (alike and layer_iii and version != 1 and rate != 3 and 0 < bitrate < 15):
+        return None
+    samples = 1152 if version == 3 else 576
+    a_second = MP3_RATES[rate] >> (0, 1, 1, 2)[3 - version]
+    kilobits = BITRATES[version != 3][bitrate - 1]
+    return samples // 8 * 1000 * kilobits // a_second + (bits >> 9 & 1), samples
 
 
-def _is_whole_ogg(stream: BinaryIO, end: int) -> bool:
-    """Whether no page is missing, and each stream has its last one (RFC 3533, section 6)."""
+def _is_whole_ogg(content: bytes) -> bool:
+    """Whether each page is there as it was written, and the last of each stream (RFC 3533, 6)."""
     at, following, ended = 0, dict[int, int](), set[int]()
-    while (page := _bytes(stream, at, 27 + 255)).startswith(b"OggS\0") and len(page) >= 27:
+    while content.startswith(b"OggS\0", at) and len(content) >= at + 27:
+        parts = content[at + 26]
+        page = content[at : at + 27 + parts + sum(content[at + 27 : at + 27 + parts])]
         serial, number = struct.unpack_from("<II", page, 14)
-        if number != following.get(serial, number):
+        if number != following.get(serial, number) or not _is_whole_page(page):
             return False
         following[serial] = number + 1
         if page[5] & 4:
             ended.add(serial)
-        at += 27 + page[26] + sum(page[27 : 27 + page[26]])
-    return at <= end and ended == following.keys()
+        at += len(page)
+    return ended == following.keys()
+
+
+def _is_whole_page(page: bytes) -> bool:
+    """Whether its checksum is right: zlib's polynomial, without complements, in mirrored bits."""
+    without = page[:22] + bytes(4) + page[26:]
+    found = zlib.crc32(without.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return found.to_bytes(4, "big").translate(MIRRORED) == page[22:26]
 
 
 def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:
     stream.seek(at)
     return stream.read(count)
-
-
-def _frames(file: Any, name: str) -> int:
-    frames = int(file.frames)
-    if frames > UNKNOWN:
-        raise AudioError(
-            f"{name} does not say how long it is, as FLAC from a pipe: encode it into a file"
-        )
-    if not frames:
-        raise AudioError(f"{name} holds no samples: leave it out, or record it again")
-    return frames
 
 
 def _soundfile() -> Any:

@@ -157,6 +157,31 @@ def test_answers_that_are_not_as_many_as_queries_reach_nobody() -> None:
     assert simulated(both) == [0, 0]  # each alone
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["the computation", "its lane"])
+def test_what_is_cancelled_leaves_nobody_waiting(own: bool) -> None:
+    async def compute(given: list[int], waits: list[float]) -> list[int]:
+        if own:
+            [lane] = batcher._working
+            lane.cancel()
+            await asyncio.sleep(0)
+        if 1 in given:
+            raise asyncio.CancelledError
+        return given
+
+    async def ask() -> list[Any]:
+        batcher.most = 2
+        asked = [batcher.ask(at, 100) for at in range(2)]
+        return await asyncio.wait_for(asyncio.gather(*asked, return_exceptions=True), 5)
+
+    batcher = Batcher(compute, lambda samples, rows: 1.0, lanes=1)
+    first, second = asyncio.run(ask())
+    if own:
+        assert isinstance(first, asyncio.CancelledError)
+        assert isinstance(second, asyncio.CancelledError)
+    else:
+        assert (first, str(second)) == (0, "the computation was cancelled")
+
+
 def test_a_price_that_fails_or_is_no_number_leaves_nobody_waiting() -> None:
     lanes = Lanes()
 

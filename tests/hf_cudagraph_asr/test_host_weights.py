@@ -64,6 +64,11 @@ def other_data(model: Any) -> None:
     weight.data = weight.data * 2
 
 
+def transposed(model: Any) -> None:
+    weight = model.wav2vec2.encoder.layers[0].attention.q_proj.weight
+    weight.data = weight.data.t()
+
+
 def folded_norm(model: Any) -> None:
     remove_parametrizations(model.wav2vec2.encoder.pos_conv_embed.conv, "weight")
 
@@ -93,6 +98,7 @@ EXCHANGED: dict[str, Callable[[Any], Any]] = {
     "to": lambda model: model.to(torch.bfloat16),
     "assign": assign,
     "data": other_data,
+    "transposed": transposed,
     "head": another_head,
     "vocabulary": more_words,
     "attention": lambda model: model.set_attn_implementation("eager"),
@@ -124,7 +130,7 @@ def as_planned(pool: GraphPool) -> bool:
     [
         *[("static", change) for change in EXCHANGED],
         *[("eager", change) for change in EXCHANGED],
-        *[("export", change) for change in ("assign", "data", "lora")],
+        *[("export", change) for change in ("assign", "data", "transposed", "lora")],
     ],
 )
 def test_what_is_exchanged_is_noticed_before_the_next_replay(
@@ -209,6 +215,33 @@ def test_what_changes_in_place_is_simply_used(
             assert as_planned(pool)
             assert pool.stats().hits == 2 * hits
     assert not warnings(caplog)
+
+
+@pytest.mark.parametrize("backend", ["static", "eager"])
+def test_a_single_module_set_to_training_is_the_hosts_until_it_is_not(backend: str) -> None:
+    model = tiny()
+    values = ROWS[0][None]
+    dropout = model.wav2vec2.encoder.layers[0].dropout
+    dropout.p = 0.5
+
+    def answered() -> torch.Tensor:
+        torch.manual_seed(0)
+        with torch.no_grad():
+            return model(values).logits
+
+    with enabled(model, backend) as pool:
+        evaluated = answered()
+        dropout.train()
+        dropped = answered()
+        assert pool.stats().misses == {Reason.UNSUPPORTED: 1}
+        dropout.eval()
+        answers(answered(), [evaluated[0]])
+        pool.rebuild()
+        answers(answered(), [evaluated[0]])
+        assert as_planned(pool)
+    dropout.train()
+    torch.testing.assert_close(answered(), dropped, atol=0, rtol=0)
+    assert float((dropped - evaluated).abs().max()) > 1e-3
 
 
 def test_weights_that_a_module_makes_of_others_are_made_anew() -> None:

@@ -87,6 +87,9 @@ def test_openais_client_lists_the_names_and_raises_its_own_errors(client: Any) -
     import openai
 
     assert [one.id for one in client.models.list()] == ["tinyvoice", "whisper-1"]
+    assert client.models.retrieve("whisper-1").id == "whisper-1"
+    with pytest.raises(openai.NotFoundError, match="ask for tinyvoice or whisper-1"):
+        client.models.retrieve("openai/whisper-2")
     create = client.audio.transcriptions.create
     with pytest.raises(openai.NotFoundError, match="ask for tinyvoice or whisper-1") as missing:
         create(model="whisper-2", file=RECORDING)

@@ -102,7 +102,14 @@ class Batcher:
         try:
             answers = await self._compute([query.given for query in batch], waits)
             answered = [*zip(batch, answers, strict=True)]
-        except Exception as error:  # noqa: BLE001 - whoever asked gets it
+        except (Exception, asyncio.CancelledError) as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # not the computation, but this lane ends
+                for query in batch:
+                    query.answer.cancel()
+                raise
+            if isinstance(error, asyncio.CancelledError):  # which would seem to be the asker's own
+                error = RuntimeError("the computation was cancelled")
             if len(batch) == 1 and not batch[0].answer.done():
                 batch[0].answer.set_exception(error)
             return False

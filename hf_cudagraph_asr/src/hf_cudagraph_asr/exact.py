@@ -178,11 +178,15 @@ def _watched(module: Any) -> bool:
     return bool(hooks) or _hooked(module)
 
 
-def _trains(module: Any) -> bool:
-    """Its mode is one that changes what it computes: a new layer of torch.nn has the same mode."""
+def moded(module: Any) -> bool:
+    """Whether what it computes depends on its mode; a new layer of torch.nn is in training mode."""
     kind = type(module).__module__
-    matters = kind.startswith("transformers.models.") or kind.endswith(("dropout", "norm"))
-    return bool(module.training and matters and getattr(module, "p", 1))
+    return kind.startswith("transformers.models.") or kind.endswith(("dropout", "norm"))
+
+
+def _trains(module: Any) -> bool:
+    """Whether it is in training mode, and computes something else there."""
+    return bool(module.training and moded(module) and getattr(module, "p", 1))
 
 
 def _base(model: Any) -> Any:

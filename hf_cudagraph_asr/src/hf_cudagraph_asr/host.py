@@ -6,13 +6,13 @@ import copy
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from operator import is_
+from operator import is_, itemgetter
 from typing import Any
 
 import torch
 
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask
+from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask, moded
 from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import FEATURES, Frames
 
@@ -283,13 +283,16 @@ class _ConfigView:
         return configs, before, found
 
 
+_MODE = itemgetter("training")
+
+
 class _Fingerprint:
     """Places of a model's tensors, and the modules it is made of.
 
     Weights changed in place (`load_state_dict`, an optimizer) leave it the same: programs read
     them where they lie. `.to`, `.half`, `load_state_dict(assign=True)`, an adapter that exchanges
-    modules or is switched on or off, a parametrization that is removed and another attention
-    implementation do not.
+    modules or is switched on or off, a parametrization that is removed, a matrix that is transposed
+    where it lies, another attention implementation and a single module set to training do not.
 
     Compared before every answer, so it compares dictionaries made beforehand instead of walking
     the module tree. Tensors and submodules are looked up in the modules' own dictionaries, which a
@@ -303,6 +306,9 @@ class _Fingerprint:
         self._config = config
         self._attention = config.read()[-1]
         modules = list(model.modules())
+        self._model = vars(model)
+        self._moded = [vars(module) for module in modules if moded(module)]
+        self._modes = list(map(_MODE, self._moded))
         holders = [
             holder
             for module in modules
@@ -319,6 +325,9 @@ class _Fingerprint:
         values = [value for holder in holders for value in holder.values()]
         self._tensors = [value for value in values if isinstance(value, torch.Tensor)]
         self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
+        # `weight.data = weight.data.t()` leaves a tensor where it is.
+        self._matrices = [tensor for tensor in self._tensors if tensor.ndim > 1]
+        self._contiguous = list(map(torch.Tensor.is_contiguous, self._matrices))
         # Also of tensors that are no parameter or buffer, such as a table of positions.
         others = [*model.buffers(), *(v for module in modules for v in vars(module).values())]
         kept = [*self._tensors, *(value for value in others if isinstance(value, torch.Tensor))]
@@ -343,6 +352,9 @@ class _Fingerprint:
             same
             and (not self._adapted or _switches(self._adapted) == self._switched)
             and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
+            and list(map(torch.Tensor.is_contiguous, self._matrices)) == self._contiguous
+            # Between `model.train()` and `model.eval()` the host answers, and nothing has changed.
+            and (self._model["training"] or list(map(_MODE, self._moded)) == self._modes)
             and self._config.read()[-1] == self._attention
             and all(
                 len(holder) == len(held) and all(map(is_, holder.values(), held))

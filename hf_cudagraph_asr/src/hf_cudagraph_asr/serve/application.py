@@ -367,8 +367,13 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
     @app.get("/v1/models", **with_key)
     async def openai_models() -> dict[str, Any]:
         """List the names of the model, as OpenAI's API does."""
-        about = {"object": "model", "created": 0, "owned_by": "hf-cudagraph-asr"}
-        return {"object": "list", "data": [{"id": name, **about} for name in gateway().names]}
+        names = gateway().names
+        return {"object": "list", "data": [openai.listed(name, names) for name in names]}
+
+    @app.get("/v1/models/{name:path}", **with_key)  # a name on the hub has a slash
+    async def openai_model(name: str) -> dict[str, Any]:
+        """Describe the model by one of its names, as OpenAI's API does."""
+        return openai.listed(name, gateway().names)
 
     @app.get("/healthz", responses={503: errors[503]})
     @app.head("/healthz", include_in_schema=False)

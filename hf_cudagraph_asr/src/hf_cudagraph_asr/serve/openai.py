@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hf_cudagraph_asr.serve.recognizer import Transcription, Word, refusal
 
-__all__ = ["Asked", "answer", "error_of", "segments"]
+__all__ = ["Asked", "answer", "error_of", "listed", "segments"]
 
 # A segment ends at a pause, or before it is too long for two lines of a subtitle.
 PAUSE, LONGEST, WIDEST = 0.6, 7.0, 84  # seconds, seconds, characters
@@ -67,14 +67,20 @@ class Asked(BaseModel):
             said = fault["msg"].removeprefix("Value error, ")
             what = f"{name} is {given.get(name)!r:.60}: {said}"
             raise _refusal(400, "invalid_value", what, name) from None
-        if asked.model not in models:
-            what = f"there is no model {asked.model!r:.60}: ask for {' or '.join(models)}"
-            raise _refusal(404, "model_not_found", what, "model")
+        listed(asked.model, models)
         if asked.language is not None and asked.language.lower() != (language or "").lower():
             known = "has not been told its language" if language is None else f"hears {language}"
             what = f"language is {asked.language!r:.60}, and the model {known}: leave it out"
             raise _refusal(400, "invalid_value", what, "language")
         return asked
+
+
+def listed(model: str, models: Sequence[str]) -> dict[str, Any]:
+    """Describe a model by one of its names; an HTTPException says which there are."""
+    if model not in models:
+        what = f"there is no model {model!r:.60}: ask for {' or '.join(models)}"
+        raise _refusal(404, "model_not_found", what, "model")
+    return {"id": model, "object": "model", "created": 0, "owned_by": "hf-cudagraph-asr"}
 
 
 def _refusal(status: int, code: str, detail: str, param: str) -> HTTPException:

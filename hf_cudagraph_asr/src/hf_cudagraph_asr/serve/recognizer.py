@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -184,6 +185,10 @@ class Recognizer:
         self._failed: WeakValueDictionary[int, Waveform] = WeakValueDictionary()  # by id, counted
         self._metrics = {name: metric(name) for name in (*METRICS, "batch_size", "wait_seconds")}
         self.reconfigure(None)
+        # A full collection looks at every object that torch, transformers and the programs have
+        # made, and stops all queries meanwhile. They stay as long as this process: never again.
+        gc.collect()
+        gc.freeze()
 
     def reconfigure(self, user_config: Any) -> None:
         """Take other settings of batching; Serve calls it with the `user_config`."""

@@ -2,6 +2,7 @@
 
     python tests/benchmarks/bench_arrivals.py
     python tests/benchmarks/bench_arrivals.py --call .45 --row .0008 --rates 4000
+    python tests/benchmarks/bench_arrivals.py --collections
     python tests/benchmarks/bench_arrivals.py --limit 200 --rates 5 --serve OTHER/src THIS/src
 
 Nothing of it has run on a GPU: what a replay and the host's work take are arguments. Queries arrive
@@ -19,12 +20,16 @@ with docs/examples/tinyvoice on this machine's cores, which the client shares. A
 arrivals, in turns, at rates that rise by a quarter while p99 keeps the limit once in two tries.
 Beside the model is a request's time, when it is the only one, without what its answer says that
 the model took; processor is what all processes of a server use.
+
+With --collections it is the milliseconds of a full garbage collection in a process that holds what
+a Recognizer holds, during which no query is answered: before `gc.freeze()`, and after.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import os
 import selectors
@@ -304,6 +309,32 @@ def real(options: argparse.Namespace, table: Table) -> list[dict[str, Any]]:
     return rows
 
 
+def collections() -> list[float]:
+    """Milliseconds of full collections around `gc.freeze()`: one before it, and one after."""
+    import hf_cudagraph_asr.serve  # noqa: F401 - a replica has its modules too
+    from hf_cudagraph_asr import Transcriber
+
+    taken: list[float] = []
+
+    def timed(phase: str, about: dict[str, int]) -> None:
+        if about["generation"] == 2:
+            taken.append((1e3 if phase == "stop" else -1e3) * perf_counter())
+
+    files = sorted((TINYVOICE / "recordings").glob("*.flac"))
+    config = AutoConfig.from_pretrained(TINYVOICE / "model")
+    durations = [soundfile.info(file).duration for file in files]
+    plan = plan_buckets(durations, graphs=4, batch_sizes=(1, 4), model=config)
+    with Transcriber.from_pretrained(TINYVOICE / "model", plan=plan, backend="export"):
+        gc.collect()  # the garbage of the start
+        gc.callbacks.append(timed)
+        gc.collect()
+        gc.freeze()
+        gc.collect()
+        gc.callbacks.remove(timed)
+        gc.unfreeze()
+    return [sum(taken[:2]), sum(taken[2:])]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--call", type=float, default=0.9, help="ms of a replay, beside its rows")
@@ -318,10 +349,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 2, 4, 8])
     parser.add_argument("--queries", type=int, default=10_000)
     parser.add_argument("--serve", type=Path, nargs="+", help="source folders of real servers")
+    parser.add_argument("--collections", action="store_true", help="time garbage collections")
     parser.add_argument("--seconds", type=float, default=20, help="of each rate of real servers")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 100)
+    if options.collections:
+        before, after = collections()
+        console.print(f"a full collection: {before:.0f} ms, and {after:.2f} ms after gc.freeze()")
+        return written([{"before": before, "after": after}], options.json)
     if options.serve:
         table = Table("server", "queries/s", "mean batch", "p50", "p95", "p99", "model busy")
         table.add_column("processor, a query")

@@ -168,14 +168,11 @@ def duration(source: Source) -> float:
 def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
     """Convert an upload that only ffmpeg decodes, MP4 (M4A) or WebM, to WAV of floats.
 
-    Args:
-        content: the upload. Any other is returned as it is.
-        most_seconds: what is longer is cut off here, and earlier where there are more samples a
-            second than those of two channels at 192,000.
-        timeout_s: seconds that it may take.
+    Any other is returned as it is. What is longer than `most_seconds` is cut off there, and earlier
+    where there are more samples a second than those of two channels at 192,000.
 
     Raises:
-        AudioError: it cannot be decoded, is cut off, or takes too long.
+        AudioError: it cannot be decoded, is cut off, or takes longer than `timeout_s`.
         FileNotFoundError: ffmpeg is not installed.
     """
     demuxer = next((of for head, of in DEMUXERS.items() if re.match(head, content, re.S)), None)
@@ -207,10 +204,7 @@ def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
 
 
 def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
-    """Find the audio files in a folder and all below it, by their endings.
-
-    Args:
-        folder: the folder. Hidden files are left out.
+    """Find the audio files in a folder and all below it, by their endings, but hidden ones.
 
     Returns:
         Files with an ending that libsndfile decodes, in any case; and files that are audio or video
@@ -218,7 +212,6 @@ def audio_in(folder: str | os.PathLike[str]) -> tuple[list[Path], list[Path]]:
 
     Raises:
         ValueError: there are neither.
-        ImportError: soundfile is missing.
     """
     soundfile = _soundfile()
     formats = {*soundfile.available_formats()}
@@ -255,9 +248,8 @@ def conversion(left_out: Sequence[Path]) -> str:
 def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """List the recordings of files and folders, in the order given.
 
-    Args:
-        sources: files of audio; and folders, searched with all below them, by ascending path.
-            Files that have to be converted first are listed too, with a warning.
+    Folders are searched with all below them, by ascending path. Files that have to be converted
+    first are listed too, with a warning.
 
     Raises:
         FileNotFoundError: one of them does not exist.
@@ -308,9 +300,8 @@ def _opened(source: Source) -> Iterator[tuple[Any, int]]:
 def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     """Refuse audio that ends before its header says: libsndfile reads it as if it were whole.
 
-    Returns:
-        The stream; or a copy with the size filled in, where a placeholder stands for it and
-        libsndfile would not read on to the end.
+    Returns the stream; or a copy with the size filled in, where a placeholder stands for it and
+    libsndfile would not read on to the end.
     """
     end = stream.seek(0, os.SEEK_END)
     if not end:

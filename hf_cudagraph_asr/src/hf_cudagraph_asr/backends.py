@@ -147,14 +147,6 @@ def compiled(exact: ExactForward, input_values: torch.Tensor, lengths: torch.Ten
     with a single entry and no guards: a program is called with one shape, and the pool notices by
     itself when weights are exchanged. So no shape makes another one compile again, nor does a
     caller in inference mode. The weights are the model's own: values changed in place are used.
-
-    Args:
-        exact: the forward.
-        input_values: (B, S) of the shape.
-        lengths: (4, B) int64.
-
-    Raises:
-        RuntimeError: it does not compile; the message says why.
     """
 
     def program(

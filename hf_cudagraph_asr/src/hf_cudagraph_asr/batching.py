@@ -37,7 +37,7 @@ class Batcher:
     Args:
         compute: makes an answer for each query of a batch, of the queries and the seconds that each
             has waited. Where it fails, each query of the batch is computed again alone.
-        price: cost of a batch, by the samples of its longest query and its number of queries.
+        price: as in `batches`.
         lanes: batches at a time.
 
     Attributes:

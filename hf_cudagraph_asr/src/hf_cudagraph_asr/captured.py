@@ -29,14 +29,7 @@ class Captured:
 
     Args:
         host: the model; its memory is held as long as the programs are.
-        plan: the buckets.
-        batch_sizes: rows of each bucket's programs, ascending.
-        backend: replicas of it make the programs.
         alone: context that keeps calls of the model away, for the capture itself.
-
-    Attributes:
-        programs: what can be replayed, for `decide`.
-        capture_seconds: spent on warming and capturing.
 
     Raises:
         RuntimeError: the forward does not run or cannot be captured. Nothing is held then.
@@ -74,16 +67,11 @@ class Captured:
     def run(
         self, values: torch.Tensor, lengths: Sequence[int], dispatch: Dispatch
     ) -> tuple[torch.Tensor, float] | None:
-        """Replay a batch as it was decided.
-
-        Args:
-            values: (B, S) in the dtype and on the device of the model.
-            lengths: samples of each row.
-            dispatch: with the replays.
+        """Replay a batch as it was decided; None where the programs were dropped meanwhile.
 
         Returns:
-            Logits (B, T, V) as `cut` gives them, a tensor of their own; and seconds from copy in
-            to copy out, by the host's clock. None where the programs were dropped meanwhile.
+            Logits (B, T, V) as `cut` gives them, a tensor of their own; and seconds from copy in to
+            copy out, by the host's clock.
         """
         replays = dispatch.replays
         replica = self._acquire(min([replay.bucket.replicas for replay in replays]))
@@ -149,10 +137,8 @@ class Captured:
         """Measure each program, and the exact forward on as much, and dispatch by that.
 
         Noise comes in bursts, so each round runs everything once, and the median of the rounds
-        counts. Where noise makes more work take less time, the dearer of the two prices counts.
-
-        Args:
-            repeats: rounds, after one that is not counted.
+        counts, but for the first. Where noise makes more work take less time, the dearer of the two
+        prices counts.
         """
         plan, sizes, exact = self.programs.plan, self.programs.batch_sizes, self._host.exact
         blank = self._host.blank_row
@@ -196,18 +182,10 @@ def cut(
     *,
     copy: bool,
 ) -> torch.Tensor:
-    """Cut a forward's logits to the longest row.
+    """Cut a forward's logits, (≥ B, ≥ T, V), to the longest row: (B, T, V).
 
-    A frame beyond a shorter row says blank with certainty, so that it decodes to nothing.
-
-    Args:
-        host: the model.
-        output: logits (≥ B, ≥ T, V), and (≥ B,) each row's frames.
-        lengths: B rows' samples.
-        copy: always give a tensor of its own, which the next replay does not overwrite.
-
-    Returns:
-        (B, T, V), T the frames of the longest row.
+    A frame beyond a shorter row says blank with certainty, so that it decodes to nothing. With
+    `copy` it is always a tensor of its own, which the next replay does not overwrite.
     """
     logits, frames = output
     rows, total = len(lengths), host.emitted(max(lengths))
@@ -230,13 +208,7 @@ def _corner(batch: torch.Tensor, rows: int, total: int) -> torch.Tensor:
 
 
 class _Replica:
-    """The programs of one backend and the lock that keeps them apart.
-
-    Made warm; `capture` is the second step.
-
-    Raises:
-        RuntimeError: the forward does not run. Nothing is held then.
-    """
+    """The programs of one backend, made warm and then captured, and the lock of their replays."""
 
     def __init__(
         self,

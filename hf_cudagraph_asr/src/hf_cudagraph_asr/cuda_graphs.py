@@ -74,10 +74,6 @@ class CudaBackend(Backend):
 
         The first time a small input is run before, to refuse a forward that no graph can hold: on
         torch before 2.13 a capture that fails leaves the process in disorder.
-
-        Raises:
-            ValueError: the tensors are not on one CUDA device, that of the others before.
-            RuntimeError: the forward does not run, or cannot be captured; the message says why.
         """
         site = self._at(input_values)
         # What the caller put in is there before another thread's stream reads it.
@@ -87,12 +83,7 @@ class CudaBackend(Backend):
     def capture(
         self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
-        """Capture a graph of the forward.
-
-        Raises:
-            ValueError: the tensors are not on one CUDA device, that of the others before.
-            RuntimeError: it cannot be captured. The backend is of no more use then: close it.
-        """
+        """Capture a graph of the forward; where that fails, the backend is of no more use."""
         site = self._at(input_values)
         record = partial(self._record, site, exact, input_values, lengths)
         return self._thread.run(record, site.device)
@@ -104,11 +95,7 @@ class CudaBackend(Backend):
         return self._site.order
 
     def memory(self) -> int:
-        """Count the bytes of the graphs' memory pool, as the allocator does. Slow after a capture.
-
-        Returns:
-            Bytes; 0 before the first capture.
-        """
+        """Count the bytes of the graphs' memory pool, by the allocator. Slow after a capture."""
         site, known = self._site, self._bytes
         if site is None:
             return 0
@@ -209,13 +196,10 @@ class CompiledGraphBackend(CudaBackend):
 
 
 class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Mode under which a forward raises where no CUDA graph can hold it.
+    """Mode under which a forward raises where no CUDA graph can hold it; the error names where.
 
     That is where the host reads a value of the device, and where a tensor is copied between
     devices from memory that is not pinned: both wait, which ends a capture.
-
-    Raises:
-        RuntimeError: at the operator; the message names it.
     """
 
     def __torch_dispatch__(
@@ -272,9 +256,6 @@ def _captured(
 
     Not by `torch.cuda.graph`, which waits for the whole device before each capture, and so for
     callers, and empties the allocator's cache each time.
-
-    Raises:
-        RuntimeError: it cannot be captured.
     """
     graph = torch.cuda.CUDAGraph()
     failure: Exception | None = None

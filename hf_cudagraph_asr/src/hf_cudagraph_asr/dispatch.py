@@ -139,13 +139,7 @@ class Prices:
 
 
 class Programs:
-    """Which programs there are, as far as that decides on a call.
-
-    Args:
-        plan: the buckets.
-        batch_sizes: rows that each bucket has programs for, ascending.
-        prices: what they take; None while nothing is measured.
-    """
+    """Which programs there are, and what they take once it is measured; sizes ascend."""
 
     def __init__(
         self, plan: BucketPlan, batch_sizes: Sequence[int], prices: Prices | None = None
@@ -203,12 +197,7 @@ class Programs:
 
 
 def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatch) -> Dispatch:
-    """What becomes of a call for the logits of some rows.
-
-    Args:
-        lengths: samples of each row, at least one row.
-        programs: those captured; None where there are none.
-        otherwise: what becomes of a call while there are none.
+    """What becomes of a call for the logits of some rows, of so many samples each.
 
     >>> from hf_cudagraph_asr import plan_buckets
     >>> programs = Programs(plan_buckets([1.2, 1.3, 1.9, 2.0], graphs=2), batch_sizes=(1,))
@@ -235,15 +224,11 @@ def decide(lengths: Sequence[int], programs: Programs | None, otherwise: Dispatc
 def batches(
     lengths: Sequence[int], most: int, price: Callable[[int, int], float]
 ) -> list[tuple[int, ...]]:
-    """Put rows into the batches that cost least in sum.
+    """Put rows of so many samples into the batches, of at most `most` rows, that cost least in sum.
 
-    Rows are put in order of length and cut into runs. No other grouping is cheaper where neither
-    longer nor more rows cost less: exchanging rows until the groups are runs makes no group longer.
-
-    Args:
-        lengths: samples of each row.
-        most: rows of a batch.
-        price: cost of a batch, by the samples of its longest row and its number of rows.
+    `price` is of a batch, by the samples of its longest row and its number of rows. Rows are put in
+    order of length and cut into runs. No other grouping is cheaper where neither longer nor more
+    rows cost less: exchanging rows until the groups are runs makes no group longer.
 
     Returns:
         Positions in `lengths`, ascending in each batch; that of the longest row first.

@@ -600,10 +600,7 @@ def convolve_and_normalize(
     Args:
         samples: (B, S), zero beyond each row's length.
         own: (B, S), True at the samples that count.
-        counted: (B,) how many these are.
-        frames: (B,) how many of the T are the row's own, at least one.
-        conv: 1 → C channels, neither padded nor dilated.
-        norm: C groups of one channel.
+        counted, frames: (B,) how many these are, and how many of the T frames are the row's own.
 
     Returns:
         (B, C, T) in the dtype of `samples`; frames that are not the row's own mean nothing.

@@ -15,9 +15,6 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     A file that is there already is replaced. The ending is that of `path`, for writers that choose
     a format by it.
-
-    Raises:
-        OSError: as in `checked`.
     """
     target = checked(path)
     # Not tempfile: what it makes is readable by its owner alone, and the rename would keep that.
@@ -30,12 +27,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def checked(path: str | os.PathLike[str]) -> Path:
-    """Give the path, if a file can be written there as far as can be told beforehand.
-
-    Raises:
-        FileNotFoundError: the folder does not exist; it is not created.
-        IsADirectoryError: `path` is a folder.
-    """
+    """Give the path; an OSError says why no file can be written there, as far as can be told."""
     target = Path(path)
     if not (folder := target.parent).is_dir():
         raise FileNotFoundError(f"no folder {folder} to write {target.name} in: create it first")

@@ -51,10 +51,7 @@ class HostModel:
         refusal: why its own forward is to answer, known beforehand; by default that is looked for.
 
     Attributes:
-        model: the model.
-        refusal: why it has no exact forward; empty where it has one.
         exact: the forward; without one an `AttributeError`.
-        receptive_field: the fewest samples that give a frame of logits.
         blank_row: (V,) logits that say blank with certainty.
 
     Raises:
@@ -130,10 +127,6 @@ class HostModel:
 
         The configuration is as `holds` saw it last. Reads the mask's values, for which it waits
         for the device: once, and only with a mask.
-
-        Args:
-            args: the call's positional arguments.
-            kwargs: its other arguments.
         """
         if self.refusal:
             return Reason.UNSUPPORTED
@@ -180,15 +173,9 @@ class HostModel:
 
 
 def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor:
-    """Ask the model's own forward for each row alone.
+    """Ask the model's own forward for each row alone: logits (B, T, V), blank beyond a row.
 
-    Args:
-        host: the forward.
-        call: the rows. One that is shorter than the receptive field has no frames.
-        model: the model, whose configuration names the blank and the convolutions.
-
-    Returns:
-        Logits (B, T, V), T the frames of the longest row; beyond a shorter one they say blank.
+    A row that is shorter than the receptive field has no frames.
     """
     config: Any = model.config
     known = config.model_type in FEATURES or hasattr(config, "conv_kernel")

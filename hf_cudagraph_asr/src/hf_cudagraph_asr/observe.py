@@ -48,12 +48,6 @@ class Observers:
 
     An exception of an observer is logged with its traceback, the first time for each observer and
     type of exception: a fault that every query repeats would otherwise fill the log.
-
-    Args:
-        observers: called in this order. Without any, this is false.
-
-    Raises:
-        TypeError: one of them cannot be called.
     """
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:

@@ -38,12 +38,7 @@ CLOSED = "the pool is disabled: call enable_cuda_graphs(model, ...) again"
 class _State:
     """What serves between two changes. A call holds one from its beginning to its end.
 
-    Attributes:
-        host: the model; None once the pool is disabled.
-        plan: the buckets, or None.
-        batch_sizes: rows of each bucket's programs.
-        captured: the programs, or None.
-        otherwise: what becomes of a call that no program serves for want of any.
+    Without `captured`, a call becomes `otherwise`. Without a host, the pool is disabled.
     """
 
     host: HostModel | None
@@ -370,14 +365,7 @@ class GraphPool:
     def _answer(
         self, state: _State, call: Call, host: Callable[..., Any], reason: Reason | None = None
     ) -> tuple[torch.Tensor, Dispatch]:
-        """Execute a call, once, and count it.
-
-        Args:
-            state: as the call found it.
-            call: the call.
-            host: the model's own forward.
-            reason: why that is to answer, if it is known.
-        """
+        """Execute a call, once, and count it; the host answers it for a `reason` known before."""
         start = perf_counter()
         for length in call.lengths:
             self.sketch.add(length)

@@ -444,11 +444,6 @@ class _Called:
 def loaded(auto: Any, name_or_path: str | os.PathLike[str], **options: Any) -> Any:
     """Load something by its name, as `auto.from_pretrained(name_or_path, **options)` does.
 
-    Args:
-        auto: one of the host's Auto classes.
-        name_or_path: a folder, or a name on the hub.
-        options: of `from_pretrained`.
-
     Raises:
         OSError: it is not there, or damaged; the host's own message may not name it.
     """
@@ -474,11 +469,7 @@ def _speak(model: Any, tokenizer: Any, language: str) -> None:
 
 
 def device_of(choice: str | torch.device) -> torch.device:
-    """Find a device by its name; "auto" is the GPU, or the CPU where there is none.
-
-    Raises:
-        ValueError: it is not there.
-    """
+    """Find a device by its name; "auto" is the GPU, or the CPU where there is none."""
     if choice == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -494,11 +485,7 @@ def device_of(choice: str | torch.device) -> torch.device:
 
 
 def dtype_of(choice: str | torch.dtype) -> str | torch.dtype:
-    """Find a floating-point type by its name, or "auto".
-
-    Raises:
-        ValueError: it is none.
-    """
+    """Find a floating-point type by its name, or "auto"."""
     if choice == "auto":
         return "auto"
     found = getattr(torch, choice, None) if isinstance(choice, str) else choice

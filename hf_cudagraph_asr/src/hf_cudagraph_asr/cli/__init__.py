@@ -82,13 +82,10 @@ def script() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; errors go to standard error without a traceback.
+    """Run the command line of these arguments, or of the process; give the exit code.
 
-    Args:
-        arguments: without the program's name; by default those of the process.
-
-    Returns:
-        The exit code: 2 for a mistake, 130 when interrupted.
+    Errors go to standard error without a traceback. The code is 2 for a mistake, 130 when
+    interrupted.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
@@ -170,11 +167,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def sizes(text: str | None) -> tuple[int, ...] | None:
-    """Read whole numbers in a list such as "1,4".
-
-    Raises:
-        ValueError: there are other things in it.
-    """
+    """Read whole numbers in a list such as "1,4"."""
     if text is None:
         return None
     words = [word.strip() for word in text.split(",")]
@@ -184,11 +177,7 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
 
 
 def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse to replace an input.
-
-    Raises:
-        ValueError: the output is one of the inputs.
-    """
+    """Refuse to replace an input."""
     for path in inputs:
         if path is not None and path.resolve() == out.resolve():
             raise ValueError(f"{out} is read, and would be replaced: write to another file")

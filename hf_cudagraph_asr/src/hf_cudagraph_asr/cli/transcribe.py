@@ -203,11 +203,8 @@ def transcribe_files(
 ) -> Iterator[Transcript | str]:
     """Transcribe recordings, while a thread reads the next ones.
 
-    Args:
-        transcriber: the transcriber.
-        paths: the recordings.
-        batch_size: how many go through the model at a time, of similar length. Recordings longer
-            than the transcriber's chunks go alone.
+    `batch_size` of similar length go through the model at a time; those longer than the
+    transcriber's chunks go alone.
 
     Yields:
         For each recording, in order: its transcript, or why there is none.
@@ -290,10 +287,7 @@ class TranscriptFile:
     line that was torn, by a kill say, is cut off first. Anything else is refused and left alone.
 
     Args:
-        path: the file.
         recordings: all recordings, from the first.
-        model: the model's name, as it was given.
-        dtype: the dtype of its weights.
         overwrite: discard the lines that are there, and begin anew.
         options: what else the texts depend on; None is left out.
 
@@ -302,8 +296,7 @@ class TranscriptFile:
         failed: how many of these lines hold an error.
 
     Raises:
-        FileNotFoundError: its folder does not exist.
-        BlockingIOError: another run writes to it.
+        OSError: its folder does not exist, or another run writes to it.
         ValueError: it holds something else; the message shows it.
     """
 

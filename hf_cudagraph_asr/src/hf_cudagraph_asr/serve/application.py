@@ -242,12 +242,7 @@ def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
 
 
 class Gateway:
-    """One replica of what clients talk to. It holds no model.
-
-    Args:
-        recognizers: those that do.
-        model: the name of it.
-    """
+    """One replica of what clients talk to. It holds no model, and names the recognizers'."""
 
     def __init__(self, recognizers: DeploymentHandle[Any], model: str = "hf-cudagraph-asr") -> None:
         self.requests, self.seconds = metric("requests"), metric("request_seconds")

@@ -42,10 +42,7 @@ class Asked(BaseModel):
     ) -> Asked:
         """Read a form's fields; an HTTPException says which is wrong, and what is expected.
 
-        Args:
-            fields: names and values; those without a value are as if not sent.
-            models: names that the model goes by.
-            language: of the model, where it is known.
+        Those without a value are as if not sent. The language is the model's, where it is known.
         """
         given: dict[str, Any] = {}
         for name, value in fields:

@@ -11,7 +11,10 @@ one process; judged is processor time, which other processes stretch less than t
 
 Kernels are the operators of PyTorch that a forward of the whole model runs on CUDA tensors without
 values: attention counts as one, views and allocations as none. It is a count, no time: what a
-library launches besides for one operator, to change a layout for instance, is not in it.
+library launches besides for one operator, to change a layout for instance, is not in it. Of the
+forward that torch.compile compiles no count is had without a GPU: Inductor asks the device for its
+properties to choose what it fuses, and what it makes for a CPU are loops of C++, others than
+Triton's kernels.
 """
 
 from __future__ import annotations

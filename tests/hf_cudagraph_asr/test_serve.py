@@ -208,6 +208,15 @@ def test_it_says_where_it_answers_and_how_many_models_are_ready(service: Service
     assert service.client.head(f"{service.url}/healthz").status_code == 200
 
 
+def test_garbage_collections_of_a_replica_pass_over_what_its_start_has_made(
+    service: Service,
+) -> None:
+    logs = Path(service.said(r"logs: (\S+)")).glob("replica_*_Recognizer_*.log")
+    kept = [re.findall(r"(\d+) objects are kept from garbage", log.read_text()) for log in logs]
+    assert len(kept) == REPLICAS
+    assert all(int(count) > 100_000 for [count] in kept)
+
+
 def test_with_the_loopback_address_only_replicas_have_a_port_on_others(service: Service) -> None:
     processes = [*psutil.Process(service.process.pid).children(recursive=True)]
     elsewhere = [

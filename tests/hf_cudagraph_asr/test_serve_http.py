@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import logging
@@ -322,6 +323,13 @@ def test_of_the_models_exception_a_client_gets_an_id_that_is_in_the_log(
     assert len(name) == 12
     assert f"failure {name}" in caplog.text
     assert "CUDA error in /secret/path.py" in caplog.text
+
+
+def test_in_a_process_of_the_users_nothing_is_kept_from_garbage_collections(
+    gateway: Gateway,
+) -> None:
+    assert transcribe(gateway, encoded(300)).status_code == 200
+    assert not gc.get_freeze_count()
 
 
 def test_with_a_key_only_those_who_send_it_are_answered(folder: Path) -> None:

@@ -83,7 +83,7 @@ class Captured:
                 return None
             with replica.backend.in_order():
                 if len(replays) == 1:
-                    output = replica.replay(replays[0], values, lengths)
+                    output = replica.run(replays[0], values, lengths)
                     logits = cut(self._host, output, lengths, copy=True)
                 else:
                     logits = self._gathered(replica, values, lengths, replays)
@@ -103,7 +103,7 @@ class Captured:
         total = emitted(max(lengths))
         gathered = blank.repeat(len(lengths), total, 1)
         for replay in replays:
-            logits, _ = replica.replay(replay, values, lengths)
+            logits, _ = replica.run(replay, values, lengths)
             for i, row in enumerate(replay.rows):
                 own = emitted(lengths[row])
                 gathered[row, :own] = logits[i, :own]
@@ -242,13 +242,10 @@ class _Replica:
                 with self.backend.in_order():
                     slot.program(slot.input_values, slot.counts)
 
-    def replay(
+    def run(
         self, replay: Replay, values: torch.Tensor, lengths: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run one program, whose own outputs are returned; the next one may overwrite them.
-
-        For a thread that holds the lock, within the backend's `in_order`.
-        """
+        """Run one program, whose own outputs are returned; the next one may overwrite them."""
         slot = self.slots[replay.bucket.frames, replay.batch_size]
         return slot.run(values, lengths, replay.rows)
 

@@ -66,7 +66,7 @@ class CudaBackend(Backend):
         self._thread = _CaptureThread() if thread is None else thread
         self._owns_thread = thread is None
         self._site: _Site | None = None
-        self._replays: list[_Replay] = []
+        self._graphs: list[torch.cuda.CUDAGraph] = []
         self._bytes: int | None = None
 
     def warm(self, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor) -> None:
@@ -112,9 +112,9 @@ class CudaBackend(Backend):
         """Wait for the last replay, destroy all graphs, and end the thread if it is its own."""
         if self._site is not None:
             self._site.order.wait()
-        for replay in self._replays:
-            replay.reset()
-        self._replays.clear()
+        for graph in self._graphs:
+            graph.reset()
+        self._graphs.clear()
         self._site, self._bytes = None, None
         if self._owns_thread:
             self._thread.close()
@@ -160,14 +160,23 @@ class CudaBackend(Backend):
         self, site: _Site, exact: ExactForward, input_values: torch.Tensor, lengths: torch.Tensor
     ) -> Program:
         program = self.program(exact, input_values, lengths)
-        if not self._replays:
+        if not self._graphs:
             # During a capture nothing is collected, and the allocator gives nothing back.
             gc.collect()
             torch.cuda.empty_cache()
         graph, outputs = _captured(site, partial(program, input_values, lengths))
         self._bytes = None
-        replay = _Replay(graph, site.stream, input_values, lengths, outputs)
-        self._replays.append(replay)
+        self._graphs.append(graph)
+
+        def replay(values: torch.Tensor, given: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            if values is not input_values or given is not lengths:
+                raise ValueError(
+                    f"a graph of {tuple(input_values.shape)} reads the tensors it was captured "
+                    f"with, not those it is called with: copy {tuple(values.shape)} into them"
+                )
+            graph.replay()
+            return outputs
+
         return replay
 
 
@@ -372,39 +381,6 @@ class _Order:
     def wait(self) -> None:
         """Wait until the device has done all replays so far."""
         self._done.synchronize()
-
-
-class _Replay:
-    """A captured graph, with the tensors it reads and writes."""
-
-    def __init__(
-        self,
-        graph: torch.cuda.CUDAGraph,
-        stream: torch.cuda.Stream,
-        input_values: torch.Tensor,
-        lengths: torch.Tensor,
-        outputs: tuple[torch.Tensor, torch.Tensor],
-    ) -> None:
-        self._graph = graph
-        self._stream = stream  # taken as long as there is a graph
-        self._input_values = input_values
-        self._lengths = lengths
-        self._outputs = outputs
-
-    def __call__(
-        self, input_values: torch.Tensor, lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        if input_values is not self._input_values or lengths is not self._lengths:
-            raise ValueError(
-                f"a graph of {tuple(self._input_values.shape)} reads the tensors it was captured "
-                f"with, not those it is called with: copy {tuple(input_values.shape)} into them"
-            )
-        self._graph.replay()
-        return self._outputs
-
-    def reset(self) -> None:
-        """Destroy the graph."""
-        self._graph.reset()
 
 
 _TAKEN: weakref.WeakValueDictionary[tuple[torch.device, int], torch.cuda.Stream] = (

@@ -638,9 +638,8 @@ def _of_windows(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and variance of a convolution of one channel, (B, C) float64, in no pass over it.
 
-    They follow from those of the kernel-sized windows of the samples: with w a kernel, μ and Σ
-    mean and covariance of the windows, they are w·μ and wᵀΣw. In float64, for a kernel may well be
-    nearly orthogonal to what dominates Σ.
+    With w a kernel, μ and Σ mean and covariance of the kernel-sized windows of the samples, they
+    are w·μ and wᵀΣw. In float64, for a kernel may well be nearly orthogonal to what dominates Σ.
     """
     windows = samples.double().unfold(-1, conv.kernel_size[0], conv.stride[0])  # (B, T, k)
     windows = windows * keep.mT

@@ -74,10 +74,7 @@ def family_of(model: Any) -> Family:
     """Look up the family of a model of transformers, and check that it was tested as it is.
 
     Raises:
-        UnsupportedModel: the model is of no tested family, of a class of its own, set to an
-            attention implementation that cannot take a mask without asking the host, has positions
-            that depend on the longest row, or has layers or weights that are not plain, such as
-            quantized ones.
+        UnsupportedModel: it was not; the message says in which way.
     """
     config: Any = getattr(model, "config", None)
     kind = getattr(config, "model_type", None)

@@ -179,19 +179,15 @@ class Convolution:
 
 
 class Frames:
-    """From samples to frames of logits, in the forward of one model.
+    """From samples to frames of logits, in the forward of one model with such a configuration.
 
     Samples and frames are ints, or integer tensors, which are computed without a host sync. Inputs
     are at least as long as the receptive field.
 
-    Args:
-        config: of a model with an exact forward.
-
     Attributes:
         features: how many each position of the input has, or () where it is a sample.
         adapter: convolutions after the encoder; often none.
-        receptive_field: the fewest samples that give one frame of logits.
-        hop: samples from one frame of logits to the next.
+        receptive_field, hop: samples that give one frame of logits, and from one to the next.
         last_samples: of all samples, the last one that each of the encoder's frames sees.
     """
 

@@ -42,6 +42,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
+Model: TypeAlias = Annotated[str, typer.Option(help="The model's folder, or its name on the hub.")]
+Backend: TypeAlias = Annotated[
+    str, typer.Option(help="The backend: auto, cuda, export, compile or eager.")
+]
 Plan: TypeAlias = Annotated[
     Path | None, typer.Option(help="The plan of the lengths to capture, as `plan` wrote it.")
 ]

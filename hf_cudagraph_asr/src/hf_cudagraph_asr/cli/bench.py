@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from hf_cudagraph_asr.cli import Device, Dtype, keep_apart, quiet_host, say
+from hf_cudagraph_asr.cli import Device, Dtype, Model, keep_apart, quiet_host, say
 from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.observe import PoolStatistics
 from hf_cudagraph_asr.plan import BucketPlan
@@ -47,8 +47,7 @@ def contending(model: Any, plan: BucketPlan, backends: Sequence[str]) -> Iterato
     """The stock model with a mask and without, and each backend on a copy that shares its weights.
 
     A mask of ones is what the host's pipeline passes; a `Transcriber` passes none for one query.
-    The model is in evaluation mode, on its device and in its dtype. Backends are named as for
-    `enable_cuda_graphs`; those with "+mask" behind the name are called with one.
+    Backends with "+mask" behind the name are called with one.
     """
     from hf_cudagraph_asr import enable_cuda_graphs
 
@@ -91,8 +90,8 @@ def replay(
     """Let every contender answer each of N queries of noise, of so many samples.
 
     Returns:
-        (contenders, N) milliseconds, by a clock of seconds; and (contenders,) the share of frames
-        whose token is the first contender's.
+        (contenders, N) milliseconds; and (contenders,) the share of frames whose token is the first
+        contender's.
     """
     import torch
     from tqdm.auto import tqdm
@@ -155,7 +154,7 @@ def lines(found: Sequence[Result]) -> Iterator[str]:
 
 
 def bench(
-    model: Annotated[str, typer.Option(help="A model's folder, or its name on the hub.")],
+    model: Model,
     plan: Annotated[Path, typer.Option(help="The lengths to capture, as `plan` wrote them.")],
     out: Annotated[Path, typer.Option(help="All figures, a JSON file; replaced if it exists.")],
     queries: Annotated[int, typer.Option(min=1, help="How many are replayed.")] = 2000,

@@ -15,17 +15,15 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hf_cudagraph_asr.cli import Device, Dtype, Plan, say
+from hf_cudagraph_asr.cli import Backend, Device, Dtype, Model, Plan, say
 
 NAME = "hf-cudagraph-asr"
 
 
 def serve(
-    model: Annotated[str, typer.Option(help="The model's folder, or its name on the hub.")],
+    model: Model,
     plan: Plan = None,
-    backend: Annotated[
-        str, typer.Option(help="The backend: auto, cuda, export, compile or eager.")
-    ] = "auto",
+    backend: Backend = "auto",
     device: Device = "auto",
     dtype: Dtype = "auto",
     replicas: Annotated[int, typer.Option(help="How many models, each with its own pool.")] = 1,
@@ -74,12 +72,8 @@ def serve(
 
     given: dict[str, Any] = {"model": _local(model), "backend": backend, "device": device}
     given |= {"dtype": dtype, "replicas": replicas}
-    if plan is not None:
-        given["plan"] = _local(str(plan))
-    if gpus is not None:
-        given["gpus"] = gpus
-    if api_key is not None:
-        given["api_key"] = api_key
+    asked = {"plan": plan and _local(str(plan)), "gpus": gpus, "api_key": api_key}
+    given |= {name: value for name, value in asked.items() if value is not None}
     for option in set_ or ():
         name, equals, value = option.partition("=")
         if not equals:

@@ -21,8 +21,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_cudagraph_asr.cli import (
+    Backend,
     Device,
     Dtype,
+    Model,
     Plan,
     Progress,
     counted,
@@ -50,7 +52,7 @@ REMEDY = "write to another file, or overwrite it"
 
 def transcribe(
     sources: Annotated[list[Path], typer.Argument(help="Audio files, and folders of audio files.")],
-    model: Annotated[str, typer.Option(help="The model's folder, or its name on the hub.")],
+    model: Model,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -59,9 +61,7 @@ def transcribe(
         ),
     ] = None,
     plan: Plan = None,
-    backend: Annotated[
-        str, typer.Option(help="The backend: auto, cuda, export, compile or eager.")
-    ] = "auto",
+    backend: Backend = "auto",
     batch_size: Annotated[
         int | None,
         typer.Option(

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import ray
 from fastapi import HTTPException
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from ray.serve import metrics
 
 from hf_cudagraph_asr.batching import Batcher
@@ -110,13 +110,18 @@ class Batching(Checked):
     batch_wait_s: float = Field(0.0, ge=0)
 
 
+Rounded = Annotated[float, AfterValidator(lambda value: round(value, 4))]
+
+
 class Word(BaseModel):
     """A word, the seconds of the recording at which it starts and ends, and how sure it is."""
 
+    model_config = ConfigDict(from_attributes=True)
+
     text: str
-    start: float
-    end: float
-    confidence: float | None = None
+    start: Rounded
+    end: Rounded
+    confidence: Rounded | None = None
 
 
 class Transcription(BaseModel):
@@ -185,10 +190,12 @@ class Recognizer:
         self._failed: WeakValueDictionary[int, Waveform] = WeakValueDictionary()  # by id, counted
         self._metrics = {name: metric(name) for name in (*METRICS, "batch_size", "wait_seconds")}
         self.reconfigure(None)
-        # A full collection looks at every object that torch, transformers and the programs have
-        # made, and stops all queries meanwhile. They stay as long as this process: never again.
-        gc.collect()
-        gc.freeze()
+        if ray.is_initialized() and ray.get_runtime_context().get_actor_id():  # it is Serve's own
+            # A full collection looks at all that torch, transformers and the programs have made,
+            # while no query is answered. What is here by now stays as long as the process.
+            gc.collect()
+            gc.freeze()
+            logger.info("%d objects are kept from garbage collections", gc.get_freeze_count())
 
     def reconfigure(self, user_config: Any) -> None:
         """Take other settings of batching; Serve calls it with the `user_config`."""
@@ -266,15 +273,7 @@ def _transcription(found: Transcript, batch: int, waited: float) -> Transcriptio
     reason, bucket = found.dispatch.reason, found.bucket
     return Transcription(
         text=found.text,
-        words=tuple(
-            Word(
-                text=word.text,
-                start=round(word.start, 4),
-                end=round(word.end, 4),
-                confidence=None if word.confidence is None else round(word.confidence, 4),
-            )
-            for word in found.words
-        ),
+        words=tuple(map(Word.model_validate, found.words)),
         seconds=found.seconds,
         milliseconds=round(found.milliseconds, 3),
         waited_milliseconds=round(waited, 3),

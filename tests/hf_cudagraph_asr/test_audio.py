@@ -426,7 +426,15 @@ def test_a_missing_library_is_named_with_its_extra(
             audio_in(tmp_path)
 
 
-@pytest.mark.parametrize("tag", [b"", b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256)], ids=len)
+@pytest.mark.parametrize(
+    "tag",
+    [
+        b"",
+        b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256),
+        b"ID3\x04\x00\x20\x00\x00\x02\x00" + bytes(256),
+    ],
+    ids=["none", "tag", "experimental"],
+)
 def test_an_mp3_that_counts_its_bytes_is_known_to_be_cut_off(tag: bytes) -> None:
     content = tag + encoded(tone(), format="MP3")
     assert len(read_audio(content, RATE)) == RATE

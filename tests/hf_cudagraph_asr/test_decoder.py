@@ -179,10 +179,11 @@ def test_what_names_no_words_is_refused(
     assert "2 of 3 words have letters that the tokenizer lacks (COT, ähm)" in caplog.text
 
 
+@pytest.mark.parametrize("missing", ["torchaudio.models.decoder", "flashlight.lib.text"])
 def test_without_the_extra_it_says_what_to_install(
-    tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setitem(sys.modules, "torchaudio.models.decoder", None)
+    monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ImportError, match=r'pip install "hf-cudagraph-asr\[lm\]"'):
         WordDecoder(tokenizer, lexicon="words.txt")
 

@@ -6,7 +6,7 @@ import copy
 import functools
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, NoReturn, Self
 
 import torch
@@ -155,12 +155,8 @@ def _backend(choice: str | Backend, device: torch.device) -> Backend:
     """A backend by its name, or itself."""
     if isinstance(choice, Backend):
         return choice
-    made: dict[str, Callable[[], Backend]] = {
-        "cuda": CudaBackend,
-        "compile": CompiledGraphBackend,
-        "export": ExportBackend,
-        "eager": EagerBackend,
-    }
+    kinds: list[Any] = [CudaBackend, CompiledGraphBackend, ExportBackend, EagerBackend]
+    made = {kind.name: kind for kind in kinds}
     if choice not in made:
         raise ValueError(
             f"no backend {choice!r}: expected 'auto', {', '.join(map(repr, made))}, or an object "
@@ -172,7 +168,8 @@ def _backend(choice: str | Backend, device: torch.device) -> Backend:
             f"the {choice} backend captures on a CUDA device, but the model is on {device}{there}: "
             f"call model.to('cuda') first, or take backend='auto', which is eager on {device}"
         )
-    return made[choice]()
+    found: Backend = made[choice]()
+    return found
 
 
 def _check_model(model: Any) -> None:

@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from hf_cudagraph_asr.extras import imported
+
 __all__ = [
     "AudioError",
     "audio_in",
@@ -144,7 +146,9 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
 
 def duration(source: Source) -> float:
-    """Seconds of a file or an upload, from its header and its end; the rest is not decoded.
+    """Seconds of a file or an upload, of which no more than the end is decoded.
+
+    Of most formats only the header is read, of OGG and MP3 all pages and frames.
 
     Args:
         source: as in `read_audio`.
@@ -283,7 +287,7 @@ def _opened(source: Source) -> Iterator[tuple[Any, int]]:
             ) from error
         with file:
             frames = int(file.frames)
-            if file.subtype == "MPEG_LAYER_III":
+            if (file.format, file.subtype) == ("MP3", "MPEG_LAYER_III"):
                 at = whole.tell()
                 frames = _checked_mp3(_bytes(whole, 0, -1), frames, name)
                 whole.seek(at)
@@ -384,7 +388,7 @@ def _checked_mp3(content: bytes, promised: int, name: str) -> int:
     at = 0
     while content.startswith(b"ID3", at):  # a tag of any size, in 7 bits a byte
         size = sum(byte << 7 * (3 - place) for place, byte in enumerate(content[at + 6 : at + 10]))
-        at += size + (20 if content[at + 5] & 16 else 10)
+        at += 10 + size
     first, found, samples = content[at : at + 4], 0, 0
     header = re.compile(rb"(?:Xing|Info)...(.)(....)", re.DOTALL).search(content, at, at + 256)
     counted = int.from_bytes(header[2], "big") if header and header[1][0] & 1 else 0
@@ -452,13 +456,7 @@ def _bytes(stream: BinaryIO, at: int, count: int) -> bytes:
 
 
 def _soundfile() -> Any:
-    try:
-        import soundfile  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise ImportError(
-            'reading audio needs soundfile: pip install "hf-cudagraph-asr[audio]"'
-        ) from error
-    return soundfile
+    return imported("soundfile", "audio", "reading audio")
 
 
 def _damaged(name: str, error: Exception) -> AudioError:
@@ -483,14 +481,9 @@ def _resampled(waveform: Waveform, rate: int, wanted: int, name: str) -> Wavefor
             f"{name} has {rate:,} samples a second, from which {wanted:,} cannot well be made: "
             f"convert it to a usual rate, such as {wanted:,} or 48,000, first"
         )
-    try:
-        from torchaudio.functional import resample  # type: ignore[import-untyped, unused-ignore]
-    except ImportError as error:
-        raise ImportError(
-            f"{name} has {rate:,} samples a second and {wanted:,} are wanted; resampling needs "
-            f'torchaudio: pip install "hf-cudagraph-asr[resample]"'
-        ) from error
+    use = f"{name} has {rate:,} samples a second and {wanted:,} are wanted; resampling"
+    functional = imported("torchaudio.functional", "resample", use)
     import torch
 
-    found: Waveform = resample(torch.from_numpy(waveform), rate, wanted).numpy()
+    found: Waveform = functional.resample(torch.from_numpy(waveform), rate, wanted).numpy()
     return found

@@ -321,14 +321,12 @@ def _without_modes(device: torch.device) -> Iterator[None]:
 
 
 def _milliseconds(run: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    # Of this thread's own work: waiting for the whole device would end another's capture.
+    streams = [torch.cuda.current_stream(device)] if device.type == "cuda" else []
+    for stream in streams:
+        stream.synchronize()
     start = perf_counter()
     run()
-    _wait(device)
+    for stream in streams:
+        stream.synchronize()
     return 1e3 * (perf_counter() - start)
-
-
-def _wait(device: torch.device) -> None:
-    """Wait for this thread's own work: waiting for the whole device would end another's capture."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()

@@ -17,6 +17,8 @@ from typing import Any, TypeAlias
 
 import torch
 
+from hf_cudagraph_asr.extras import imported
+
 __all__ = ["Decoder", "WordDecoder"]
 
 logger = logging.getLogger(__name__)
@@ -63,14 +65,8 @@ class WordDecoder:
         lm: str | os.PathLike[str] | None = None,
         lm_weight: float = 1.0,
     ) -> None:
-        try:
-            from torchaudio.models.decoder import (  # type: ignore[import-untyped, unused-ignore]
-                ctc_decoder,
-            )
-        except ImportError as error:
-            raise ImportError(
-                'decoding with a lexicon needs: pip install "hf-cudagraph-asr[lm]"'
-            ) from error
+        imported("flashlight.lib.text", "lm", "decoding with a lexicon")
+        search = imported("torchaudio.models.decoder", "lm", "decoding with a lexicon")
         if getattr(tokenizer, "word_delimiter_token", None) is None:
             raise ValueError(
                 f"{type(tokenizer).__name__} has no token between words: a Wav2Vec2CTCTokenizer, "
@@ -111,7 +107,7 @@ class WordDecoder:
             )
             spellings.write_text("\n".join(lines) + "\n", encoding="utf-8")
             try:
-                self._decoder: Any = ctc_decoder(
+                self._decoder: Any = search.ctc_decoder(
                     lexicon=str(spellings),
                     lm=None if lm is None else os.fspath(lm),
                     lm_weight=lm_weight * math.log(10),  # it reads decimal logarithms as they are

@@ -356,12 +356,5 @@ def _hooks(module: Any) -> tuple[Any, Any]:
 
 def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:
     """Settings of PEFT's layers that change what they compute, tensors apart."""
-    return [
-        (
-            module.merged_adapters,
-            getattr(module, "active_adapters", None),
-            getattr(module, "disable_adapters", None),
-            getattr(module, "scaling", None),
-        )
-        for module in adapted
-    ]
+    names = ("merged_adapters", "active_adapters", "disable_adapters", "scaling")
+    return [tuple(getattr(module, name, None) for name in names) for module in adapted]

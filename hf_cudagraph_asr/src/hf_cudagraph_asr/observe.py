@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from hf_cudagraph_asr.dispatch import Dispatch, Reason
+from hf_cudagraph_asr.extras import imported
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -205,11 +206,7 @@ class PrometheusObserver:
     def __init__(
         self, registry: CollectorRegistry | None = None, *, labels: Mapping[str, str] | None = None
     ) -> None:
-        try:
-            import prometheus_client as prometheus
-        except ImportError as error:
-            install = 'pip install "hf-cudagraph-asr[prometheus]"'
-            raise ImportError(f"Prometheus needs prometheus-client: {install}") from error
+        prometheus = imported("prometheus_client", "prometheus", "Prometheus")
         self._labels = {name: str(value) for name, value in (labels or {}).items()}
         taken = {"le", *(label for _, own in METRICS.values() for label in own)}
         if reserved := {*self._labels} & taken:

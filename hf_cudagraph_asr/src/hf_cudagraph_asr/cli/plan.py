@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_cudagraph_asr.cli import Progress, counted, keep_apart, say, sizes, warn
+from hf_cudagraph_asr.extras import imported
 
 if TYPE_CHECKING:
     from hf_cudagraph_asr.plan.partition import Floats
@@ -119,11 +120,7 @@ def of_table(path: Path, column: str) -> Floats:
     if ending not in FORMATS:
         accepted = f"give a folder with audio, or a file that ends in {', '.join(FORMATS)}"
         raise ValueError(f"{path} is no log of durations: {accepted}")
-    try:
-        import polars as pl
-    except ImportError as error:
-        install = 'pip install "hf-cudagraph-asr[tables]"'
-        raise ImportError(f"reading {ending} needs polars: {install}") from error
+    pl = imported("polars", "tables", f"reading {ending}")
     try:
         if ending == ".parquet":
             table = pl.scan_parquet(path)
@@ -145,4 +142,5 @@ def of_table(path: Path, column: str) -> Floats:
     found = numbers.filter(numbers.is_finite())  # null is not
     if missing := len(values) - len(found):
         warn(f"{counted(missing, 'row')} without a number of seconds: not counted")
-    return found.to_numpy()
+    seconds: Floats = found.to_numpy()
+    return seconds

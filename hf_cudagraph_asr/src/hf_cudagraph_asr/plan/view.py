@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hf_cudagraph_asr.extras import imported
 from hf_cudagraph_asr.plan.cost import EAGER
 
 if TYPE_CHECKING:
@@ -75,18 +76,14 @@ def plot(plan: BucketPlan, path: str | os.PathLike[str] | None = None) -> Figure
     Raises:
         ImportError: matplotlib is missing.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        install = 'pip install "hf-cudagraph-asr[plot]"'
-        raise ImportError(f"a plan's plot needs matplotlib: {install}") from error
+    drawing = imported("matplotlib.figure", "plot", "a plan's plot")
     frames, counts = plan.traffic.arrays()
     at = np.searchsorted(plan.lengths, frames)
     held, ends = at < len(plan.lengths), np.append(plan.lengths, 0)[at]
     second = plan.geometry.sampling_rate / plan.geometry.hop  # in frames
     # A few very long queries would squeeze all others: the axis ends after the last bucket.
     edges = np.arange(0, 1.05 * plan.lengths[-1] + 1, max(plan.lengths[-1] // BARS, 1))
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure: Figure = drawing.Figure(figsize=(9, 3.6), layout="constrained")
     axes = figure.subplots()
     axes.hist(
         [(frames - 0.5) / second] * 3,  # a bar holds the lengths up to its right edge

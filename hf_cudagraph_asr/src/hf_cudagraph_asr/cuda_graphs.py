@@ -22,7 +22,7 @@ import gc
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
@@ -31,6 +31,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from hf_cudagraph_asr.backends import Backend, Program, compiled
 from hf_cudagraph_asr.exact import ExactForward
@@ -220,7 +221,7 @@ class CaptureCheck(TorchDispatchMode):  # type: ignore[no-untyped-call]
     ) -> Any:
         """Run an operator that a graph can hold."""
         name = func.overloadpacket._qualified_op_name.removeprefix("aten::")
-        tensors = [*_tensors(args), *_tensors((kwargs or {}).values())]
+        tensors = _tensors((args, kwargs))
         indexed = name.startswith("index") and any(
             tensor.dtype in (torch.bool, torch.uint8) for tensor in _tensors(args[1:2])
         )
@@ -250,12 +251,8 @@ _HOST_READS = frozenset(
 )
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[torch.Tensor]:
-    for value in values:
-        if isinstance(value, torch.Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
 def _captured(

@@ -52,6 +52,7 @@ class HostModel:
 
     Attributes:
         exact: the forward; without one an `AttributeError`.
+        holds: tells whether the model's weights and modules are still those.
         blank_row: (V,) logits that say blank with certainty.
 
     Raises:
@@ -70,7 +71,7 @@ class HostModel:
                 self.exact = ExactForward(model)
         except UnsupportedModel as error:
             self.refusal = str(error)
-        self._fingerprint = _Fingerprint(model, self._config, uncalled)
+        self.holds = _Fingerprint(model, self._config, uncalled).holds
         if self.refusal:
             return
         head = self.exact.head.weight
@@ -89,10 +90,6 @@ class HostModel:
             row[blank] = 0
             # Once, here: from the host's memory, a copy makes the host wait for the device.
             self.blank_row = row.to(head.device)
-
-    def holds(self) -> bool:
-        """Tell whether the model's weights and modules are still those."""
-        return self._fingerprint.holds()
 
     def mode(self) -> Reason | None:
         """Find what keeps a call that is made here and now from programs and the exact forward."""

@@ -15,6 +15,7 @@ import pytest
 import soundfile
 import transformers
 
+import hf_cudagraph_asr
 from hf_cudagraph_asr import BucketPlan, Geometry, plan_buckets
 from hf_cudagraph_asr.cli import main
 
@@ -267,3 +268,9 @@ def test_nothing_asked_is_answered_with_help(capsys: pytest.CaptureFixture[str])
     shown = capsys.readouterr()
     assert "Usage: hf-cudagraph-asr" in shown.out + shown.err
     assert "error" not in shown.err
+
+
+def test_the_module_is_the_command() -> None:
+    command = [sys.executable, "-m", "hf_cudagraph_asr", "--version"]
+    found = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert found.stdout == f"hf-cudagraph-asr {hf_cudagraph_asr.__version__}\n"

@@ -26,7 +26,7 @@ _FORMAT = 2  # 1 knew neither frames, calls nor the columns of start and end tok
 
 def save(maps: HeatMaps, path: str | os.PathLike[str]) -> Path:
     """See `HeatMaps.save`."""
-    entries = {field.name: getattr(maps, field.name) for field in fields(maps)}
+    entries = {x.name: getattr(maps, x.name) for x in fields(maps) if x.name != "probing"}
     tensors = {**entries.pop("probabilities"), _SELF: entries.pop(_SELF)}
     tensors = {name: x.contiguous() for name, x in tensors.items() if x is not None}
     description = json.dumps({"format": _FORMAT, **entries}, default=_plain)

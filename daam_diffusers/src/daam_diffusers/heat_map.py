@@ -54,6 +54,13 @@ class HeatMap:
         kept = "".join(f"{axis}={length}, " for axis, length in axes)
         return f"HeatMap({self.text!r}, {kept}{height}×{width})"
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
+        """`values`, for NumPy and what takes its arrays: `np.asarray(maps["dog"])`."""
+        values: np.ndarray[Any, Any] = self.values.numpy()
+        if copy is False and dtype not in (None, values.dtype):
+            raise ValueError(f"values are float32, so {dtype} is a copy, which copy=False forbids")
+        return values.astype(dtype or values.dtype, copy=bool(copy))
+
     def mean(self, keep: Collection[str] = ()) -> HeatMap:
         """The map averaged over the axes that were kept: values of (H, W), of a video (f, H, W).
 
@@ -212,6 +219,7 @@ class HeatMap:
         *,
         fps: float = 8,
         opacity: float = 0.75,
+        steps: bool = False,
     ) -> Path:
         """Write the overlay to a file that is there in whole or not at all.
 
@@ -221,16 +229,26 @@ class HeatMap:
             frames: the image or the video's frames, see `overlay`.
             fps: frames a second of a video, above 0.
             opacity: see `overlay`.
+            steps: animate an image's map over the denoising steps that were kept, all on one scale.
 
         Returns:
             The path written.
 
         Raises:
-            ValueError: a suffix that cannot be written, fps that is no number above 0; see also
-                `overlay`.
+            ValueError: a suffix that cannot be written, fps that is no number above 0; steps that
+                were not kept, or of a video; see also `overlay`.
             ImportError: MP4 without what it needs; the message is the pip line.
             FileNotFoundError: the folder does not exist.
         """
+        if steps:
+            if "step" not in self.axes or not isinstance(frames, Image.Image):
+                raise ValueError(
+                    'steps=True takes an image, and its map from trace(pipe, keep=("step",)); got '
+                    f"axes {self.axes} and {type(frames).__name__}"
+                )
+            count = self.values.shape[self.axes.index("step")]
+            moving = replace(self.mean(("step",)), axes=("frame",), frames=count)
+            return moving.save(path, [frames] * count, fps=fps, opacity=opacity)
         return video.save(path, self.overlay(frames, opacity=opacity), fps)
 
     def plot(self, ax: Axes | None = None) -> Axes:
@@ -241,20 +259,26 @@ class HeatMap:
         Args:
             ax: matplotlib axes; by default new ones.
         """
-        try:
-            import matplotlib.pyplot as plt
-        except ImportError as error:
-            raise ImportError(
-                'plotting needs matplotlib: pip install "daam-diffusers[plot]"'
-            ) from error
+        pyplot = import_pyplot()
         if ax is None:
-            _, ax = plt.subplots()
+            _, ax = pyplot.subplots()
         values = self.values.reshape(-1, *self.values.shape[-2:]).mean(dim=0)
         drawn = ax.imshow(values.numpy(), cmap="inferno", interpolation="nearest")
         ax.set_title(self.text)
         ax.set_axis_off()
         ax.figure.colorbar(drawn, ax=ax, label="mean attention probability")
         return ax
+
+
+def import_pyplot() -> Any:
+    """matplotlib.pyplot, or an ImportError whose message is the pip line."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise ImportError(
+            'plotting needs matplotlib: pip install "daam-diffusers[plot]"'
+        ) from error
+    return plt
 
 
 def _otsu(values: torch.Tensor, bins: int = 256) -> float:

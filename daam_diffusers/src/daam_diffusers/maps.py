@@ -5,24 +5,29 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from html import escape
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from daam_diffusers import files, report, video
+from daam_diffusers import colors, files, report, video
 from daam_diffusers.atomic import written_beside
 from daam_diffusers.families import LayerInfo
-from daam_diffusers.heat_map import AXES, HeatMap, Threshold
+from daam_diffusers.heat_map import AXES, HeatMap, Threshold, import_pyplot
 from daam_diffusers.prompt import Prompt, Token, Word
 from daam_diffusers.upsample import information, resize, spread
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from daam_diffusers.video import Frames
 
 Clamp = Literal["once", "per_map"]
@@ -59,6 +64,8 @@ class HeatMaps(Mapping[str, HeatMap]):
         self_attention: float32, (h·w, h, w): where each cell attends to, row by row, the mean over
             steps, layers and heads; each entry sums to 1. None unless the run was traced with
             `refine=True`.
+        probing: what `probe` asks for maps of another text; it keeps the pipeline alive, and files
+            do not hold it. None unless the run was traced with `probe=True`.
     """
 
     prompt: Prompt
@@ -74,6 +81,7 @@ class HeatMaps(Mapping[str, HeatMap]):
     calls: Mapping[str, int] = field(default_factory=dict)
     weighting: Weighting = "equal"
     self_attention: torch.Tensor | None = None
+    probing: Callable[[str], HeatMaps] | None = None
 
     def __post_init__(self) -> None:
         if self.clamp not in ("once", "per_map"):
@@ -281,7 +289,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             raise ValueError(f"power must be a number above 0, got {power!r}")
         _, rows, columns = self.self_attention.shape
         factor = max(1, round(self.size[0] / rows))
-        done = self.provenance.get("refined", "")
+        ask, done = self.probing, self.provenance.get("refined", "")
         done += f"{'; ' if done else ''}power {power:g}, passes {passes}"
         return replace(
             self,
@@ -291,7 +299,48 @@ class HeatMaps(Mapping[str, HeatMap]):
                 for name, values in self.probabilities.items()
             },
             provenance={**self.provenance, "refined": done},
+            probing=ask and (lambda text: ask(text).refined(power=power, passes=passes)),
         )
+
+    def probe(self, text: str, words: str | Sequence[str] | None = None) -> HeatMap:
+        """The map of words that need not be in the prompt: the same pixels attend to another text.
+
+        The pipeline's own text encoders read the text as a prompt of its own, with its start and
+        end tokens, template and padding. Each layer's queries are those of the run, its keys the
+        text's. Nothing is generated; it costs one call of the denoiser, and for each step what the
+        layers that read the prompt cost. A text of one word has no context: what a word means
+        beside others, ask for in a text that has these.
+
+            maps.probe("dog")  # alone
+            maps.probe("a red dog", "dog")  # in a text
+            maps.probe(f"{maps.prompt.text} and a dog", "dog")  # in the prompt, added
+            maps.probe(maps.prompt.text, "house")  # maps["house"] again
+
+        Values are shares among the tokens of that text, so maps of two texts are compared by
+        where they are high, hardly by how high.
+
+        Args:
+            text: any text; encoders that were given texts of their own (`prompt_2`) read it too.
+            words: a word or group of words of it, or several, see `combine`; by default all of it.
+
+        Raises:
+            ValueError: the run was traced without `probe=True`, or a later run of the tracer took
+                its place before these maps were made; maps of a file, of the negative prompt and of
+                single steps and layers have nothing to probe.
+            KeyError: the words are not in the text.
+            TraceError: the pipeline does not attend now as it did in the run.
+        """
+        if self.probing is None:
+            raise ValueError(
+                "a probe needs what trace(pipe, probe=True) keeps of the latest run: make maps of "
+                "the prompt before the next run, and do not load, split or negate them"
+            )
+        if not text.strip():
+            raise ValueError(f"probe needs a text, got {text!r}")
+        maps = replace(self.probing(text), clamp=self.clamp, weighting=self.weighting)
+        if words is not None:
+            return maps.combine(*((words,) if isinstance(words, str) else words))
+        return maps._map(text, tuple(dict.fromkeys(token.column for token in maps.tokens)))
 
     def _map(self, text: str, columns: Sequence[int]) -> HeatMap:
         return self._heat_map(text, [self.columns.index(column) for column in columns])
@@ -447,6 +496,92 @@ class HeatMaps(Mapping[str, HeatMap]):
             # Bytes: translated line ends would no longer match the hashes of the page's policy.
             beside.write_bytes(html.encode("utf-8"))
         return Path(path)
+
+    def by_layer(self) -> Iterator[tuple[LayerInfo, HeatMaps]]:
+        """Every layer with the maps that it alone has, in forward order."""
+        axes = tuple(axis for axis in self.axes if axis != "layer")
+        for layer in self.layers:
+            yield layer, replace(self, layers=(layer,), axes=axes, probing=None)
+
+    def by_step(self) -> Iterator[HeatMaps]:
+        """The maps of each denoising step, in order; `trace(pipe, keep=("step",))` keeps them.
+
+        Raises:
+            ValueError: steps were not kept.
+        """
+        if "step" not in self.axes:
+            raise ValueError('steps were not kept: trace with keep=("step",)')
+        axes = tuple(axis for axis in self.axes if axis != "step")
+        for step in range(self.probabilities[self.layers[0].name].shape[1]):
+            own = {name: values[:, step] for name, values in self.probabilities.items()}
+            where = {**self.provenance, "step": str(step + 1)}
+            yield replace(self, probabilities=own, axes=axes, provenance=where, probing=None)
+
+    def plot(self, words: str | Sequence[str] | None = None, steps: int = 8) -> Figure:
+        """Draw words × steps, each word's steps on one scale; needs `daam-diffusers[plot]`.
+
+        Of a video the mean of its frames. `HeatMap.save(..., steps=True)` writes one word as an
+        animation.
+
+        Args:
+            words: the rows; by default all words of the prompt.
+            steps: the most columns; of more steps they are taken at equal distances, first and
+                last included.
+
+        Raises:
+            ValueError: steps were not kept, or less than one is to be drawn; there are no words.
+            KeyError: a word is not in the prompt.
+        """
+        pyplot = import_pyplot()
+        if "step" not in self.axes or steps < 1:
+            raise ValueError(
+                'drawing steps takes at least one, and trace(pipe, keep=("step",)), got '
+                f"steps={steps}, axes={self.axes}"
+            )
+        wanted = [words] if isinstance(words, str) else self if words is None else words
+        maps = [self.word(word) for word in wanted]
+        if not maps:
+            raise ValueError("there is no word to draw")
+        every = self.probabilities[self.layers[0].name].shape[1]
+        shown = np.unique(np.linspace(0, every - 1, steps).round().astype(int))
+        height, width = self.size
+        wide = width + -(-width // 24)  # with a gap to the next one
+        # Not one of pyplot's, which would hold it open and show it twice in a notebook.
+        figure: Figure = pyplot.Figure(figsize=(10, 1 + 9 * len(maps) * height / wide / len(shown)))
+        axes = figure.subplots(len(maps), squeeze=False)
+        for ax, one in zip(axes.flat, maps, strict=True):
+            values = one.mean(("step",)).values[shown]
+            values = values.reshape(len(shown), -1, height, width).mean(dim=1)  # over frames
+            values = F.pad(values, (0, wide - width), value=math.nan)
+            ax.imshow(torch.cat([*values], dim=1).numpy(), cmap="inferno")
+            ax.set_xticks(wide * np.arange(len(shown)) + (width - 1) / 2, shown + 1)
+            ax.set_yticks([(height - 1) / 2], [one.text])
+            ax.tick_params(length=0)
+            ax.label_outer()
+            ax.set_frame_on(False)
+        axes[-1, 0].set_xlabel("step")
+        figure.tight_layout()
+        return figure
+
+    def _repr_html_(self) -> str:
+        """Thumbnails of the first dozen words, for notebooks: some kilobytes, no script."""
+        cells = []
+        for word, found in islice(self.by_word(), 12):
+            heat = found.mean().normalized().values
+            heat = heat.reshape(-1, *heat.shape[-2:]).mean(dim=0)
+            scale = min(1, 96 / max(heat.shape))
+            height, width = (math.ceil(scale * n) for n in heat.shape)
+            heat = resize(heat, (height, width)).clamp(0, 1)
+            picture = colors.blend(Image.new("RGB", (width, height)), heat.numpy(), 1)
+            cells.append(
+                f'<figure style="display:inline-block;margin:4px"><img alt="" width="96" '
+                f'src="{report.data_uri(picture)}"><figcaption>{escape(word.text[:40])}'
+                "</figcaption></figure>"
+            )
+        more = len(self.prompt.words) - len(cells)
+        return f"<p>{escape(repr(self))}</p><div>{''.join(cells)}</div>" + (
+            f"<p>and {more} more words</p>" if more > 0 else ""
+        )
 
     def by_word(self) -> Iterator[tuple[Word, HeatMap]]:
         """Every word with its map, in the order of the prompt, repeated words included."""

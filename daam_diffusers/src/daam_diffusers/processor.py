@@ -42,15 +42,22 @@ class TracingProcessor:
         vars(self)["__call__"] = call
 
     def __call__(self, attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Run the wrapped processor with these arguments, look on, return what it returns."""
+        """Run the wrapped processor with these arguments, look on, return what it returns.
+
+        For a probe it runs once for each step whose pixels were kept, with these in their place.
+        """
         if not self._observer.wants(self._layer):
             return self.inner(attn, *args, **kwargs)
-        with tap_for(self.inner, attn) as tap:
-            output = self.inner(attn, *args, **kwargs)
-        # Every host passes the mask third, after pixels and text, by position or by name.
+        # Every host passes pixels first, then text, then the mask, by position or by name.
         mask = args[2] if len(args) > 2 else kwargs.get("attention_mask")
-        with torch.no_grad():
-            self._observer.observe(self._layer, tap.calls(mask))
+        given: Any = [*args] if args else kwargs
+        pixels: Any = 0 if args else next(iter(kwargs))
+        for states in self._observer.inputs(self._layer, given[pixels]):
+            given[pixels] = states
+            with tap_for(self.inner, attn) as tap:
+                output = self.inner(attn, *(given if args else ()), **kwargs)
+            with torch.no_grad():
+                self._observer.observe(self._layer, tap.calls(mask))
         return output
 
     def __getattr__(self, name: str) -> Any:

@@ -87,11 +87,11 @@ def render(
         maps = [values[:1] for values in maps]
     steps, latent = maps[0].shape[:2] if maps else (1, 1)
     if frames is None:
-        uris = [_data_uri(first if first.mode in _PNG_MODES else first.convert("RGB"))]
+        uris = [data_uri(first if first.mode in _PNG_MODES else first.convert("RGB"))]
     else:
         scale = min(1.0, FRAME_SIDE / max(first.size))
         size = (math.ceil(first.width * scale), math.ceil(first.height * scale))
-        uris = [_data_uri(picture.resize(size), "WEBP") for picture in pictures]
+        uris = [data_uri(picture.resize(size), "WEBP") for picture in pictures]
 
     return page(
         "report.html.j2",
@@ -100,7 +100,7 @@ def render(
         segments=list(_segments(prompt)),
         words=list(_word_data(prompt, maps)),
         decimals=_decimals(maps),
-        thumbnails=[_data_uri(thumbnail, "JPEG") for thumbnail in _thumbnails(first, maps)],
+        thumbnails=[data_uri(thumbnail, "JPEG") for thumbnail in _thumbnails(first, maps)],
         image=uris[0],
         frames=uris[1:],
         latent=latent,
@@ -212,7 +212,8 @@ def _min_max(values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     return ((values.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def _data_uri(image: Image.Image, kind: Literal["PNG", "JPEG", "WEBP"] = "PNG") -> str:
+def data_uri(image: Image.Image, kind: Literal["PNG", "JPEG", "WEBP"] = "PNG") -> str:
+    """A picture as the address that holds it."""
     buffer = io.BytesIO()
     image.save(buffer, format=kind, **({"quality": 75, "method": 2} if kind == "WEBP" else {}))
     return f"data:image/{kind.lower()};base64,{_base64(buffer.getvalue())}"

@@ -13,6 +13,7 @@ import torch
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import Call, Family, Grid, LayerInfo
 from daam_diffusers.layers import Layout
+from daam_diffusers.probe import Inputs
 from daam_diffusers.prompt import Prompt
 
 Axis = Literal["step", "layer", "head"]
@@ -143,6 +144,8 @@ class Run:
         is_cut_short: whether the pipeline raised before it was done.
         output: frames (None for an image), rows and columns of the generated picture, if seen.
         provenance: where its maps come from.
+        inputs: what its layers were given, if that is kept for probes.
+        probes: whether it probes: its layers read `inputs`, instead of adding to them.
     """
 
     arguments: Mapping[str, Any] = field(default_factory=dict)
@@ -166,6 +169,8 @@ class Run:
     is_cut_short: bool = False
     output: tuple[int | None, int, int] | None = None
     provenance: dict[str, str] = field(default_factory=dict)
+    inputs: Inputs | None = None
+    probes: bool = False
     _known: list[tuple[Any, Any, tuple[dict[Branch, int], bool, bool]]] = field(
         default_factory=list
     )

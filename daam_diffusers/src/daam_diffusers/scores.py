@@ -31,6 +31,7 @@ class AttentionCall:
         scale: factor on the scores before the softmax.
         log_sum_exp: None, or float32 (B, H, N): the logarithm of the sum over all K keys of
             exp(q·kᵀ·scale + mask), where the kernel that ran gave it.
+        output: None, or what the attention returned, (B, H, N, d').
     """
 
     query: torch.Tensor
@@ -38,6 +39,7 @@ class AttentionCall:
     mask: torch.Tensor | None
     scale: float
     log_sum_exp: torch.Tensor | None = None
+    output: torch.Tensor | None = None
 
 
 @torch.no_grad()
@@ -84,6 +86,39 @@ def text_probabilities(
         own /= heads
     rest.copy_(1 - own.sum(dim=2)).clamp_(min=0)
     return result if keep_heads else result[:, 0]
+
+
+@torch.no_grad()
+def output_shares(
+    call: AttentionCall,
+    *,
+    rows: slice,
+    columns: Sequence[int],
+    cells: slice,
+    keep_heads: bool = False,
+) -> torch.Tensor:
+    """How alike a cell's attention output is to each token's: shares of 1 among the tokens.
+
+    A softmax over the tokens of ten times the cosine of their output vectors and the cell's, all
+    heads side by side. The idea is Helbling et al.'s ("ConceptAttention", arXiv 2502.04320), whose
+    dot products of wide vectors leave one token all of a cell.
+
+    Args:
+        call: with its output, of joint attention: queries are text and pixels.
+        rows: the samples of the batch, B' of them.
+        columns: the tokens' places among the queries, C of them.
+        cells: the pixels' places, N' of them.
+        keep_heads: compare each head's own part of the vectors.
+
+    Returns:
+        float32, (B', C + 1, N'), or (B', H, C + 1, N') with `keep_heads`; the last column is 0.
+    """
+    assert call.output is not None  # a caller's duty
+    output = call.output[rows] if keep_heads else call.output[rows].transpose(1, 2).flatten(2)
+    parts = output[..., cells, :], _taken(output, columns, output.ndim - 2)
+    pixels, tokens = (F.normalize(part.float(), dim=-1) for part in parts)
+    with torch.autocast(output.device.type, enabled=False):
+        return F.pad((10 * tokens @ pixels.mT).softmax(dim=-2), (0, 0, 0, 1))
 
 
 @torch.no_grad()

@@ -165,6 +165,7 @@ class DispatchTap(TorchFunctionMode):
                 seen.get("attn_mask"),
                 query.shape[-1] ** -0.5 if scale is None else scale,
                 log_sum_exp,
+                output,
             )
         )
         return output

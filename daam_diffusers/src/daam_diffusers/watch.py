@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import inspect
 import logging
+import tempfile
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from itertools import count
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +21,21 @@ from daam_diffusers.encoders import Reading, placements
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import Call, Grid, LayerInfo, denoisers_of, family_of
 from daam_diffusers.layers import Layer, Source, groups_of, layers_of, source_of
+from daam_diffusers.probe import Inputs, another
 from daam_diffusers.processor import TracingProcessor, is_tracing
 from daam_diffusers.prompt import Prompt
 from daam_diffusers.run import AXES, Axis, Branch, Encoded, LayerRecord, Role, Rows, Run, equal
-from daam_diffusers.scores import AttentionCall, self_attention, text_probabilities
+from daam_diffusers.scores import (
+    AttentionCall,
+    output_shares,
+    self_attention,
+    text_probabilities,
+)
 
 logger = logging.getLogger(__name__)
 
 LayerChoice = Callable[[LayerInfo], bool]
+Space = Literal["attention", "output"]
 
 _MOST_CELLS = 32 * 32  # whose self-attention is recorded: 4 MiB an image
 
@@ -36,7 +44,7 @@ class Watch:
     """Listens to a pipeline, its denoisers and their attention layers.
 
     Args:
-        pipe, keep, negative, refine, runs: see `Tracer`.
+        pipe, keep, negative, refine, probe, probe_memory, space, runs: see `Tracer`.
         choose: which layers to record; None for each family's default.
 
     Attributes:
@@ -44,6 +52,7 @@ class Watch:
         denoiser, family: the first of them, and its family.
         layers: those that read the prompt, by name, in forward order, then self-attention.
         keep: axes that are not averaged over, in their order.
+        space: what the maps' values are, see `Tracer`.
         runs: those held, the latest last.
         readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
 
@@ -59,6 +68,9 @@ class Watch:
         keep: Sequence[Axis],
         negative: bool,
         refine: bool,
+        probe: bool,
+        probe_memory: int,
+        space: Space,
         runs: int,
     ) -> None:
         self._pipe = pipe
@@ -87,6 +99,20 @@ class Watch:
                 f"the self-attention of {type(self.denoiser).__name__} cannot be recorded: trace "
                 "without refine=True."
             )
+        kinds = {one.kind for one in found} - {"self"}
+        if probe and (kinds == {"joint"} or not callable(getattr(pipe, "encode_prompt", None))):
+            raise TraceError(
+                f"{type(pipe).__name__} cannot be probed: it needs an `encode_prompt`, and "
+                "attention whose keys are made of the text alone. In joint attention they come out "
+                "of layers in which the text attended to the image, so a text that was not there "
+                "has none. Trace without probe=True."
+            )
+        if space == "output" and kinds != {"joint"}:
+            raise TraceError(
+                f"the tokens of {type(self.denoiser).__name__} have no attention output, which "
+                'joint attention alone gives them: trace without space="output".'
+            )
+        self._probe, self._probe_memory, self.space = probe, probe_memory, space
         self.keep = tuple(axis for axis in AXES if axis in keep)
         self._roles: frozenset[Role] = frozenset({"prompt", "negative"} if negative else {"prompt"})
         self.runs: deque[Run] = deque(maxlen=runs)
@@ -222,6 +248,9 @@ class Watch:
         if images > 1 and "num_images_per_prompt" not in arguments:  # repeated afterwards
             found = [[row for row in rows for _ in range(images)] for rows in found]
         role = self._role(run, arguments)
+        if self._probe and role == "prompt" and not (run.calls or run.probes):
+            run.inputs = run.inputs or Inputs(self._probe_memory)
+            run.inputs.encodings.append((arguments, result))
         self._add(run, role, arguments, "", found[0], readings)
         if len(found) > 1 and role == "prompt":
             self._add(run, "negative", arguments, "negative_", found[1], readings)
@@ -330,6 +359,8 @@ class Watch:
         if run is None:
             return
         if not run.provenance:
+            for one in self.runs:  # maps that were asked for hold theirs
+                one.inputs = None
             self.runs.append(run)
             run.provenance = host.provenance(self._pipe, module, run.arguments)
             if run.arguments:
@@ -347,6 +378,60 @@ class Watch:
             raise TraceError(f"{type(module).__name__} was called without {missing[0]}: no text")
         first = family.conditional_first or "image_guidance_scale" in run.arguments
         run.denoise(family, call, conditional_first=first)
+        kept = run.inputs
+        if kept is None or run.layout is None or run.probes or component in kept.calls:
+            return
+        branch = run.branches[0]
+        if branch in run.rows:
+            rows = slice(run.rows[branch], run.rows[branch] + branch.samples)
+            kept.called(component, family, call, rows, run.layout.samples)
+            self._announce(component, run.layout.grid, branch.samples, run.schedule[1])
+
+    def _announce(self, component: str, grid: Grid, images: int, calls: int) -> None:
+        """Say in the log, before the first layer runs, how much will be kept."""
+        frames, height, width = grid
+        values = sum(
+            frames * -(-height // 2**one.halvings) * -(-width // 2**one.halvings) * _width(one)
+            for one in self.layers.values()
+            if one.component == component and one.kind != "self"
+        )
+        size = images * values * next(self.denoisers[component].parameters()).itemsize / 2**20
+        logger.info(
+            "probe: up to %.1f MiB of layers' inputs a call, %s calls; what is more than %d MiB "
+            "goes to a temporary folder in %s",
+            *(size, calls or "?", self._probe_memory / 2**20, tempfile.gettempdir()),
+        )
+
+    def probe(self, kept: Inputs, text: str | None) -> Branch:
+        """What the layers that read the prompt attend to, over inputs that were kept of a run.
+
+        Args:
+            kept: the inputs.
+            text: what they read, alone, as the prompt of each image; None: what they read then.
+
+        Raises:
+            TraceError: another tracer is at work on the pipeline.
+        """
+        before, installed = self._run, self._is_installed
+        processors = [one.module.processor for one in self.layers.values()]
+        if any(is_tracing(one) and not self._is_own(one) for one in processors):
+            raise TraceError("another tracer is at work on this pipeline: probe when it is done.")
+        run = Run(provenance={"probe": "yes"}, inputs=kept, probes=True, counts_steps=True)
+        self._run = run
+        try:
+            self.install(wrap=True)
+            with torch.no_grad():
+                own = [one for one, _ in kept.encodings]
+                own = own if text is None else [another(one, text) for one in own]
+                results = [self._pipe.encode_prompt(**arguments) for arguments in own]
+                for component in kept.calls:
+                    self.denoisers[component](**kept.arguments(component, results))
+        finally:
+            if not installed:
+                self.remove()
+            self._run = before
+        run.close()
+        return run.branches[0]
 
     def denoised(self, component: str, module: nn.Module, *_: Any) -> None:
         """Forward hook of a denoiser: the first time, complain of layers that were not seen.
@@ -407,13 +492,43 @@ class Watch:
         run = self._run
         return run is not None and run.layout is not None and run.infos.get(name, ...) is not None
 
+    def inputs(self, name: str, given: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What a layer's processor is to read: what it was given; in a probe what was kept."""
+        run = self._run
+        assert run is not None  # see `wants`
+        assert run.layout is not None
+        kept, branch = run.inputs, run.branches[0]
+        if kept is None or branch not in run.rows or self.layers[name].kind == "self":
+            yield given
+            return
+        repeats, rest = divmod(len(given), run.layout.samples)
+        if rest or not repeats:
+            raise TraceError("a cache takes a part of the batch away: trace without probe=True.")
+        first = run.rows[branch]
+        rows = slice(first * repeats, (first + branch.samples) * repeats)
+        if not run.probes:
+            yield given
+            if run.infos[name] is not None:
+                kept.add(name, run.step if run.counts_steps else branch.calls - 1, given[rows])
+            return
+        seen = False
+        for step, states in kept.of(name):
+            run.step, seen = step, True
+            changed = given.clone()
+            changed[rows] = states
+            yield changed
+        if not seen:  # a layer that is not recorded
+            yield given
+
     def observe(self, name: str, calls: list[AttentionCall]) -> None:
         """Take note of what one call of a layer's processor attended to."""
         run = self._run
         if run is None or run.layout is None:
             return
         layer, layout = self.layers[name], run.layout
-        spreads = self._refine and layer.kind != "cross"
+        if self.space == "output":
+            calls = [call for call in calls if call.output is not None]
+        spreads = self._refine and layer.kind != "cross" and not run.probes
         spreads = spreads and layer.halvings == self._level(layout.grid)
         if layer.kind == "self" and not spreads:
             run.infos[name] = None
@@ -495,7 +610,8 @@ class Watch:
         keys = first.text.stop - first.text.start
         # A sample's own padding may not be there as keys at all.
         present = [column for column in branch.columns if column < keys]
-        values = text_probabilities(
+        compute = output_shares if self.space == "output" else text_probabilities
+        values = compute(
             first.call,
             rows=slice(first.rows.start, sources[-1].rows.stop),
             columns=[first.text.start + column for column in present],
@@ -510,6 +626,11 @@ class Watch:
         if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
             values = values.reshape(-1, frames, *values.shape[1:]).movedim(1, -2).flatten(-2)
         return values
+
+
+def _width(layer: Layer) -> int:
+    """How many values a layer is given a cell."""
+    return int(getattr(getattr(layer.module, "to_q", None), "in_features", 0))
 
 
 def _skipped(denoiser: nn.Module, layer: Layer) -> str:

@@ -39,6 +39,7 @@ from daam_diffusers import HeatMaps, LayerInfo, TraceError, trace
 from daam_diffusers.evaluation import iou, mean_iou, random_half, whole_image
 from daam_diffusers.heat_map import Threshold
 from daam_diffusers.maps import Weighting
+from daam_diffusers.watch import Space
 
 HERE = Path(__file__).resolve().parent
 GUIDANCE = 3.0
@@ -172,16 +173,17 @@ def generate(
     weighting: Weighting = "equal",
     refine: bool = False,
     refined: Mapping[str, Any] = MappingProxyType({}),
+    space: Space = "attention",
 ) -> Iterator[Generated]:
     """Generate one image a caption, traced; image i starts from the noise of seed i.
 
     Maps are of the layers that `trace` chooses, unless `layers` does, weighted as `HeatMaps` says,
-    and with `refine` refined; `refined` are `HeatMaps.refined`'s arguments.
+    and with `refine` refined; `refined` are `HeatMaps.refined`'s arguments. `space` is `trace`'s.
     """
     with tqdm(total=len(captions), desc="images") as bar:
         for start in range(0, len(captions), batch):
             chunk = captions[start : start + batch]
-            with trace(pipe, layers=layers, refine=refine) as tracer:
+            with trace(pipe, layers=layers, refine=refine, space=space) as tracer:
                 images = pipe(
                     [str(caption) for caption in chunk],
                     guidance_scale=guidance,

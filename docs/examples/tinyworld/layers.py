@@ -20,6 +20,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -31,6 +32,7 @@ import evaluate
 from daam_diffusers import HeatMap, HeatMaps
 from daam_diffusers.evaluation import mean_iou
 from daam_diffusers.upsample import information, resize
+from daam_diffusers.watch import Space
 
 Rule = Callable[[Tensor], float]
 
@@ -140,12 +142,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--model", type=Path, default=evaluate.HERE / "model-transformer")
     parser.add_argument("--captions", type=int, default=50)
     parser.add_argument("--seed", type=int, default=evaluate.SEED, help="of the captions")
+    parser.add_argument("--space", choices=get_args(Space), default="attention", help="see trace")
     parser.add_argument("--json", type=Path, help="write the scores here")
     options = parser.parse_args(arguments)
     made = evaluate.generate(
         evaluate.load(options.model),
         evaluate.held_out(options.captions, options.seed),
         layers=lambda layer: True,
+        space=options.space,
     )
     scores = judge(list(made), evaluate.THRESHOLDS)
     show(scores, Console(width=160))

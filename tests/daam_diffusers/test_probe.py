@@ -1,0 +1,216 @@
+"""Words beyond the prompt: queries of the run, keys of another text, in a plain softmax."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import re
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from proofs import denoisers_of, state
+from slow import attentions, probabilities
+from tiny_cross import VARIANTS as CROSS
+from tiny_joint import VARIANTS as JOINT
+from tiny_pipelines import PROMPT
+from tiny_pipelines import VARIANTS as UNETS
+from tiny_video import VIDEOS
+
+from daam_diffusers import HeatMaps, TraceError, trace
+
+TEXT = "the running dog"
+OTHER = "the dog beside a red house"
+# Two text encoders, image prompts, T5 with a mask, norms on queries and keys, keys of pixels
+# beside those of text, guidance in separate calls, frames.
+FAMILIES = {
+    name: {**UNETS, **CROSS, **JOINT, **VIDEOS}[name]
+    for name in ("sd", "sdxl", "ip-adapter", "pixart-sigma", "sana sprint", "deepfloyd", "wan")
+}
+
+
+def run(pipe: Any, variant: Any, prompt: Any = PROMPT, **changes: Any) -> Any:
+    return variant.run(pipe, prompt, num_inference_steps=2, **changes)
+
+
+def traced(pipe: Any, variant: Any, **options: Any) -> HeatMaps:
+    with trace(pipe, probe=True, **options) as tracer:
+        run(pipe, variant)
+    return tracer.heat_maps()
+
+
+def seen(pipe: Any, variant: Any, prompt: str) -> list[Any]:
+    """The attentions of the prompt's own calls, those to text first."""
+    (denoiser,) = denoisers_of(pipe).values()
+    with attentions(denoiser) as found:
+        run(pipe, variant, prompt)
+    alone = len({one.call for one in found}) > 2  # the negative prompt's calls are every other
+    return [one for one in found if one.index == 0 and not (alone and one.call % 2)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_queries_of_the_run_meet_keys_of_the_text(name):
+    """The reference's keys are those of a whole run with that text as its prompt."""
+    variant = FAMILIES[name]
+    pipe = variant.make()
+    queries, keys = seen(pipe, variant, PROMPT), seen(pipe, variant, TEXT)
+    before = state(pipe)
+    maps = traced(pipe, variant)
+    probed = maps.probing(TEXT)
+    assert state(pipe) == before
+    assert [word.text for word in probed.prompt.words] == TEXT.split()
+    text = probed.prompt.columns
+    for layer in maps.layers:
+        first = next(one for one in keys if one.path == layer.name)
+        means = []
+        for one in (one for one in queries if one.path == layer.name):
+            key = torch.cat([first.key[:, :, :text], one.key[:, :, text:]], dim=2)
+            own = probabilities(one.query, key, key, first.mask)[-1].mean(dim=0)
+            means.append(own[:, list(probed.columns)].T)  # (C, N)
+        found = probed.probabilities[layer.name][:-1].flatten(1)
+        torch.testing.assert_close(found.double(), sum(means) / 2, rtol=0, atol=1e-5)
+    # A word of the prompt in its context has its own map.
+    for word in ("dog", "red car"):
+        again = maps.probe(PROMPT, word)
+        torch.testing.assert_close(again.values, maps[word].values, rtol=0, atol=1e-4)
+        assert (again.text, again.frames) == (word, maps[word].frames)
+    assert not torch.allclose(maps.probe("dog").values, maps["dog"].values, atol=1e-4)
+
+
+def test_context_changes_a_word_and_all_words_are_their_mean(sd):
+    maps = traced(sd, UNETS["sd"])
+    bare, house = maps.probe("house"), maps.probe("a red house", "house")
+    assert (bare.values - house.values).abs().max() > 1e-4
+    both = maps.probe("a red house", ["house", "red"]).values
+    red = maps.probe("a red house", "red").values
+    torch.testing.assert_close(both, (house.values + red) / 2, rtol=0, atol=1e-4)
+    whole = maps.probe("a red house").values
+    a = maps.probe("a red house", "a").values
+    torch.testing.assert_close(whole, (house.values + red + a) / 3, rtol=0, atol=1e-4)
+    with pytest.raises(KeyError, match="'dog' is not in the prompt"):
+        maps.probe("house", "dog")
+    with pytest.raises(ValueError, match="needs a text"):
+        maps.probe(" ")
+
+
+@pytest.mark.parametrize("images", [1, 2])
+def test_each_image_of_a_batch_is_probed(sd, images):
+    with trace(sd, probe=True) as tracer:
+        run(sd, UNETS["sd"], [PROMPT, OTHER], num_images_per_prompt=images)
+        for image in range(2 * images):  # inside the context as well
+            maps = tracer.heat_maps(image=image)
+            text = (PROMPT, OTHER)[image // images]
+            assert torch.allclose(maps.probe(text, "dog").values, maps["dog"].values, atol=1e-4)
+        assert tracer.runs == 1
+
+
+def test_embeddings_are_probed_as_prompts_are(sd):
+    positive, negative = sd.encode_prompt(PROMPT, "cpu", 1, True)
+    with trace(sd, probe=True) as tracer:
+        run(sd, UNETS["sd"], None, prompt_embeds=positive, negative_prompt_embeds=negative)
+    maps = tracer.heat_maps(prompt=PROMPT)
+    torch.testing.assert_close(maps.probe(PROMPT, "dog").values, maps["dog"].values)
+
+
+def test_kept_axes_chosen_layers_and_refined_maps_are_probed(sd):
+    with trace(sd, probe=True, keep=("step", "head"), refine=True, negative=True) as tracer:
+        run(sd, UNETS["sd"])
+    for maps in (
+        tracer.heat_maps(layers=lambda layer: layer.block == "up", clamp="per_map"),
+        tracer.heat_maps(layers="auto").refined(power=2),
+    ):
+        found = maps.probe(PROMPT, "dog")
+        assert found.axes == ("step", "head")
+        torch.testing.assert_close(found.values, maps["dog"].values, rtol=0, atol=1e-4)
+    assert tracer.heat_maps(negative=True).probing is None
+
+
+def test_the_log_says_how_much_and_beyond_the_memory_it_lies_on_disk(sd, caplog, monkeypatch):
+    folder = Path(tempfile.mkdtemp())
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    with caplog.at_level("INFO"), trace(sd, probe=True) as plain:
+        run(sd, UNETS["sd"])
+    in_memory = plain.heat_maps().probe("house").values
+    with trace(sd) as other:
+        run(sd, UNETS["sd"])
+    kept = plain.record_bytes() - other.record_bytes()
+    size = float(
+        re.search(r"up to ([0-9.]+) MiB of layers' inputs a call, 2 calls", caplog.text)[1]
+    )
+    assert size == round(kept / 2 / 2**20, 1)
+    assert [*folder.iterdir()] == []
+    with trace(sd, probe=True, probe_memory=kept // 2) as tracer:
+        run(sd, UNETS["sd"])
+    maps = tracer.heat_maps()
+    assert sum(x.stat().st_size for x in folder.rglob("*.safetensors")) >= kept // 2
+    assert torch.equal(maps.probe("house").values, in_memory)
+    del tracer, maps
+    gc.collect()
+    assert [*folder.iterdir()] == []
+    folder.rmdir()
+
+
+def test_the_latest_run_is_kept_and_maps_of_an_earlier_one_keep_theirs(sd):
+    with trace(sd, probe=True) as tracer:
+        run(sd, UNETS["sd"])
+        first = tracer.heat_maps()
+        run(sd, UNETS["sd"], OTHER)
+    assert torch.equal(first.probe(PROMPT, "dog").values, first["dog"].values)
+    with pytest.raises(ValueError, match="latest run"):
+        tracer.heat_maps(run=0).probe("dog")
+
+
+def test_weights_that_changed_are_noticed(sd):
+    maps = traced(sd, UNETS["sd"])
+    with torch.no_grad():
+        sd.unet.get_submodule(maps.layers[0].name).to_k.weight.mul_(3)
+    with pytest.raises(TraceError, match="does not attend now as it did in the run"):
+        maps.probe("dog")
+
+
+def test_an_error_leaves_the_pipeline_and_another_tracer_alone(sd, monkeypatch):
+    maps, before = traced(sd, UNETS["sd"]), state(sd)
+    with trace(sd) as tracer:
+        with pytest.raises(TraceError, match="another tracer"):
+            maps.probe("dog")
+        run(sd, UNETS["sd"])
+        assert tracer.heat_maps()["dog"]
+    monkeypatch.setattr(sd.unet.conv_in, "forward", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        maps.probe("dog")
+    monkeypatch.undo()
+    assert state(sd) == before
+
+
+def test_without_it_nothing_is_kept_and_files_hold_nothing_to_probe(sd, tmp_path):
+    with trace(sd, negative=True) as tracer:
+        run(sd, UNETS["sd"])
+    with pytest.raises(ValueError, match="probe=True"):
+        tracer.heat_maps().probe("dog")
+    maps = traced(sd, UNETS["sd"], negative=True)
+    loaded = HeatMaps.load(maps.save(tmp_path / "maps.safetensors"))
+    with pytest.raises(ValueError, match="do not load"):
+        loaded.probe("dog")
+    assert copy.deepcopy(maps).probing is maps.probing  # no copy of the pipeline
+
+
+@pytest.mark.parametrize("name", ["flux dev", "sd3"])
+def test_joint_attention_and_pipelines_without_encode_prompt_are_refused(name):
+    with (
+        pytest.raises(TraceError, match="attended to the image"),
+        trace(JOINT[name].make(), probe=True),
+    ):
+        pass
+    with (
+        pytest.raises(TraceError, match="encode_prompt"),
+        trace(CROSS["latent diffusion"].make(), probe=True),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("memory", [-1, 1.5])
+def test_a_memory_that_is_no_number_of_bytes_is_refused(sd, memory):
+    with pytest.raises(ValueError, match="probe_memory"), trace(sd, probe_memory=memory):
+        pass

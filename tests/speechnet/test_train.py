@@ -101,6 +101,32 @@ def test_batches_depend_on_seed_and_step_alone_and_a_pass_takes_each_lesson_once
         Batches(lessons.with_columns(weight=pl.lit(0.0)), waves, 0, 4)
 
 
+def test_recordings_are_varied_as_often_and_as_much_as_the_settings_say(
+    size: settings.Size, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wave = next(iter(Waves(size, "train").values()))
+
+    def varied(count: int = 1, **shares: float) -> list[np.ndarray]:
+        monkeypatch.setattr(train, "SHARES", dict.fromkeys(train.SHARES, 0.0) | shares)
+        rng = np.random.default_rng(0)
+        return [train.vary(wave, rng, [wave]) for _ in range(count)]
+
+    np.testing.assert_array_equal(varied()[0], wave)
+    ratios = [len(one) / len(wave) for one in varied(40, stretched=1.0)]
+    assert 0.86 < min(ratios) < 0.95
+    assert 1.07 < max(ratios) < 1.16
+    added = [one - wave for one in varied(40, noise=1.0)]
+    below = [-10 * np.log10(np.mean(one**2) / np.mean(wave**2)) for one in added]
+    assert -0.1 < min(below) < 4
+    assert 18 < max(below) < 22.1
+    for name in ("room", "echo"):
+        (other,) = varied(**{name: 1.0})
+        assert len(other) == pytest.approx(len(wave), rel=0.01)
+        assert not np.array_equal(other[: len(wave)], wave[: len(other)])
+    same = sum(np.array_equal(one, wave) for one in varied(60, noise=0.6))
+    assert 15 <= same <= 33
+
+
 def test_a_weighted_loss_is_the_loss_of_each_row_counted_by_its_weight() -> None:
     torch.manual_seed(0)
     logits, frames = torch.randn(3, 20, 30), torch.tensor([20, 15, 20])

@@ -42,8 +42,11 @@ from training import seed_masks
 START = recipe.HERE / "model"  # of every student
 STUDENTS = ("all", "raw", "random", "gold", "three", "own", "all-threshold")
 RATE, WARMUP, DECAY = 1e-3, 0.1, 0.01  # peak of the learning rate; share of the steps up to it
-# Ratios by which recordings are resampled anew each time: other sizes and paces of the same voices.
-STRETCH, STRETCHED = (0.87, 1.15), 0.6  # and the share of the recordings that are
+# What a recording becomes anew each time, and how often: another size and pace of the same voice,
+# another microphone and room, and more noise. What labels keep is what a recognizer understood, so
+# it is quieter than what people say, and without noise a student would only learn the quiet.
+STRETCH, SNR = (0.87, 1.15), (0.0, 22.0)  # ratio of lengths; decibels of the recording above it
+SHARES = {"stretched": 0.6, "room": 0.3, "echo": 0.3, "noise": 0.6}
 CURVE, SAVE = 50, 100  # steps between two points of the curve, and between two checkpoints
 _JITTER = 4_000  # samples by which lengths within a batch may differ
 _BLANK = recognizer.TOKENS.index("<pad>")
@@ -123,7 +126,7 @@ class Run:
             "rate": RATE,
             "warmup": WARMUP,
             "decay": DECAY,
-            "stretch": [*STRETCH, STRETCHED],
+            "varied": {"stretch": [*STRETCH], "snr": [*SNR], "shares": SHARES},
             "precision": "bf16",
             "lessons": self.lessons.height,
             "weight": round(float(self.lessons["weight"].sum()), 2),
@@ -179,13 +182,9 @@ class Batches:
             beyond a transcript's end; `weights` (B,) float32.
         """
         rows = self.rows(step).tolist()
-        rng = np.random.default_rng([self._seed, step, *b"stretch"])
-        waves = []
-        for row in rows:
-            wave = self._waves[self._ids[row]]
-            if rng.random() < STRETCHED:
-                wave = perturb.resample(wave, float(rng.uniform(*STRETCH)))
-            waves.append(torch.from_numpy(normalise(wave)))
+        rng = np.random.default_rng([self._seed, step, *b"vary"])
+        clips = [self._waves[self._ids[row]] for row in rows]
+        waves = [torch.from_numpy(normalise(vary(clip, rng, clips))) for clip in clips]
         pad = torch.nn.utils.rnn.pad_sequence
         return {
             "input_values": pad(waves, batch_first=True),
@@ -193,6 +192,29 @@ class Batches:
             "labels": pad([self._labels[row] for row in rows], True, -100),
             "weights": self._weights[rows],
         }
+
+
+def vary(
+    wave: perturb.Floats, rng: np.random.Generator, others: Sequence[perturb.Floats]
+) -> perturb.Floats:
+    """A recording as it might have been on another day, see `SHARES`: (T',) of (T,).
+
+    Args:
+        wave: 16 kHz.
+        rng: decides it.
+        others: recordings that babble is made of.
+    """
+    stretched, room, echo, noise = rng.random(4) < list(SHARES.values())
+    if stretched or room:
+        ratio = float(rng.uniform(*STRETCH)) if stretched else 1.0
+        wave = perturb.resample(wave, ratio, perturb.room(rng) if room else None)
+    if echo:
+        wave = perturb.echo(wave, rng)
+    if noise:
+        kind = perturb.NOISES[int(rng.integers(len(perturb.NOISES)))]
+        level = np.sqrt(np.mean(wave**2)) * 10 ** (-rng.uniform(*SNR) / 20)
+        wave = wave + np.float32(level) * perturb.noise(kind, len(wave), rng, others)
+    return wave
 
 
 def weighted_ctc(logits: Tensor, frames: Tensor, labels: Tensor, weights: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ def test_the_load_rises_until_answers_are_late_twice(
     assert [row["rate"] for row in rows] == [5, 400, 600]
     assert [row["queries"] for row in rows] == [5, 400, 600]
     assert 5 <= rows[0]["p50_ms"] < 100
+    assert rows[0]["answered"] <= 5
     assert rows[1]["answered"] < 200
     assert rows[2]["p99_ms"] > rows[1]["p99_ms"] > 500
 

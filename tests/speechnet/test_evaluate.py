@@ -79,6 +79,18 @@ def test_intervals_are_paired_by_query_and_widen_with_seeds_that_differ() -> Non
     assert draws.better(half, third) == (0.5, 0.5, 0.5)
 
 
+def test_intervals_that_draw_groups_are_those_of_the_groups_alone() -> None:
+    rng = np.random.default_rng(0)
+    words = rng.integers(1, 6, 40)
+    errors = rng.binomial(words, 0.3)
+    once = Bootstrap(words).rate(errors[None])
+    # Three times the same queries: no more is known than from one of them.
+    thrice, group = np.tile(errors, 3)[None], np.tile(np.arange(40), 3)
+    assert Bootstrap(np.tile(words, 3), group).rate(thrice) == once
+    narrow = Bootstrap(np.tile(words, 3)).rate(thrice)
+    assert narrow[2] - narrow[1] < 0.75 * (once[2] - once[1])
+
+
 def test_scores_count_errors_of_students_by_mode_group_and_against_others(
     size: settings.Size,
 ) -> None:
@@ -102,6 +114,7 @@ def test_scores_count_errors_of_students_by_mode_group_and_against_others(
     assert found["seeds"] == pytest.approx([1 / words, 3 / words], abs=1e-4)
     assert found["better"]["raw"][0] == pytest.approx(0.5)
     assert found["better"]["whisper"][0] == pytest.approx(1 - 2 / len(missed), abs=1e-4)
+    assert found["by_home"]["raw"] == found["better"]["raw"]  # each query is a household's only one
     assert "raw" not in raw["modes"]["lexicon"]["better"]
     name = table["noise"][0]
     own = [row for row, noise in enumerate(table["noise"]) if noise == name]

@@ -177,8 +177,9 @@ def load(
         day: seconds that it is replayed in.
 
     Returns:
-        Of each rate: the busiest tenth of the day's own rate, queries, answered a second, and
-        milliseconds that 50, 95 and 99% take at most.
+        Of each rate: the busiest tenth of the day's own rate, queries, answered a second from the
+        day's begin until it ends and all is answered, and milliseconds that 50, 95 and 99% take at
+        most.
     """
     found: list[dict[str, float]] = []
     with asyncio.Runner() as runner:
@@ -189,7 +190,7 @@ def load(
                 "rate": rate,
                 "busiest": np.histogram(at, 10, (0, day))[0].max() / (day / 10),
                 "queries": len(at),
-                "answered": round(len(at) / float((at + taken).max()), 1),
+                "answered": round(len(at) / max(day, float((at + taken).max())), 1),
                 **_milliseconds(taken),
             })  # fmt: skip
             if [row["p99_ms"] > LIMIT for row in found[-2:]] == [True, True]:

@@ -35,12 +35,16 @@ class Bootstrap:
 
     Args:
         words: (Q,) words of each reference.
+        group: (Q,) the group of each query; groups are then drawn, with all of their queries.
     """
 
-    def __init__(self, words: Ints) -> None:
-        rng, size = np.random.default_rng(0), len(words)
+    def __init__(self, words: Ints, group: Ints | None = None) -> None:
         self.words = words
-        self.counts = rng.multinomial(size, np.full(size, 1 / size), RESAMPLES)
+        drawn = np.arange(len(words)) if group is None else group
+        _, row = np.unique(drawn, return_inverse=True)  # (Q,)
+        size = row.max() + 1
+        draws = np.random.default_rng(0).multinomial(size, np.full(size, 1 / size), RESAMPLES)
+        self.counts = draws[:, row]
 
     def rates(self, errors: Ints) -> Floats:
         """Corpus WER of each resample, (R,), from the errors of each seed and query, (S, Q).
@@ -79,7 +83,8 @@ def evaluate(size: Size) -> dict[str, Any]:
     """
     test = tested(size)
     said = test["text"].to_list()
-    bootstrap = Bootstrap(np.array([len(text.split()) for text in said]))
+    words = np.array([len(text.split()) for text in said])
+    bootstrap, by_home = Bootstrap(words), Bootstrap(words, test["household"].to_numpy())
 
     def errors(*heard: Mapping[str, str]) -> Ints:
         """Errors (S, Q) in the texts of some seeds, which are by utterance."""
@@ -100,7 +105,7 @@ def evaluate(size: Size) -> dict[str, Any]:
     scores: dict[str, Any] = {
         "mode": MODE,
         "resamples": RESAMPLES,
-        "test": {"utterances": test.height, "words": int(bootstrap.words.sum())},
+        "test": {"utterances": test.height, "words": int(words.sum())},
         "third": {name: _score(found, bootstrap, test) for name, found in thirds.items()},
         "start": {m: _score(errors(start[m]), bootstrap, test) for m in decode.MODES},
         "students": [],
@@ -115,8 +120,9 @@ def evaluate(size: Size) -> dict[str, Any]:
                 if other is not None and name != student:
                     others[name] = errors(*(run["hypotheses"][mode] for run in other))
             modes[mode] = _score(found, bootstrap, test) | {
-                "seeds": [_rounded(one.sum() / bootstrap.words.sum()) for one in found],
+                "seeds": [_rounded(one.sum() / words.sum()) for one in found],
                 "better": {name: bootstrap.better(found, other) for name, other in others.items()},
+                "by_home": {name: by_home.better(found, other) for name, other in others.items()},
                 "real_time_factor": _rounded(
                     np.mean([run["real_time_factor"][mode] for run in runs])
                 ),

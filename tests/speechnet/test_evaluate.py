@@ -37,7 +37,6 @@ def result(size: settings.Size, name: str, texts: dict[str, str], **own: object)
     path = settings.results(size) / "runs" / f"{name}.json"
     content = {
         "settings": own | train.heard_in(size), "cpu_seconds": 10.0,
-        "real_time_factor": dict.fromkeys(decode.MODES, 0.01),
         "hypotheses": dict.fromkeys(decode.MODES, texts),
     }  # fmt: skip
     files.write_json(content, path)

@@ -189,9 +189,8 @@ def test_a_result_is_kept_until_what_it_was_made_from_changes(
     result = json.loads(path.read_text())
     assert path.name == "whisper-all-threshold-0.json"
     assert set(result["hypotheses"]) == {"greedy", "lexicon", "ngram"}
-    for mode, texts in result["hypotheses"].items():
+    for texts in result["hypotheses"].values():
         assert sorted(texts) == list(Waves(size, "test"))
-        assert result["real_time_factor"][mode] > 0
     # The start has heard nothing of these sentences; two steps leave it far better than nothing.
     said = utterances(size, "test")
     exact = sum(

@@ -123,9 +123,6 @@ def evaluate(size: Size) -> dict[str, Any]:
                 "seeds": [_rounded(one.sum() / words.sum()) for one in found],
                 "better": {name: bootstrap.better(found, other) for name, other in others.items()},
                 "by_home": {name: by_home.better(found, other) for name, other in others.items()},
-                "real_time_factor": _rounded(
-                    np.mean([run["real_time_factor"][mode] for run in runs])
-                ),
             }
         scores["students"].append({
             "third": third, "student": student, "noise": noise,
@@ -168,7 +165,7 @@ def speech(folder: Path, size: Size, limit: int = 100) -> dict[str, Any]:
         "lexicon of the texts": lexicon.word_decoder(sorted(set(" ".join(said).split()))),
     }
     for name, model in models.items():
-        for mode, texts in train.listen(model, waves, decoders, name)[0].items():
+        for mode, texts in train.listen(model, waves, decoders, name).items():
             heard[f"{name}, {mode}"] = list(texts.values())
     rates = {name: bootstrap.rate(errors_of(said, texts)[None]) for name, texts in heard.items()}
     scores = {

@@ -8,7 +8,6 @@ import os
 import platform
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -307,7 +306,7 @@ def listen(
     clips: Mapping[str, npt.NDArray[np.float32]],
     decoders: Mapping[str, Callable[[Tensor], str]],
     name: str,
-) -> tuple[dict[str, dict[str, str]], dict[str, float]]:
+) -> dict[str, dict[str, str]]:
     """Transcribe recordings one at a time, each decoded in several modes.
 
     Args:
@@ -317,25 +316,16 @@ def listen(
         name: what the progress bar calls the model.
 
     Returns:
-        Texts by mode and id; and by mode the real-time factor in processor time, model included.
+        Texts by mode and id.
     """
     torch.set_num_threads(1)
     model, processor = loaded(folder)
     texts: dict[str, dict[str, str]] = {mode: {} for mode in decoders}
-    spent = dict.fromkeys([*decoders, "model"], 0.0)
-    samples = 0
     for clip, wave in progress(clips.items(), f"{name} transcribes", total=len(clips)):
-        samples += len(wave)
-        start = time.process_time()
         told = recognizer.log_probabilities(model, processor, wave)
-        spent["model"] += time.process_time() - start
         for mode, decoder in decoders.items():
-            start = time.process_time()
             texts[mode][clip] = decoder(told)
-            spent[mode] += time.process_time() - start
-    seconds = samples / settings.RATE
-    factors = {mode: round((spent[mode] + spent["model"]) / seconds, 5) for mode in decoders}
-    return texts, factors
+    return texts
 
 
 def loaded(folder: Path) -> tuple[Wav2Vec2ForCTC, Wav2Vec2Processor]:
@@ -391,9 +381,9 @@ def heard_in(size: Size) -> dict[str, Any]:
 
 
 def heard(model: Path, size: Size) -> dict[str, Any]:
-    """What a model hears in the test set, how fast, and what that was made with."""
-    texts, factors = listen(model, Waves(size, "test"), decode.decoders(), model.name)
-    return provenance() | {"real_time_factor": factors, "hypotheses": texts}
+    """What a model hears in the test set, and what that was made with."""
+    texts = listen(model, Waves(size, "test"), decode.decoders(), model.name)
+    return provenance() | {"hypotheses": texts}
 
 
 def provenance() -> dict[str, Any]:

@@ -269,7 +269,7 @@ def train(run: Run) -> Path:
     model.train()
     recent: list[float] = []
     steps = range(begin, run.size.steps)
-    for step in (bar := progress(steps, run.name, initial=begin)):
+    for step in (bar := progress(steps, run.name, initial=begin, total=run.size.steps)):
         seed_masks(run.seed, step, 0)
         for group in optimizer.param_groups:
             group["lr"] = RATE * recipe.peak_share(step, schedule)

@@ -71,7 +71,7 @@ def test_the_best_student_is_timed_beside_the_third_parties(
     monkeypatch.setattr(deploy, "WHOLE", (4, 1, (5,), 1.0))
     found = deploy.deploy(size)
     assert json.loads((settings.results(size) / "deploy.json").read_text()) == found
-    assert found["student"] == "whisper-raw-0"
+    assert found["student"] == train.Run(size, "whisper", "raw", 0).folder.name
     assert len(found["buckets"]) == 1
     speed = found["speed"]
     assert list(speed)[:2] == ["pocketsphinx", "whisper"]

@@ -10,7 +10,7 @@ from typing import Any
 import little
 import pytest
 
-from speechnet import settings, table
+from speechnet import settings, table, train
 
 RATE = {"wer": [0.2, 0.18, 0.22], "engine": {}, "sentence": {}, "noise": {}, "device": {}}
 
@@ -118,12 +118,27 @@ def test_speed_is_told_against_the_faster_third_party(size: settings.Size) -> No
     row = {"p50_ms": 1.0, "p95_ms": 2.0, "p99_ms": 3.0, "core_hours_per_million": 4.0}
     factors = {"pocketsphinx": 0.1, "whisper": 0.3, "student, eager": 0.02, "student, export": 0.01}
     write(settings.results(size) / "deploy.json", {
-        "backend": "export", "load": {},
+        "student": "whisper-all-0", "backend": "export", "load": {},
         "speed": {name: row | {"real_time_factor": one} for name, one in factors.items()},
     })  # fmt: skip
     lines = table.tables(table.Results(size))["claims"].splitlines()
     (times,) = [line for line in lines if "as fast as" in line]
     assert "| 10.0× |  | yes |" in times
+
+
+def test_a_student_timed_before_its_training_changed_is_told(size: settings.Size) -> None:
+    own = {"steps": 4, "batch": 4, "test": "0", "decoders": {}}
+    run = settings.results(size) / "runs" / "whisper-all-0.json"
+    write(run, json.loads(run.read_text()) | {"settings": own})
+    weights = f"whisper-all-0-{train.key({'steps': 4, 'batch': 4})}"
+    for student, told in ((weights, False), ("whisper-all-0", True)):
+        write(settings.results(size) / "deploy.json", {
+            "student": student, "backend": "export", "load": {},
+            "speed": {name: {"real_time_factor": 0.1}
+                      for name in ("pocketsphinx", "whisper", "student, export")},
+        })  # fmt: skip
+        made = table.tables(table.Results(size))["speed"]
+        assert ("has other weights than those above" in made) == told
 
 
 def test_the_documents_page_asks_for_every_table_and_shows_every_plot(size: settings.Size) -> None:

@@ -49,7 +49,7 @@ def deploy(size: Size) -> dict[str, Any]:
     recordings = list(Waves(size, "test").values())
     timed = recordings[:: max(1, len(recordings) // count)]
     result = {
-        "student": run.name,
+        "student": run.folder.name,
         **train.provenance(),
         "threads": torch.get_num_threads(),
         "backend": backend,

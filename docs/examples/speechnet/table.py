@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 import queries
-from speechnet import evaluate, files, settings
+from speechnet import evaluate, files, settings, train
 from speechnet.evaluate import MODE
 from speechnet.settings import Size
 
@@ -111,15 +111,19 @@ def tables(results: Results) -> dict[str, str]:
     }
 
 
-def training(folder: Path) -> dict[str, str]:
-    """What students were trained and tested with: each value that a run has, once."""
-    runs = [json.loads(path.read_text()) for path in sorted(folder.glob("*-*.json"))]
+def training(folder: Path) -> dict[str, list[str]]:
+    """What students were trained and tested with, and their weights: each value of a run once."""
+    runs = [
+        {"name": path.stem, **json.loads(path.read_text())}
+        for path in sorted(folder.glob("*-*.json"))
+    ]
     tell = {
+        "weights": lambda run: f"{run['name']}-{train.key(run['settings'])}",
         "steps": lambda run: "{steps} steps of {batch}".format(**run["settings"]),
         "hardware": lambda run: run["hardware"]["gpu"] or f"{run['hardware']['cpu']}, a core each",
         "versions": lambda run: ", ".join(map(" ".join, run["versions"].items())),
     }
-    return {name: "; ".join(dict.fromkeys(map(one, runs))) for name, one in tell.items()}
+    return {name: list(dict.fromkeys(map(one, runs))) for name, one in tell.items()}
 
 
 def form(value: Any, spec: str) -> str:

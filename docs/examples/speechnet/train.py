@@ -46,6 +46,7 @@ RATE, WARMUP, DECAY = 1e-3, 0.1, 0.01  # peak of the learning rate; share of the
 # it is quieter than what people say, and without noise a student would only learn the quiet.
 STRETCH, SNR = (0.87, 1.15), (0.0, 22.0)  # ratio of lengths; decibels of the recording above it
 SHARES = {"stretched": 0.6, "room": 0.3, "echo": 0.3, "noise": 0.6}
+HEARD = ("test", "decoders")  # settings that decide what a student hears, not what it is
 CURVE, SAVE = 50, 100  # steps between two points of the curve, and between two checkpoints
 _JITTER = 4_000  # samples by which lengths within a batch may differ
 _BLANK = recognizer.TOKENS.index("<pad>")
@@ -135,8 +136,12 @@ class Run:
     @property
     def folder(self) -> Path:
         """Where its checkpoints and its model lie."""
-        key = files.digest(self.settings)
-        return settings.work(self.size) / "students" / f"{self.name}-{key}"
+        return settings.work(self.size) / "students" / f"{self.name}-{key(self.settings)}"
+
+
+def key(own: Mapping[str, Any]) -> str:
+    """The digest of a run's settings, those of its test left out: the same for the same weights."""
+    return files.digest({name: own[name] for name in own if name not in HEARD})
 
 
 class Batches:
@@ -377,7 +382,8 @@ def examine_start(size: Size) -> dict[str, Any]:
 
 def heard_in(size: Size) -> dict[str, Any]:
     """All that decides a model's texts of the test set, beside its weights."""
-    return {"test": files.digest(files.utterances(size, "test")), "decoders": decode.SETTINGS}
+    test = files.digest(files.utterances(size, "test"))
+    return dict(zip(HEARD, (test, decode.SETTINGS), strict=True))
 
 
 def heard(model: Path, size: Size) -> dict[str, Any]:

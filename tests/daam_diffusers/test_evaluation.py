@@ -26,7 +26,6 @@ from daam_diffusers.evaluation import (
     Pair,
     best,
     hungarian,
-    interval,
     iou,
     labeled,
 )
@@ -101,6 +100,10 @@ def test_each_mode_is_what_a_slow_reference_finds(folder: Path) -> None:
         assert found.miou == pytest.approx(best_mean)
     assert (scores.images, scores.masks) == (3, 6)
     assert {x.mode for x in scores.scores if x.method == "whole_image"} == {"labeled"}
+    sums = [sum(own[at : at + 2]) for at in (0, 2, 4)]
+    found = of(scores.scores, group="open", method=str(threshold), mode="labeled")
+    half = 1.96 * np.std(sums, ddof=1) / np.sqrt(3) / 2  # of images, as each has two masks
+    assert found.margin == pytest.approx(half)
     half = of(scores.scores, group="open", method="random_half")
     assert half.miou == pytest.approx(scores.baselines["random_half"])
 
@@ -234,7 +237,7 @@ def test_the_command_writes_every_mean_as_json_and_csv(
     shown = capsys.readouterr().out
     assert all(text in shown for text in ("CLIPSeg", "hungarian", "whole image", "dog (COCO)"))
     score = of([Score(**x) for x in found["scores"]], group="open", method="0.4", mode="labeled")
-    assert f"{score.miou:.3f} ({score.low:.3f}–{score.high:.3f})" in shown
+    assert f"{score.miou:.3f} ± {score.margin:.3f}" in shown
 
 
 @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "half"])
@@ -298,21 +301,6 @@ def test_the_best_prediction_is_at_least_the_words_own(pairs: list[Pair]) -> Non
 
 def test_no_pairs_are_no_scores() -> None:
     assert [mode([]) for mode in MODES.values()] == [[], [], []]
-
-
-def test_intervals_are_over_images() -> None:
-    rng = np.random.default_rng(1)
-    ious = rng.random(400)
-    pairs = [Pair(i, "dog", "dog", x) for i, x in enumerate(ious)]
-    low, high = interval(pairs)
-    half = 1.96 * ious.std() / 20  # the reference's own, by the normal distribution
-    assert (low, high) == pytest.approx((ious.mean() - half, ious.mean() + half), abs=4e-3)
-    assert interval(pairs) == (low, high)
-    # Ten masks that are alike in each of 40 images say no more than one of each.
-    forty = [Pair(i, "dog", "dog", x) for i, x in enumerate(ious[:40])]
-    assert interval([pair for pair in forty for _ in range(10)]) == pytest.approx(interval(forty))
-    assert interval([Pair(0, "dog", "dog", 0.5)] * 3) is None
-    assert interval([Pair(0, "a", "a", 0.5), Pair(1, "a", "a", 0.5)]) == (0.5, 0.5)
 
 
 def test_classes_are_named_by_their_words() -> None:

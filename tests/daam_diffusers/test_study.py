@@ -19,7 +19,7 @@ import torch
 from made_maps import made
 from PIL import Image
 
-from daam_diffusers import HeatMaps, study, trace
+from daam_diffusers import HeatMaps, samples, study, trace
 from daam_diffusers.cli import main
 from daam_diffusers.linguistics import SAME, TWO
 
@@ -44,7 +44,7 @@ def folder(tinyworld_pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
             image = tinyworld_pipe(prompt, num_inference_steps=2, generator=generator).images[0]
         (made / name).mkdir()
         image.save(made / name / "image.png")
-        tracer.heat_maps().save(made / name / study.MAPS)
+        tracer.heat_maps().save(made / name / samples.MAPS)
     return made
 
 
@@ -58,7 +58,7 @@ def run(*arguments: object) -> int:
 
 
 def test_areas_and_overlaps_are_those_of_the_maps_masks(folder: Path, found: study.Study) -> None:
-    maps = {name: HeatMaps.load(folder / name / study.MAPS) for name in PROMPTS}
+    maps = {name: HeatMaps.load(folder / name / samples.MAPS) for name in PROMPTS}
     adjectives = [(name, word) for name in ("red", "green") for word in (name, "blue")]
     adjectives += [("other", "purple"), ("other", "blue")]
     nouns = {"blue": "boat", "red": "car", "green": "car", "purple": "car"}
@@ -84,7 +84,7 @@ def test_areas_and_overlaps_are_those_of_the_maps_masks(folder: Path, found: stu
 def test_images_of_one_seed_that_differ_in_an_adjective_are_compared(
     folder: Path, found: study.Study
 ) -> None:
-    loaded = [HeatMaps.load(folder / name / study.MAPS) for name in ("red", "green")]
+    loaded = [HeatMaps.load(folder / name / samples.MAPS) for name in ("red", "green")]
     inside = (loaded[0]["car"].mask(0.4) | loaded[1]["car"].mask(0.4)).numpy()
     pictures = [np.asarray(Image.open(folder / name / "image.png")) for name in ("red", "green")]
     change = np.abs(pictures[0].astype(float) - pictures[1]).mean(-1) / 255
@@ -109,10 +109,10 @@ def test_images_whose_seed_is_another_or_not_known_are_not_compared(
     folder: Path, tmp_path: Path, seed: str
 ) -> None:
     shutil.copytree(folder / "red", tmp_path / "red")
-    maps = HeatMaps.load(folder / "green" / study.MAPS)
+    maps = HeatMaps.load(folder / "green" / samples.MAPS)
     (tmp_path / "green").mkdir()
     changed = replace(maps, provenance={**maps.provenance, "seed": seed})
-    changed.save(tmp_path / "green" / study.MAPS)
+    changed.save(tmp_path / "green" / samples.MAPS)
     assert "compared" not in study.study(tmp_path, MODEL).statistics.counts
 
 
@@ -141,7 +141,7 @@ def test_two_processes_find_what_one_finds(folder: Path, found: study.Study) -> 
 
 def test_of_a_video_all_frames_count(tmp_path: Path) -> None:
     maps = made("a red dog", axes=("frame",))
-    maps.save(tmp_path / study.MAPS)
+    maps.save(tmp_path / samples.MAPS)
     means = study.study(tmp_path, MODEL, threshold=0.3).statistics.means
     area = maps["dog"].mask(0.3).float().mean().item()
     assert means["intensity", "NOUN", "area"].value == pytest.approx(area)
@@ -189,7 +189,7 @@ def test_what_cannot_be_read_is_named_and_left_out(
 ) -> None:
     shutil.copytree(folder / "red", tmp_path / "red")
     (tmp_path / "broken").mkdir()
-    (tmp_path / "broken" / study.MAPS).write_bytes(b"no")
+    (tmp_path / "broken" / samples.MAPS).write_bytes(b"no")
     assert run(tmp_path) == 1
     assert "broken" in capsys.readouterr().err
     shutil.rmtree(tmp_path / "red")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 FORMATS = {".safetensors", ".npz", ".html"}  # the package's own
 
@@ -55,3 +58,14 @@ def written_beside(path: str | os.PathLike[str], own: str | None = None) -> Iter
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], whole: Mapping[str, Any]) -> None:
+    """Write rows of a table as CSV if the file is named so, or else what holds them as JSON."""
+    with written_beside(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        if path.suffix.lower() == ".csv":
+            table = csv.DictWriter(file, rows[0], lineterminator="\n")
+            table.writeheader()
+            table.writerows(rows)
+        else:
+            file.write(json.dumps(whole, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""The commands behind `daam-diffusers`: generate, report, evaluate.
+"""The commands behind `daam-diffusers`: generate, report, evaluate, study.
 
 What imports torch is imported inside the command that needs it: `--help` and a mistyped flag are
 answered at once.
@@ -6,13 +6,12 @@ answered at once.
 
 from __future__ import annotations
 
-import csv
 import inspect
-import json
 import math
 import re
 import warnings
 from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import version
@@ -24,7 +23,7 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 
-from daam_diffusers.atomic import check_target, written_beside
+from daam_diffusers.atomic import check_target, write_rows
 from daam_diffusers.errors import TraceError, TraceWarning
 
 if TYPE_CHECKING:
@@ -306,8 +305,6 @@ def evaluate(
     A mask that cannot be judged is named and left out, and the exit code is 1 then; it is 2 if
     none can be judged.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
     from daam_diffusers import folder as folders
 
     for path in out or []:
@@ -324,23 +321,23 @@ def evaluate(
     scores = folders.evaluate(folder, limits, refined=refined, predictors=predictors)
     _show(scores)
     for path in out or []:
-        with written_beside(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-            if path.suffix.lower() == ".csv":
-                table = csv.DictWriter(file, asdict(scores.scores[0]), lineterminator="\n")
-                table.writeheader()
-                table.writerows(map(asdict, scores.scores))
-            else:
-                file.write(json.dumps(asdict(scores), indent=2) + "\n")
+        write_rows(path, [asdict(score) for score in scores.scores], asdict(scores))
+    return _finish(out or [], scores.problems)
+
+
+def _finish(written: Iterable[Path], problems: Sequence[str]) -> int:
+    """Show what was written and what was left out; returns the exit code."""
+    for path in written:
         console.print(str(path), soft_wrap=True)
-    for problem in scores.problems:
+    for problem in problems:
         _warn(problem)
-    return 1 if scores.problems else 0
+    return 1 if problems else 0
 
 
 def _show(scores: FolderScores, most: int = 20) -> None:
     """Show the means over all masks, and those of the words and classes that have most masks."""
     title = f"{scores.images} image(s), {scores.masks} mask(s)"
-    table = Table("method", "mode", "mIoU (95%)", "COCO-80", title=title)
+    table = Table("method", "mode", "mIoU", "COCO-80", title=title)
     cells = {(x.method, x.mode, x.group): x for x in scores.scores if not x.name}
     for method, mode in dict.fromkeys(key[:2] for key in cells):
         found = (cells.get((method, mode, group)) for group in ("open", "coco80"))
@@ -356,9 +353,9 @@ def _show(scores: FolderScores, most: int = 20) -> None:
 
 
 def _cell(score: Score | None) -> str:
-    if score is None or score.low is None:
+    if score is None or score.margin is None:
         return f"{score.miou:.3f}" if score else ""
-    return f"{score.miou:.3f} ({score.low:.3f}–{score.high:.3f})"
+    return f"{score.miou:.3f} ± {score.margin:.3f}"
 
 
 def _device(name: str) -> torch.device:
@@ -402,15 +399,10 @@ def _load(model: str, dtype: Dtype, variant: str | None, loras: list[str]) -> An
 
 
 def _check_words(prompt: str, words: list[str] | None) -> list[str]:
-    """The words as they stand in the prompt; one that is not there is an error before the run.
-
-    Which tokens a word has does not matter here, so no tokenizer is asked.
-    """
+    """The words as they stand in the prompt; one that is not there is an error before the run."""
     from daam_diffusers.prompt import Prompt, Token
-    from daam_diffusers.words import word_spans
 
-    tokens = [Token(prompt[s:e], s, e, i) for i, (s, e) in enumerate(word_spans(prompt))]
-    read = Prompt(prompt, tuple(tokens), len(tokens))
+    read = Prompt(prompt, (Token(prompt, 0, len(prompt), 0),), 1)  # which tokens does not matter
     try:
         return [read.find(word).text for word in words or []]
     except KeyError as error:
@@ -438,8 +430,6 @@ def study(
 
     An image that cannot be measured is named and left out, and the exit code is 1 then.
     """
-    if not folder.is_dir():
-        raise ValueError(f"no such folder: {folder}")
     from daam_diffusers import study as studies
 
     named = None if categories is None else studies.read_categories(categories)
@@ -451,8 +441,4 @@ def study(
             count = next(iter(cells.values())).count
             table.add_row(row, f"{count}", *(f"{cells.get(column, '')}" for column in columns))
         console.print(table)
-    for path in [] if out is None else found.save(out):
-        console.print(str(path), soft_wrap=True)
-    for problem in found.problems:
-        _warn(problem)
-    return 1 if found.problems else 0
+    return _finish([] if out is None else found.save(out), found.problems)

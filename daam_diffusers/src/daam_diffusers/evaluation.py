@@ -11,7 +11,6 @@ mask's word is assigned to, one to one over all images.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -96,23 +95,6 @@ def hungarian(pairs: Sequence[Pair]) -> list[Pair]:
 
 
 MODES = {"labeled": labeled, "best": best, "hungarian": hungarian}
-
-
-def interval(pairs: Sequence[Pair], *, resamples: int = 1000) -> tuple[float, float] | None:
-    """The 95% interval of the pairs' mean IoU by bootstrap over images; None of fewer than two.
-
-    Images and not masks are drawn anew, as masks of one image stand or fall together. Seeded.
-    """
-    images = defaultdict(list)
-    for pair in pairs:
-        images[pair.image].append(pair.iou)
-    if len(images) < 2:
-        return None
-    sums, counts = (np.array([count(ious) for ious in images.values()]) for count in (sum, len))
-    drawn = np.random.default_rng(0).integers(len(images), size=(resamples, len(images)))
-    means = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return float(low), float(high)
 
 
 def whole_image(shape: tuple[int, int]) -> npt.NDArray[np.bool_]:

@@ -7,8 +7,11 @@ masks and `heat_maps.safetensors` as `HeatMaps.save` writes it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,15 +27,15 @@ from daam_diffusers.evaluation import (
     Mask,
     Pair,
     Predictor,
-    interval,
     iou,
     labeled,
     random_half,
     whole_image,
 )
 from daam_diffusers.heat_map import Threshold
+from daam_diffusers.linguistics import Mean
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.samples import IMAGE, MAPS
+from daam_diffusers.samples import IMAGE, MAPS, find
 
 MASK = ".gt.png"
 BASELINES = ("whole_image", "random_half")
@@ -49,8 +52,7 @@ class Score:
     images: int
     masks: int
     miou: float
-    low: float | None  # None: of a single image
-    high: float | None
+    margin: float | None  # half of the interval; None: of a single image
 
 
 @dataclass(frozen=True)
@@ -96,35 +98,37 @@ def evaluate(
         predictors: by name, judged on the `image.png` beside the maps.
 
     Raises:
-        ValueError: no maps, no masks beside them, or none that can be judged.
+        ValueError: no folder, no maps, no masks beside them, or none that can be judged.
         ImportError: scipy is missing, of `daam-diffusers[evaluate]`.
     """
-    files = sorted(x for x in folder.rglob(MAPS) if not x.parent.name.startswith("."))
-    if not files:
-        raise ValueError(f"no {MAPS} below {folder}")
+    files = find(folder)
     rng = np.random.default_rng(0)
-    images: list[str] = []
-    pairs: dict[str, list[Pair]] = {}  # by method
+    images = 0
+    judged: list[dict[str, Any]] = []
+    pairs: defaultdict[str, list[Pair]] = defaultdict(list)  # by method
     alone = {file.parent for file in folder.rglob(f"*{MASK}")} - {file.parent for file in files}
     problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
-        maps, picture = None, None
+        masks = sorted(path.parent.glob(f"*{MASK}"))
+        if not masks:
+            continue
+        try:
+            maps = _load(path, refined)
+            picture = Image.open(path.parent / IMAGE).convert("RGB") if predictors else None
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+            continue
         truths: dict[str, npt.NDArray[np.bool_]] = {}
-        for file in sorted(path.parent.glob(f"*{MASK}")):
+        for file in masks:
+            word = file.name.removesuffix(MASK)
             try:
-                if maps is None:
-                    picture = Image.open(path.parent / IMAGE).convert("RGB") if predictors else None
-                    maps = _load(path, refined)
-                word = file.name.removesuffix(MASK)
                 maps.prompt.find(word)
                 truths[word] = _truth(maps.image_size, file)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
             except KeyError as error:
                 problems.append(f"{file}: {error.args[0]}")
-            if maps is None:
-                break  # the other masks would only say it again
-        if maps is None or not truths:
+        if not truths:
             continue
         own = {word.casefold() for word in truths}
         others = [x for x in maps if x.casefold() not in own and any(map(str.isalnum, x))]
@@ -132,20 +136,21 @@ def evaluate(
         for word, true in truths.items():
             size = (true.shape[0], true.shape[1])
             heats = [maps[x].mean().upscale(size).normalized() for x in words]
-            masks: dict[str, list[Mask]] = {}
-            masks |= {str(t): [heat.mask(t, size) for heat in heats] for t in thresholds}
+            guesses: dict[str, Sequence[Mask]] = {}
+            guesses |= {str(t): [heat.mask(t, size) for heat in heats] for t in thresholds}
             if picture is not None:
                 seen = picture.resize(size[::-1])
-                masks |= {name: [*find(seen, words)] for name, find in predictors.items()}
-            masks["whole_image"] = [whole_image(size)] * len(words)
-            masks["random_half"] = [random_half(size, rng)] * len(words)
-            for method, of in masks.items():
+                guesses |= {name: predict(seen, words) for name, predict in predictors.items()}
+            guesses["whole_image"] = [whole_image(size)] * len(words)
+            guesses["random_half"] = [random_half(size, rng)] * len(words)
+            judged.append({"image": str(path.parent.relative_to(folder)), "word": word})
+            for method, of in guesses.items():
                 if len(of) != len(words):
                     raise ValueError(f"{method}: {len(words)} words have {len(of)} mask(s)")
-                ious = zip(words, (iou(mask, true) for mask in of), strict=True)
-                found = [Pair(len(images), word, other, score) for other, score in ious]
-                pairs.setdefault(method, []).extend(found)
-        images.append(str(path.parent.relative_to(folder)))
+                ious = {other: iou(mask, true) for other, mask in zip(words, of, strict=True)}
+                judged[-1][method] = ious[word]
+                pairs[method] += [Pair(images, word, other, score) for other, score in ious.items()]
+        images += 1
     if not images and problems:
         more = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise ValueError(f"no mask can be judged: {problems[0]}{more}")
@@ -154,13 +159,7 @@ def evaluate(
     scores = [score for method, of in pairs.items() for score in _scores(method, of)]
     means = {x.method: x.miou for x in scores if (x.group, x.mode) == ("open", "labeled")}
     baselines = {name: means.pop(name) for name in BASELINES}
-    rows = zip(*(labeled(of) for of in pairs.values()), strict=True)  # a mask each
-    judged = [
-        {"image": images[row[0].image], "word": row[0].true}
-        | {method: pair.iou for method, pair in zip(pairs, row, strict=True)}
-        for row in rows
-    ]
-    return FolderScores(len(images), len(judged), baselines, means, judged, problems, scores)
+    return FolderScores(images, len(judged), baselines, means, judged, problems, scores)
 
 
 def _load(path: Path, refined: bool) -> HeatMaps:
@@ -199,11 +198,11 @@ def _scores(method: str, pairs: Sequence[Pair]) -> Iterator[Score]:
             if name:
                 groups.setdefault((group, name, "labeled"), []).append(pair)
     for (group, name, mode), of in groups.items():
+        images = groupby(sorted(of, key=attrgetter("image")), attrgetter("image"))
+        mean = sum((Mean.of([pair.iou for pair in own]) for _, own in images), Mean())
         if of:
-            images = len({pair.image for pair in of})
-            low, high = interval(of) or (None, None)
-            mean = sum(pair.iou for pair in of) / len(of)
-            yield Score(group, name, method, mode, images, len(of), mean, low, high)
+            margin = mean.margin if mean.images > 1 else None
+            yield Score(group, name, method, mode, mean.images, mean.count, mean.value, margin)
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:

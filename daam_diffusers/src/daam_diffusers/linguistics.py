@@ -7,10 +7,11 @@ and sums of them over many prompts. Maps come as boolean masks: this module need
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import astuple, dataclass, field
 from itertools import combinations
+from operator import add
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,8 +72,7 @@ class Mean:
         return cls(1, n, total, total**2, total * n, n**2)
 
     def __add__(self, other: Mean) -> Mean:
-        names = [each.name for each in fields(self)]
-        return Mean(*(getattr(self, name) + getattr(other, name) for name in names))
+        return Mean(*map(add, astuple(self), astuple(other)))
 
     def __str__(self) -> str:
         return f"{self.value:.3f}" + f" ± {self.margin:.3f}" * (self.images > 1)
@@ -104,12 +104,11 @@ class Statistics:
 
     def merge(self, *others: Statistics) -> Statistics:
         """The statistics of all images together, in any order and from any processes."""
-        means, counts = dict(self.means), dict(self.counts)
+        means, counts = dict(self.means), Counter(self.counts)
         for other in others:
+            counts.update(other.counts)
             for key, mean in other.means.items():
                 means[key] = means.get(key, Mean()) + mean
-            for name, count in other.counts.items():
-                counts[name] = counts.get(name, 0) + count
         return Statistics(means, counts)
 
     @classmethod
@@ -131,8 +130,10 @@ def align(doc: Doc, prompt: Prompt) -> list[Word | None]:
     """
     if doc.text != prompt.text:
         raise ValueError(f"the Doc is of {doc.text!r:.80}, and the prompt is {prompt.text!r:.80}")
-    spans = [(token.idx, token.idx + len(token.text), token.is_space) for token in doc]
-    return [None if is_space else _word(prompt, start, end) for start, end, is_space in spans]
+    return [
+        None if token.is_space else _word(prompt, token.idx, token.idx + len(token))
+        for token in doc
+    ]
 
 
 def _word(prompt: Prompt, start: int, end: int) -> Word | None:
@@ -174,11 +175,9 @@ def relations(doc: Doc) -> Iterator[tuple[str, Token, Token]]:
 
 def _coordinator(token: Token) -> str:
     """The "and" of "a cat, a dog and a bird", for either noun that it joins to another."""
-    for each in (token.head, token, *token.conjuncts):
-        for child in each.children:
-            if child.dep_ == "cc":
-                return str(child.lower_)
-    return ""
+    joined = (token.head, token, *token.conjuncts)
+    children = (child for each in joined for child in each.children)
+    return next((str(child.lower_) for child in children if child.dep_ == "cc"), "")
 
 
 def named_nouns(

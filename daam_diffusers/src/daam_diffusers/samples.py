@@ -20,6 +20,20 @@ IMAGE, VIDEO = "image.png", "video.webp"
 MANIFEST = "generation.json"  # beside the samples: what they were made of
 
 
+def find(folder: Path) -> list[Path]:
+    """The files of heat maps below a folder; those of hidden folders are being written.
+
+    Raises:
+        ValueError: no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"no such folder: {folder}")
+    files = sorted(x for x in folder.rglob(MAPS) if not x.parent.name.startswith("."))
+    if not files:
+        raise ValueError(f"no {MAPS} below {folder}")
+    return files
+
+
 @dataclass(frozen=True)
 class Row:
     """What one sample is to show: its folder's name, the prompt, the seed of its noise."""

@@ -5,32 +5,26 @@ Each image is a folder with `heat_maps.safetensors`, as `HeatMaps.save` writes i
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
-from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from PIL import Image
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from daam_diffusers import linguistics, report
-from daam_diffusers.atomic import written_beside
+from daam_diffusers.atomic import write_rows, written_beside
+from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.linguistics import Key, Mask, Mean, Statistics
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.prompt import Word
-
-MAPS = "heat_maps.safetensors"
+from daam_diffusers.samples import IMAGE, find
 
 TABLES = {
     "intensity": "Thresholded area by part of speech",
@@ -38,7 +32,9 @@ TABLES = {
     "cohyponyms": "Overlap of two nouns of known category",
     "adjectives": "Change where an adjective is exchanged",
 }
-COLUMNS = ("table", "row", "column", "mean", "margin", "count", "images")
+
+Variant = tuple[str, int, int, str]
+"""Prompt with a gap, numbers of adjective and noun, all else that made an image."""
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,11 @@ class Study:
 
         JSON and CSV have an entry a mean; the margin, half of its interval, is empty for one image.
         """
-        means = [
-            (table, row, column, m.value, m.margin if m.images > 1 else None, m.count, m.images)
-            for table, rows in self.tables()
-            for row, cells in rows.items()
+        rows = [
+            {"table": table, "row": row, "column": column, "mean": m.value}
+            | {"margin": m.margin if m.images > 1 else None, "count": m.count, "images": m.images}
+            for table, means in self.tables()
+            for row, cells in means.items()
             for column, m in cells.items()
         ]
         described = {
@@ -91,20 +88,15 @@ class Study:
             "threshold": self.threshold,
             "counts": dict(self.statistics.counts),
             "problems": self.problems,
-            "rows": [dict(zip(COLUMNS, mean, strict=True)) for mean in means],
-        }
-        table = io.StringIO()
-        csv.writer(table).writerows([COLUMNS, *means])
-        texts = {
-            "study.json": json.dumps(described, indent=1) + "\n",
-            "study.csv": table.getvalue(),
-            "study.html": self.to_html(),
+            "rows": rows,
         }
         folder.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            with written_beside(folder / name) as beside:
-                beside.write_bytes(text.encode("utf-8"))
-        return [folder / name for name in texts]
+        *tables, page = (folder / f"study.{kind}" for kind in ("json", "csv", "html"))
+        for path in tables:
+            write_rows(path, rows, described)
+        with written_beside(page) as beside:
+            beside.write_bytes(self.to_html().encode("utf-8"))  # line ends count for its hash
+        return [*tables, page]
 
     def to_html(self) -> str:
         """One self-contained page of the tables with bars, beside the paper's figures."""
@@ -127,7 +119,7 @@ def study(
     `problems`.
 
     Args:
-        folder: searched in depth for `heat_maps.safetensors`.
+        folder: searched in depth for `heat_maps.safetensors`; hidden folders are left out.
         model: a spaCy model's name or folder; it must parse and tag.
         threshold: on min-max maps, in [0, 1].
         categories: name of a noun to its category, for `cohyponyms`.
@@ -135,28 +127,25 @@ def study(
 
     Raises:
         ImportError: spaCy is missing.
-        ValueError: no maps, none that can be measured, or a model that spaCy does not find or
-            that does not parse and tag.
+        ValueError: no folder, no maps, none that can be measured, or a model that spaCy does not
+            find or that does not parse and tag.
     """
-    files = sorted(folder.rglob(MAPS))
-    if not files:
-        raise ValueError(f"no {MAPS} below {folder}")
+    files = find(folder)
     meta = load_model(model).meta
     found = Statistics()
     problems: list[str] = []
-    variants: defaultdict[Any, dict[str, Variant]] = defaultdict(dict)
+    variants: defaultdict[Variant, dict[str, Path]] = defaultdict(dict)
     measure = partial(_measure, model=model, threshold=threshold, categories=categories or {})
+    for part, wrong, own in _each(measure, files, processes):
+        found = found.merge(part)
+        problems += wrong
+        for variant, adjective, path in own:
+            variants[variant].setdefault(adjective, path)
+    groups = [(key, [*paths.values()]) for key, paths in variants.items() if len(paths) > 1]
     compare = partial(_compare, model=model, threshold=threshold)
-    with _mapping(processes) as over:
-        for part, own, wrong in tqdm(over(measure, files), "measure", len(files), leave=False):
-            found = found.merge(part)
-            problems += wrong
-            for key, variant in own:
-                variants[key].setdefault(variant.adjective, variant)
-        groups = [[*group.values()] for group in variants.values() if len(group) > 1]
-        for part, wrong in tqdm(over(compare, groups), "compare", len(groups), leave=False):
-            found = found.merge(part)
-            problems += wrong
+    for part, wrong in _each(compare, groups, processes):
+        found = found.merge(part)
+        problems += wrong
     if not found.means:
         others = f" (and {len(problems) - 1} more problems)" if len(problems) > 1 else ""
         raise ValueError(f"nothing can be measured: {', '.join(problems[:1])}{others}")
@@ -207,65 +196,65 @@ def read_categories(path: Path) -> dict[str, str]:
     raise ValueError(f'{path} must be JSON of nouns and categories, {{"zebra": "animal"}}')
 
 
-class Variant(NamedTuple):
-    """An image that may be compared with those of other adjectives, and where the two words are."""
-
-    path: Path
-    adjective: str
-    adjective_index: int
-    noun_index: int
-
-
 def _measure(
     path: Path, *, model: str, threshold: float, categories: Mapping[str, str]
-) -> tuple[Statistics, list[tuple[Any, Variant]], list[str]]:
-    """Statistics of one image, what it may be compared with by, and what is wrong with it."""
+) -> tuple[Statistics, list[str], list[tuple[Variant, str, Path]]]:
+    """Statistics of an image, what is wrong with it, and its adjectives, by what else it shows."""
     try:
         maps = HeatMaps.load(path)
         if not maps.prompt.text:
             raise ValueError(f"{path}: its prompt is not known")
         doc = load_model(model)(maps.prompt.text)
-        mask = partial(_mask, maps, threshold)
-        found = linguistics.measure(doc, maps.prompt, mask, categories)
+        found = linguistics.measure(
+            doc, maps.prompt, lambda word: maps.combine(word).mask(threshold).numpy(), categories
+        )
     except (OSError, ValueError) as error:
-        return Statistics(), [], [str(error)]
+        return Statistics(), [str(error)], []
     if not maps.provenance.get("seed", "").isdecimal():  # of a batch it names all seeds
         return found, [], []
-    same = json.dumps([dict(maps.provenance), maps.image_size], sort_keys=True)
-    variants = [
-        ((frame, noun, same), Variant(path, doc[adjective].lower_, adjective, noun))
-        for frame, adjective, noun in linguistics.adjectives(doc)
-    ]
-    return found, variants, []
+    made = json.dumps([dict(maps.provenance), maps.image_size], sort_keys=True)
+    own = linguistics.adjectives(doc)
+    return found, [], [((*place, made), doc[place[1]].lower_, path) for place in own]
 
 
 def _compare(
-    group: Sequence[Variant], *, model: str, threshold: float
+    group: tuple[Variant, Sequence[Path]], *, model: str, threshold: float
 ) -> tuple[Statistics, list[str]]:
-    """The first image of a group against each of the others."""
-    first, *others = group
+    """The first image of a group against each of the others, and what is wrong with one."""
+    (_, adjective, noun, _), paths = group
+    names = {adjective: "the adjective's map", noun: "the noun's map"}
     values: defaultdict[Key, list[float]] = defaultdict(list)
+
+    def compare(row: str, before: Any, after: Any, inside: Mask) -> None:
+        changes = linguistics.change(before, after, inside)
+        for column, value in zip(("inside", "outside"), changes, strict=True):
+            values["adjectives", row, column].append(value)
+
     try:
-        before = _drawn(first, model)
-        for other in others:
-            for row, change in _changes(before, _drawn(other, model), first, threshold):
-                for column, value in zip(("inside", "outside"), change, strict=True):
-                    values["adjectives", row, column].append(value)
+        drawn = (_drawn(path, model) for path in paths)
+        before, image = next(drawn)
+        for after, other in drawn:
+            if noun not in before or noun not in after:
+                continue
+            inside = (before[noun].mask(threshold) | after[noun].mask(threshold)).numpy()
+            if image is not None and other is not None:
+                compare("image", image, other, inside)
+            for index in sorted(before.keys() & after.keys()):
+                one, two = (x[index].upscale().normalized().values.numpy() for x in (before, after))
+                compare(names.get(index, "other words' maps"), one, two, inside)
     except (OSError, ValueError) as error:
         return Statistics(), [str(error)]
-    return Statistics.of(values, compared=len(others)), []
+    return Statistics.of(values, compared=len(paths) - 1), []
 
 
-Drawn = tuple[HeatMaps, list[Word | None], npt.NDArray[np.float32] | None]
-
-
-def _drawn(variant: Variant, model: str) -> Drawn:
-    """Maps, words and image, (H, W, 3) in [0, 1], if it is there."""
-    maps = HeatMaps.load(variant.path)
+def _drawn(path: Path, model: str) -> tuple[dict[int, HeatMap], npt.NDArray[np.float32] | None]:
+    """Maps by the number of the word, and the image, (H, W, 3) in [0, 1], if it is there."""
+    maps = HeatMaps.load(path)
     words = linguistics.align(load_model(model)(maps.prompt.text), maps.prompt)
-    picture = variant.path.with_name("image.png")
+    heats = {i: maps.combine(word).mean() for i, word in enumerate(words) if word is not None}
+    picture = path.with_name(IMAGE)
     if not picture.is_file():
-        return maps, words, None
+        return heats, None
     with Image.open(picture) as image:
         pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
     if pixels.shape[:2] != maps.image_size:
@@ -273,47 +262,13 @@ def _drawn(variant: Variant, model: str) -> Drawn:
             f"{picture} has {pixels.shape[0]}×{pixels.shape[1]} pixels, and the maps beside it are "
             f"of an image of {maps.image_size[0]}×{maps.image_size[1]}"
         )
-    return maps, words, pixels
+    return heats, pixels
 
 
-def _changes(
-    before: Drawn, after: Drawn, place: Variant, threshold: float
-) -> Iterator[tuple[str, tuple[float, float]]]:
-    """What of it, and how much it changes inside and outside the noun's masks of both images."""
-    nouns = [(maps, words[place.noun_index]) for maps, words, _ in (before, after)]
-    masks = [_mask(maps, threshold, noun) for maps, noun in nouns if noun is not None]
-    if len(masks) < 2:
-        return
-    inside = masks[0] | masks[1]
-    if before[2] is not None and after[2] is not None:
-        yield "image", linguistics.change(before[2], after[2], inside)
-    names = {place.adjective_index: "the adjective's map", place.noun_index: "the noun's map"}
-    for index, (one, other) in enumerate(zip(before[1], after[1], strict=True)):
-        if one is not None and other is not None:
-            maps = _normalized(before[0], one), _normalized(after[0], other)
-            yield names.get(index, "other words' maps"), linguistics.change(*maps, inside)
-
-
-def _mask(maps: HeatMaps, threshold: float, word: Word) -> Mask:
-    mask: Mask = maps.combine(word).mask(threshold).numpy()
-    return mask
-
-
-def _normalized(maps: HeatMaps, word: Word) -> npt.NDArray[np.float32]:
-    values: npt.NDArray[np.float32] = (
-        maps.combine(word).mean().upscale().normalized().values.numpy()
-    )
-    return values
-
-
-@contextmanager
-def _mapping(processes: int) -> Iterator[Callable[..., Iterable[Any]]]:
-    """A `map` in this process, or over several."""
-    if processes == 1:
-        yield map
-        return
+def _each(task: Callable[..., Any], items: Any, processes: int) -> Iterable[Any]:
+    """What a task makes of each item, in their order, in this process or in several."""
+    count = min(processes, len(items))
     # Spawned: a process that torch has run threads in must not be forked.
-    with ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,)
-    ) as pool:
-        yield partial(pool.map, chunksize=8)
+    own: dict[str, Any] = {"num_workers": count, "multiprocessing_context": "spawn"}
+    loader = DataLoader(items, None, collate_fn=task, **(own if count > 1 else {}))
+    return tqdm(loader, "study", leave=False)

@@ -30,6 +30,7 @@ import scenes
 from daam_diffusers import linguistics, trace
 from daam_diffusers import study as studies
 from daam_diffusers.linguistics import SAME, TWO, Statistics
+from daam_diffusers.samples import MAPS
 
 HERE = Path(__file__).resolve().parent
 SEED = 6_000_000
@@ -90,7 +91,7 @@ def recolored(count: int) -> Iterator[Sample]:
 
 def draw(model: Path, samples: Sequence[Sample], out: Path, batch: int = 25) -> None:
     """Generate what is not there yet, as `daam-diffusers generate` lays it out."""
-    left = [sample for sample in samples if not (out / sample.name / studies.MAPS).exists()]
+    left = [sample for sample in samples if not (out / sample.name / MAPS).exists()]
     pipe = evaluate.load(model) if left else None
     for start in tqdm(range(0, len(left), batch), desc="draw", unit="batch"):
         chunk = left[start : start + batch]
@@ -107,7 +108,7 @@ def draw(model: Path, samples: Sequence[Sample], out: Path, batch: int = 25) -> 
             folder = out / sample.name
             folder.mkdir(parents=True, exist_ok=True)
             image.save(folder / "image.png")
-            dataclasses.replace(maps, provenance=own).save(folder / studies.MAPS)
+            dataclasses.replace(maps, provenance=own).save(folder / MAPS)
 
 
 def measure(out: Path, samples: Sequence[Sample], spacy: str) -> studies.Study:

@@ -97,10 +97,12 @@ def test_a_logistic_regression_without_two_kinds_of_gold_says_what_to_do() -> No
         LogisticRegression().fit(everything(checked), gold=one_sided)
 
 
-@given(st.integers(0, 100))
-def test_arrays_and_frames_have_the_weights_worked_out_row_by_row(seed: int) -> None:
+@given(st.integers(0, 100), st.sampled_from([1, 3, 20]), st.sampled_from("CF"))
+def test_arrays_and_frames_have_the_weights_worked_out_row_by_row(
+    seed: int, rows: int, layout: str
+) -> None:
     rng = np.random.default_rng(seed)
-    votes = rng.choice([-1, 0, 1, MISSING], (20, 3)).astype(np.int8)
+    votes = rng.choice([-1, 0, 1, MISSING], (rows, 3)).astype(np.int8, order=layout)
     intercept, slopes = rng.normal(), rng.normal(size=(3, 3))  # of rejects, accepts, missing inputs
     odds = [
         intercept + sum(slopes[(-1, 1, MISSING).index(v), i] for i, v in enumerate(row) if v)

@@ -102,7 +102,8 @@ class Fitted(ABC):
         """
         check_votes(votes, self.functions)
         names = [PREFIX + name for name in self.functions]
-        table = pl.DataFrame(votes.astype(np.int8), names).with_columns(
+        # Said, since Polars guesses the orientation of a square array by its layout in memory.
+        table = pl.DataFrame(votes.astype(np.int8), names, orient="row").with_columns(
             pl.all().replace(MISSING, None)
         )
         # Not `select`: a weight that no vote changes would be one row.

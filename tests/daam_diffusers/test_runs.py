@@ -226,6 +226,20 @@ def test_a_drop_in_spelled_twice_after_an_exception_traces(sd):
 # Loops of one's own
 
 
+def test_an_image_of_a_batch_of_generators_tells_its_own_seed(sd):
+    seeds = [3, 14, 15, 9]
+    with trace(sd) as tracer:
+        sd(
+            ["a dog", "a red car"],
+            num_images_per_prompt=2,
+            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            num_inference_steps=1,
+            output_type="latent",
+        )
+    told = [tracer.heat_maps(image).provenance["seed"] for image in range(4)]
+    assert told == [str(seed) for seed in seeds]
+
+
 def test_two_loops_of_ones_own_in_one_context(sd):
     """The batch in an order of one's own, several images, the negative prompt as well."""
     latents = torch.randn(4, 4, 8, 12, generator=torch.Generator().manual_seed(1))

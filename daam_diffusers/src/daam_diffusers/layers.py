@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 from torch import nn
@@ -15,25 +16,15 @@ from daam_diffusers.scores import AttentionCall
 
 @dataclass(frozen=True)
 class Layer:
-    """An attention module that reads the prompt, or among pixels.
-
-    Attributes:
-        name: see `LayerInfo`.
-        module: it has a `processor`.
-        kind: how it reads the prompt.
-        block: see `LayerInfo`.
-        halvings: how often the cells were halved above it.
-        family: of its denoiser.
-        component: the denoiser.
-    """
+    """An attention module that reads the prompt, or among pixels; see `LayerInfo`."""
 
     name: str
-    module: Any
+    module: Any  # it has a `processor`
     kind: Kind
     block: str
-    halvings: int
+    halvings: int  # how often the cells were halved above it
     family: Family
-    component: str
+    component: str  # the denoiser
 
 
 def layers_of(
@@ -73,21 +64,13 @@ def _block(path: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in the present call of a denoiser.
+    """Where things lie in the present call of a denoiser."""
 
-    Attributes:
-        grid: frames, rows and columns of cells, at the finest level.
-        samples: the batch of latents.
-        context: segments of what cross-attention attends to, a sample.
-        sequences: segments of a joint sequence, a sample.
-        before: cells in front of those of a cross-attention layer.
-    """
-
-    grid: Grid
-    samples: int
-    context: Sequence[Segments]
-    sequences: Sequence[Segments]
-    before: int = 0
+    grid: Grid  # at the finest level
+    samples: int  # the batch of latents
+    context: Sequence[Segments]  # of each sample, what cross-attention attends to
+    sequences: Sequence[Segments]  # of each sample, in joint attention
+    before: int = 0  # cells in front of those of a cross-attention layer
 
 
 @dataclass(frozen=True)
@@ -152,27 +135,17 @@ def source_of(
 
 def groups_of(sources: Sequence[Source]) -> list[list[Source]]:
     """Neighboring samples that one computation serves."""
-    groups: list[list[Source]] = []
-    for source in sources:
-        last = groups[-1][-1] if groups else None
-        if (
-            last is not None
-            and last.call is source.call
-            and (last.cells, last.text, last.pixels, last.rows.stop)
-            == (source.cells, source.text, source.pixels, source.rows.start)
-        ):
-            groups[-1].append(source)
-        else:
-            groups.append([source])
-    return groups
+
+    def computation(at: int) -> tuple[object, ...]:
+        one = sources[at]
+        first = one.rows.start - at * (one.rows.stop - one.rows.start)  # as sample 0 would have it
+        return id(one.call), one.cells, one.text, one.pixels, first
+
+    return [[sources[at] for at in group] for _, group in groupby(range(len(sources)), computation)]
 
 
 def _level(grid: Grid, halvings: int, found: int, layer: str) -> Grid:
-    """The grid of a layer of `found` cells: the finest one, rows and columns halved so often.
-
-    Raises:
-        TraceError: the layer has another number of cells.
-    """
+    """The grid of a layer of `found` cells: the finest one, rows and columns halved so often."""
     frames, height, width = grid
     size = 2**halvings
     # Strided convolutions round odd sizes up, pooling down.

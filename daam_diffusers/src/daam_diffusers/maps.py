@@ -539,19 +539,17 @@ class HeatMaps(Mapping[str, HeatMap]):
                 f"steps={steps}, axes={self.axes}"
             )
         wanted = [words] if isinstance(words, str) else self if words is None else words
-        maps = [self.word(word) for word in wanted]
+        maps = [self.word(word).mean(("step",)) for word in wanted]
         if not maps:
             raise ValueError("there is no word to draw")
-        every = self.probabilities[self.layers[0].name].shape[1]
-        shown = np.unique(np.linspace(0, every - 1, steps).round().astype(int))
+        shown = np.unique(np.linspace(0, len(maps[0].values) - 1, steps).round().astype(int))
         height, width = self.size
         wide = width + -(-width // 24)  # with a gap to the next one
         # Not one of pyplot's, which would hold it open and show it twice in a notebook.
         figure: Figure = pyplot.Figure(figsize=(10, 1 + 9 * len(maps) * height / wide / len(shown)))
         axes = figure.subplots(len(maps), squeeze=False)
         for ax, one in zip(axes.flat, maps, strict=True):
-            values = one.mean(("step",)).values[shown]
-            values = values.reshape(len(shown), -1, height, width).mean(dim=1)  # over frames
+            values = one.values[shown].reshape(len(shown), -1, height, width).mean(dim=1)
             values = F.pad(values, (0, wide - width), value=math.nan)
             ax.imshow(torch.cat([*values], dim=1).numpy(), cmap="inferno")
             ax.set_xticks(wide * np.arange(len(shown)) + (width - 1) / 2, shown + 1)
@@ -567,12 +565,9 @@ class HeatMaps(Mapping[str, HeatMap]):
         """Thumbnails of the first dozen words, for notebooks: some kilobytes, no script."""
         cells = []
         for word, found in islice(self.by_word(), 12):
-            heat = found.mean().normalized().values
-            heat = heat.reshape(-1, *heat.shape[-2:]).mean(dim=0)
-            scale = min(1, 96 / max(heat.shape))
-            height, width = (math.ceil(scale * n) for n in heat.shape)
-            heat = resize(heat, (height, width)).clamp(0, 1)
-            picture = colors.blend(Image.new("RGB", (width, height)), heat.numpy(), 1)
+            heat = found.mean().normalized().values.reshape(-1, *self.size).mean(dim=0)
+            picture = colors.blend(Image.new("RGB", self.size[::-1]), heat.numpy(), 1)
+            picture.thumbnail((96, 96))
             cells.append(
                 f'<figure style="display:inline-block;margin:4px"><img alt="" width="96" '
                 f'src="{report.data_uri(picture)}"><figcaption>{escape(word.text[:40])}'

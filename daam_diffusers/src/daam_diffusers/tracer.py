@@ -214,14 +214,19 @@ class Tracer:
         keep_steps = "step" in self._watch.keep
         kept_steps = max(len(record.sums) for record in records) if keep_steps else branch.calls
         steps = found.step if found.counts_steps else kept_steps
-        spread, space = branch.spread, self._watch.space
+        space = self._watch.space
+        spread = branch.spread.mean(image, steps=False, frames=False) if branch.spread else None
+        provenance = {**found.provenance, "steps": str(steps), "calls": str(branch.calls)}
+        seeds = provenance.get("seed", "").split(", ")
+        if len(seeds) == branch.samples > 1:  # a generator an image
+            provenance["seed"] = seeds[image]
+        if space != "attention":
+            provenance["space"] = space
+        names = [record.info.name for record in records]
 
         def means(of: Branch) -> dict[str, torch.Tensor]:
-            own = {x.info.name: of.layers[x.info.name] for x in records}
-            return {
-                name: record.mean(image, steps=keep_steps, frames=frames is not None)
-                for name, record in own.items()
-            }
+            options = {"steps": keep_steps, "frames": frames is not None}
+            return {name: of.layers[name].mean(image, **options) for name in names}
 
         maps = HeatMaps(
             prompt=self._prompt(branch, image, prompt, encoder),
@@ -232,18 +237,11 @@ class Tracer:
             size=(found.grid[1], found.grid[2]),
             image_size=(image_size[0], image_size[1]),
             clamp=clamp,
-            provenance={
-                **found.provenance,
-                "steps": str(steps),
-                "calls": str(branch.calls),
-                **({} if space == "attention" else {"space": space}),
-            },
+            provenance=provenance,
             frames=frames,
             calls={record.info.name: record.calls for record in records},
             weighting="information" if layers == "auto" else "equal",
-            self_attention=None
-            if spread is None
-            else spread.mean(image, steps=False, frames=False),
+            self_attention=spread,
         )
         kept = found.inputs
         if kept is None or not kept.calls or branch is not found.branches[0]:
@@ -262,19 +260,15 @@ class Tracer:
 
     def record_bytes(self) -> int:
         """Size of what is recorded of the latest run, in bytes, what lies on disk included."""
-        branches = self._watch.runs[-1].branches if self._watch.runs else []
-        records = [record for branch in branches for record in branch.layers.values()]
-        records += [branch.spread for branch in branches if branch.spread is not None]
-        kept = self._watch.runs[-1].inputs if self._watch.runs else None
-        sums = sum(total.nbytes for record in records for total in record.sums.values())
-        return sums + (0 if kept is None else kept.size)
+        run = self._watch.runs[-1] if self._watch.runs else Run()
+        records = [
+            one for branch in run.branches for one in (*branch.layers.values(), branch.spread)
+        ]
+        sums = sum(total.nbytes for x in records if x for total in x.sums.values())
+        return sums + (run.inputs.size if run.inputs else 0)
 
     def _probed(self, kept: Inputs, branch: Branch, text: str) -> Branch:
-        """What the layers of a run attend to of another text, read as a prompt of its own.
-
-        Raises:
-            TraceError: the prompt's own maps are not found again in what was kept of the run.
-        """
+        """What the layers of a run attend to of another text, read as a prompt of its own."""
         if not kept.is_sure:
             again = self._watch.probe(kept, None).layers
             for name, record in branch.layers.items():
@@ -324,12 +318,10 @@ class Tracer:
                 f"{'negative ' if negative else ''}prompt as they were encoded; if a callback "
                 "changes them, or FreeNoise blends them, the prompt's rows cannot be told."
             )
-        known = [(branch, branch.first.texts) for branch in branches]
+        known = [(branch, branch.first.texts or ()) for branch in branches]
         chosen = [branch for branch, texts in known if not texts or prompt in (None, *texts)]
         if not chosen:
-            listed = ", ".join(
-                repr(text) for _, texts in known for text in dict.fromkeys(texts or ())
-            )
+            listed = ", ".join(repr(text) for _, texts in known for text in dict.fromkeys(texts))
             raise ValueError(
                 f"the run knows its prompt, {listed}, and `prompt={prompt!r}` is another; "
                 "`prompt` is for runs that were given `prompt_embeds`"
@@ -344,23 +336,22 @@ class Tracer:
             raise TraceError("`layers` chose none of the denoiser's layers")
         run.complain_of_repeats()
         others = [other for other in branches if other is not branch]
+        warned = []
         if run.is_cut_short:
-            warnings.warn(
+            warned.append(
                 f"the pipeline raised an error after {run.calls} denoiser call(s); these maps are "
-                "of those",
-                TraceWarning,
-                stacklevel=4,
+                "of those"
             )
         if run.unknown or others:
             texts = "; ".join(repr(other.first.texts and other.first.texts[0]) for other in others)
             elsewhere = f", and other prompts in other calls: {texts}" if others else ""
-            warnings.warn(
+            warned.append(
                 f"these maps are of {branch.calls} of the run's {run.calls} denoiser calls; "
                 f"{run.unknown} carried text that was not encoded in the run{elsewhere}. "
-                "heat_maps(prompt=...) chooses one.",
-                TraceWarning,
-                stacklevel=4,
+                "heat_maps(prompt=...) chooses one."
             )
+        for message in warned:
+            warnings.warn(message, TraceWarning, stacklevel=4)
         counts = {record.calls for record in branch.layers.values()}
         if len(counts) > 1:
             logger.warning(

@@ -31,19 +31,12 @@ from daam_diffusers.prompt import (
 
 @dataclass(frozen=True)
 class Reading:
-    """Token ids that a text encoder was called with.
-
-    Attributes:
-        component: the pipeline's attribute.
-        ids: a row a text, (b, L).
-        valid: which of them are no padding, likewise; all of them if that was not said.
-        states: what the encoder returned first, (b, L, D); None if that is no such tensor.
-    """
+    """Token ids that a text encoder was called with."""
 
     component: str
-    ids: list[list[int]]
-    valid: list[list[bool]]
-    states: torch.Tensor | None
+    ids: list[list[int]]  # a row a text, (b, L)
+    valid: list[list[bool]]  # which of them are no padding; all if that was not said
+    states: torch.Tensor | None  # what it returned first, (b, L, D), if that is such a tensor
 
 
 def placements(

@@ -27,11 +27,7 @@ if TYPE_CHECKING:
 class Weak:
     """A method that is called while its object lives: hooks must not keep a forgotten tracer.
 
-    A copy of a hooked module carries hooks that do nothing.
-
-    Args:
-        method: a bound method, or None.
-        first: arguments that come before those of the call.
+    A copy of a hooked module carries hooks that do nothing. `first` comes before other arguments.
     """
 
     def __init__(self, method: Callable[..., Any] | None, *first: Any) -> None:
@@ -198,11 +194,7 @@ def _kept(bound: inspect.BoundArguments) -> dict[str, Any]:
 
 
 def texts_of(prompt: str | Sequence[str], rows: int) -> tuple[str, ...]:
-    """The text of each row of embeddings, of which several images of a prompt are neighbors.
-
-    Raises:
-        TraceError: the rows are no multiple of the prompts.
-    """
+    """The text of each row of embeddings, of which several images of a prompt are neighbors."""
     prompts = [prompt] if isinstance(prompt, str) else [str(text) for text in prompt]
     images, rest = divmod(rows, max(1, len(prompts)))
     if rest:
@@ -265,11 +257,7 @@ def expected_size(
 ) -> tuple[int | None, int, int]:
     """The same for a run whose picture was not seen, from its arguments or the pipeline's scale.
 
-    Args:
-        pipe: the pipeline.
-        arguments: of its call.
-        grid: frames, rows and columns of the denoiser's cells.
-        latents: of one sample.
+    The grid is that of the denoiser's cells, the latents are those of one sample.
     """
     size = tuple(latents.shape[-2:])
     spatial = _scale(pipe, "spatial", getattr(pipe, "vae_scale_factor", 1))
@@ -289,12 +277,7 @@ def foreign_frames(
 ) -> str | None:
     """Why the denoiser's frames are not those that the video was decoded from; None if they are.
 
-    Args:
-        pipe: the pipeline.
-        denoiser: its configuration tells the latent frames of a patch.
-        arguments: of the pipeline's call.
-        frames: of the video; None for an image.
-        cells: frames of the denoiser's cells.
+    `frames` are the video's, None for an image; `cells` are frames of the denoiser's cells.
     """
     frames = frames or int(arguments.get("video_length") or 1)
     own = (frames - 1) // _scale(pipe, "temporal") + 1

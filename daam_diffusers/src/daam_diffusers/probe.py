@@ -26,24 +26,16 @@ _INSTEAD = re.compile(r"prompt_\d|(pooled_)?prompt_(embeds|attention_mask)(_\d)?
 class Inputs:
     """Pixels that the layers which read the prompt were given, and how their denoisers were called.
 
-    Args:
-        budget: bytes to hold in memory; what is more lies in a temporary folder, as long as this
-            object lives.
-
-    Attributes:
-        size: bytes kept so far.
-        encodings: of each call of `encode_prompt` for the prompt its arguments by name, and what
-            it returned.
-        calls: by component, of its first call the arguments by name, the prompt's samples, and the
-            number of all.
-        is_sure: whether the prompt's own maps were found again in what is kept.
+    What is more than `budget` bytes lies in a temporary folder, as long as this object lives.
     """
 
     def __init__(self, budget: int) -> None:
-        self.size = 0
+        self.size = 0  # bytes kept so far
+        # Of each call of `encode_prompt` for the prompt: arguments by name, and what it returned.
         self.encodings: list[tuple[Mapping[str, Any], Any]] = []
+        # By component, of its first call: arguments by name, the prompt's samples, their number.
         self.calls: dict[str, tuple[dict[str, Any], slice, int]] = {}
-        self.is_sure = False
+        self.is_sure = False  # the prompt's own maps were found again in what is kept
         self._budget = budget
         self._folder: Path | None = None
         self._states: dict[str, list[tuple[int, torch.Tensor | Path]]] = {}
@@ -74,9 +66,6 @@ class Inputs:
 
         Which results of `encode_prompt` its texts and masks are is found by value, in the samples
         `rows` of a batch of `samples`.
-
-        Raises:
-            TraceError: one of them is none of the results.
         """
         arguments = {name: value for name, value in call.arguments.items() if name != "self"}
         names = [text.argument for text in family.text]
@@ -105,9 +94,7 @@ class Inputs:
     def arguments(self, component: str, results: Sequence[Any]) -> dict[str, Any]:
         """The arguments of a denoiser's first call, another text in the prompt's samples.
 
-        Args:
-            component: the denoiser.
-            results: of `encode_prompt`, for each of `encodings`.
+        It is in `results`, which `encode_prompt` returned for each of `encodings`.
         """
         arguments, rows, samples = self.calls[component]
         changed = dict(arguments)

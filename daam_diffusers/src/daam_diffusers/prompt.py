@@ -374,11 +374,7 @@ def _own_layout(
 
 
 def _windows(window: int, columns: int) -> list[range]:
-    """The columns of each window that hold its text.
-
-    Raises:
-        TraceError: no known layout has so many columns.
-    """
+    """The columns of each window that hold its text."""
     content = window - 2
     if columns % window == 0:
         return [range(i + 1, i + 1 + content) for i in range(0, columns, window)]

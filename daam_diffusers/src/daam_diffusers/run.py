@@ -26,16 +26,11 @@ Rows = torch.Tensor | Sequence[torch.Tensor]
 
 @dataclass
 class LayerRecord:
-    """What one layer attended to: one running sum, or one a step.
-
-    Attributes:
-        info: the layer.
-        sums: float32 sums over calls, (B, [H,] C, N), by step; under one key if steps are not
-            kept apart. A step may be several calls (Heun's method) and is their mean.
-        counts: how many calls were added, by step.
-    """
+    """What one layer attended to: one running sum, or one a step."""
 
     info: LayerInfo
+    # By step, float32 (B, [H,] C, N) over calls; under one key if steps are not kept apart. A step
+    # may be several calls (Heun's method) and is their mean.
     sums: dict[int, torch.Tensor] = field(default_factory=dict)
     counts: Counter[int] = field(default_factory=Counter)
 
@@ -62,17 +57,12 @@ class LayerRecord:
 
 @dataclass
 class Encoded:
-    """Text as a pipeline encoded it.
-
-    Attributes:
-        role: what the pipeline uses it for.
-        rows: the embeddings.
-        prompts: the prompt of each row by text encoder, columns counted in these embeddings; None
-            if only embeddings were given.
-    """
+    """Text as a pipeline encoded it."""
 
     role: Role
     rows: Rows
+    # Of each row by text encoder, columns counted in these embeddings; None if only embeddings
+    # were given.
     prompts: tuple[Mapping[str, Prompt], ...] | None
 
     @property
@@ -85,25 +75,15 @@ class Encoded:
 
 @dataclass(eq=False)
 class Branch:
-    """What is recorded of one text in one run.
+    """What is recorded of one text in one run."""
 
-    Attributes:
-        encoded: the text, one entry an argument of the denoiser that holds text, or None.
-        offsets: the first column of each of these arguments, and the number of all columns.
-        columns: those that are kept apart, increasing.
-        layers: the layers seen so far, by name.
-        spread: which cells attend to which, of all layers together; None if it is not recorded.
-        calls: denoiser calls that carried it.
-        missed: the layers whose attention was not seen in some call, and what was found instead.
-    """
-
-    encoded: tuple[Encoded | None, ...]
-    offsets: tuple[int, ...]
-    columns: tuple[int, ...]
+    encoded: tuple[Encoded | None, ...]  # one entry an argument of the denoiser that holds text
+    offsets: tuple[int, ...]  # the first column of each of these, and the number of all columns
+    columns: tuple[int, ...]  # those that are kept apart, increasing
     layers: dict[str, LayerRecord] = field(default_factory=dict)
-    spread: LayerRecord | None = None
-    calls: int = 0
-    missed: dict[str, str] = field(default_factory=dict)
+    spread: LayerRecord | None = None  # which cells attend to which, of all layers together
+    calls: int = 0  # of the denoiser, that carried it
+    missed: dict[str, str] = field(default_factory=dict)  # by layer: what was found instead
 
     @property
     def first(self) -> Encoded:
@@ -119,58 +99,33 @@ class Branch:
 
 @dataclass(eq=False)
 class Run:
-    """One call of a pipeline, or of a denoising loop of one's own.
+    """One call of a pipeline, or of a denoising loop of one's own."""
 
-    Attributes:
-        arguments: of the pipeline's call, by name; empty for a loop of one's own.
-        roles: the texts to record.
-        encoded: text that was encoded in it, in order.
-        branches: what is recorded; the first one is the prompt that the run began with.
-        layout: of the denoiser's present call; None if the call is not recorded.
-        rows: the branches that this call carries, and the first of their samples in the batch.
-        grid: of all calls; None before the first.
-        latents: of one sample, the last ones seen.
-        calls: denoiser calls.
-        unknown: those whose text is none that was encoded in the run.
-        step: steps that were finished, as the pipeline's progress bar counts them.
-        counts_steps: whether the pipeline has such a bar.
-        in_step: calls with the prompt, by step.
-        schedule: calls a step, calls in all (0 if unknown) and calls more in the first step that
-            the scheduler asks for.
-        infos: the layers that were called, by name; None for those that are not recorded.
-        checked: the denoisers of which it is known that all their layers were seen.
-        grads: whether it computes gradients throughout.
-        fault: why no heat map can be made of the run, if so.
-        is_cut_short: whether the pipeline raised before it was done.
-        output: frames (None for an image), rows and columns of the generated picture, if seen.
-        provenance: where its maps come from.
-        inputs: what its layers were given, if that is kept for probes.
-        probes: whether it probes: its layers read `inputs`, instead of adding to them.
-    """
-
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    roles: frozenset[Role] = frozenset({"prompt"})
+    arguments: Mapping[str, Any] = field(default_factory=dict)  # none of a loop of one's own
+    roles: frozenset[Role] = frozenset({"prompt"})  # the texts to record
     encoded: list[Encoded] = field(default_factory=list)
-    branches: list[Branch] = field(default_factory=list)
-    layout: Layout | None = None
-    rows: Mapping[Branch, int] = field(default_factory=dict)
-    grid: Grid | None = None
-    latents: torch.Tensor | None = None
-    calls: int = 0
-    unknown: int = 0
-    step: int = 0
-    counts_steps: bool = False
-    in_step: Counter[int] = field(default_factory=Counter)
+    branches: list[Branch] = field(default_factory=list)  # first the prompt that it began with
+    layout: Layout | None = None  # of the denoiser's present call; None if that is not recorded
+    rows: Mapping[Branch, int] = field(default_factory=dict)  # first samples of them in this call
+    grid: Grid | None = None  # of all calls
+    latents: torch.Tensor | None = None  # of one sample, the last ones seen
+    calls: int = 0  # of the denoiser
+    unknown: int = 0  # those whose text is none that was encoded in the run
+    step: int = 0  # steps that were finished, as the pipeline's progress bar counts them
+    counts_steps: bool = False  # whether the pipeline has such a bar
+    in_step: Counter[int] = field(default_factory=Counter)  # calls with the prompt, by step
+    # Calls a step, calls in all (0 if unknown) and calls more in the first step, as the scheduler
+    # asks for them.
     schedule: tuple[int, int, int] = (1, 0, 0)
-    infos: dict[str, LayerInfo | None] = field(default_factory=dict)
-    checked: set[str] = field(default_factory=set)
-    grads: bool = False
-    fault: str | None = None
-    is_cut_short: bool = False
-    output: tuple[int | None, int, int] | None = None
+    infos: dict[str, LayerInfo | None] = field(default_factory=dict)  # None: not recorded
+    checked: set[str] = field(default_factory=set)  # denoisers whose layers were all seen
+    grads: bool = False  # whether it computes gradients throughout
+    fault: str | None = None  # why no heat map can be made of it, if so
+    is_cut_short: bool = False  # the pipeline raised before it was done
+    output: tuple[int | None, int, int] | None = None  # frames, rows, columns of the picture
     provenance: dict[str, str] = field(default_factory=dict)
-    inputs: Inputs | None = None
-    probes: bool = False
+    inputs: Inputs | None = None  # what its layers were given, if that is kept for probes
+    probes: bool = False  # its layers read `inputs`, instead of adding to them
     _known: list[tuple[Any, Any, tuple[dict[Branch, int], bool, bool]]] = field(
         default_factory=list
     )
@@ -264,9 +219,6 @@ class Run:
 
         Perturbed guidance repeats the prompt after its own block, so the first one is right; but
         a negative prompt equal to the prompt takes the first block in most pipelines.
-
-        Raises:
-            TraceError: the prompt stands beside several latents.
         """
         if len(found) == 1:
             return found[0]
@@ -322,11 +274,7 @@ class Run:
             part.rows = [torch.empty(0)] * len(part.rows)
 
     def complain_of_repeats(self) -> None:
-        """Refuse a run whose denoiser was called with the prompt for other things as well.
-
-        Raises:
-            TraceError: there were more such calls than the steps have.
-        """
+        """Refuse a run whose denoiser had more calls with the prompt than its steps have."""
         calls, steps = self.in_step.total(), len(self.in_step)
         order, total, more = self.schedule
         most = steps * order + more if self.counts_steps else calls
@@ -340,11 +288,7 @@ class Run:
             )
 
     def complain_of_crops(self) -> None:
-        """Refuse a run whose denoiser saw parts of the picture.
-
-        Raises:
-            TraceError: the cells have another aspect than the picture.
-        """
+        """Refuse a run whose denoiser saw parts of the picture, of another aspect."""
         assert self.grid is not None  # both are known once a layer was seen
         assert self.output is not None
         (_, height, width), (_, rows, columns) = self.grid, self.output

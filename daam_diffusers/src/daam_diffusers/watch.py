@@ -43,21 +43,12 @@ _MOST_CELLS = 32 * 32  # whose self-attention is recorded: 4 MiB an image
 class Watch:
     """Listens to a pipeline, its denoisers and their attention layers.
 
-    Args:
-        pipe, keep, negative, refine, probe, probe_memory, space, runs: see `Tracer`.
-        choose: which layers to record; None for each family's default.
+    What it takes and raises is what `Tracer` does; `choose` is its `layers`.
 
     Attributes:
-        denoisers: by component.
-        denoiser, family: the first of them, and its family.
+        denoiser, family: the first of the pipeline's `denoisers`, and its family.
         layers: those that read the prompt, by name, in forward order, then self-attention.
-        keep: axes that are not averaged over, in their order.
-        space: what the maps' values are, see `Tracer`.
-        runs: those held, the latest last.
         readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
-
-    Raises:
-        TraceError: see `Tracer`.
     """
 
     def __init__(
@@ -128,9 +119,8 @@ class Watch:
     def install(self, *, wrap: bool) -> None:
         """Put hooks on the pipeline and its denoisers.
 
-        Args:
-            wrap: wrap the layers' processors as well, now and, where they were exchanged, before
-                each call of a denoiser.
+        With `wrap` the layers' processors are wrapped as well, now and, where they were exchanged,
+        before each call of a denoiser.
         """
         if self._is_installed:
             return
@@ -317,8 +307,7 @@ class Watch:
             for pair in zip(one.rows, one.prompts, strict=True)
         ]  # fmt: skip
         found = [next((own for known, own in pairs if equal(known, row)), None) for row in rows]
-        known = [own for own in found if own is not None]
-        return tuple(known) if len(known) == len(found) else None
+        return None if None in found else tuple(own for own in found if own is not None)
 
     def _read(self, run: Run) -> None:
         """Take what text encoders returned for prompts, of pipelines without `encode_prompt`."""
@@ -390,11 +379,11 @@ class Watch:
     def _announce(self, component: str, grid: Grid, images: int, calls: int) -> None:
         """Say in the log, before the first layer runs, how much will be kept."""
         frames, height, width = grid
-        values = sum(
-            frames * -(-height // 2**one.halvings) * -(-width // 2**one.halvings) * _width(one)
-            for one in self.layers.values()
-            if one.component == component and one.kind != "self"
-        )
+        values = 0
+        for one in self.layers.values():
+            if one.component == component and one.kind != "self":
+                cells = frames * -(-height // 2**one.halvings) * -(-width // 2**one.halvings)
+                values += cells * getattr(getattr(one.module, "to_q", None), "in_features", 0)
         size = images * values * next(self.denoisers[component].parameters()).itemsize / 2**20
         logger.info(
             "probe: up to %.1f MiB of layers' inputs a call, %s calls; what is more than %d MiB "
@@ -405,12 +394,7 @@ class Watch:
     def probe(self, kept: Inputs, text: str | None) -> Branch:
         """What the layers that read the prompt attend to, over inputs that were kept of a run.
 
-        Args:
-            kept: the inputs.
-            text: what they read, alone, as the prompt of each image; None: what they read then.
-
-        Raises:
-            TraceError: another tracer is at work on the pipeline.
+        They read `text`, alone, as the prompt of each image; with None what they read in the run.
         """
         before, installed = self._run, self._is_installed
         processors = [one.module.processor for one in self.layers.values()]
@@ -434,11 +418,7 @@ class Watch:
         return run.branches[0]
 
     def denoised(self, component: str, module: nn.Module, *_: Any) -> None:
-        """Forward hook of a denoiser: the first time, complain of layers that were not seen.
-
-        Raises:
-            TraceError: a layer's attention cannot be seen; the message says what was found.
-        """
+        """Forward hook of a denoiser: the first time, refuse a run whose layers were not seen."""
         run = self._run
         if run is None or run.layout is None:
             return
@@ -465,11 +445,7 @@ class Watch:
                 )
 
     def complain_of_hidden(self, branch: Branch) -> None:
-        """Refuse what was recorded of a text if the attention of a layer was not seen.
-
-        Raises:
-            TraceError: the message names the first such layer and says what was found.
-        """
+        """Refuse what was recorded of a text if the attention of a layer was not seen."""
         if not branch.missed:
             return
         name, found = next(iter(branch.missed.items()))
@@ -626,11 +602,6 @@ class Watch:
         if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
             values = values.reshape(-1, frames, *values.shape[1:]).movedim(1, -2).flatten(-2)
         return values
-
-
-def _width(layer: Layer) -> int:
-    """How many values a layer is given a cell."""
-    return int(getattr(getattr(layer.module, "to_q", None), "in_features", 0))
 
 
 def _skipped(denoiser: nn.Module, layer: Layer) -> str:

@@ -51,10 +51,8 @@ def placements(
 
     Args:
         text: the prompt as the user wrote it; or one a window, see `tokenize`.
-        encoders: those whose tokens the columns are.
-        pipe: the pipeline, for its tokenizers.
+        encoders: those whose tokens the columns are; the pipeline has their tokenizers.
         readings: what the encoders read while the prompt was encoded; none if that was not seen.
-        columns: length of the embeddings.
         texts: the text of an encoder, where it is another one.
 
     Warns:

@@ -22,24 +22,16 @@ _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one scaled-dot-product attention was computed from.
+    """What one scaled-dot-product attention was computed from."""
 
-    Attributes:
-        query: (B, H, N, d), any floating dtype.
-        key: (B, Hk, K, d); Hk divides H (grouped-query attention).
-        mask: None, or broadcastable to (B, H, N, K): boolean (True attends) or additive.
-        scale: factor on the scores before the softmax.
-        log_sum_exp: None, or float32 (B, H, N): the logarithm of the sum over all K keys of
-            exp(q·kᵀ·scale + mask), where the kernel that ran gave it.
-        output: None, or what the attention returned, (B, H, N, d').
-    """
-
-    query: torch.Tensor
-    key: torch.Tensor
-    mask: torch.Tensor | None
-    scale: float
+    query: torch.Tensor  # (B, H, N, d), any floating dtype
+    key: torch.Tensor  # (B, Hk, K, d); Hk divides H (grouped-query attention)
+    mask: torch.Tensor | None  # broadcastable to (B, H, N, K): boolean (True attends) or additive
+    scale: float  # factor on the scores before the softmax
+    # float32 (B, H, N): the logarithm of the sum over all K keys of exp(q·kᵀ·scale + mask), where
+    # the kernel that ran gave it.
     log_sum_exp: torch.Tensor | None = None
-    output: torch.Tensor | None = None
+    output: torch.Tensor | None = None  # what the attention returned, (B, H, N, d')
 
 
 @torch.no_grad()

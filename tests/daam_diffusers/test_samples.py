@@ -26,11 +26,17 @@ def test_a_row_has_the_number_as_its_id_and_a_seed_counted_on(tmp_path: Path) ->
         "",
         '{"prompt": "a car", "id": "Car-1.b", "seed": 3}',
         '{"prompt": "Straße", "id": 17}',
+        '{"prompt": "a cat", "id": null}',
+        '{"prompt": "a cafe", "id": "cafe\\u0301"}',
+        '{"prompt": "a cat", "id": "बिल्ली"}',
     )
     assert read_rows(file, 40) == [
         Row("000000", "a red dog", 40),
         Row("Car-1.b", "a car", 3),
         Row("17", "Straße", 42),
+        Row("000003", "a cat", 43),
+        Row("café", "a cafe", 44),  # one letter
+        Row("बिल्ली", "a cat", 45),
     ]
 
 
@@ -43,12 +49,18 @@ BAD = {
     "no object": ('"a red dog"', "a row is an object"),
     "a twin": ('{"prompt": "a", "id": "FIRST"}', "a row before it has the id 'FIRST'"),
     "an id that is taken": ('{"prompt": "a", "id": "000000"}', "the id '000000'"),
-    "a path": ('{"prompt": "a", "id": "../x"}', r"at most 100 letters.* got '\.\./x'"),
+    "a path": ('{"prompt": "a", "id": "../x"}', r"at most 100 bytes.* got '\.\./x'"),
     "a hidden id": ('{"prompt": "a", "id": ".x"}', "got '.x'"),
     "an absolute id": ('{"prompt": "a", "id": "/tmp"}', "got '/tmp'"),
     "another system's path": ('{"prompt": "a", "id": "a\\\\b"}', "got "),
     "an empty id": ('{"prompt": "a", "id": ""}', "got ''"),
-    "an endless id": (f'{{"prompt": "a", "id": "{"x" * 101}"}}', "at most 100"),
+    "an endless id": (f'{{"prompt": "a", "id": "{"x" * 101}"}}', "at most 100 bytes"),
+    "an id of too many bytes": (f'{{"prompt": "a", "id": "{"猫" * 34}"}}', "at most 100 bytes"),
+    "the manifest's name": ('{"prompt": "a", "id": "Generation.json"}', "not generation.json"),
+    "an id that is true": ('{"prompt": "a", "id": true}', "a text or a whole number, got True"),
+    "an id with a fraction": ('{"prompt": "a", "id": 1e3}', "whole number, got 1000.0"),
+    "half a letter": ('{"prompt": "a \\ud800"}', "half of a surrogate pair"),
+    "a name that stands twice": ('{"prompt": "a", "prompt": "b"}', "twice among prompt, prompt"),
     "a seed below 0": ('{"prompt": "a", "seed": -1}', r"0 to 2\*\*63 - 1, got -1"),
     "a seed of text": ('{"prompt": "a", "seed": "7"}', "got '7'"),
     "a seed that is true": ('{"prompt": "a", "seed": true}', "got True"),
@@ -132,6 +144,54 @@ def test_settings_of_a_run_that_made_nothing_do_not_bind(tmp_path: Path) -> None
     with pytest.raises(KeyboardInterrupt):
         fill(tmp_path, ROWS, {"height": 33}, drawing([], "000000"))
     assert fill(tmp_path, ROWS, {"height": 32}, drawing([])) == 5
+
+
+def test_a_run_beside_another_of_other_settings_is_refused(tmp_path: Path) -> None:
+    def draw(row: Row, folder: Path) -> None:
+        with pytest.raises(ValueError, match=r"made otherwise \(steps was 2, is 3\)"):
+            fill(tmp_path, ROWS, {"steps": 3}, drawing([]))
+        drawing([])(row, folder)
+
+    assert fill(tmp_path, ROWS[:1], {"steps": 2}, draw) == 1
+    assert json.loads((tmp_path / "generation.json").read_text())["settings"] == {"steps": 2}
+
+
+def test_a_manifest_that_another_run_wrote_meanwhile_counts(tmp_path: Path) -> None:
+    def draw(row: Row, folder: Path) -> None:
+        drawing([])(row, folder)
+        (tmp_path / "generation.json").write_text('{"settings": {"steps": 3}, "rows": {}}')
+
+    with pytest.raises(ValueError, match=r"made otherwise \(steps was 3, is 2\)"):
+        fill(tmp_path, ROWS, {"steps": 2}, draw)
+    assert [x.name for x in tmp_path.iterdir()] == ["generation.json"]
+
+
+def test_of_two_equal_runs_at_once_one_makes_the_sample_and_one_is_refused(tmp_path: Path) -> None:
+    def draw(row: Row, folder: Path) -> None:
+        assert fill(tmp_path, ROWS[:1], {}, drawing([])) == 1
+        drawing([])(row, folder)
+
+    with pytest.raises(ValueError, match=r"another run is at work in .*: it makes 000000"):
+        fill(tmp_path, ROWS[:1], {}, draw)
+    assert sorted(x.name for x in tmp_path.iterdir()) == ["000000", "generation.json"]
+
+
+def test_what_a_killed_run_left_is_made_anew(tmp_path: Path) -> None:
+    for name in ("000001", "x.000001"):
+        (tmp_path / f".01234567.{name}.partial").mkdir()
+    assert fill(tmp_path, ROWS, {}, drawing([])) == 5
+    assert [x.name for x in tmp_path.glob(".*")] == [".01234567.x.000001.partial"]
+
+
+def test_samples_that_no_manifest_lists_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, ROWS[:1], {}, drawing([]))
+    (tmp_path / "000000").rename(tmp_path / "000001")
+    with pytest.raises(ValueError, match=r"000001 is there, and no generation\.json says"):
+        fill(tmp_path, ROWS, {}, drawing([]))
+    (tmp_path / "generation.json").unlink()
+    with pytest.raises(ValueError, match=r"000001 is there, and no generation\.json says"):
+        fill(tmp_path, ROWS, {"steps": 3}, drawing([]))
+    assert not (tmp_path / "generation.json").exists()
 
 
 def test_a_sample_that_lacks_a_file_and_a_damaged_manifest_are_said(tmp_path: Path) -> None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-import re
+import secrets
 import shutil
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from tqdm.auto import tqdm
 
 from daam_diffusers.atomic import written_beside
@@ -20,18 +22,33 @@ IMAGE, VIDEO = "image.png", "video.webp"
 MANIFEST = "generation.json"  # beside the samples: what they were made of
 
 
-def find(folder: Path) -> list[Path]:
-    """The files of heat maps below a folder; those of hidden folders are being written.
+def find(folder: Path, pattern: str = MAPS) -> list[Path]:
+    """The files of heat maps below a folder, or others; those of hidden folders do not count.
 
     Raises:
         ValueError: no such folder, or none in it.
     """
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
-    files = sorted(x for x in folder.rglob(MAPS) if not x.parent.name.startswith("."))
-    if not files:
+    found = {file: file.relative_to(folder).parts[:-1] for file in folder.rglob(pattern)}
+    files = sorted(x for x, parts in found.items() if not any(y.startswith(".") for y in parts))
+    if not files and pattern == MAPS:
         raise ValueError(f"no {MAPS} below {folder}")
     return files
+
+
+def read_picture(path: Path) -> Image.Image:
+    """A picture, read to its end.
+
+    Raises:
+        ValueError: there is none, or not all of one; the message names the file.
+    """
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{path} is not a picture: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -71,23 +88,41 @@ def read_rows(path: Path, seed: int = 0) -> list[Row]:
 
 def _row(line: bytes, number: int, seed: int) -> Row:
     try:
-        read = json.loads(line)
+        read = json.loads(line, object_pairs_hook=_object)
     except (ValueError, RecursionError) as error:  # text that is not UTF-8 is a ValueError
         raise ValueError(f"not JSON: {error}") from error
     if not isinstance(read, dict) or not read.keys() <= {"prompt", "id", "seed"}:
         raise ValueError(f"a row is an object of prompt, and id and seed if need be, got {read!r}")
     prompt, own = read.get("prompt"), read.get("seed", seed + number)
-    name = str(read.get("id", f"{number:06d}"))
     if not isinstance(prompt, str) or not prompt.strip():
         raise ValueError(f'"prompt" must be a text that is not empty, got {prompt!r:.60}')
-    if not re.fullmatch(r"\w([\w.-]{0,98}[\w-])?", name):
+    if any(unicodedata.category(letter) == "Cs" for letter in prompt):
+        raise ValueError(f'"prompt" has half of a surrogate pair, which is no text: {prompt!r:.60}')
+    given = f"{number:06d}" if read.get("id") is None else read["id"]
+    if type(given) not in (str, int):
+        raise ValueError(f'"id" must be a text or a whole number, got {given!r:.60}')
+    name = unicodedata.normalize("NFC", str(given))  # file systems differ in how they write "é"
+    if (
+        not all(x in "_-." or unicodedata.category(x)[0] in "LMN" for x in name)
+        or not 0 < len(name.encode()) <= 100
+        or name[0] in "-."
+        or name[-1] == "."
+        or name.casefold() == MANIFEST
+    ):
         raise ValueError(
-            '"id" names a folder: at most 100 letters, digits, _, - and dots, no - or dot at the '
-            f"start, no dot at the end; got {name!r:.60}"
+            '"id" names a folder: at most 100 bytes of letters, digits, _, - and dots, no - or dot '
+            f"at the start, no dot at the end, and not {MANIFEST}; got {name!r:.60}"
         )
     if type(own) is not int or not 0 <= own < 2**63:
         raise ValueError(f'"seed" must be a whole number from 0 to 2**63 - 1, got {own!r:.60}')
     return Row(name, prompt, own)
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What JSON calls an object, of which Python would keep the last of two equal names."""
+    if len(found := dict(pairs)) < len(pairs):
+        raise ValueError(f"a name stands twice among {', '.join(name for name, _ in pairs):.60}")
+    return found
 
 
 def fill(
@@ -100,7 +135,7 @@ def fill(
     """Make the samples that are not there yet, or a share of them; returns how many.
 
     A sample is written to a hidden folder, which takes its name once it is whole: a run that was
-    killed goes on where it was.
+    killed goes on where it was. Of two runs at once, one is refused.
 
     Args:
         out: the set's folder; created.
@@ -110,18 +145,28 @@ def fill(
         share: the rows that no other process makes.
 
     Raises:
-        ValueError: the folder's samples were made of other settings or rows, or one of them lacks
-            a file; nothing was made then.
+        ValueError: the folder's samples were made of other settings or rows, or it is not known of
+            which, one of them lacks a file, or another run makes them.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _check_manifest(out, {row.id: asdict(row) for row in rows}, settings)
+    listed = {row.id: asdict(row) for row in rows}
+    _check_manifest(out, listed, settings)
     todo = [row for row in rows[share] if not _is_done(out / row.id)]
     for row in tqdm(todo, desc="generate", unit="sample"):
-        hidden = out / f".{row.id}.partial"
-        shutil.rmtree(hidden, ignore_errors=True)  # of a run that was killed
+        for older in out.glob(f".????????.{row.id}.partial"):  # of a run that was killed
+            shutil.rmtree(older, ignore_errors=True)
+        hidden = out / f".{secrets.token_hex(4)}.{row.id}.partial"
         hidden.mkdir()
-        draw(row, hidden)
-        os.replace(hidden, out / row.id)
+        try:
+            draw(row, hidden)
+            _check_manifest(out, listed, settings)  # a run that began meanwhile may have its own
+            os.replace(hidden, out / row.id)
+        except Exception as error:
+            if hidden.exists() and not (out / row.id).exists():
+                raise
+            raise ValueError(f"another run is at work in {out}: it makes {row.id}, too") from error
+        finally:
+            shutil.rmtree(hidden, ignore_errors=True)
     return len(todo)
 
 
@@ -134,15 +179,23 @@ def _is_done(folder: Path) -> bool:
 
 def _check_manifest(out: Path, rows: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Refuse what the manifest contradicts, and add to it; all processes do so alike."""
-    path, kept, before = out / MANIFEST, dict(settings), {}
+    path, read = out / MANIFEST, dict[str, Any]()
+    kept, before = dict(settings), dict[str, Any]()
     if path.exists():
         try:
             read = json.loads(path.read_text(encoding="utf-8"))
             kept, before = {**read["settings"]}, {**read["rows"]}
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path} is damaged: {error!r}") from error
-        if not any((out / name).exists() for name in before):  # the run before failed at once
+        begun = any((out / name).exists() for name in before) or any(out.glob(".*.partial"))
+        if not begun:  # the run before failed at once
             kept, before = dict(settings), {}
+    for name in rows.keys() - before.keys():
+        if (out / name).exists():
+            raise ValueError(
+                f"{out / name} is there, and no {MANIFEST} says what it was made of: remove it, or "
+                "give another folder"
+            )
     for old, new in ((kept, settings), *((before[x], rows[x]) for x in rows if x in before)):
         if other := [key for key in {**old, **new} if old.get(key) != new.get(key)]:
             listed = (f"{key} was {old.get(key)!r}, is {new.get(key)!r}" for key in other)
@@ -150,6 +203,6 @@ def _check_manifest(out: Path, rows: Mapping[str, Any], settings: Mapping[str, A
                 f"{out / new.get('id', '')} was made otherwise ({'; '.join(listed)}): go on as "
                 "before, or give another folder"
             )
-    with written_beside(path) as beside:
-        text = json.dumps({"settings": kept, "rows": {**before, **rows}}, indent=1)
-        beside.write_text(text + "\n", encoding="utf-8")
+    if read != (now := {"settings": kept, "rows": {**before, **rows}}):
+        with written_beside(path) as beside:
+            beside.write_text(json.dumps(now, indent=1) + "\n", encoding="utf-8")

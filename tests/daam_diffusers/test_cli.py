@@ -101,7 +101,9 @@ def test_a_set_holds_what_single_runs_write(model, tmp_path, capsys):
         assert names(sample) == ["heat_maps.safetensors", "image.png"]
         for file in names(sample):
             assert (sample / file).read_bytes() == (one / file).read_bytes()
-    capsys.readouterr()
+    again = [x if x != str(model) else os.path.relpath(model) + "/" for x in asked]
+    assert main([*again, "--out", str(tmp_path / "set")]) == 0
+    assert "0 new of 2 samples" in capsys.readouterr().out
     assert main([*asked, "--out", str(tmp_path / "set"), "--steps", "3"]) == 2
     assert "set was made otherwise (steps was 2, is 3)" in capsys.readouterr().err
 
@@ -316,6 +318,31 @@ def test_masks_are_read_from_alpha_or_else_from_light(tmp_path):
     clear = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
     clear.save(tmp_path / "clear.png")
     assert not read_mask(tmp_path / "clear.png").any()
+    clear.putalpha(Image.fromarray(np.array([[0, 255], [1, 128]], dtype=np.uint8)))
+    clear.save(tmp_path / "feathered.png")
+    assert read_mask(tmp_path / "feathered.png").tolist() == [[False, True], [True, True]]
+
+
+@pytest.mark.parametrize("mode", ["P", "L", "RGB", "I;16"])
+def test_masks_are_read_from_one_color_that_is_transparent(tmp_path, mode):
+    grey = np.array([[0, 7], [255, 0]], dtype=np.uint16 if mode == "I;16" else np.uint8)
+    picture = Image.fromarray(grey) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    picture.save(tmp_path / "mask.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
+    assert read_mask(tmp_path / "mask.png").tolist() == [[False, True], [True, False]]
+
+
+def test_masks_of_16_bits_are_read_from_their_light(tmp_path):
+    grey = np.array([[0, 300], [2**15 - 1, 2**15]], dtype=np.uint16)
+    Image.fromarray(grey).save(tmp_path / "mask.png")
+    assert read_mask(tmp_path / "mask.png").tolist() == [[False, False], [False, True]]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_a_mask_that_is_transparent_nowhere_is_refused(tmp_path, mode):
+    grey = Image.fromarray(np.array([[0, 255], [0, 255]], dtype=np.uint8))
+    grey.convert(mode).save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask\.png has an alpha channel that marks every pixel"):
+        read_mask(tmp_path / "mask.png")
 
 
 def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
@@ -334,7 +361,14 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "a bad row": (of_set, 'rows.jsonl:2: "prompt" must be a text'),
         "no rows": ([*of_set, "--prompts", str(tmp / "nowhere.jsonl")], "nowhere.jsonl"),
         "no CLIPSeg": (["evaluate", str(tmp), "--clipseg", str(tmp / "empty")], "empty"),
-        "bad threshold": (["evaluate", str(tmp), "--threshold", "half"], "--threshold"),
+        "bad threshold": (
+            ["evaluate", str(tmp), "--threshold", "half"],
+            "'--threshold': a number from 0 to 1 or otsu, got 'half'",
+        ),
+        "study to a file": (
+            ["study", str(tmp), "--spacy", "none", "--out", str(tmp / "text.png" / "deeper")],
+            "text.png is a file: give the path of a folder",
+        ),
         "unknown command": (["generat"], "generat"),
         "bad number": ([*generate, "--model", str(model), "--steps", "0"], "--steps"),
         "missing folder": ([*generate, "--model", str(tmp / "nowhere")], "nowhere"),
@@ -382,7 +416,7 @@ MISTAKES = [
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
     "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
     "another format", "two kinds of prompts", "words of a set", "a bad row", "no rows",
-    "bad threshold", "no CLIPSeg",
+    "bad threshold", "no CLIPSeg", "study to a file",
 ]  # fmt: skip
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -250,9 +252,47 @@ def test_a_threshold_is_a_share_or_otsu(
     assert threshold in error
 
 
-def test_samples_that_are_being_written_do_not_count(folder: Path) -> None:
-    (folder / "000001").rename(folder / ".000001.partial")
-    assert evaluate(folder, (0.4,)).images == 2
+def test_hidden_folders_do_not_count_but_for_one_that_is_asked_for(folder: Path) -> None:
+    hidden = folder / ".hidden"
+    (hidden / "trash").mkdir(parents=True)
+    (folder / "000001").rename(hidden / "trash" / "000001")
+    shutil.copytree(folder / "000000", hidden / "masks")
+    (hidden / "masks/heat_maps.safetensors").unlink()
+    scores = evaluate(folder, (0.4,))
+    assert (scores.images, scores.problems) == (2, [])
+    assert evaluate(hidden, (0.4,)).images == 1
+    assert evaluate(hidden / "trash" / "000001", (0.4,)).images == 1
+
+
+@pytest.mark.parametrize("name", ["0.4", "otsu", "whole_image", "word"])
+def test_a_predictor_replaces_no_other_column(folder: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"predictors need other names than {name}"):
+        evaluate(folder, (0.4, "otsu"), predictors={name: Oracle()})
+
+
+def test_a_word_has_one_mask_and_its_suffix_any_letters(folder: Path) -> None:
+    (folder / "000000/dog.gt.png").rename(folder / "000000/dog.GT.PNG")
+    shutil.copy(folder / "000001/dog.gt.png", folder / "000001/Dog.gt.png")
+    scores = evaluate(folder, (0.4,))
+    assert scores.masks == 6
+    (problem,) = scores.problems
+    assert "000001/dog.gt.png: another mask beside it is of the same word" in problem
+
+
+def test_a_mode_says_how_many_masks_it_is_over(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for maps, name in ((made(PROMPT), "000000"), (made(PROMPT), "000001"), (made(), "000002")):
+        maps.save(folder / name / "heat_maps.safetensors")
+        if "car" in maps:  # "dog" is assigned to "car", which the third prompt lacks
+            save_mask(folder / name / "dog.gt.png", maps["car"].mask("otsu").numpy())
+    assert main(["evaluate", str(folder), "--threshold", "OTSU"]) == 0
+    shown = capsys.readouterr().out
+    scores = evaluate(folder, ("otsu",))
+    for mode in MODES:
+        count = of(scores.scores, group="open", method="otsu", mode=mode).masks
+        assert re.search(rf"otsu\W+{mode}\W+{count}\b", shown)
+        assert (count == scores.masks) == (mode != "hungarian")
 
 
 def test_maps_of_a_video_are_no_maps_of_an_image(folder: Path) -> None:
@@ -308,7 +348,20 @@ def test_classes_are_named_by_their_words() -> None:
     assert classes == {"person", "traffic light", "knife"}
     assert class_of("skis") == "skis"
     assert class_of("bus") == class_of("buses") == "bus"
-    none = ("house", "red", "carpet", "dogma", "s", "", "ties in", "businesses", "glass", "table")
+    assert (class_of("baby"), class_of("motor bikes")) == ("person", "motorcycle")
+    none = (
+        "cares",
+        "house",
+        "red",
+        "carpet",
+        "dogma",
+        "s",
+        "",
+        "ties in",
+        "businesses",
+        "glass",
+        "table",
+    )
     assert [class_of(word) for word in none] == [None] * len(none)
 
 

@@ -6,6 +6,7 @@ import base64
 import csv
 import hashlib
 import json
+import os
 import re
 import shutil
 import sys
@@ -116,6 +117,13 @@ def test_images_whose_seed_is_another_or_not_known_are_not_compared(
     assert "compared" not in study.study(tmp_path, MODEL).statistics.counts
 
 
+def test_hidden_folders_are_not_measured(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "red", tmp_path / "red")
+    shutil.copytree(folder / "green", tmp_path / ".trash" / "green")
+    assert study.study(tmp_path, MODEL).statistics.counts["images"] == 1
+    assert study.study(tmp_path / ".trash", MODEL).statistics.counts["images"] == 1
+
+
 def test_an_image_that_is_missing_costs_its_row_and_one_of_another_size_is_named(
     folder: Path, tmp_path: Path
 ) -> None:
@@ -128,6 +136,10 @@ def test_an_image_that_is_missing_costs_its_row_and_one_of_another_size_is_named
     Image.new("RGB", (8, 8)).save(tmp_path / "red" / "image.png")
     (problem,) = study.study(tmp_path, MODEL).problems
     assert re.search(r"red/image.png has 8×8 pixels, .* an image of 64×64", problem)
+    whole = (folder / "red" / "image.png").read_bytes()
+    (tmp_path / "red" / "image.png").write_bytes(whole[: len(whole) // 2])
+    (problem,) = study.study(tmp_path, MODEL).problems
+    assert "red/image.png is not a picture: image file is truncated" in problem
 
 
 @pytest.mark.slow
@@ -182,6 +194,12 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows(found: study.Study) ->
     assert "(0.289)" in page  # adjectives, in the paper
     assert f"{found.statistics.means['intensity', 'ADJ', 'area'].value:.3f}" in page
     assert "not how much the word changes the picture" in page
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_is_said_in_a_line() -> None:
+    with pytest.raises(ChildProcessError, match=r"ended from outside, .*: try fewer than 2"):
+        list(study._each(os._exit, [3, 4], 2))
 
 
 def test_what_cannot_be_read_is_named_and_left_out(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-_NAMES = """person people man men woman women boy girl child children kid; bicycle bike; car;
-motorcycle motorbike; airplane plane aeroplane; bus; train; truck; boat; traffic_light;
+import re
+
+_NAMES = """person people man men woman women boy girl child children kid baby; bicycle bike; car;
+motorcycle motorbike motor_bike; airplane plane aeroplane; bus; train; truck; boat; traffic_light;
 fire_hydrant; stop_sign; parking_meter; bench; bird; cat kitten; dog puppy; horse; sheep; cow;
 elephant; bear; zebra; giraffe; backpack; umbrella; handbag; tie; suitcase; frisbee; skis ski;
 snowboard; sports_ball; kite; baseball_bat; baseball_glove; skateboard; surfboard; tennis_racket;
@@ -28,6 +30,6 @@ def class_of(word: str) -> str | None:
     ('bus', 'person', 'dog', None)
     """
     text = " ".join(word.casefold().split())
-    singular = text.removesuffix("ies") + "y" if text.endswith("ies") else text.removesuffix("es")
+    singular = re.sub(r"ies$", "y", re.sub(r"(ch|sh|s)es$", r"\1", text))
     forms = (text, text.removesuffix("s"), singular)
     return next((_CLASSES[form] for form in forms if form in _CLASSES), None)

@@ -148,7 +148,8 @@ def generate(
     from daam_diffusers import samples
 
     settings: dict[str, Any] = {
-        "model": model, "variant": variant, "lora": lora, "dtype": dtype, "refine": refine,
+        "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
+        "variant": variant, "lora": lora, "dtype": dtype, "refine": refine,
         "steps": steps, "negative_prompt": negative_prompt or None, "height": height,
         "width": width, "guidance_scale": guidance_scale, "num_frames": frames, "fps": fps,
     }  # fmt: skip
@@ -275,6 +276,13 @@ def report(
     console.print(str(out), soft_wrap=True)
 
 
+def _threshold(text: str) -> float | str:
+    try:
+        return "otsu" if text.lower() == "otsu" else float(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"a number from 0 to 1 or otsu, got {text!r}") from error
+
+
 @app.command()
 def evaluate(
     folder: Annotated[
@@ -284,7 +292,7 @@ def evaluate(
     threshold: Annotated[
         list[Any] | None,
         typer.Option(
-            parser=lambda text: text if text == "otsu" else float(text),
+            parser=_threshold,
             help="On min-max maps, or otsu; repeatable. Default: .3, .4, .5 and otsu.",
         ),
     ] = None,
@@ -337,11 +345,12 @@ def _finish(written: Iterable[Path], problems: Sequence[str]) -> int:
 def _show(scores: FolderScores, most: int = 20) -> None:
     """Show the means over all masks, and those of the words and classes that have most masks."""
     title = f"{scores.images} image(s), {scores.masks} mask(s)"
-    table = Table("method", "mode", "mIoU", "COCO-80", title=title)
+    table = Table("method", "mode", "masks", "mIoU", "COCO-80", title=title)
     cells = {(x.method, x.mode, x.group): x for x in scores.scores if not x.name}
     for method, mode in dict.fromkeys(key[:2] for key in cells):
-        found = (cells.get((method, mode, group)) for group in ("open", "coco80"))
-        table.add_row(method.replace("_", " "), mode, *map(_cell, found))
+        found = [cells.get((method, mode, group)) for group in ("open", "coco80")]
+        count = str(found[0].masks if found[0] else 0)
+        table.add_row(method.replace("_", " "), mode, count, *map(_cell, found))
     console.print(table)
     table = Table("word or class", "masks", *scores.miou, title=f"the {most} most frequent")
     named = {(x.group, x.name, x.method): x for x in scores.scores if x.name}
@@ -430,6 +439,8 @@ def study(
 
     An image that cannot be measured is named and left out, and the exit code is 1 then.
     """
+    if out and (file := next((x for x in (out, *out.parents) if x.is_file()), None)):
+        raise NotADirectoryError(f"--out {out}: {file} is a file: give the path of a folder")
     from daam_diffusers import study as studies
 
     named = None if categories is None else studies.read_categories(categories)

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from tqdm.auto import tqdm
 
 from daam_diffusers.coco import class_of
@@ -35,7 +34,7 @@ from daam_diffusers.evaluation import (
 from daam_diffusers.heat_map import Threshold
 from daam_diffusers.linguistics import Mean
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.samples import IMAGE, MAPS, find
+from daam_diffusers.samples import IMAGE, MAPS, find, read_picture
 
 MASK = ".gt.png"
 BASELINES = ("whole_image", "random_half")
@@ -89,7 +88,8 @@ def evaluate(
 
     A mask is held against the maps of all words of its prompt, see `evaluation.MODES`. A file that
     is not what its name says, masks without maps, and a mask that is empty, of another aspect than
-    its image or of a word that is not in its prompt are left out and named in `problems`.
+    its image, of a word that is not in its prompt or of one that has a mask already are left out
+    and named in `problems`.
 
     Args:
         folder: searched in depth for `heat_maps.safetensors`; hidden folders are left out.
@@ -98,32 +98,42 @@ def evaluate(
         predictors: by name, judged on the `image.png` beside the maps.
 
     Raises:
-        ValueError: no folder, no maps, no masks beside them, or none that can be judged.
+        ValueError: no folder, no maps, no masks beside them, none that can be judged, or a
+            predictor's name is that of a threshold, a baseline or an entry of `words`.
         ImportError: scipy is missing, of `daam-diffusers[evaluate]`.
     """
+    names = {*map(str, thresholds), *BASELINES, "image", "word"}
+    if taken := sorted(names & predictors.keys()):
+        raise ValueError(f"predictors need other names than {', '.join(taken)}")
     files = find(folder)
     rng = np.random.default_rng(0)
     images = 0
     judged: list[dict[str, Any]] = []
     pairs: defaultdict[str, list[Pair]] = defaultdict(list)  # by method
-    alone = {file.parent for file in folder.rglob(f"*{MASK}")} - {file.parent for file in files}
+    beside: defaultdict[Path, list[Path]] = defaultdict(list)
+    for file in find(folder, "*.[gG][tT].[pP][nN][gG]"):
+        beside[file.parent].append(file)
+    alone = beside.keys() - {file.parent for file in files}
     problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]
     for path in tqdm(files, desc="evaluate", unit="image", leave=False):
-        masks = sorted(path.parent.glob(f"*{MASK}"))
-        if not masks:
+        if path.parent not in beside:
             continue
         try:
             maps = _load(path, refined)
-            picture = Image.open(path.parent / IMAGE).convert("RGB") if predictors else None
+            picture = read_picture(path.parent / IMAGE).convert("RGB") if predictors else None
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
         truths: dict[str, npt.NDArray[np.bool_]] = {}
-        for file in masks:
-            word = file.name.removesuffix(MASK)
+        places = set()
+        for file in beside[path.parent]:
+            word = file.name[: -len(MASK)]
             try:
-                maps.prompt.find(word)
+                place = maps.prompt.find(word)
+                if place.columns in places:
+                    raise ValueError(f"{file}: another mask beside it is of the same word")
                 truths[word] = _truth(maps.image_size, file)
+                places.add(place.columns)
             except (OSError, ValueError) as error:
                 problems.append(str(error))
             except KeyError as error:
@@ -206,18 +216,26 @@ def _scores(method: str, pairs: Sequence[Pair]) -> Iterator[Score]:
 
 
 def read_mask(path: Path) -> npt.NDArray[np.bool_]:
-    """A mask from a picture: its alpha channel if it has one, else its light, where at least 128.
+    """A mask from a picture: where it is not wholly transparent, or else its brighter half.
+
+    Transparency counts as in the paper's code: from an alpha of 1. A picture that has none is a
+    mask by its light, from 128 of 255, or 32,768 of 65,535.
 
     Returns:
         bool, (H, W), as `HeatMap.iou` takes it.
 
     Raises:
-        ValueError: the file is no picture.
+        ValueError: the file is no picture, or has an alpha channel that is 0 nowhere.
     """
-    try:
-        with Image.open(path) as image:
-            has_alpha = "A" in image.getbands()
-            channel = image.getchannel("A") if has_alpha else image.convert("L")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} is not a picture: {error}") from error
-    return np.asarray(channel) >= 128
+    picture = read_picture(path)
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA").getchannel("A"))
+        if alpha.all():
+            raise ValueError(
+                f"{path} has an alpha channel that marks every pixel: make transparent what is not "
+                "the object, or save it without alpha to have its light taken"
+            )
+        return alpha > 0
+    if picture.mode.startswith("I"):  # 16 bits, which "L" would clip
+        return np.asarray(picture) >= 2**15
+    return np.asarray(picture.convert("L")) >= 128

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
@@ -24,7 +23,7 @@ from daam_diffusers.atomic import write_rows, written_beside
 from daam_diffusers.heat_map import HeatMap
 from daam_diffusers.linguistics import Key, Mask, Mean, Statistics
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.samples import IMAGE, find
+from daam_diffusers.samples import IMAGE, find, read_picture
 
 TABLES = {
     "intensity": "Thresholded area by part of speech",
@@ -210,7 +209,9 @@ def _measure(
         )
     except (OSError, ValueError) as error:
         return Statistics(), [str(error)], []
-    if not maps.provenance.get("seed", "").isdecimal():  # of a batch it names all seeds
+    if not maps.provenance.get(
+        "seed", ""
+    ).isdecimal():  # one generator for a batch gives no image its own
         return found, [], []
     made = json.dumps([dict(maps.provenance), maps.image_size], sort_keys=True)
     own = linguistics.adjectives(doc)
@@ -255,8 +256,7 @@ def _drawn(path: Path, model: str) -> tuple[dict[int, HeatMap], npt.NDArray[np.f
     picture = path.with_name(IMAGE)
     if not picture.is_file():
         return heats, None
-    with Image.open(picture) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / np.float32(255)
+    pixels = np.asarray(read_picture(picture).convert("RGB"), np.float32) / np.float32(255)
     if pixels.shape[:2] != maps.image_size:
         raise ValueError(
             f"{picture} has {pixels.shape[0]}×{pixels.shape[1]} pixels, and the maps beside it are "
@@ -271,4 +271,10 @@ def _each(task: Callable[..., Any], items: Any, processes: int) -> Iterable[Any]
     # Spawned: a process that torch has run threads in must not be forked.
     own: dict[str, Any] = {"num_workers": count, "multiprocessing_context": "spawn"}
     loader = DataLoader(items, None, collate_fn=task, **(own if count > 1 else {}))
-    return tqdm(loader, "study", leave=False)
+    try:
+        yield from tqdm(loader, "study", leave=False)
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # what failed within one is "Caught ..."
+            raise
+        message = "a process was ended from outside, most likely for lack of memory: try fewer"
+        raise ChildProcessError(f"{message} than {count}") from error

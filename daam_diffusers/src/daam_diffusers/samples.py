@@ -135,7 +135,7 @@ def fill(
     """Make the samples that are not there yet, or a share of them; returns how many.
 
     A sample is written to a hidden folder, which takes its name once it is whole: a run that was
-    killed goes on where it was. Of two runs at once, one is refused.
+    killed goes on where it was. Two runs at once do not mix: one of them is refused, or both.
 
     Args:
         out: the set's folder; created.

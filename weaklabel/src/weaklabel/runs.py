@@ -607,7 +607,9 @@ def _folder(target: Path, resume: bool) -> Iterator[Path]:
     target.mkdir(exist_ok=True)
     try:
         with workplace(target / _SCRATCH, target) as scratch:
-            begun = any(entry.name != _SCRATCH for entry in target.iterdir())
+            # A run that was killed while it wrote the manifest has begun nothing either.
+            unfinished = (_SCRATCH, f".{NAME}.tmp")
+            begun = any(entry.name not in unfinished for entry in target.iterdir())
             if begun and not resume:
                 raise FileExistsError(
                     f"{target} exists already: give another name, remove it first, or go on with"

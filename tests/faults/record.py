@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import re
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
@@ -18,6 +19,10 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
+# The makers of tiny models lie beside the packages' tests.
+sys.path += [
+    str(Path(__file__).parents[1] / name) for name in ("daam_diffusers", "hf_cudagraph_asr")
+]
 PAGE = DOCS / "reliability.md"
 FOUND = DOCS / "reliability"
 

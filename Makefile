@@ -19,8 +19,9 @@ WITH_hf_cudagraph_asr := tests/tinyvoice docs/observing.md docs/serving.md docs/
 WITH_weaklabel := tests/households docs/weaklabel-plugins.md docs/examples/households \
   docs/examples/weaklabel-plugin
 # What joins the packages: tested without PACKAGE only.
-WITH_all := tests/speechnet docs/speechnet.md docs/examples/speechnet \
-  docs/index.md docs/which-tool.md docs/measured.md docs/limits.md
+WITH_all := tests/faults tests/speechnet docs/speechnet.md docs/examples/speechnet \
+  docs/index.md docs/which-tool.md docs/measured.md docs/limits.md \
+  docs/reliability.md
 
 ifeq ($(PACKAGE),)
 VENV      := .venv
@@ -51,7 +52,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format api bench bench-peers gpu docs lock speechnet study tinyvoice tinyworld clean
+.PHONY: demo test venv lint format api bench bench-peers faults gpu docs lock speechnet study tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -125,6 +126,13 @@ bench-peers: $(STAMP)
 	$(BIN)/python tests/benchmarks/bench_weaklabel.py --peers
 	$(BIN)/python tests/benchmarks/bench_label_model.py --peers
 	$(BIN)/python tests/benchmarks/bench_transcripts.py
+
+# Kills, full disks, interrupts and damaged files for as long as it takes: docs/reliability.md.
+faults: $(STAMP)
+	$(BIN)/python tests/faults/killed_runs.py
+	$(BIN)/python tests/faults/stopped_generations.py
+	$(BIN)/python tests/faults/stopped_calls.py
+	$(BIN)/python tests/faults/fuzz.py --minutes 10
 
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu tests/gpu

@@ -62,7 +62,10 @@ def page(text: str) -> str:
 
 def table(name: str) -> str:
     """The figures of one file in Markdown, and what they were found with."""
-    found = json.loads((FOUND / f"{name}.json").read_text("utf-8"))
+    file = FOUND / f"{name}.json"
+    if not file.exists():
+        return ""
+    found = json.loads(file.read_text("utf-8"))
     rows = [f"| {what} | {shown(value)} |" for what, value in found["figures"].items()]
     versions = ", ".join(f"{package} {number}" for package, number in found["versions"].items())
     how = f"{found['minutes']} minutes with seed {found['seed']} on {found['machine']}"

@@ -87,6 +87,14 @@ def within(seconds: float, work: Callable[[], object]) -> str:
     return "it does not end" if thread.is_alive() else "".join(found)
 
 
+def is_stock(model: Any) -> None:
+    """A model that was not enabled answers by its own forward."""
+    batch = queries(ROWS)
+    with torch.no_grad():
+        own = type(model).forward(model, **batch).logits
+        assert torch.equal(model(**batch).logits, own)
+
+
 def stopped(name: str, backend: type[Static], turn: Turn) -> list[str]:
     """What is wrong after one fault in a stage of a pool of its own.
 
@@ -116,7 +124,7 @@ def stopped(name: str, backend: type[Static], turn: Turn) -> list[str]:
                 wrong.append(f"another error is raised: {type(error).__name__}: {error}"[:200])
             if isinstance(turn.error, KeyboardInterrupt) and error is not turn.error:
                 wrong.append("the interrupt is swallowed")
-        if said := within(SECONDS, lambda: serves(model)):
+        if said := within(SECONDS, lambda: is_stock(model) if own is None else serves(model)):
             wrong.append(f"the next answers: {said}")
         if own is not None:
             if said := within(SECONDS, own.rebuild):

@@ -212,14 +212,14 @@ def load_model(
             f" {FORMAT}: apply the functions and fit it again, or update weaklabel"
         )
     table = load_registry().label_models if known is None else known
-    if content.get("kind") not in table:
+    if not isinstance(content.get("kind"), str) or content["kind"] not in table:
         raise WeakLabelError(
             f"{path} holds a model of kind {content.get('kind')!r}, and the kinds known are"
             f" {sorted(table)}: install the plugin it came from"
         )
     try:
         fitted: FittedModel = table[content["kind"]].fitted.from_dict(content)
-    except (KeyError, TypeError) as error:
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise WeakLabelError(
             f"{path} holds a broken model, {type(error).__name__}: {error}"
         ) from error

@@ -211,13 +211,13 @@ def read_each(path: Source) -> dict[str, dict[str, Any]]:
 def _metadata(file: str | Path) -> dict[str, Any]:
     try:
         text = pl.read_parquet_metadata(Path(file)).get(METADATA)
-    except pl.exceptions.PolarsError as error:
+        about = json.loads(text or "{}")
+    except (pl.exceptions.PolarsError, json.JSONDecodeError) as error:
         raise WeakLabelError(
             f"{file} is no Parquet file, or was cut short: {plain_message(error)}; write it again"
         ) from error
     if text is None:
         return {}
-    about = json.loads(text)
     if not isinstance(about, dict):
         raise WeakLabelError(f"the metadata of {file} is no object: {text[:100]}")
     if "patterns" not in about and about.get("votes") != FORMAT:

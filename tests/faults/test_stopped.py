@@ -1,0 +1,42 @@
+"""Some calls of the tracer and the pool, stopped; and the page, which says what the files say."""
+
+from __future__ import annotations
+
+import logging
+import random
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import record
+from stopped_calls import STAGES, Exclusive, pool
+from stopped_calls import stop_everywhere as stop_calls
+from stopped_generations import CASES, UNDOING
+from stopped_generations import stop_everywhere as stop_generations
+
+
+@pytest.mark.parametrize("name", ["tinyworld's transformer, joint attention"])
+def test_a_generation_that_is_stopped_leaves_the_pipeline_as_it_was(name):
+    _, faults, wrong = stop_generations(name, CASES[name], 2, random.Random())
+    assert faults == 4
+    assert not [text for text in wrong if UNDOING not in text]
+
+
+@pytest.mark.parametrize("name", ["enable", "a batch that is split", "rebuild"])
+def test_a_call_that_is_stopped_is_followed_by_right_ones(name, monkeypatch, caplog):
+    monkeypatch.setattr(pool, "PATIENCE", 0.1)
+    caplog.set_level(logging.ERROR)
+    assert name == "enable" or name in STAGES
+    _, faults, wrong = stop_calls(name, Exclusive, 2, random.Random())
+    assert faults == 6
+    assert not wrong
+
+
+def test_the_page_shows_what_the_commands_found():
+    text = record.PAGE.read_text("utf-8")
+    assert record.page(text) == text
+    named = {match[1] for match in record.TABLE.finditer(text)}
+    assert named == {path.stem for path in record.FOUND.glob("*.json")}

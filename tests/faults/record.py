@@ -27,7 +27,7 @@ PAGE = DOCS / "reliability.md"
 FOUND = DOCS / "reliability"
 
 # <!-- weaklabel --> begins a table, <!-- end --> ends it
-TABLE = re.compile(r"(?<=<!-- )(\w+)( -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
+TABLE = re.compile(r"(?<=<!-- )(?!end\b)(\w+)( -->\n).*?(?=\n<!-- end -->)", re.DOTALL)
 
 
 def save(

@@ -39,4 +39,4 @@ def test_the_page_shows_what_the_commands_found():
     text = record.PAGE.read_text("utf-8")
     assert record.page(text) == text
     named = {match[1] for match in record.TABLE.finditer(text)}
-    assert named == {path.stem for path in record.FOUND.glob("*.json")}
+    assert named >= {path.stem for path in record.FOUND.glob("*.json")}

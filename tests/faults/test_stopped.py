@@ -20,7 +20,7 @@ from stopped_generations import stop_everywhere as stop_generations
 
 @pytest.mark.parametrize("name", ["tinyworld's transformer, joint attention"])
 def test_a_generation_that_is_stopped_leaves_the_pipeline_as_it_was(name):
-    _, faults, wrong = stop_generations(name, CASES[name], 2, random.Random())
+    _, faults, wrong = stop_generations(name, CASES[name], 2, random.Random(0))
     assert faults == 4
     assert not [text for text in wrong if UNDOING not in text]
 
@@ -30,7 +30,7 @@ def test_a_call_that_is_stopped_is_followed_by_right_ones(name, monkeypatch, cap
     monkeypatch.setattr(pool, "PATIENCE", 0.1)
     caplog.set_level(logging.ERROR)
     assert name == "enable" or name in STAGES
-    _, faults, wrong = stop_calls(name, Exclusive, 2, random.Random())
+    _, faults, wrong = stop_calls(name, Exclusive, 2, random.Random(0))
     assert faults == 6
     assert not wrong
 

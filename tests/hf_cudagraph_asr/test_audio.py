@@ -21,6 +21,7 @@ from hf_cudagraph_asr import AudioError, read_audio
 from hf_cudagraph_asr.audio import audio_in, conversion, duration, recordings_in
 
 RATE = 16_000
+ID3 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)  # a tag that says nothing
 
 
 def tone(seconds: float = 1.0, rate: int = RATE, frequency: float = 440.0) -> Any:
@@ -329,6 +330,56 @@ def test_an_mp3_cut_between_frames_is_known_by_its_count_and_tags_are_no_frames(
         assert len(read_audio(content + behind, RATE)) == 4 * RATE
 
 
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("between", [b"", b"TAG", b"TAG" + bytes(125), ID3], ids=len)
+@pytest.mark.parametrize("rate", [RATE, 44_100])
+def test_several_mp3_in_one_file_are_not_read_to_the_end_of_the_first(
+    mode: str, between: bytes, rate: int
+) -> None:
+    first = encoded(tone(), format="MP3", bitrate_mode=mode)
+    assert len(read_audio(first + between, RATE)) == RATE
+    refused(
+        first + between + encoded(tone(), rate, format="MP3", bitrate_mode=mode),
+        "holds more than its first frame says|a frame is missing",
+    )
+
+
+@pytest.mark.parametrize(
+    ("format", "options"),
+    [
+        ("MP3", {"bitrate_mode": "CONSTANT"}),
+        ("MP3", {"bitrate_mode": "VARIABLE"}),
+        ("CAF", {"subtype": "PCM_16"}),
+        ("W64", {"subtype": "PCM_16"}),
+        ("OGG", {"subtype": "OPUS"}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_damaged_header_makes_no_recording_shorter(format: str, options: dict[str, Any]) -> None:
+    content = encoded(tone(0.5), format=format, **options)
+    # The format and the rate of CAF: what they say is true of some recording.
+    for at in {*range(64)} - ({*range(20, 52)} if format == "CAF" else set()):
+        for bit in range(8):
+            damaged = patched(content, at, "B", content[at] ^ 1 << bit)
+            try:
+                found = read_audio(damaged, RATE)
+            except AudioError:
+                continue
+            assert len(found) >= RATE // 2, (at, bit)
+
+
+def test_flac_whose_sizes_of_frames_are_damaged_is_read_and_has_a_duration() -> None:
+    content = encoded(tone(), format="FLAC")
+    for at in range(8, 18):
+        damaged = patched(content, at, "B", 255)
+        try:
+            found = read_audio(damaged, RATE)
+        except AudioError:
+            refused(damaged, "")
+        else:
+            assert duration(damaged) == len(found) / RATE == 1.0
+
+
 def test_flac_of_unknown_length_is_refused_at_once() -> None:
     content = bytearray(encoded(tone(), format="FLAC"))
     # STREAMINFO begins at byte 8; its 36 bits of samples end at byte 26. A pipe leaves them 0.
@@ -426,11 +477,20 @@ def test_a_missing_library_is_named_with_its_extra(
             audio_in(tmp_path)
 
 
+@pytest.mark.parametrize(("format", "subtype", "width"), FORMATS)
+def test_a_tag_before_a_recording_is_skipped(format: str, subtype: str, width: int | None) -> None:
+    content = encoded(tone(), format=format, subtype=subtype)
+    np.testing.assert_array_equal(read_audio(ID3 + ID3 + content, RATE), read_audio(content, RATE))
+    assert duration(ID3 + content) == duration(content)
+    refused(ID3 + content[: -(width or 7)], "is cut off")
+    refused(ID3 + ID3[:-1], "is cut off within its tag")
+
+
 @pytest.mark.parametrize(
     "tag",
     [
         b"",
-        b"ID3\x04\x00\x00\x00\x00\x02\x00" + bytes(256),
+        ID3,
         b"ID3\x04\x00\x20\x00\x00\x02\x00" + bytes(256),
     ],
     ids=["none", "tag", "experimental"],

@@ -158,15 +158,15 @@ def duration(source: Source) -> float:
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing.
     """
-    name = _name(source)
     with _opened(source) as (file, frames):
+        rate = int(file.samplerate)
         if file.format == "FLAC":  # no bytes are declared: its last sample is there, or it is cut
             try:
                 file.seek(frames - 1)
                 file.read(1)
-            except _soundfile().SoundFileError as error:
-                raise _damaged(name, error) from error
-        return frames / int(file.samplerate)
+            except _soundfile().SoundFileError:  # or only the sizes by which it seeks are damaged
+                return len(read_audio(source, rate)) / rate
+        return frames / rate
 
 
 def converted(content: bytes, most_seconds: float, timeout_s: float) -> bytes:
@@ -304,12 +304,20 @@ def _opened(source: Source) -> Iterator[tuple[Any, int]]:
 def _checked(stream: BinaryIO, name: str) -> BinaryIO:
     """Refuse audio that ends before its header says: libsndfile reads it as if it were whole.
 
-    Returns the stream; or a copy with the size filled in, where a placeholder stands for it and
-    libsndfile would not read on to the end.
+    Returns the stream; or a copy, without ID3 tags before it, and with the size filled in, where a
+    placeholder stands for it and libsndfile would not read on to the end.
     """
     end = stream.seek(0, os.SEEK_END)
     if not end:
         raise AudioError(f"{name} is empty: leave it out, or copy it again")
+    tags = 0
+    while (head := _bytes(stream, tags, 10)).startswith(b"ID3"):  # its size is in 7 bits a byte
+        tags += 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(head[6:]))
+    if tags >= end:
+        raise AudioError(f"{name} is cut off within its tag: copy or record it again")
+    if tags:  # libsndfile would lose as much from the end of WAV and AIFF
+        stream = io.BytesIO(_bytes(stream, tags, end))
+        end -= tags
     head = _bytes(stream, 0, 1024)
     if head.startswith(b"OggS") and not _is_whole_ogg(_bytes(stream, 0, end)):
         raise AudioError(
@@ -361,7 +369,7 @@ def _size_field(stream: BinaryIO, head: bytes) -> tuple[int, str, int, int] | No
         return None
     at, named, kind, own, aligned, samples = CONTAINERS[magic]
     header = named + struct.calcsize(kind)
-    while len(chunk := _bytes(stream, at, header)) == header:
+    while at < UNKNOWN and len(chunk := _bytes(stream, at, header)) == header:
         (size,) = struct.unpack(kind, chunk[named:])
         size = max(size - own, 0)
         if chunk.startswith(samples):
@@ -385,12 +393,8 @@ def _checked_mp3(content: bytes, promised: int, name: str) -> int:
     Returns:
         Samples of each channel: as promised, but no more than there are.
     """
-    at = 0
-    while content.startswith(b"ID3", at):  # a tag of any size, in 7 bits a byte
-        size = sum(byte << 7 * (3 - place) for place, byte in enumerate(content[at + 6 : at + 10]))
-        at += 10 + size
-    first, found, samples = content[at : at + 4], 0, 0
-    header = re.compile(rb"(?:Xing|Info)...(.)(....)", re.DOTALL).search(content, at, at + 256)
+    first, at, found, samples = content[:4], 0, 0, 0
+    header = re.search(rb"(?:Xing|Info)...(.)(....)", content[:256], re.DOTALL)
     counted = int.from_bytes(header[2], "big") if header and header[1][0] & 1 else 0
     while (frame := _mp3_frame(content[at : at + 4], first)) is not None:
         size, samples = frame
@@ -402,13 +406,33 @@ def _checked_mp3(content: bytes, promised: int, name: str) -> int:
         raise AudioError(
             f"{name} is cut off or damaged, a frame is missing: copy or record it again"
         )
-    there = found * samples
-    if not counted and promised < there - MOST_PADDED:
+    there = (found - (counted > 0)) * samples
+    # libmpg123 reads as many as are counted; or guesses, where bytes before the count are not 0.
+    ignored = header is not None and content[6 : header.start()].strip(b"\0")
+    more = 0 < counted < found - 1 or _holds_mp3(rest)
+    if ignored or more or (counted and promised < there - MOST_PADDED):
+        raise AudioError(
+            f"{name} holds more than its first frame says, as several MP3 in one file, or that "
+            f"frame is damaged: encode it again"
+        )
+    if promised < there - MOST_PADDED:
         raise AudioError(
             f"{name} does not say how long it is, as MP3 of a varying bitrate from a pipe: encode "
             f"it into a file"
         )
     return min(promised, there)
+
+
+def _holds_mp3(content: bytes) -> bool:
+    """Whether there are two frames, one behind the other."""
+    for found in re.finditer(rb"\xff[\xe0-\xff]", content):
+        at = found.start()
+        head = content[at : at + 4]
+        if (frame := _mp3_frame(head, head)) is not None:
+            at += frame[0]
+            if _mp3_frame(content[at : at + 4], head) is not None:
+                return True
+    return False
 
 
 def _mp3_frame(head: bytes, first: bytes) -> tuple[int, int] | None:

@@ -280,6 +280,15 @@ def test_more_than_a_header_can_declare_is_refused(tmp_path: Path) -> None:
                 read(tmp_path / "long.wav")
 
 
+@pytest.mark.parametrize(("format", "at"), [("WAV", 41), ("AIFF", 44), ("AU", 10)])
+def test_more_samples_than_the_header_declares_are_not_left_out(format: str, at: int) -> None:
+    content = encoded(tone(), format=format, subtype="PCM_16")
+    assert content[at] & 4
+    refused(patched(content, at, "B", content[at] & ~4), "bytes of samples where its header")
+    for behind in (b"x", bytes(8), bytes(1001), b"LIST\0\1\2\3"):
+        assert len(read_audio(content + behind, RATE)) == RATE
+
+
 def test_no_samples_before_other_chunks_are_no_placeholder() -> None:
     refused(wav(FMT, chunk(b"data", b""), LIST), "holds no samples")
 

@@ -339,6 +339,14 @@ def _checked(stream: BinaryIO, name: str) -> BinaryIO:
             f"{name} is cut off, {max(there, 0):,} of the {declared:,} bytes of samples that its "
             f"header declares are there: copy or record it again"
         )
+    # Behind the samples there may be other chunks, padding and a few stray bytes.
+    if 0 < declared < there and not (
+        piped or re.match(rb"\0*(.?[ -~]{4}|.{0,4}\Z)", _bytes(stream, begin + declared, end), re.S)
+    ):
+        raise AudioError(
+            f"{name} holds {there:,} bytes of samples where its header declares {declared:,}, as "
+            f"where a recorder was interrupted: copy or record it again"
+        )
     if piped and kind.endswith("I") and there >= 1 << 32:
         raise AudioError(
             f"{name} holds more than the 4 GiB that its header can declare: cut it into parts, or "

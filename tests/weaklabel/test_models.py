@@ -31,9 +31,10 @@ from weaklabel import (
     models,
 )
 from weaklabel.baselines import FittedLogistic, FittedMajority
+from weaklabel.labels import label_files
 from weaklabel.models import Fitted
 
-IDENTITY = Identity("a", "theirs", "1.0", "cafe", {"high": 0.9})
+IDENTITY = Identity("a", "theirs", "1.0", "cafe", {"high": 0.9, "words": ["play"]})
 VOTES = np.array([[1, 1, 0], [1, -1, 0], [-1, -1, -1], [0, 0, 0]], dtype=np.int8)
 
 
@@ -179,7 +180,10 @@ def test_a_model_that_says_its_weight_once_has_weights_labels_and_files(tmp_path
         ("{", "no JSON file"),
         ("[]", "holds no model"),
         ('{"weaklabel": "model", "format": 1}', "format 1.*apply the functions and fit it again"),
-        ('{"weaklabel": "model", "format": 2, "kind": "majority"}', "broken model, KeyError"),
+        (
+            '{"weaklabel": "model", "format": 2, "kind": "majority"}',
+            "broken.* missing 2",
+        ),
     ],
 )
 def test_files_that_hold_no_model_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -188,8 +192,132 @@ def test_files_that_hold_no_model_are_refused(tmp_path: Path, content: str, mess
         load_model(tmp_path / "model.json")
 
 
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the file of a model of every kind holds."""
+    path, checked = tmp_path_factory.mktemp("models") / "model.json", gold()
+    found = {}
+    for name in ("label-model", "majority", "logistic"):
+        model = load_registry().label_models[name].model()
+        model.fit(everything(checked), gold=checked).save(path)
+        found[name] = json.loads(path.read_text("utf-8"))
+    assert found["label-model"]["factors"][0]["codes"] == [0, 1, 2]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "value", "message"),
+    [
+        ("majority", "functions", ["a", "b", "a"], "functions must be different names"),
+        ("majority", "functions", "abc", r"functions must be tuple\[str, ...\], got 'abc'"),
+        ("majority", "identities", [None], "identities must be none or 3"),
+        ("majority", "prior", 2, "prior must lie between 0 and 1, got 2"),
+        ("majority", "prior", True, "prior must be float, got True"),
+        ("logistic", "intercept", float("inf"), "intercept must be float, got inf"),
+        ("logistic", "accept", [0.1], "accept must be 3 numbers"),
+        ("logistic", "missing", [0.1, "a", 0.2], r"missing\[1\] must be float, got 'a'"),
+        ("label-model", "prior", 0, "prior must lie between 0 and 1, got 0"),
+        ("label-model", "prior", "0.5", "prior must be float, got '0.5'"),
+        ("label-model", "factors", [], r"factors must hold each of the functions .* got \[\]"),
+        ("label-model", "factors", None, r"factors must be tuple\[.*, got None"),
+        ("label-model", "factors", [None], r"factors\[0\] must be .*FittedFactor, got None"),
+        ("factor", "functions", ["z"], "factors must hold each of the functions"),
+        ("factor", "codes", [0, 1], r"wrong, of the factor of \['a'\], .* its 2 codes"),
+        ("factor", "codes", [0, 1, 1.5], r"factors\[0\].codes\[2\] must be int, got 1.5"),
+        ("factor", "right", [-0.5, 0.5, 1.0], "right, .* must be probabilities of its 3 codes"),
+        ("factor", "right", [0, 0, 0], "right, .* must be probabilities of its 3 codes, 1 in all"),
+        ("factor", "right", ["a", 0, 0], r"factors\[0\].right\[0\] must be float, got 'a'"),
+        ("factor", "abstain", "foo", r"abstain must be Literal\['symbol', 'ignore'\], got 'foo'"),
+    ],
+)
+def test_a_model_s_file_with_what_cannot_be_is_refused(
+    saved: dict[str, Any], tmp_path: Path, kind: str, field: str, value: Any, message: str
+) -> None:
+    content = json.loads(json.dumps(saved["label-model" if kind == "factor" else kind]))
+    edited = content["factors"][0] if kind == "factor" else content
+    assert field in edited
+    edited[field] = value
+    (tmp_path / "edited.json").write_text(json.dumps(content))
+    with pytest.raises(WeakLabelError, match=f"edited.json holds a broken model: .*{message}"):
+        load_model(tmp_path / "edited.json")
+
+
+@dataclass(frozen=True)
+class Inner:
+    share: float
+    rows: int = 0
+
+
+HELD = [
+    (dict[str, float], {"a": 1.0}),
+    (dict[str, tuple[float, ...]], {"a": (1.0,)}),
+    (dict[str, Inner], {"a": Inner(1.0)}),
+    (list[float], [1.0]),
+    (tuple, (1.0, "a")),
+    (tuple[Inner, ...] | None, (Inner(1.0),)),
+    (tuple[Inner, ...] | None, None),
+    (tuple[str, Inner], ("a", Inner(1.0))),
+    (str | Inner, Inner(1.0)),
+    (Inner | str, "a"),
+    (Inner | None, Inner(1.0)),
+    (bool | float, True),
+    (Any, {"a": [1, None]}),
+]
+NOT_HELD = [
+    (dict[int, float], {1: 1.0}),
+    (tuple[float, ...], [1.0]),
+    (Any, {"a": (1.0,)}),
+    (float, "a"),
+    (tuple[int, int], (1,)),
+    (frozenset, 1),
+]
+
+
+def made_of(kind: Any, value: Any) -> Any:
+    """A model of one's own with a field of a type."""
+    held = {"held": kind, "functions": tuple[str, ...], "share": float}
+    names = {"__annotations__": held, "kind": "theirs", "share": 0.5}
+    names["weight"] = lambda self: nw.lit(self.share)
+    return dataclass(frozen=True)(type("Theirs", (Fitted,), names))(value, ("a", "b", "c"))
+
+
+@pytest.mark.parametrize(("kind", "value"), HELD)
+def test_a_field_comes_back_from_a_file_by_its_type_or_its_default(
+    tmp_path: Path, kind: Any, value: Any
+) -> None:
+    model = made_of(kind, value)
+    path = model.save(tmp_path / "model.json")
+    content = json.loads(path.read_text("utf-8"))
+    del content["share"]  # of a file from before the field
+    path.write_text(json.dumps(content))
+    assert load_model(path, {"theirs": Kind("theirs", object, type(model))}) == model
+
+
+@pytest.mark.parametrize(("kind", "value"), NOT_HELD)
+def test_a_field_that_would_not_come_back_from_a_file_is_refused(
+    tmp_path: Path, kind: Any, value: Any
+) -> None:
+    with pytest.raises(WeakLabelError, match="held"):
+        made_of(kind, value).save(tmp_path / "model.json")
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    model = replace(made_of(float, 0.0), share=float("nan"))
+    with pytest.raises(WeakLabelError, match="'theirs', has weights that are NaN"):
+        models.weights(model, VOTES)
+    with pytest.raises(WeakLabelError, match="'theirs', has weights that are NaN"):
+        model.label(frame(VOTES))
+    assert model.label(frame(VOTES).lazy()).collect()["label"].to_list() == [None] * 4
+    frame(VOTES).with_row_index("query_id").write_parquet(tmp_path / "votes.parquet")
+    with pytest.raises(WeakLabelError, match="'theirs', has weights that are NaN"):
+        label_files(tmp_path / "votes.parquet", model, tmp_path / "labels.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["votes.parquet"]
+
+
 def test_arrays_that_are_not_the_votes_of_the_functions_are_refused() -> None:
     model = FittedMajority(("a", "b", "c"), 0.8)
+    assert model.weights(list(VOTES)).tolist() == model.weights(VOTES).tolist()
     with pytest.raises(WeakLabelError, match=r"got shape \(4, 2\)"):
         model.weights(VOTES[:, :2])
     with pytest.raises(WeakLabelError, match="function 'a' votes -2, 2"):

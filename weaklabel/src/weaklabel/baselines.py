@@ -72,6 +72,11 @@ class FittedMajority(Fitted):
     prior: float
     identities: tuple[Identity | None, ...] = ()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.prior < 1:
+            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes."""
         votes = [vote_column(name).cast(nw.Int64) for name in self.functions]
@@ -158,6 +163,15 @@ class FittedLogistic(Fitted):
     accept: tuple[float, ...]
     missing: tuple[float, ...]
     identities: tuple[Identity | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("reject", "accept", "missing"):
+            if len(numbers := getattr(self, name)) != len(self.functions):
+                raise WeakLabelError(
+                    f"{name} must be {len(self.functions)} numbers, one a function, got"
+                    f" {list(numbers)}"
+                )
 
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes."""

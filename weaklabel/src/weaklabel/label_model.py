@@ -333,6 +333,16 @@ class FittedFactor:
     abstain: Abstain = "symbol"
     inputs: bool = False
 
+    def __post_init__(self) -> None:
+        for name in ("wrong", "right"):
+            shares = getattr(self, name)
+            fair = not shares or (min(shares) >= 0 and math.isclose(sum(shares), 1, rel_tol=1e-6))
+            if len(shares) != len(self.codes) or not fair:
+                raise WeakLabelError(
+                    f"{name}, of the factor of {list(self.functions)}, must be probabilities of"
+                    f" its {len(self.codes)} codes, 1 in all, got {list(shares)}"
+                )
+
     def term(self) -> nw.Expr:
         """Log P(shown | right) - log P(shown | wrong), an expression over the columns of votes.
 
@@ -387,6 +397,17 @@ class FittedLabelModel(Fitted):
     warnings: tuple[str, ...]
     log_rows: tuple[int | None, ...]
     identities: tuple[Identity | None, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.prior < 1:
+            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        named = [name for factor in self.factors for name in factor.functions]
+        voting = [name for one in self.factors if not one.inputs for name in one.functions]
+        if sorted(voting) != sorted(self.functions) or not set(named) <= set(self.functions):
+            raise WeakLabelError(
+                f"factors must hold each of the functions {list(self.functions)} once, got {named}"
+            )
 
     @property
     def families(self) -> tuple[tuple[str, ...], ...]:

@@ -16,7 +16,7 @@ import polars as pl
 from weaklabel import tables
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.gold import Calibration, GoldQueries, join_gold
-from weaklabel.models import FittedModel, check_identities, weighed
+from weaklabel.models import FittedModel, check_identities, no_weight, weighed
 from weaklabel.patterns import METADATA, SAME_SCOPE, Patterns, described
 from weaklabel.runs import FORMAT, Source, read_each, read_metadata
 from weaklabel.text import Normalizer
@@ -136,6 +136,8 @@ def label_files(
     voted = [PREFIX + name for name in model.functions]
 
     def count(batch: pl.DataFrame) -> pl.DataFrame:
+        if batch["weight"].is_nan().any():
+            raise no_weight(model)
         counts.append(
             batch.select(
                 rows=pl.len(),

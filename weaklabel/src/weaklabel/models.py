@@ -10,22 +10,29 @@ others it is given as an abstain.
 
 from __future__ import annotations
 
+import inspect
 import json
+import math
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
+    Literal,
     Protocol,
     Self,
     TypeVar,
+    Union,
     get_args,
+    get_origin,
     get_type_hints,
 )
 
@@ -81,15 +88,24 @@ class FittedModel(Protocol):
 class Fitted(ABC):
     """What the package's own fitted models share: weights, labels and files.
 
-    A subclass is a frozen dataclass with `functions` and `identities`, whose other fields are what
-    JSON can hold, tuples and dataclasses of such. It says its weight in `weight`, as an expression,
-    so that any engine can label without a join.
+    A subclass is a frozen dataclass with `functions` and `identities`, whose other fields are text,
+    numbers, booleans and None, and tuples, lists, dicts by text and dataclasses of such. It says
+    its weight in `weight`, as an expression, so that any engine can label without a join.
     """
 
     kind: ClassVar[str]
     handles_missing: ClassVar[bool] = False
     functions: tuple[str, ...]
     identities: tuple[Identity | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(set(self.functions)) != len(self.functions) or not self.functions:
+            raise WeakLabelError(f"functions must be different names, got {self.functions!r}")
+        if self.identities and len(self.identities) != len(self.functions):
+            raise WeakLabelError(
+                f"identities must be none or {len(self.functions)}, one a function, got"
+                f" {len(self.identities)}"
+            )
 
     @abstractmethod
     def weight(self) -> nw.Expr:
@@ -100,6 +116,7 @@ class Fitted(ABC):
 
         Where a function had no input the vote is `MISSING`.
         """
+        votes = np.asarray(votes)
         check_votes(votes, self.functions)
         names = [PREFIX + name for name in self.functions]
         # Said, since Polars guesses the orientation of a square array by its layout in memory.
@@ -115,8 +132,12 @@ class Fitted(ABC):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Of what `to_dict` returned and JSON read; other keys are left."""
-        found: Self = _made(cls, content)
+        """Of what `to_dict` returned and JSON read; other keys are left.
+
+        Raises:
+            WeakLabelError: a field without a default is absent, or holds what its type does not.
+        """
+        found: Self = _made(cls, content, "")
         return found
 
     def label(
@@ -136,11 +157,13 @@ class Fitted(ABC):
 
         Returns:
             A frame of the same type, with `weight` (Float64, in [0, 1]) and `label` (Int8). In a
-            lazy frame both are null where a vote is none of 1, 0, -1 and null.
+            lazy frame both are null where a vote is none of 1, 0, -1 and null, and `label` is where
+            `weight` is NaN.
 
         Raises:
             WeakLabelError: the functions are not those the model knows, the table has a column
-                `weight` or `label` already, or an eager frame has votes that are none.
+                `weight` or `label` already, or an eager frame has votes that are none, or would
+                have weights that are NaN.
 
         A NaN counts as null.
         """
@@ -162,11 +185,11 @@ class Fitted(ABC):
         valid = [_is_vote(name) for name in self.functions]
         weight = nw.when(nw.all_horizontal(*valid, ignore_nulls=False)).then(self.weight())
         labeled = weighed(table, weight, threshold)
-        if isinstance(labeled, nw.DataFrame) and labeled["weight"].null_count():
-            wrong = next(
-                name for name in self.functions if not table.select(_is_vote(name).all()).item()
-            )
-            raise no_vote(wrong, table.filter(~_is_vote(wrong))[PREFIX + wrong].to_list())
+        if isinstance(labeled, nw.DataFrame) and labeled["label"].null_count():
+            for name in self.functions:
+                if not table.select(_is_vote(name).all()).item():
+                    raise no_vote(name, table.filter(~_is_vote(name))[PREFIX + name].to_list())
+            raise no_weight(self)
         native: Frame = nw.to_native(labeled)
         return native
 
@@ -175,15 +198,26 @@ class Fitted(ABC):
 
         Returns:
             The path written.
+
+        Raises:
+            WeakLabelError: a field holds what would not come back from the file as it is.
         """
         identities = [None if one is None else asdict(one) for one in self.identities]
         content = {"weaklabel": "model", "format": FORMAT, "kind": self.kind, **self.to_dict()}
         content["identities"] = identities
+        text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
+        # A `from_dict` of their own may make what has no plain equality, such as arrays.
+        if inspect.getattr_static(self, "from_dict") is vars(Fitted)["from_dict"]:
+            made = self.from_dict(json.loads(text))
+            for name in (one.name for one in fields(self)):  # type: ignore[arg-type]
+                if getattr(made, name) != getattr(self, name):
+                    raise WeakLabelError(
+                        f"a model of kind {self.kind!r} cannot be saved: of {name},"
+                        f" {getattr(self, name)!r}, a file would give {getattr(made, name)!r}; give"
+                        " the field the type of what it holds, or write a to_dict and from_dict"
+                    )
         with written_beside(path) as beside:
-            beside.write_text(
-                json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
-                encoding="utf-8",
-            )
+            beside.write_text(text + "\n", encoding="utf-8")
         return Path(path)
 
 
@@ -198,7 +232,8 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: it holds no model, one of another format or of a kind that is not known.
+        WeakLabelError: it holds no model, a broken one, or one of another format or of a kind that
+            is not known.
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -220,22 +255,47 @@ def load_model(
     try:
         fitted: FittedModel = table[content["kind"]].fitted.from_dict(content)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        kind = "" if isinstance(error, WeakLabelError) else f"{type(error).__name__}: "
         raise WeakLabelError(
-            f"{path} holds a broken model, {type(error).__name__}: {error}"
+            f"{path} holds a broken model: {kind}{error}; fit it again, or undo the edit"
         ) from error
     return fitted
 
 
-def _made(kind: Any, value: Any) -> Any:
-    """What JSON read as a value of some type: lists as tuples, and dataclasses anew."""
-    if isinstance(kind, type) and is_dataclass(kind):
-        hints = get_type_hints(kind)
-        return kind(**{one.name: _made(hints[one.name], value[one.name]) for one in fields(kind)})
-    kinds = get_args(kind)
-    if isinstance(value, list):
-        return tuple(_made(kinds[0] if kinds else None, one) for one in value)
-    inner = next(filter(is_dataclass, kinds), None)  # of a union with None
-    return value if value is None or inner is None else _made(inner, value)
+def _made(kind: Any, value: Any, where: str) -> Any:
+    """What JSON read as a value of a type, or a WeakLabelError that says where it is not."""
+    origin, kinds = get_origin(kind) or kind, get_args(kind)
+    if origin in (Union, UnionType):
+        # None first and dataclasses last, whose errors say most.
+        *others, last = sorted(kinds, key=lambda one: (one is not NoneType, is_dataclass(one)))
+        for one in others:
+            with suppress(WeakLabelError):
+                return _made(one, value, where)
+        return _made(last, value, where)
+    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
+        hints, names = get_type_hints(kind), [one.name for one in fields(kind) if one.init]
+        held = [name for name in names if name in value]  # others have defaults, or are missed
+        return kind(
+            **{name: _made(hints[name], value[name], f"{where}.{name}".strip(".")) for name in held}
+        )
+    if isinstance(value, list) and origin in (tuple, list, Sequence):
+        kinds = kinds or (Any, ...)
+        fixed = origin is tuple and kinds[-1] is not ...
+        each = kinds if fixed else kinds[:1] * len(value)
+        if len(each) == len(value):
+            made = [_made(one, value[i], f"{where}[{i}]") for i, one in enumerate(each)]
+            return made if origin is list else tuple(made)
+    elif isinstance(value, dict) and origin in (dict, Mapping) and kinds:
+        return {
+            _made(kinds[0], name, where): _made(kinds[1], inner, f"{where}[{name!r}]")
+            for name, inner in value.items()
+        }
+    elif kind is float:
+        if type(value) in (int, float) and math.isfinite(value):
+            return value
+    elif kind is Any or type(value) is kind or (origin is Literal and value in kinds):
+        return value
+    raise WeakLabelError(f"{where} must be {inspect.formatannotation(kind)}, got {value!r:.80}")
 
 
 def identities_of(content: Mapping[str, Any]) -> tuple[Identity | None, ...]:
@@ -259,10 +319,24 @@ def weights(fitted: FittedModel, votes: npt.NDArray[np.int8]) -> npt.NDArray[np.
     """P(right) by a fitted model of any kind, in [0, 1]: float64 (N,), for votes int8 (N, F).
 
     A model that does not handle missing inputs gets abstains for them.
+
+    Raises:
+        WeakLabelError: the votes are not those of its functions, or a weight is NaN.
     """
     if not getattr(fitted, "handles_missing", False):
-        votes = np.where(votes == MISSING, np.int8(0), votes)
-    return np.clip(fitted.weights(votes), 0.0, 1.0)
+        votes = np.where(np.asarray(votes) == MISSING, np.int8(0), votes)
+    found = np.clip(fitted.weights(votes), 0.0, 1.0)
+    if np.isnan(found).any():
+        raise no_weight(fitted)
+    return found
+
+
+def no_weight(fitted: FittedModel) -> WeakLabelError:
+    """The error of a model whose weights are NaN."""
+    kind = getattr(fitted, "kind", type(fitted).__name__)
+    return WeakLabelError(
+        f"the model, of kind {kind!r}, has weights that are NaN: fit it again, or ask its author"
+    )
 
 
 def check_identities(
@@ -337,7 +411,9 @@ def as_patterns(votes: Any, *, missing: bool = False) -> Patterns:
 def weighed(table: Any, weight: nw.Expr, threshold: float) -> Any:
     """A narwhals frame with a weight, and the label that it has by a threshold."""
     sign = nw.when(nw.col("weight") >= threshold).then(nw.lit(1)).otherwise(nw.lit(-1))
-    sign = nw.when(~nw.col("weight").is_null()).then(sign).cast(nw.Int8)
+    # A NaN would reach any threshold.
+    known = ~nw.col("weight").is_null() & ~nw.col("weight").is_nan()
+    sign = nw.when(known).then(sign).cast(nw.Int8)
     return table.with_columns(weight.alias("weight")).with_columns(sign.alias("label"))
 
 

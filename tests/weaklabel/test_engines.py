@@ -21,6 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from weaklabel import functions as built_in
+from weaklabel.engines import LogFiles
+from weaklabel.engines.spark import _readable
 from weaklabel.errors import WeakLabelError
 from weaklabel.labeling import labeling_function
 from weaklabel.runs import apply, apply_files, read_metadata
@@ -352,6 +354,17 @@ def test_a_vote_depends_on_its_own_session_only(log: pl.DataFrame) -> None:
         assert alone.equals(votes.filter(pl.col("query_id").is_in(own["query_id"].implode())))
 
 
+def test_spark_is_given_microseconds_for_nanoseconds_and_else_the_files(tmp_path: Path) -> None:
+    log = hostile_log(20)
+    path = written(log, "parquet", tmp_path)
+    assert _readable(LogFiles.open(path)).parquet(tmp_path / "made.parquet") == (str(path),)
+    finer = log.with_columns(pl.col("timestamp").dt.cast_time_unit("ns"))
+    path = written(finer, "parquet", tmp_path)
+    (made,) = _readable(LogFiles.open(path)).parquet(tmp_path / "made.parquet")
+    assert pl.read_parquet(made).equals(log)
+    assert pl.read_parquet(made).schema == log.schema
+
+
 @pytest.fixture(scope="module")
 def spark(require: Any) -> Iterator[Any]:
     """A session of this module, which `apply_files` joins."""
@@ -379,6 +392,12 @@ def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None
         )
     assert_same(by_query(pl.read_parquet(tmp_path / "votes.parquet")), wanted, log)
     assert_same(by_query(pl.read_parquet(tmp_path / "votes" / "*.parquet")), wanted, log)
+
+    finer = log.with_columns(pl.col("timestamp").dt.cast_time_unit("ns"))
+    (tmp_path / "finer").mkdir()
+    finer_path = written(finer, "parquet", tmp_path / "finer")
+    apply_files(FUNCTIONS, finer_path, tmp_path / "f.parquet", engine="spark", progress=False)
+    assert_same(by_query(pl.read_parquet(tmp_path / "f.parquet")), wanted, log)
 
     gone = tmp_path / "votes/part-00002-of-00005.parquet"
     before = pl.read_parquet(gone).sort("query_id")

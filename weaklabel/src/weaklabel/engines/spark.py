@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+from polars import selectors
 
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.plan import QUERY, Plan, RowLog, RowStep, merge
@@ -101,10 +102,11 @@ class Log(QueryLog):
                 self._session = active.newSession()
             self._session.conf.set("spark.sql.session.timeZone", "UTC")
             self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-            self.log = self._read(*log.parquet(self.scratch / "queries.parquet"))
+            self.log = self._read(*_readable(log).parquet(self.scratch / "queries.parquet"))
             self.reference = None
             if reference is not None:
-                self.reference = self._read(*reference.parquet(self.scratch / "reference.parquet"))
+                files = _readable(reference).parquet(self.scratch / "reference.parquet")
+                self.reference = self._read(*files)
 
     def close(self) -> None:
         """Stop the session, if it was started here."""
@@ -157,6 +159,15 @@ class Log(QueryLog):
     def _read(self, *files: str) -> Any:
         with _without_pandas():
             return self._session.read.parquet(*files)
+
+
+def _readable(log: LogFiles) -> LogFiles:
+    """The log with microseconds for nanoseconds, which Spark does not read in Parquet."""
+    fine = selectors.datetime("ns", time_zone=(None, "*"))
+    if not selectors.expand_selector(log.frame, fine):
+        return log
+    frame = log.frame.with_columns(fine.dt.cast_time_unit("us"))
+    return replace(log, frame=frame, direct=False)
 
 
 def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[Any]:

@@ -64,12 +64,14 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
         warnings.simplefilter("ignore")
         LabelModel().fit(patterns).save(folder / "model.json")
         MajorityVote().fit(patterns).save(folder / "majority.json")
+    patterns.save(folder / "patterns.parquet")
     (folder / "audio.wav").write_bytes(wave())
     readers: dict[str, tuple[Callable[[Path], Any], tuple[type[Exception], ...]]] = {
         "maps.safetensors": (HeatMaps.load, (ValueError,)),
         "plan.json": (BucketPlan.load, (ValueError,)),
         "model.json": (load_model, (WeakLabelError,)),
         "majority.json": (load_model, (WeakLabelError,)),
+        "patterns.parquet": (Patterns.load, (WeakLabelError,)),
         "audio.wav": (lambda path: read_audio(path, 16_000), (AudioError,)),
     }
     return {
@@ -124,6 +126,7 @@ def altered(whole: bytes, rng: random.Random) -> bytes:
         "plan.json",
         "model.json",
         "majority.json",
+        "patterns.parquet",
         "audio.wav",
     ],
 )

@@ -298,21 +298,22 @@ class Patterns:
             # A Path, not a string: polars would take "*" in one for a glob.
             about = json.loads(pl.read_parquet_metadata(Path(path)).get(METADATA, "{}"))
             table = pl.read_parquet(Path(path), glob=False)
-        except (pl.exceptions.PolarsError, json.JSONDecodeError) as error:
+        # Of a damaged file Polars may panic, which is no Exception.
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException, ValueError) as error:
             raise WeakLabelError(f"{path} is no Parquet file of patterns: {error}") from error
-        if about.get("patterns") != FORMAT:
+        again = "count the votes again (weaklabel patterns, or Patterns.count and save)"
+        found = about.get("patterns") if isinstance(about, dict) else None
+        if found != FORMAT:
             raise WeakLabelError(
-                f"{path} holds no patterns of format {FORMAT} (found {about.get('patterns')!r}):"
-                " count the votes again (weaklabel patterns, or Patterns.count and save)"
+                f"{path} holds no patterns of format {FORMAT} (found {found!r}): {again}"
             )
-        functions = described(about)
-        names = functions["families"]
-        return cls.of(
-            names,
-            table.select(pl.col(PREFIX + name).fill_null(MISSING) for name in names).to_numpy(),
-            table[_COUNT].to_numpy(),
-            **functions,
-        )
+        try:
+            functions = described(about)
+            names = functions["families"]
+            votes = table.select(pl.col(PREFIX + name).fill_null(MISSING) for name in names)
+            return cls.of(names, votes.to_numpy(), table[_COUNT].to_numpy(), **functions)
+        except (pl.exceptions.PolarsError, LookupError, AttributeError, TypeError) as error:
+            raise WeakLabelError(f"{path} holds broken patterns, {error!r}: {again}") from error
 
 
 def described(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

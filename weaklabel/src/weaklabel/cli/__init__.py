@@ -216,6 +216,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.strerror}{where}" if error.strerror else str(error))
     except (WeakLabelError, ImportError) as error:
         return _fail(str(error))
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # of Polars, which is not imported for --help
+            raise
+        return _fail(f"Polars cannot go on, as where a file is damaged: {error}")
 
 
 def _fail(message: str) -> int:

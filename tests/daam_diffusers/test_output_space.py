@@ -72,6 +72,43 @@ def test_the_output_stays_the_same_and_files_say_what_the_values_are(tmp_path):
     assert "space" not in tracer.heat_maps().provenance
 
 
+@pytest.mark.parametrize("name", ["flux dev", "sd3"])
+def test_an_image_of_a_batch_has_the_maps_that_it_has_alone(name):
+    """A neighbor's longer prompt takes no share; tokens alone sum to 1."""
+    variant = JOINT[name]
+    pipe = variant.make()
+
+    def maps(*pairs: tuple[str, int], **changes: Any) -> list[HeatMaps]:
+        prompts, seeds = zip(*pairs, strict=True)
+        noise = [torch.Generator().manual_seed(seed) for seed in seeds]
+        with trace(pipe, space="output") as tracer:
+            variant.run(pipe, [*prompts], num_inference_steps=1, generator=noise, **changes)
+        return [tracer.heat_maps(image=image) for image in range(len(pairs))]
+
+    short, long = ("a dog", 7), ("a big red dog", 8)
+    for pair, found in zip((short, long), maps(short, long), strict=True):
+        (alone,) = maps(pair)
+        for word in alone:
+            torch.testing.assert_close(found[word].values, alone[word].values, rtol=0, atol=1e-4)
+        assert not found.special("padding").values.any()
+        assert not found.special().values.gt(1).any()
+
+
+def test_embeddings_whose_tokens_are_not_known_are_refused():
+    variant = JOINT["flux dev"]
+    pipe = variant.make()
+    embeds, pooled, _ = pipe.encode_prompt("a red dog", "a red dog", device="cpu")
+    own = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled, "num_inference_steps": 1}
+    with trace(pipe, space="output") as tracer:
+        variant.run(pipe, None, **own)
+    with pytest.raises(TraceError, match="inside the context"):
+        tracer.heat_maps(prompt="a red dog")
+    with trace(pipe, space="output") as tracer:
+        pipe.encode_prompt("a red dog", "a red dog", device="cpu")
+        variant.run(pipe, None, **own)
+    assert tracer.heat_maps()["dog"].values.max() > 0
+
+
 def test_attention_to_text_alone_has_no_outputs_of_tokens(sd):
     with pytest.raises(TraceError, match='without space="output"'), trace(sd, space="output"):
         pass

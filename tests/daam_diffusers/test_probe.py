@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import re
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +164,50 @@ def test_the_latest_run_is_kept_and_maps_of_an_earlier_one_keep_theirs(sd):
         tracer.heat_maps(run=0).probe("dog")
 
 
-def test_weights_that_changed_are_noticed(sd):
+@pytest.mark.parametrize("probed", [0, 1])
+def test_weights_that_changed_are_noticed(sd, probed):
     maps = traced(sd, UNETS["sd"])
+    for _ in range(probed):
+        maps.probe("dog")
     with torch.no_grad():
         sd.unet.get_submodule(maps.layers[0].name).to_k.weight.mul_(3)
     with pytest.raises(TraceError, match="does not attend now as it did in the run"):
         maps.probe("dog")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda pipe: pipe.to(torch.bfloat16),
+        lambda pipe: pipe.text_encoder.to("meta"),
+        lambda pipe: setattr(pipe, "text_encoder", None),
+    ],
+    ids=["dtype", "meta", "none"],
+)
+def test_a_pipeline_that_was_changed_is_an_error_with_its_cause(sd, change):
+    pipe = copy.deepcopy(sd)
+    maps = traced(pipe, UNETS["sd"])
+    change(pipe)
+    with pytest.raises(TraceError, match="as it is now.*Error: ") as raised:
+        maps.probe("dog")
+    assert raised.value.__cause__ is not None
+
+
+def test_a_denoiser_that_was_taken_away_is_not_called_compiled(sd, caplog):
+    pipe = copy.deepcopy(sd)
+    maps = traced(pipe, UNETS["sd"])
+    pipe.unet = None
+    with contextlib.suppress(TraceError):
+        maps.probe("dog")
+    assert "compiled" not in caplog.text
+
+
+def test_probes_of_several_threads_are_those_of_one(sd):
+    maps, texts = traced(sd, UNETS["sd"]), ["a dog", "house", "a red car", "tree"]
+    expected = [maps.probe(text).values for text in texts]
+    with ThreadPoolExecutor(4) as pool:
+        found = [*pool.map(lambda text: maps.probe(text).values, texts)]
+    assert all(map(torch.equal, found, expected))
 
 
 def test_an_error_leaves_the_pipeline_and_another_tracer_alone(sd, monkeypatch):
@@ -178,7 +218,7 @@ def test_an_error_leaves_the_pipeline_and_another_tracer_alone(sd, monkeypatch):
         run(sd, UNETS["sd"])
         assert tracer.heat_maps()["dog"]
     monkeypatch.setattr(sd.unet.conv_in, "forward", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with pytest.raises(TraceError, match="as it is now.*ZeroDivisionError"):
         maps.probe("dog")
     monkeypatch.undo()
     assert state(sd) == before

@@ -224,7 +224,7 @@ def embeddings_of(result: Any) -> list[Any]:
 def is_compiled(pipe: Any, denoiser: nn.Module) -> bool:
     """Whether a denoiser, or a part of it, was given to `torch.compile`."""
     held = [getattr(pipe, name, None) for name in ("unet", "transformer", "transformer_2")]
-    wrapped = not any(module is denoiser for module in held)
+    wrapped = any(getattr(module, "_orig_mod", None) is denoiser for module in held)
     # nn.Module.compile() leaves the module in place and only sets this.
     return wrapped or any(
         getattr(module, "_compiled_call_impl", None) is not None for module in denoiser.modules()

@@ -307,8 +307,8 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         The pipeline's own text encoders read the text as a prompt of its own, with its start and
         end tokens, template and padding. Each layer's queries are those of the run, its keys the
-        text's. Nothing is generated; it costs one call of the denoiser, and for each step what the
-        layers that read the prompt cost. A text of one word has no context: what a word means
+        text's. Nothing is generated; it costs two calls of the denoiser, and twice for each step what
+        the layers that read the prompt cost: the prompt's own maps have to be found again. A text of one word has no context: what a word means
         beside others, ask for in a text that has these.
 
             maps.probe("dog")  # alone

@@ -35,7 +35,6 @@ class Inputs:
         self.encodings: list[tuple[Mapping[str, Any], Any]] = []
         # By component, of its first call: arguments by name, the prompt's samples, their number.
         self.calls: dict[str, tuple[dict[str, Any], slice, int]] = {}
-        self.is_sure = False  # the prompt's own maps were found again in what is kept
         self._budget = budget
         self._folder: Path | None = None
         self._states: dict[str, list[tuple[int, torch.Tensor | Path]]] = {}

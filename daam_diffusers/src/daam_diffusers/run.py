@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Any, Literal, get_args
 
@@ -95,6 +95,14 @@ class Branch:
     def samples(self) -> int:
         """Images, or videos, of the run."""
         return len(self.first.rows)
+
+    def own(self, sample: int) -> list[int]:
+        """Those of `columns` that are one sample's own."""
+        parts = [
+            replace(part, prompts=part.prompts and part.prompts[sample : sample + 1])
+            if part else None for part in self.encoded
+        ]  # fmt: skip
+        return list(_kept(parts, self.offsets))
 
 
 @dataclass(eq=False)

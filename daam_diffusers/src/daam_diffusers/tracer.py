@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
@@ -21,6 +22,8 @@ from daam_diffusers.run import AXES, Axis, Branch, Run
 from daam_diffusers.watch import LayerChoice, Space, Watch
 
 logger = logging.getLogger(__name__)
+
+_PROBING = threading.Lock()  # of the pipelines of all tracers: a probe calls one
 
 
 class Tracer:
@@ -65,7 +68,8 @@ class Tracer:
         probe_memory: bytes of these to hold in memory. What is more lies in a temporary folder
             until neither the tracer nor maps of the run need it.
         space: `"attention"`: maps are attention probabilities. `"output"`, for joint attention:
-            how alike a cell's attention output is to each token's, see docs/families.md.
+            how alike a cell's attention output is to each token's, see docs/families.md; not of
+            `prompt_embeds` that were encoded outside the context.
         runs: how many of the latest runs to hold.
 
     Raises:
@@ -215,6 +219,12 @@ class Tracer:
         kept_steps = max(len(record.sums) for record in records) if keep_steps else branch.calls
         steps = found.step if found.counts_steps else kept_steps
         space = self._watch.space
+        if space == "output" and any(part and part.prompts is None for part in branch.encoded):
+            raise TraceError(
+                'space="output" has shares among the prompt\'s tokens, and which columns of these '
+                "prompt_embeds are tokens was not known in the run: call pipe.encode_prompt(...) "
+                "inside the context and pass on what it returns, or pass `prompt`."
+            )
         spread = branch.spread.mean(image, steps=False, frames=False) if branch.spread else None
         provenance = {**found.provenance, "steps": str(steps), "calls": str(branch.calls)}
         seeds = provenance.get("seed", "").split(", ")
@@ -269,7 +279,7 @@ class Tracer:
 
     def _probed(self, kept: Inputs, branch: Branch, text: str) -> Branch:
         """What the layers of a run attend to of another text, read as a prompt of its own."""
-        if not kept.is_sure:
+        with _PROBING:
             again = self._watch.probe(kept, None).layers
             for name, record in branch.layers.items():
                 for step, total in record.sums.items():
@@ -281,8 +291,7 @@ class Tracer:
                             "adapters or processors changed since, or does the denoiser give it "
                             "another text at each step? Such words cannot be probed."
                         )
-            kept.is_sure = True
-        return self._watch.probe(kept, text)
+            return self._watch.probe(kept, text)
 
     def _recorded(self, index: int) -> Run:
         runs = self._watch.runs

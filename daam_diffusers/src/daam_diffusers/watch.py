@@ -13,7 +13,6 @@ from itertools import count
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from daam_diffusers import host
@@ -410,6 +409,13 @@ class Watch:
                 results = [self._pipe.encode_prompt(**arguments) for arguments in own]
                 for component in kept.calls:
                     self.denoisers[component](**kept.arguments(component, results))
+        except TraceError:
+            raise
+        except Exception as error:
+            raise TraceError(
+                "the pipeline cannot be probed as it is now: were parts of it moved, replaced or "
+                f"taken away since the run? {type(error).__name__}: {error}"
+            ) from error
         finally:
             if not installed:
                 self.remove()
@@ -528,7 +534,11 @@ class Watch:
                 self._add_spread(found, branch, info)
             if layer.kind == "self":
                 continue
-            values = torch.cat([self._values(group, branch) for group in groups_of(found)])
+            if self.space == "output":  # a sample's shares are among its own prompt's tokens
+                pairs = [([one], branch.own(sample)) for sample, one in enumerate(found)]
+            else:
+                pairs = [(group, list(branch.columns)) for group in groups_of(found)]
+            values = torch.cat([self._values(group, branch, own) for group, own in pairs])
             record = branch.layers.setdefault(name, LayerRecord(info))
             step = run.step if run.counts_steps else branch.calls - 1
             record.add(values, step if "step" in self.keep else 0)
@@ -580,12 +590,14 @@ class Watch:
         choose = self._choose or layer.family.default_layers
         return info if layer.kind == "self" or choose(info) else None
 
-    def _values(self, sources: Sequence[Source], branch: Branch) -> torch.Tensor:
-        """Probabilities of neighboring samples, (B, [H,] C + 1, N)."""
+    def _values(
+        self, sources: Sequence[Source], branch: Branch, own: Sequence[int]
+    ) -> torch.Tensor:
+        """Probabilities of neighboring samples, (B, [H,] C + 1, N); 0 in columns but their own."""
         first = sources[0]
         keys = first.text.stop - first.text.start
         # A sample's own padding may not be there as keys at all.
-        present = [column for column in branch.columns if column < keys]
+        present = [column for column in own if column < keys]
         compute = output_shares if self.space == "output" else text_probabilities
         values = compute(
             first.call,
@@ -594,10 +606,11 @@ class Watch:
             cells=first.cells,
             keep_heads="head" in self.keep,
         )
-        absent = len(branch.columns) - len(present)
-        if absent:
-            own, rest = values[..., :-1, :], values[..., -1:, :]
-            values = torch.cat([F.pad(own, (0, 0, 0, absent)), rest], dim=-2)
+        places = [branch.columns.index(column) for column in present] + [len(branch.columns)]
+        if len(places) <= len(branch.columns):
+            found, shape = values, (*values.shape[:-2], len(branch.columns) + 1, values.shape[-1])
+            values = found.new_zeros(shape)
+            values[..., places, :] = found
         frames = first.rows.stop - first.rows.start
         if frames > 1:  # frames lie in the batch: (B·f, [H,] C, h·w) → (B, [H,] C, f·h·w)
             values = values.reshape(-1, frames, *values.shape[1:]).movedim(1, -2).flatten(-2)

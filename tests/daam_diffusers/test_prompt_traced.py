@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from daam_diffusers import trace
+from daam_diffusers.encoders import Reading, placements
+from daam_diffusers.families import Encoder
+
+TINYWORLD = Path(__file__).parents[2] / "docs/examples/tinyworld/model"
 
 
 def test_a_pipeline_call_with_too_long_a_prompt_warns_once(sd, build):
@@ -18,6 +26,21 @@ def test_a_pipeline_call_with_too_long_a_prompt_warns_once(sd, build):
     assert maps["car"].values.max() > 0
     with pytest.raises(KeyError, match="beyond the text encoder's window"):
         maps["dog"]
+
+
+def test_an_unknown_token_beyond_the_window_is_not_the_end_token():
+    """Both have one id, and the first token that was cut is such a one."""
+    text = "an orange boat beside a <script>alert(1)</script>"
+    tokenizer = AutoTokenizer.from_pretrained(TINYWORLD / "tokenizer")
+    ids = tokenizer(text, truncation=True)["input_ids"]
+    assert len(ids) == 20
+    pipe = SimpleNamespace(tokenizer=tokenizer, text_encoder=torch.nn.Identity())
+    reading = Reading("text_encoder", [ids], [[True] * 20], None)
+    encoder = Encoder("text_encoder", "tokenizer")
+    with pytest.warns(UserWarning, match="read 18 of them"):
+        prompt = placements(text, [encoder], pipe, [reading], 20)["text_encoder"]
+    assert [token.column for token in prompt.tokens] == [*range(1, 19)]
+    assert (prompt.start, prompt.end) == ((0,), (19,))
 
 
 def test_prompt_embeds_get_words_from_the_prompt_given_afterwards(sd, build):

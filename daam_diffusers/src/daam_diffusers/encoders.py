@@ -215,6 +215,8 @@ def _find(ids: Sequence[int], row: Sequence[int], special: set[int]) -> tuple[in
         count = skip
         while count < len(ids) and at + count < len(row) and row[at + count] == ids[count]:
             count += 1
+        # A window ends with an end token, which is none of a text whose unknown tokens have its id.
+        count -= count > skip and at + count == len(row) and row[-1] in special
         if count == skip:
             continue
         rest = row[at + count :]

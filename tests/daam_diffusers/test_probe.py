@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import gc
+import pickle
 import re
+import shutil
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -95,6 +97,9 @@ def test_context_changes_a_word_and_all_words_are_their_mean(sd):
         maps.probe("house", "dog")
     with pytest.raises(ValueError, match="needs a text"):
         maps.probe(" ")
+    for text in (None, ["dog"]):
+        with pytest.raises(TypeError, match="takes a text"):
+            maps.probe(text)
 
 
 @pytest.mark.parametrize("images", [1, 2])
@@ -148,10 +153,31 @@ def test_the_log_says_how_much_and_beyond_the_memory_it_lies_on_disk(sd, caplog,
     maps = tracer.heat_maps()
     assert sum(x.stat().st_size for x in folder.rglob("*.safetensors")) >= kept // 2
     assert torch.equal(maps.probe("house").values, in_memory)
+    gc.disable()
     del tracer, maps
-    gc.collect()
+    gc.enable()
     assert [*folder.iterdir()] == []
     folder.rmdir()
+
+
+def test_a_temporary_folder_that_fails_costs_the_probe_and_not_the_image(
+    sd, tmp_path, monkeypatch, caplog
+):
+    plain = run(sd, UNETS["sd"])
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with trace(sd, probe=True, probe_memory=0) as tracer:
+        assert torch.equal(run(sd, UNETS["sd"]), plain)
+    maps = tracer.heat_maps()
+    assert maps["dog"].values.max() > 0
+    assert caplog.text.count("could not be written") == 1
+    with pytest.raises(TraceError, match=r"could not be written .*none.*TMPDIR"):
+        maps.probe("dog")
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with trace(sd, probe=True, probe_memory=0) as tracer:
+        run(sd, UNETS["sd"])
+    shutil.rmtree(next(tmp_path.iterdir()))
+    with pytest.raises(TraceError, match=r"temporary folder.*No such file"):
+        tracer.heat_maps().probe("dog")
 
 
 def test_the_latest_run_is_kept_and_maps_of_an_earlier_one_keep_theirs(sd):
@@ -188,7 +214,7 @@ def test_a_pipeline_that_was_changed_is_an_error_with_its_cause(sd, change):
     pipe = copy.deepcopy(sd)
     maps = traced(pipe, UNETS["sd"])
     change(pipe)
-    with pytest.raises(TraceError, match="as it is now.*Error: ") as raised:
+    with pytest.raises(TraceError, match=r"as things are now.*Error: ") as raised:
         maps.probe("dog")
     assert raised.value.__cause__ is not None
 
@@ -218,7 +244,7 @@ def test_an_error_leaves_the_pipeline_and_another_tracer_alone(sd, monkeypatch):
         run(sd, UNETS["sd"])
         assert tracer.heat_maps()["dog"]
     monkeypatch.setattr(sd.unet.conv_in, "forward", lambda *_: 1 / 0)
-    with pytest.raises(TraceError, match="as it is now.*ZeroDivisionError"):
+    with pytest.raises(TraceError, match=r"as things are now.*ZeroDivisionError"):
         maps.probe("dog")
     monkeypatch.undo()
     assert state(sd) == before
@@ -233,7 +259,11 @@ def test_without_it_nothing_is_kept_and_files_hold_nothing_to_probe(sd, tmp_path
     loaded = HeatMaps.load(maps.save(tmp_path / "maps.safetensors"))
     with pytest.raises(ValueError, match="do not load"):
         loaded.probe("dog")
-    assert copy.deepcopy(maps).probing is maps.probing  # no copy of the pipeline
+    for copied in (copy.copy(maps), copy.deepcopy(maps)):
+        assert copied.probing is maps.probing  # no copy of the pipeline
+    pickled = pickle.loads(pickle.dumps(maps))  # noqa: S301
+    assert pickled.probing is None
+    assert torch.equal(pickled["dog"].values, maps["dog"].values)
 
 
 @pytest.mark.parametrize("name", ["flux dev", "sd3"])
@@ -250,7 +280,7 @@ def test_joint_attention_and_pipelines_without_encode_prompt_are_refused(name):
         pass
 
 
-@pytest.mark.parametrize("memory", [-1, 1.5])
+@pytest.mark.parametrize("memory", [-1, 1.5, 1 << 20])
 def test_a_memory_that_is_no_number_of_bytes_is_refused(sd, memory):
     with pytest.raises(ValueError, match="probe_memory"), trace(sd, probe_memory=memory):
         pass

@@ -223,21 +223,38 @@ def test_a_drop_in_spelled_twice_after_an_exception_traces(sd):
     assert {type(one).__name__ for one in sd.unet.attn_processors.values()} == {"AttnProcessor2_0"}
 
 
+def test_a_tracer_decorates_a_function(sd):
+    tracer = trace(sd)
+
+    @tracer
+    def generate(prompt):
+        return sd(prompt, num_inference_steps=1, output_type="latent")
+
+    generate("a dog")
+    generate("a red car")
+    assert [*tracer.heat_maps()] == ["a", "red", "car"]
+    assert tracer.runs == 2
+    assert type(sd) is StableDiffusionPipeline
+
+
 # Loops of one's own
 
 
-def test_an_image_of_a_batch_of_generators_tells_its_own_seed(sd):
-    seeds = [3, 14, 15, 9]
+@pytest.mark.parametrize("seeds", [[3, 14, 15, 9], [3]])
+def test_an_image_of_a_batch_tells_its_own_seed(sd, seeds):
+    """Of one generator it has noise that no run of that seed alone has."""
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     with trace(sd) as tracer:
         sd(
             ["a dog", "a red car"],
             num_images_per_prompt=2,
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
+            generator=generators if len(seeds) > 1 else generators[0],
             num_inference_steps=1,
             output_type="latent",
         )
     told = [tracer.heat_maps(image).provenance["seed"] for image in range(4)]
-    assert told == [str(seed) for seed in seeds]
+    batch = [f"3, image {image} of a batch" for image in range(4)]
+    assert told == ([str(seed) for seed in seeds] if len(seeds) > 1 else batch)
 
 
 def test_two_loops_of_ones_own_in_one_context(sd):

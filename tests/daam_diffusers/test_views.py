@@ -26,6 +26,7 @@ def test_each_step_has_maps_of_its_own_and_their_mean_is_the_map():
     whole = maps["dog"].values  # (step, layer, head, H, W)
     for number, one in enumerate(steps):
         assert one["dog"].axes == ("layer", "head")
+        assert one.calls == {}
         assert torch.equal(one["dog"].values, whole[number])
     with pytest.raises(ValueError, match=r'keep=\("step",\)'):
         next(made().by_step())
@@ -38,6 +39,7 @@ def test_each_layer_has_maps_of_its_own(axes):
     assert [*layers] == [*maps.layers]
     for layer, one in layers.items():
         assert one.layers == (layer,)
+        assert [*one.calls] == [name for name in maps.calls if name == layer.name]
         assert one.probabilities[layer.name] is maps.probabilities[layer.name]
         assert "layer" not in one["dog"].axes
     if "layer" in axes:
@@ -57,13 +59,16 @@ def test_words_by_steps_are_drawn_each_on_its_own_scale(axes):
     values = values.mean(1) if "frame" in axes else values
     np.testing.assert_allclose(drawn, np.concatenate([*values.numpy()], axis=1), rtol=1e-6)
     assert len(maps.plot().axes) == 3
+    place = maps.prompt.find("dog")
+    assert [ax.get_yticklabels()[0].get_text() for ax in maps.plot(place).axes] == ["dog"]
 
 
 def test_what_cannot_be_drawn_is_refused(monkeypatch):
     with pytest.raises(ValueError, match=r'keep=\("step",\)'):
         made().plot()
     maps = made(axes=("step",))
-    for given, message in (({"steps": 0}, "at least one"), ({"words": []}, "no word")):
+    whole = "whole number from 1"
+    for given, message in (({"steps": 0}, whole), ({"steps": 2.5}, whole), ({"words": []}, "no w")):
         with pytest.raises(ValueError, match=message):
             maps.plot(**given)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
@@ -89,6 +94,8 @@ def test_a_word_over_the_steps_is_an_animation_on_one_scale(tmp_path):
         with pytest.raises(ValueError, match="steps=True"):
             heat_map.save(tmp_path / "no.webp", given, steps=True)
     assert not (tmp_path / "no.webp").exists()
+    with pytest.raises(ValueError, match=r"steps are saved as .webp"):
+        maps["dog"].save(tmp_path / "dog.png", image, steps=True)
 
 
 def overlay(image: Image.Image, heat: np.ndarray) -> np.ndarray:
@@ -119,7 +126,8 @@ def test_large_maps_are_shown_small():
         assert picture.size == (96, 64)
 
 
-def test_a_map_is_an_array_to_numpy():
+@pytest.mark.parametrize("dtype", [np.float16, float, np.dtype("float64")])
+def test_a_map_is_an_array_to_numpy(dtype):
     dog = made()["dog"]
     assert np.array_equal(np.asarray(dog), dog.values.numpy())
     assert np.asarray(dog, dtype=np.float64).dtype == np.float64
@@ -127,4 +135,4 @@ def test_a_map_is_an_array_to_numpy():
     assert not np.shares_memory(np.array(dog), dog.values.numpy())
     assert np.shares_memory(np.array(dog, copy=False), dog.values.numpy())
     with pytest.raises(ValueError, match="copy=False"):
-        np.array(dog, dtype=np.float16, copy=False)
+        np.array(dog, dtype=dtype, copy=False)

@@ -57,7 +57,8 @@ class HeatMap:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray[Any, Any]:
         """`values`, for NumPy and what takes its arrays: `np.asarray(maps["dog"])`."""
         values: np.ndarray[Any, Any] = self.values.numpy()
-        if copy is False and dtype not in (None, values.dtype):
+        # NumPy's comparisons take None for float64.
+        if copy is False and dtype is not None and np.dtype(dtype) != values.dtype:
             raise ValueError(f"values are float32, so {dtype} is a copy, which copy=False forbids")
         return values.astype(dtype or values.dtype, copy=bool(copy))
 
@@ -246,6 +247,8 @@ class HeatMap:
                     'steps=True takes an image, and its map from trace(pipe, keep=("step",)); got '
                     f"axes {self.axes} and {type(frames).__name__}"
                 )
+            if Path(path).suffix.lower() not in (".webp", ".gif", ".mp4"):
+                raise ValueError(f"steps are saved as .webp, .gif or .mp4, got {path}")
             count = self.values.shape[self.axes.index("step")]
             moving = replace(self.mean(("step",)), axes=("frame",), frames=count)
             return moving.save(path, [frames] * count, fps=fps, opacity=opacity)

@@ -157,7 +157,8 @@ def _observed_calls(pipe: Any, readings: list[Reading], ear: weakref.ref[Watch])
                 update = bar.update
 
                 def advance(*args: Any, **kwargs: Any) -> Any:
-                    listener.advanced()
+                    if (watch := ear()) is not None:  # a bar that held it would be a circle
+                        watch.advanced()
                     return update(*args, **kwargs)
 
                 listener.counts_steps()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import os
@@ -57,7 +58,7 @@ class HeatMaps(Mapping[str, HeatMap]):
         provenance: model, pipeline, steps and versions.
         frames: frames of the generated video; None for an image.
         calls: by layer, how many denoiser calls its mean is over; layers that a cache skips have
-            fewer than others.
+            fewer than others. Empty for a single step, whose calls were not counted apart.
         weighting: `"equal"`: the plain mean of the layers. `"information"`: each layer counts by
             the mutual information of its words and cells, so that layers in which all words
             attend to the same places count for little.
@@ -65,7 +66,7 @@ class HeatMaps(Mapping[str, HeatMap]):
             steps, layers and heads; each entry sums to 1. None unless the run was traced with
             `refine=True`.
         probing: what `probe` asks for maps of another text; it keeps the pipeline alive, and files
-            do not hold it. None unless the run was traced with `probe=True`.
+            and pickles do not hold it. None unless the run was traced with `probe=True`.
     """
 
     prompt: Prompt
@@ -134,6 +135,17 @@ class HeatMaps(Mapping[str, HeatMap]):
                 f"heat_maps(layers=lambda layer: layer.name in […]), or do not keep {axis}s; "
                 f"{most} {axis}s have: {', '.join(names)}"
             )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "probing": None}  # a pickle holds no pipeline
+
+    def __copy__(self) -> HeatMaps:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> HeatMaps:
+        copied: HeatMaps = object.__new__(type(self))
+        vars(copied).update(copy.deepcopy(vars(self), memo))
+        return copied
 
     # Mapping
 
@@ -307,9 +319,10 @@ class HeatMaps(Mapping[str, HeatMap]):
 
         The pipeline's own text encoders read the text as a prompt of its own, with its start and
         end tokens, template and padding. Each layer's queries are those of the run, its keys the
-        text's. Nothing is generated; it costs two calls of the denoiser, and twice for each step what
-        the layers that read the prompt cost: the prompt's own maps have to be found again. A text of one word has no context: what a word means
-        beside others, ask for in a text that has these.
+        text's. Nothing is generated; it costs two calls of the denoiser, and twice for each step
+        what the layers that read the prompt cost: the prompt's own maps have to be found again. A
+        text of one word has no context: what a word means beside others, ask for in a text that
+        has these.
 
             maps.probe("dog")  # alone
             maps.probe("a red dog", "dog")  # in a text
@@ -328,8 +341,11 @@ class HeatMaps(Mapping[str, HeatMap]):
                 its place before these maps were made; maps of a file, of the negative prompt and of
                 single steps and layers have nothing to probe.
             KeyError: the words are not in the text.
+            TypeError: `text` is no text.
             TraceError: the pipeline does not attend now as it did in the run.
         """
+        if not isinstance(text, str):
+            raise TypeError(f"probe takes a text, and words of it as `words`, got {text!r}")
         if self.probing is None:
             raise ValueError(
                 "a probe needs what trace(pipe, probe=True) keeps of the latest run: make maps of "
@@ -501,7 +517,8 @@ class HeatMaps(Mapping[str, HeatMap]):
         """Every layer with the maps that it alone has, in forward order."""
         axes = tuple(axis for axis in self.axes if axis != "layer")
         for layer in self.layers:
-            yield layer, replace(self, layers=(layer,), axes=axes, probing=None)
+            calls = {name: calls for name, calls in self.calls.items() if name == layer.name}
+            yield layer, replace(self, layers=(layer,), axes=axes, calls=calls, probing=None)
 
     def by_step(self) -> Iterator[HeatMaps]:
         """The maps of each denoising step, in order; `trace(pipe, keep=("step",))` keeps them.
@@ -515,31 +532,35 @@ class HeatMaps(Mapping[str, HeatMap]):
         for step in range(self.probabilities[self.layers[0].name].shape[1]):
             own = {name: values[:, step] for name, values in self.probabilities.items()}
             where = {**self.provenance, "step": str(step + 1)}
-            yield replace(self, probabilities=own, axes=axes, provenance=where, probing=None)
+            changes: dict[str, Any] = {"probabilities": own, "axes": axes, "provenance": where}
+            yield replace(self, **changes, calls={}, probing=None)
 
-    def plot(self, words: str | Sequence[str] | None = None, steps: int = 8) -> Figure:
+    def plot(
+        self, words: str | Word | Sequence[str | Word] | None = None, steps: int = 8
+    ) -> Figure:
         """Draw words × steps, each word's steps on one scale; needs `daam-diffusers[plot]`.
 
         Of a video the mean of its frames. `HeatMap.save(..., steps=True)` writes one word as an
         animation.
 
         Args:
-            words: the rows; by default all words of the prompt.
+            words: the rows, see `combine`; by default all words of the prompt.
             steps: the most columns; of more steps they are taken at equal distances, first and
                 last included.
 
         Raises:
-            ValueError: steps were not kept, or less than one is to be drawn; there are no words.
+            ValueError: steps were not kept, or `steps` is no whole number from 1; there are no
+                words.
             KeyError: a word is not in the prompt.
         """
         pyplot = import_pyplot()
-        if "step" not in self.axes or steps < 1:
+        if "step" not in self.axes or not hasattr(steps, "__index__") or steps < 1:
             raise ValueError(
-                'drawing steps takes at least one, and trace(pipe, keep=("step",)), got '
+                'drawing steps takes a whole number from 1, and trace(pipe, keep=("step",)), got '
                 f"steps={steps}, axes={self.axes}"
             )
-        wanted = [words] if isinstance(words, str) else self if words is None else words
-        maps = [self.word(word).mean(("step",)) for word in wanted]
+        wanted = [words] if isinstance(words, str | Word) else self if words is None else words
+        maps = [self.combine(word).mean(("step",)) for word in wanted]
         if not maps:
             raise ValueError("there is no word to draw")
         shown = np.unique(np.linspace(0, len(maps[0].values) - 1, steps).round().astype(int))

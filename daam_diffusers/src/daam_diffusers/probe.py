@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from daam_diffusers.errors import TraceError
@@ -35,6 +36,7 @@ class Inputs:
         self.encodings: list[tuple[Mapping[str, Any], Any]] = []
         # By component, of its first call: arguments by name, the prompt's samples, their number.
         self.calls: dict[str, tuple[dict[str, Any], slice, int]] = {}
+        self.fault: str | None = None  # why they could not be kept, if so
         self._budget = budget
         self._folder: Path | None = None
         self._states: dict[str, list[tuple[int, torch.Tensor | Path]]] = {}
@@ -43,17 +45,34 @@ class Inputs:
 
     def add(self, layer: str, step: int, states: torch.Tensor) -> None:
         """Keep what a layer was given in one step, samples first, in its own dtype."""
+        if self.fault is not None:
+            return
         states = states.detach().to("cpu", copy=True)
         kept: torch.Tensor | Path = states
         self.size += states.nbytes
         if self.size > self._budget:
-            if self._folder is None:
-                self._folder = Path(tempfile.mkdtemp(prefix="daam-probe-"))
-                weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
-                logger.info("probe: the memory for inputs is full; writing to %s", self._folder)
-            kept = self._folder / f"{self.size}.safetensors"
-            save_file({"states": states.contiguous()}, kept)
+            try:
+                kept = self._written(states)
+            except (OSError, SafetensorError) as error:  # the run goes on without
+                self.fault = (
+                    "what a probe needs of this run could not be written to "
+                    f"{self._folder or 'a temporary folder'} ({error}): make room there, set "
+                    "TMPDIR to another folder, or give more probe_memory"
+                )
+                logger.warning(self.fault)
+                self._states.clear()
+                self.size = 0
+                return
         self._states.setdefault(layer, []).append((step, kept))
+
+    def _written(self, states: torch.Tensor) -> Path:
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="daam-probe-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
+            logger.info("probe: the memory for inputs is full; writing to %s", self._folder)
+        path = self._folder / f"{self.size}.safetensors"
+        save_file({"states": states.contiguous()}, path)
+        return path
 
     def of(self, layer: str) -> Iterator[tuple[int, torch.Tensor]]:
         """Steps, and what a layer was given in each."""

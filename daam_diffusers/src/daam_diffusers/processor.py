@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import weakref
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,11 +34,13 @@ class TracingProcessor:
     def __init__(self, inner: Any, layer: str, observer: Watch) -> None:
         vars(self).update(inner=inner, _layer=layer, _observer=observer)
 
+        me: Any = weakref.ref(self)  # a circle would keep what was recorded until it is looked for
+
         # Hosts drop the keyword arguments that inspect.signature(processor.__call__) does not
         # name. Looked up on the instance, that is this function, which carries inner's signature.
         @functools.wraps(inner.__call__)
         def call(attn: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            return TracingProcessor.__call__(self, attn, *args, **kwargs)
+            return TracingProcessor.__call__(me(), attn, *args, **kwargs)
 
         vars(self)["__call__"] = call
 

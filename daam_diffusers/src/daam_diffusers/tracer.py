@@ -6,6 +6,7 @@ import logging
 import threading
 import warnings
 from collections.abc import Sequence
+from contextlib import ContextDecorator
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, Literal, Self, get_args
@@ -26,7 +27,7 @@ logger = logging.getLogger(__name__)
 _PROBING = threading.Lock()  # of the pipelines of all tracers: a probe calls one
 
 
-class Tracer:
+class Tracer(ContextDecorator):
     """Records which pixels attend to which words while a pipeline generates.
 
     As a context it does everything:
@@ -36,7 +37,8 @@ class Tracer:
         maps = tracer.heat_maps()
 
     The pipeline's output does not change by a bit, and on leaving, also by an exception, its
-    processors, hooks and attributes are those it had. A tracer on its own is the drop-in:
+    processors, hooks and attributes are those it had. `@trace(pipe)` on a function traces each of
+    its calls. A tracer on its own is the drop-in:
 
         tracer = Tracer(pipe)
         pipe.unet.set_attn_processor(tracer.processors())
@@ -97,6 +99,8 @@ class Tracer:
             raise ValueError(f"runs must be a whole number from 1, got {runs!r}")
         if not hasattr(probe_memory, "__index__") or probe_memory < 0:
             raise ValueError(f"probe_memory must be a number of bytes, got {probe_memory!r}")
+        if probe_memory != 1 << 30 and not probe:
+            raise ValueError("probe_memory is for probe=True, which was not given")
         if space not in get_args(Space):
             raise ValueError(f"space must be one of {get_args(Space)}, got {space!r}")
         if layers is not None and not callable(layers):
@@ -228,8 +232,9 @@ class Tracer:
         spread = branch.spread.mean(image, steps=False, frames=False) if branch.spread else None
         provenance = {**found.provenance, "steps": str(steps), "calls": str(branch.calls)}
         seeds = provenance.get("seed", "").split(", ")
-        if len(seeds) == branch.samples > 1:  # a generator an image
-            provenance["seed"] = seeds[image]
+        if branch.samples > 1 and seeds[0]:  # one generator draws the noise of each in turn
+            apart = len(seeds) == branch.samples
+            provenance["seed"] = seeds[image] if apart else f"{seeds[0]}, image {image} of a batch"
         if space != "attention":
             provenance["space"] = space
         names = [record.info.name for record in records]

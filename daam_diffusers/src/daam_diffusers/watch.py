@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import logging
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -386,8 +385,8 @@ class Watch:
         size = images * values * next(self.denoisers[component].parameters()).itemsize / 2**20
         logger.info(
             "probe: up to %.1f MiB of layers' inputs a call, %s calls; what is more than %d MiB "
-            "goes to a temporary folder in %s",
-            *(size, calls or "?", self._probe_memory / 2**20, tempfile.gettempdir()),
+            "goes to a temporary folder",
+            *(size, calls or "?", self._probe_memory / 2**20),
         )
 
     def probe(self, kept: Inputs, text: str | None) -> Branch:
@@ -395,6 +394,8 @@ class Watch:
 
         They read `text`, alone, as the prompt of each image; with None what they read in the run.
         """
+        if kept.fault is not None:
+            raise TraceError(kept.fault)
         before, installed = self._run, self._is_installed
         processors = [one.module.processor for one in self.layers.values()]
         if any(is_tracing(one) and not self._is_own(one) for one in processors):
@@ -413,8 +414,9 @@ class Watch:
             raise
         except Exception as error:
             raise TraceError(
-                "the pipeline cannot be probed as it is now: were parts of it moved, replaced or "
-                f"taken away since the run? {type(error).__name__}: {error}"
+                "the run cannot be probed as things are now: were parts of the pipeline, or the "
+                "temporary folder, moved, changed or taken away since? "
+                f"{type(error).__name__}: {error}"
             ) from error
         finally:
             if not installed:

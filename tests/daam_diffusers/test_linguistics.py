@@ -41,6 +41,7 @@ def named(doc: Any) -> set[tuple[str, str, str]]:
     return {(name, head.text, dependent.text) for name, head, dependent in relations(doc)}
 
 
+@pytest.mark.filterwarnings("ignore:the prompt has:daam_diffusers.TraceWarning")
 @given(st.lists(st.sampled_from(PIECES), max_size=9), st.sampled_from(["", " ", "  "]))
 def test_a_word_has_the_columns_of_every_token_that_it_overlaps(
     pieces: list[str], between: str

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import chdir
@@ -41,6 +42,21 @@ def require() -> Require:
             outcome(reason)
 
     return check
+
+
+@pytest.fixture(scope="module")
+def browser(require: Require) -> Iterator[Any]:
+    """Debian's Chromium, of which nothing of its own reaches for the network (playwright)."""
+    executable = shutil.which("chromium")
+    require(executable, "no chromium on the path")
+    from playwright.sync_api import sync_playwright
+
+    flags = ["background-networking", "component-update", "gpu", "quic", "sync"]
+    arguments = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in flags)]
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

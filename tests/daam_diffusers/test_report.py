@@ -4,7 +4,6 @@ import base64
 import html as markup
 import io
 import re
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
@@ -17,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect
 
 from daam_diffusers import Prompt, Token, report
 from daam_diffusers.atomic import written_beside
@@ -53,16 +52,6 @@ def write(path: Path, html: str) -> Path:
 
 PROMPT = "a red car and a red dog"
 HOSTILE = '<script>window.hacked = 1; alert(1)</script><img src="x" onerror="alert(2)">'
-# Nothing of Chromium's own may reach for the network while a page's requests are counted.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def picture(width: int = 96, height: int = 64) -> Image.Image:
@@ -322,16 +311,6 @@ def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
 
 
 # The page in Chromium
-
-
-@pytest.fixture(scope="module")
-def browser(require: Callable[[object, str], None]) -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    require(executable, "no chromium on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 Show = Callable[..., Page]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import csv
-import gc
 import hashlib
 import json
 import os
@@ -198,12 +197,9 @@ def test_the_page_loads_nothing_and_escapes_what_it_shows(found: study.Study) ->
 
 
 @pytest.mark.slow
-# The loader's own end may meet the second process that dies.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_process_that_dies_is_said_in_a_line() -> None:
     with pytest.raises(ChildProcessError, match=r"ended from outside, .*: try fewer than 2"):
         list(study._each(os._exit, [3, 4], 2))
-    gc.collect()  # here, not in a later test
 
 
 def test_what_cannot_be_read_is_named_and_left_out(

@@ -20,7 +20,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import record
@@ -28,34 +27,13 @@ import torch
 from padded_rows import queries
 from pooled import ROWS, Exclusive, Static, serves, tiny, unchanged
 from tiny_models import plan_for
+from turn import Turn
 
 import hf_cudagraph_asr
 from hf_cudagraph_asr import GraphPool, disable_cuda_graphs, enable_cuda_graphs, pool
 
-OWN = str(Path(hf_cudagraph_asr.__file__).parent)
 SECONDS = 20
 ERRORS = (torch.OutOfMemoryError, KeyError, KeyboardInterrupt)
-
-
-class Turn:
-    """Context in which the n-th call of the package's functions raises; `calls` counts them."""
-
-    def __init__(self, number: int = 0, error: BaseException | None = None) -> None:
-        self.number, self.error, self.calls, self.at = number, error, 0, ""
-
-    def __enter__(self) -> Turn:
-        sys.setprofile(self._called)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(None)
-
-    def _called(self, frame: Any, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(OWN):
-            self.calls += 1
-            if self.calls == self.number and self.error is not None:
-                self.at = frame.f_code.co_qualname
-                raise self.error
 
 
 Stage = Callable[[Any, GraphPool], object]
@@ -151,7 +129,7 @@ def stop_everywhere(
     Returns:
         How many calls the stage makes, how many faults there were, and what was wrong.
     """
-    counter, faults, wrong = Turn(), 0, []
+    counter, faults, wrong = Turn(hf_cudagraph_asr), 0, []
     assert not stopped(name, backend, counter)
     numbers: Sequence[int] = range(1, counter.calls + 1)
     if calls is not None:
@@ -159,7 +137,7 @@ def stop_everywhere(
     for number in numbers:
         for kind in ERRORS:
             faults += 1
-            turn = Turn(number, kind("in its turn"))
+            turn = Turn(hf_cudagraph_asr, number, kind("in its turn"))
             try:
                 found = stopped(name, backend, turn)
             except AssertionError as error:

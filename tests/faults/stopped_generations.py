@@ -29,6 +29,7 @@ import tiny_pipelines
 import tiny_video
 import torch
 from diffusers import DiffusionPipeline
+from turn import Turn
 
 import daam_diffusers
 from daam_diffusers import HeatMaps, trace
@@ -36,7 +37,6 @@ from daam_diffusers import HeatMaps, trace
 ROOT = Path(__file__).parents[2]
 # The exit of the context around one attention call: what is raised there leaves its hooks on.
 UNDOING = "Tap.__exit__"
-OWN = str(Path(daam_diffusers.__file__).parent)
 
 
 class Fault(Exception):
@@ -109,27 +109,6 @@ def state(pipe: Any) -> dict[str, Any]:
     return found
 
 
-class Turn:
-    """Context in which the n-th call of the package's functions raises; `calls` counts them."""
-
-    def __init__(self, number: int = 0, error: BaseException | None = None) -> None:
-        self.number, self.error, self.calls, self.at = number, error, 0, ""
-
-    def __enter__(self) -> Turn:
-        sys.setprofile(self._called)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        sys.setprofile(None)
-
-    def _called(self, frame: Any, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code.co_filename.startswith(OWN):
-            self.calls += 1
-            if self.calls == self.number and self.error is not None:
-                self.at = frame.f_code.co_qualname
-                raise self.error
-
-
 def traced(case: Case, pipe: Any, turn: Turn) -> tuple[torch.Tensor, HeatMaps]:
     with trace(pipe, refine=case.refine) as tracer, turn:
         latents = case.run(pipe)
@@ -161,7 +140,7 @@ def stop_everywhere(
     pipe, wrong, faults = case.make(), [], 0
     plain = torch.as_tensor(case.run(pipe))
     before = state(pipe)
-    counter = Turn()
+    counter = Turn(daam_diffusers)
     latents, maps = traced(case, pipe, counter)
     assert torch.equal(torch.as_tensor(latents), plain)
     numbers: Sequence[int] = range(1, counter.calls + 1)
@@ -170,7 +149,7 @@ def stop_everywhere(
     for number in numbers:
         for error in (Fault("in its turn"), KeyboardInterrupt()):
             faults += 1
-            turn = Turn(number, error)
+            turn = Turn(daam_diffusers, number, error)
             where = f"{name}, {type(error).__name__} at call {number}"
             try:
                 traced(case, pipe, turn)
@@ -188,7 +167,7 @@ def stop_everywhere(
                 before = state(pipe)
             if not torch.equal(torch.as_tensor(case.run(pipe)), plain):
                 wrong.append(f"{where}: the next generation is another")
-            again = traced(case, pipe, Turn())
+            again = traced(case, pipe, Turn(daam_diffusers))
             if not torch.equal(torch.as_tensor(again[0]), plain) or not equal(again[1], maps):
                 wrong.append(f"{where}: the next traced generation is another")
     return counter.calls, faults, wrong
@@ -210,7 +189,7 @@ def slope(case: Case, generations: int) -> tuple[float, float]:
     """
     pipe, sizes = case.make(), []
     for _ in range(generations):
-        _, maps = traced(case, pipe, Turn())
+        _, maps = traced(case, pipe, Turn(daam_diffusers))
         for word in maps:
             maps[word].values.sum()
         gc.collect()

@@ -2,7 +2,6 @@
 
 import importlib
 import re
-import shutil
 import subprocess
 import sys
 import zlib
@@ -12,22 +11,12 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 pytestmark = pytest.mark.slow
 
 #: What a browser fetches by itself, and where an element says so.
 FETCHED = {("script", "src"), ("link", "href"), ("img", "src"), ("iframe", "src"), ("use", "href")}
-
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 class Markup(HTMLParser):
@@ -107,16 +96,6 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path, markups: dict[Path,
     assert not [one for one in fetched if urlsplit(one).netloc or urlsplit(one).scheme]
     styles = "".join(style.read_text() for style in site.rglob("*.css"))
     assert not re.findall(r"(?:@import|url\()\s*[\"']?(?:https?:)?//[^)]*", styles)
-
-
-@pytest.fixture(scope="module")
-def browser(require: Callable[[object, str], None]) -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    require(executable, "no chromium on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import html as markup
 import json
 import re
-import shutil
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -17,7 +16,7 @@ import polars as pl
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from playwright.sync_api import Browser, Dialog, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Dialog, Page, expect
 from rich.console import Console
 
 from weaklabel import analysis as analyses
@@ -33,16 +32,6 @@ from weaklabel.votes import MISSING
 
 ACME = Identity("first", "acme", "2", "0123456789ab", {"long": 3})
 HOSTILE = '<script>window.hacked = 1; alert(1)</script><img src="x" onerror="alert(2)">'
-# Nothing of Chromium's own may reach for the network while a page's requests are counted.
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 def log(names: list[str], rows: int = 1200) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
@@ -431,16 +420,6 @@ def test_any_name_and_transcript_is_shown_as_text(names: list[str], text: str) -
 
 
 # The page in Chromium
-
-
-@pytest.fixture(scope="module")
-def browser(require: Callable[[object, str], None]) -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    require(executable, "no chromium on the path")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 Show = Callable[..., Page]

@@ -8,14 +8,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from torch.utils.data import DataLoader
+import torch
 from tqdm.auto import tqdm
 
 from daam_diffusers import linguistics, report
@@ -265,16 +268,17 @@ def _drawn(path: Path, model: str) -> tuple[dict[int, HeatMap], npt.NDArray[np.f
     return heats, pixels
 
 
-def _each(task: Callable[..., Any], items: Any, processes: int) -> Iterable[Any]:
+def _each(task: Callable[..., Any], items: Sequence[Any], processes: int) -> Iterable[Any]:
     """What a task makes of each item, in their order, in this process or in several."""
     count = min(processes, len(items))
+    progress = partial(tqdm, desc="study", total=len(items), leave=False)
+    if count < 2:
+        yield from progress(map(task, items))
+        return
     # Spawned: a process that torch has run threads in must not be forked.
-    own: dict[str, Any] = {"num_workers": count, "multiprocessing_context": "spawn"}
-    loader = DataLoader(items, None, collate_fn=task, **(own if count > 1 else {}))
-    try:
-        yield from tqdm(loader, "study", leave=False)
-    except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # what failed within one is "Caught ..."
-            raise
-        message = "a process was ended from outside, most likely for lack of memory: try fewer"
-        raise ChildProcessError(f"{message} than {count}") from error
+    with ProcessPoolExecutor(count, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        try:
+            yield from progress(pool.map(task, items))
+        except BrokenProcessPool as error:
+            message = "a process was ended from outside, most likely for lack of memory: try fewer"
+            raise ChildProcessError(f"{message} than {count}") from error

@@ -303,8 +303,6 @@ def _sequence(call: Call, grid: Grid, lengths: Any) -> Segments:
 
 MADE_UP = Family(
     denoiser="MadeUpTransformer",
-    name="made up",
-    pipelines=("MadeUpPipeline",),
     layers={r"layers\.\d+": "joint"},
     grid=_grid,
     sequence=_sequence,

@@ -177,8 +177,6 @@ class Family:
 
     Attributes:
         denoiser: the class's name; subclasses are traced alike.
-        name: of the models, as people call them.
-        pipelines: pipeline classes that use it; for the documentation.
         layers: how modules read the prompt, by a regular expression that their whole path matches.
             A module that no expression matches is left alone.
         grid: the cells of the finest level, from a call of the denoiser.
@@ -193,14 +191,9 @@ class Family:
             call is no evidence of what a word draws.
         conditional_first: guidance stacks the conditional rows before the unconditional ones.
         default_layers: the layers that are recorded unless the user chooses.
-        default: the same in words.
-        guidance: how guidance calls the denoiser; for the documentation.
-        notes: what users should know; for the documentation.
     """
 
     denoiser: str
-    name: str
-    pipelines: tuple[str, ...]
     layers: Mapping[str, Kind]
     grid: Callable[[Call], Grid] = field(default_factory=patches)
     sequence: Callable[[Call, Grid, Sequence[int]], Segments | list[Segments]] = text_first
@@ -212,9 +205,6 @@ class Family:
     skips: tuple[str, ...] = ()
     conditional_first: bool = False
     default_layers: Callable[[LayerInfo], bool] = lambda _layer: True
-    default: str = "all"
-    guidance: str = "one batch, negative first"
-    notes: str = ""
 
     def attention(self, denoiser: nn.Module) -> dict[str, Kind]:
         """The modules that read the prompt, by path, in the order of `named_modules`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -31,13 +32,6 @@ _SECOND = Encoder("text_encoder_2", "tokenizer_2", "prompt_2")
 _THIRD = Encoder("text_encoder_3", "tokenizer_3", "prompt_3", after="text_encoder")
 _TEMPLATE = (Text(encoders=(Encoder(has_template=True),)),)
 _QWEN = (Text(encoders=(Encoder(drop="prompt_template_encode_start_idx", has_template=True),)),)
-_BINNED = (
-    "A size between the resolution bins is drawn in the nearest bin and cropped. At two edges maps "
-    "then are off by up to 3.4% of the picture (7.2% beyond 2:1), with "
-    "use_resolution_binning=False not at all."
-)
-_SEPARATE = "separate calls, the prompt first"
-_EMBEDDED = "embedded: one call; true guidance in separate calls, the prompt first"
 
 
 def _read_ids(ids: torch.Tensor) -> Grid:
@@ -193,309 +187,124 @@ def _any(tensor: torch.Tensor) -> bool:
     return bool(tensor.any())
 
 
-def _pipelines(name: str, kinds: str) -> tuple[str, ...]:
-    return tuple(f"{name}{kind}Pipeline" for kind in kinds.split(" "))
-
-
 _flux_like = functools.partial(
     Family, layers={_DOUBLE: "joint", _SINGLE: "joint"}, grid=_ids, sequence=_with_references
 )
 
 FAMILIES = (
-    _flux_like(
-        denoiser="FluxTransformer2DModel",
-        name="Flux.1 dev, schnell, Kontext, Fill, Control",
-        pipelines=_pipelines(
-            "Flux",
-            " Img2Img Inpaint Kontext KontextInpaint Fill Control ControlImg2Img ControlInpaint"
-            " ControlNet ControlNetImg2Img ControlNetInpaint",
-        ),
-        text=(Text(encoders=(_SECOND,)),),
-        guidance=_EMBEDDED,
-        notes="Words are those of T5; CLIP gives one vector for the whole prompt.",
-    ),
-    _flux_like(
-        denoiser="Flux2Transformer2DModel",
-        name="Flux.2 dev, Klein",
-        pipelines=_pipelines("Flux2", " Klein KleinInpaint"),
-        text=_TEMPLATE,
-        guidance="embedded: one call; Klein in separate calls, the prompt first",
-        notes="Klein's variant with a cache of reference images is refused if there are some.",
-    ),
+    _flux_like("FluxTransformer2DModel", text=(Text(encoders=(_SECOND,)),)),
+    _flux_like("Flux2Transformer2DModel", text=_TEMPLATE),
     Family(
-        denoiser="SD3Transformer2DModel",
-        name="Stable Diffusion 3, 3.5",
-        pipelines=_pipelines(
-            "StableDiffusion3", " Img2Img Inpaint ControlNet ControlNetInpainting PAG PAGImg2Img"
-        ),
+        "SD3Transformer2DModel",
         layers={_DOUBLE: "joint"},
         sequence=pixels_first,
         text=(Text(encoders=(Encoder(), _SECOND, _THIRD)),),
         skips=("skip_layers",),
-        notes="Both CLIPs share columns, T5 has its own. Calls that skip layers do not count.",
     ),
-    _flux_like(
-        denoiser="ChromaTransformer2DModel",
-        name="Chroma",
-        pipelines=_pipelines("Chroma", " Img2Img Inpaint"),
-        guidance=_SEPARATE,
-    ),
+    _flux_like("ChromaTransformer2DModel"),
     Family(
-        denoiser="AuraFlowTransformer2DModel",
-        name="AuraFlow",
-        pipelines=("AuraFlowPipeline",),
+        "AuraFlowTransformer2DModel",
         layers={r"joint_transformer_blocks\.\d+\.attn": "joint", _SINGLE: "joint"},
         sequence=_after_registers,
-        notes="Eight registers stand before the text.",
     ),
     Family(
-        denoiser="QwenImageTransformer2DModel",
-        name="Qwen-Image, Qwen-Image-Edit",
-        pipelines=_pipelines(
-            "QwenImage", " Img2Img Inpaint ControlNet ControlNetInpaint Edit EditPlus EditInpaint"
-        ),
+        "QwenImageTransformer2DModel",
         layers={_DOUBLE: "joint"},
         grid=_img_shapes,
         sequence=_with_references,
         text=_QWEN,
-        guidance=_SEPARATE,
-        notes="Qwen-Image-Layered is refused: it draws several pictures in one sequence.",
     ),
     Family(
-        denoiser="HiDreamImageTransformer2DModel",
-        name="HiDream",
-        pipelines=("HiDreamImagePipeline",),
+        "HiDreamImageTransformer2DModel",
         layers={r"(double|single)_stream_blocks\.\d+\.block\.attn1": "joint"},
         sequence=_hidream,
-        text=(
-            Text(
-                "encoder_hidden_states_t5", (Encoder("text_encoder_3", "tokenizer_3", "prompt_3"),)
-            ),
-        ),
-        notes="Words are those of T5; Llama's two columns a token are left out.",
+        text=(Text("encoder_hidden_states_t5", (replace(_THIRD, after=None),)),),
     ),
+    _flux_like("LongCatImageTransformer2DModel", text=(Text(encoders=(Encoder(suffix=5),)),)),
     _flux_like(
-        denoiser="LongCatImageTransformer2DModel",
-        name="LongCat-Image",
-        pipelines=("LongCatImagePipeline", "LongCatImageEditPipeline"),
-        text=(Text(encoders=(Encoder(suffix=5),)),),
-        guidance=_SEPARATE,
-        notes="Words are those of the prompt as LongCat rewrites it, if it does.",
-    ),
-    _flux_like(
-        denoiser="OvisImageTransformer2DModel",
-        name="Ovis-Image",
-        pipelines=("OvisImagePipeline",),
+        "OvisImageTransformer2DModel",
         text=(Text(encoders=(Encoder(drop="user_prompt_begin_id", has_template=True),)),),
-        guidance=_SEPARATE,
     ),
-    _flux_like(denoiser="BriaTransformer2DModel", name="Bria 3.2", pipelines=("BriaPipeline",)),
-    _flux_like(
-        denoiser="BriaFiboTransformer2DModel",
-        name="Bria FIBO",
-        pipelines=("BriaFiboPipeline", "BriaFiboEditPipeline"),
-    ),
+    _flux_like("BriaTransformer2DModel"),
+    _flux_like("BriaFiboTransformer2DModel"),
+    Family("PRXTransformer2DModel", layers={r"blocks\.\d+\.attention": "added"}),
     Family(
-        denoiser="PRXTransformer2DModel",
-        name="PRX",
-        pipelines=("PRXPipeline",),
-        layers={r"blocks\.\d+\.attention": "added"},
-    ),
-    Family(
-        denoiser="NucleusMoEImageTransformer2DModel",
-        name="Nucleus-Image",
-        pipelines=("NucleusMoEImagePipeline",),
+        "NucleusMoEImageTransformer2DModel",
         layers={_DOUBLE: "cross"},
         grid=_img_shapes,
         context=lambda call, text: (("image", call["hidden_states"].shape[1]), ("text", text[0])),
         text=(Text(encoders=(Encoder(tokenizer="processor", has_template=True),)),),
-        guidance=_SEPARATE,
     ),
     Family(
-        denoiser="Krea2Transformer2DModel",
-        name="Krea 2",
-        pipelines=("Krea2Pipeline",),
+        "Krea2Transformer2DModel",
         layers={_DOUBLE: "joint"},
         grid=lambda call: remembered(call["position_ids"], _read_last),
         text=_QWEN,
-        guidance=_SEPARATE,
-        notes="Tokens are mixed before the first layer that is looked at.",
     ),
+    Family("PixArtTransformer2DModel", layers={_ATTN2: "cross", _ATTN1: "self"}),
+    Family("SanaTransformer2DModel", layers={_ATTN2: "cross"}),
     Family(
-        denoiser="PixArtTransformer2DModel",
-        name="PixArt-α, PixArt-Σ",
-        pipelines=("PixArtAlphaPipeline", "PixArtSigmaPipeline", "PixArtSigmaPAGPipeline"),
-        layers={_ATTN2: "cross", _ATTN1: "self"},
-        notes=_BINNED,
-    ),
-    Family(
-        denoiser="SanaTransformer2DModel",
-        name="Sana, Sana Sprint",
-        pipelines=("SanaPipeline", "SanaSprintPipeline", "SanaPAGPipeline"),
-        layers={_ATTN2: "cross"},
-        notes=_BINNED,
-    ),
-    Family(
-        denoiser="Lumina2Transformer2DModel",
-        name="Lumina 2",
-        pipelines=("Lumina2Pipeline",),
+        "Lumina2Transformer2DModel",
         layers={r"layers\.\d+\.attn": "joint"},
         sequence=_own_text_first,
-        guidance=_SEPARATE,
-        notes="Pixels begin right after each sample's own text. Refiners are not looked at.",
     ),
     Family(
-        denoiser="ZImageTransformer2DModel",
-        name="Z-Image",
-        pipelines=("ZImagePipeline",),
+        "ZImageTransformer2DModel",
         layers={r"layers\.\d+\.attention": "joint"},
         grid=_zimage_grid,
         sequence=_padded_pixels_first,
         text=(Text("cap_feats"),),
         latents="x",
         conditional_first=True,
-        guidance="one call with lists, the prompt first",
-        notes="Refiners are not looked at.",
     ),
     Family(
-        denoiser="HunyuanDiT2DModel",
-        name="HunyuanDiT",
-        pipelines=("HunyuanDiTPipeline", "HunyuanDiTPAGPipeline"),
+        "HunyuanDiT2DModel",
         layers={r"blocks\.\d+\.attn2": "cross", r"blocks\.\d+\.attn1": "self"},
         text=(
             Text(),
             Text("encoder_hidden_states_t5", (Encoder("text_encoder_2", "tokenizer_2"),)),
         ),
-        notes="The columns of CLIP, then those of T5.",
     ),
+    Family("CogView3PlusTransformer2DModel", layers={_ATTN1: "joint"}),
+    Family("CogView4Transformer2DModel", layers={_ATTN1: "joint"}),
     Family(
-        denoiser="CogView3PlusTransformer2DModel",
-        name="CogView3-Plus",
-        pipelines=("CogView3PlusPipeline",),
-        layers={_ATTN1: "joint"},
-    ),
-    Family(
-        denoiser="CogView4Transformer2DModel",
-        name="CogView4",
-        pipelines=("CogView4Pipeline", "CogView4ControlPipeline"),
-        layers={_ATTN1: "joint"},
-        guidance=_SEPARATE,
-    ),
-    Family(
-        denoiser="LuminaNextDiT2DModel",
-        name="Lumina-Next",
-        pipelines=("LuminaPipeline",),
+        "LuminaNextDiT2DModel",
         layers={r"layers\.\d+\.attn2": "cross", r"layers\.\d+\.attn1": "self"},
         conditional_first=True,
-        guidance="one batch, the prompt first",
     ),
+    Family("WanTransformer3DModel", layers={_WAN: "cross"}, context=_wan_context),
+    Family("WanVACETransformer3DModel", layers={rf"(vace_)?{_WAN}": "cross"}),
+    Family("SkyReelsV2Transformer3DModel", layers={_WAN: "cross"}, context=_wan_context),
     Family(
-        denoiser="WanTransformer3DModel",
-        name="Wan 2.1, 2.2",
-        pipelines=("WanPipeline", "WanImageToVideoPipeline", "WanVideoToVideoPipeline"),
-        layers={_WAN: "cross"},
-        context=_wan_context,
-        guidance=_SEPARATE,
-        notes="Wan 2.2 has two transformers, one for the first steps; both are traced.",
-    ),
-    Family(
-        denoiser="WanVACETransformer3DModel",
-        name="Wan VACE",
-        pipelines=("WanVACEPipeline",),
-        layers={rf"(vace_)?{_WAN}": "cross"},
-        guidance=_SEPARATE,
-        notes="Reference images cannot be traced: they are frames in front of the video's.",
-    ),
-    Family(
-        denoiser="SkyReelsV2Transformer3DModel",
-        name="SkyReels V2",
-        pipelines=("SkyReelsV2Pipeline",),
-        layers={_WAN: "cross"},
-        context=_wan_context,
-        guidance=_SEPARATE,
-    ),
-    Family(
-        denoiser="LTXVideoTransformer3DModel",
-        name="LTX-Video",
-        pipelines=("LTXPipeline", "LTXImageToVideoPipeline", "LTXConditionPipeline"),
+        "LTXVideoTransformer3DModel",
         layers={_ATTN2: "cross"},
         grid=_ltx,
         before=lambda call, grid: call["hidden_states"].shape[1] - cells(grid),  # conditions
     ),
+    Family("CogVideoXTransformer3DModel", layers={_ATTN1: "joint"}, grid=_frames_before_channels),
     Family(
-        denoiser="CogVideoXTransformer3DModel",
-        name="CogVideoX",
-        pipelines=("CogVideoXPipeline", "CogVideoXImageToVideoPipeline"),
-        layers={_ATTN1: "joint"},
-        grid=_frames_before_channels,
-    ),
-    Family(
-        denoiser="HunyuanVideoTransformer3DModel",
-        name="HunyuanVideo",
-        pipelines=("HunyuanVideoPipeline",),
+        "HunyuanVideoTransformer3DModel",
         layers={_DOUBLE: "joint", _SINGLE: "joint"},
         sequence=pixels_first,
-        guidance=_EMBEDDED,
-        notes="Words are Llama's; the refiner of its tokens mixes them before the first layer.",
     ),
     Family(
-        denoiser="HunyuanVideo15Transformer3DModel",
-        name="HunyuanVideo 1.5",
-        pipelines=("HunyuanVideo15Pipeline", "HunyuanVideo15ImageToVideoPipeline"),
+        "HunyuanVideo15Transformer3DModel",
         layers={_DOUBLE: "joint"},
         sequence=_valid_text_first_of_rest,
-        guidance=_SEPARATE,
-        notes="Words are Qwen's, mixed by a refiner; ByT5's columns of quoted text are left out.",
     ),
+    Family("MochiTransformer3DModel", layers={_ATTN1: "joint"}, sequence=_valid_text_last),
+    Family("CosmosTransformer3DModel", layers={_ATTN2: "cross"}),
+    Family("SanaVideoTransformer3DModel", layers={_ATTN2: "cross"}),
     Family(
-        denoiser="MochiTransformer3DModel",
-        name="Mochi",
-        pipelines=("MochiPipeline",),
-        layers={_ATTN1: "joint"},
-        sequence=_valid_text_last,
-        notes="Each sample attends apart, to its own text without padding.",
-    ),
-    Family(
-        denoiser="CosmosTransformer3DModel",
-        name="Cosmos 1, Cosmos Predict 2",
-        pipelines=("CosmosTextToWorldPipeline", "Cosmos2TextToImagePipeline"),
-        layers={_ATTN2: "cross"},
-        guidance=_SEPARATE,
-    ),
-    Family(
-        denoiser="SanaVideoTransformer3DModel",
-        name="Sana Video",
-        pipelines=("SanaVideoPipeline",),
-        layers={_ATTN2: "cross"},
-        notes="Self-attention is linear and is not looked at.",
-    ),
-    Family(
-        denoiser="Kandinsky5Transformer3DModel",
-        name="Kandinsky 5",
-        pipelines=("Kandinsky5T2VPipeline", "Kandinsky5I2VPipeline"),
+        "Kandinsky5Transformer3DModel",
         layers={r"visual_transformer_blocks\.\d+\.cross_attention": "cross"},
         grid=_kandinsky,
-        guidance=_SEPARATE,
-        notes="Words are Qwen's, mixed by text blocks. Sparse attention is refused.",
     ),
     Family(
-        denoiser="LatteTransformer3DModel",
-        name="Latte",
-        pipelines=("LattePipeline",),
+        "LatteTransformer3DModel",
         layers={_ATTN2: "cross"},
         text=(Text(encoders=(Encoder(drop=0),)),),
-        notes="Frames lie in the batch. Temporal blocks read no text.",
     ),
-    Family(
-        denoiser="AllegroTransformer3DModel",
-        name="Allegro",
-        pipelines=("AllegroPipeline",),
-        layers={_ATTN2: "cross"},
-    ),
-    Family(
-        denoiser="EasyAnimateTransformer3DModel",
-        name="EasyAnimate",
-        pipelines=("EasyAnimatePipeline",),
-        layers={_ATTN1: "joint"},
-    ),
+    Family("AllegroTransformer3DModel", layers={_ATTN2: "cross"}),
+    Family("EasyAnimateTransformer3DModel", layers={_ATTN1: "joint"}),
 )

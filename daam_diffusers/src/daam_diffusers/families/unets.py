@@ -60,51 +60,20 @@ _unet = functools.partial(
     latents="sample",
     halvings=_halvings,
     default_layers=_reference,
-    default="down and up blocks, without factor 8",
 )
 
 FAMILIES = (
     _unet(
-        denoiser="UNet2DConditionModel",
-        name="Stable Diffusion 1, 2, XL; Kolors; DeepFloyd IF; Kandinsky 2.1; Latent Diffusion",
-        pipelines=(
-            "StableDiffusionPipeline",
-            "StableDiffusionXLPipeline",
-            "StableDiffusionInstructPix2PixPipeline",
-            "KolorsPipeline",
-            "IFPipeline",
-            "LDMTextToImagePipeline",
-        ),
+        "UNet2DConditionModel",
         layers={_CROSS: "cross", _SELF: "self", _ADDED: "added"},
         context=_context,
         text=(Text(encoders=(*_TWO_ENCODERS, Encoder("bert"))),),
-        guidance="one batch, negative first; InstructPix2Pix in three parts, the prompt first",
-        notes="DeepFloyd IF's layers attend to text and pixels at once.",
     ),
+    _unet("UNetMotionModel", text=(Text(encoders=_TWO_ENCODERS),)),
+    _unet("UNet3DConditionModel"),
+    _unet("I2VGenXLUNet", context=_with_image),
     _unet(
-        denoiser="UNetMotionModel",
-        name="AnimateDiff",
-        pipelines=("AnimateDiffPipeline", "AnimateDiffSDXLPipeline"),
-        text=(Text(encoders=_TWO_ENCODERS),),
-        notes="Frames lie in the batch. Motion modules attend over time and read no text.",
-    ),
-    _unet(
-        denoiser="UNet3DConditionModel",
-        name="ModelScope text-to-video",
-        pipelines=("TextToVideoSDPipeline",),
-        notes="Frames lie in the batch.",
-    ),
-    _unet(
-        denoiser="I2VGenXLUNet",
-        name="I2VGen-XL",
-        pipelines=("I2VGenXLPipeline",),
-        context=_with_image,
-        notes="Frames lie in the batch. Keys are the text and the first frame.",
-    ),
-    _unet(
-        denoiser="Kandinsky3UNet",
-        name="Kandinsky 3",
-        pipelines=("Kandinsky3Pipeline", "Kandinsky3Img2ImgPipeline"),
+        "Kandinsky3UNet",
         # The first attention of each block is self-attention, whatever its class says.
         layers={
             r"(down|up)_blocks\.\d+\.attentions\.[1-9]\d*\.attention": "cross",

@@ -52,7 +52,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format api bench bench-peers faults gpu docs lock speechnet study tinyvoice tinyworld clean
+.PHONY: demo test venv lint format api bench bench-peers faults gpu docs lock release-check speechnet study tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -159,6 +159,24 @@ $(PIPER)/.synced: docs/examples/speechnet/piper.txt $(STAMP)
 	test -x $(PIPER)/bin/python || $(BIN)/uv venv --quiet --python $(BIN)/python $(PIPER)
 	$(BIN)/uv pip sync --python $(PIPER)/bin/python --quiet --require-hashes $<
 	touch $@
+
+# What a release must pass, on the last commit: see CONTRIBUTING.md. With LOWEST=1 also each
+# package's tests in the lowest versions that its manifest allows.
+RELEASE := build/release
+PYTHONS ?= $(shell for minor in 12 13 14; do \
+  python3.$$minor -c '' >/dev/null 2>&1 && echo python3.$$minor; done)
+release-check: $(STAMP)
+	git diff --quiet HEAD || { echo "commit first: a release is made from a commit" >&2; exit 1; }
+	rm -rf $(RELEASE)
+	mkdir -p $(RELEASE)/tree
+	git archive HEAD $(PACKAGES) | tar -x -C $(RELEASE)/tree
+	for package in $(PACKAGES); do \
+	  $(BIN)/python -m build --no-isolation --outdir $(RELEASE)/dist $(RELEASE)/tree/$$package || exit; done
+	$(BIN)/uv tool run --quiet --from twine==7.0.0 twine check --strict $(RELEASE)/dist/*
+	for wheel in $(RELEASE)/dist/*.whl; do $(BIN)/python -m zipfile --list $$wheel; done
+	DIST=$(CURDIR)/$(RELEASE)/dist PYTHONS="$(PYTHONS)" $(BIN)/pytest tests/repository
+	$(BIN)/python tests/repository/advisories.py
+	$(if $(LOWEST),for package in $(PACKAGES); do $(MAKE) test PACKAGE=$$package || exit; done)
 
 # Universal and without download addresses, so that the lock works on any platform and index.
 lock:

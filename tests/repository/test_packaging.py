@@ -1,10 +1,17 @@
-"""Each wheel is installed alone, with nothing but what it declares."""
+"""Each wheel is installed alone, with nothing but what it declares.
+
+`make release-check` gives the folder of the distributions to look at, DIST, and interpreters to
+install them for beside this one, PYTHONS.
+"""
 
 import json
+import os
 import re
 import subprocess
 import sys
+import tarfile
 from collections.abc import Iterator
+from email import message_from_string
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from zipfile import ZipFile
@@ -36,6 +43,9 @@ pipe = DiffusionPipeline.from_pretrained("docs/examples/tinyworld/model")
 
 UV = find_uv_bin()
 
+# Where addresses in a distribution lead. What it needs comes from the user's index and models.
+HOSTS = {"arxiv.org", "github.com", "keepachangelog.com", "semver.org"}
+
 
 def run(*command: str | Path, cwd: Path) -> str:
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
@@ -44,25 +54,42 @@ def run(*command: str | Path, cwd: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def wheel(package, tmp_path_factory) -> Path:
-    """The wheel, built from the source distribution as an index would get it."""
+def dist(package, tmp_path_factory) -> Path:
+    """A folder with the source distribution, and the wheel that was built from it."""
+    if made := os.environ.get("DIST"):
+        return Path(made)
     out = tmp_path_factory.mktemp("dist")
     run(
         *(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, package.folder),
         cwd=out,
     )
-    (built,) = out.glob("*.whl")
+    return out
+
+
+@pytest.fixture(scope="module")
+def wheel(package, dist) -> Path:
+    (built,) = dist.glob(f"{package.name}-*.whl")
     return built
 
 
 @pytest.fixture(scope="module")
-def alone(wheel, root) -> Iterator[Path]:
+def sdist(package, dist) -> Path:
+    (built,) = dist.glob(f"{package.name}-*.tar.gz")
+    return built
+
+
+@pytest.fixture(
+    scope="module",
+    params=[sys.executable, *os.environ.get("PYTHONS", "").split()],
+    ids=lambda python: Path(python).name,
+)
+def alone(request, wheel, root) -> Iterator[Path]:
     """The Python of a fresh environment that holds one wheel and what it requires."""
     # Not in the temporary folder: where that is memory, gigabytes would be copied, not linked.
     build = root / "build"
     build.mkdir(exist_ok=True)
     with TemporaryDirectory(prefix="alone-", dir=build) as folder:
-        run(UV, "venv", "--quiet", "--python", sys.executable, folder, cwd=wheel.parent)
+        run(UV, "venv", "--quiet", "--python", request.param, folder, cwd=wheel.parent)
         python = Path(folder, "Scripts" if sys.platform == "win32" else "bin", "python")
         install(python, f"{wheel}", root)
         yield python
@@ -101,6 +128,44 @@ def test_a_wheel_holds_the_sources_the_license_and_nothing_else(package, wheel):
     assert f"{info}/licenses/LICENSE" in names
     assert {name.partition("/")[0] for name in names} == {package.name, info}
     assert not [name for name in names if re.search(r"(^|/)tests?[_/]", name)]
+
+
+def test_a_source_distribution_holds_what_the_repository_has_of_the_package(package, sdist, root):
+    top = f"{package.name}-{package.project['version']}/"
+    with tarfile.open(sdist) as archive:
+        names = {name.removeprefix(top) for name in archive.getnames()}
+    listing = ("git", "ls-files", "--cached", "--others", "--exclude-standard", ".")
+    listed = run(*listing, cwd=package.folder).splitlines()
+    assert names - {"PKG-INFO", ".gitignore"} == set(listed)
+
+
+def test_the_metadata_says_what_the_repository_does(package, wheel):
+    info = f"{package.name}-{package.project['version']}.dist-info"
+    with ZipFile(wheel) as archive:
+        said = message_from_string(archive.read(f"{info}/METADATA").decode())
+    assert said["Version"] == package.project["version"]
+    assert said["Requires-Python"] == package.project["requires-python"]
+    required = [Requirement(one) for one in said.get_all("Requires-Dist")]
+    declared = {Requirement(one) for one in package.project["dependencies"]}
+    assert {one for one in required if "extra" not in str(one.marker)} == declared
+    assert said.get_payload().strip() == (package.folder / "README.md").read_text().strip()
+
+
+def test_a_distribution_names_no_address_to_download_from(package, sdist):
+    with tarfile.open(sdist) as archive:
+        texts = {
+            member.name: archive.extractfile(member).read().decode("utf-8", "replace")
+            for member in archive
+            if member.isfile()
+        }
+    found = {
+        (name, host)
+        for name, text in texts.items()
+        for host in re.findall(r"https?://((?:[\w-]+\.)+[a-z]{2,})", text)
+        if host not in HOSTS
+    }
+    assert not found
+    assert any("https://arxiv.org/" in text for text in texts.values())
 
 
 @pytest.mark.slow

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import io
-import os
 import re
 import struct
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import AudioError, read_audio
-from hf_cudagraph_asr.audio import audio_in, conversion, duration, recordings_in
+from hf_cudagraph_asr.audio import recordings_in
 
 RATE = 16_000
 ID3 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)  # a tag that says nothing
@@ -42,15 +40,14 @@ def patched(content: bytes, at: int, kind: str, value: int) -> bytes:
 
 
 def refused(content: bytes, message: str, file: Path | None = None) -> None:
-    """Read as an upload and as a file, and so is its duration."""
+    """Read as an upload and as a file."""
     sources: list[Any] = [content]
     if file is not None:
         file.write_bytes(content)
         sources.append(file)
     for source in sources:
-        for read in (lambda source: read_audio(source, RATE), duration):
-            with pytest.raises(AudioError, match=message):
-                read(source)
+        with pytest.raises(AudioError, match=message):
+            read_audio(source, RATE)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +73,6 @@ def test_what_was_encoded_is_decoded(
     assert np.abs(found - samples)[1000:-1000].max() <= error
     np.testing.assert_array_equal(read_audio(content, RATE), found)
     np.testing.assert_array_equal(read_audio(str(tmp_path / "tone"), RATE), found)
-    assert duration(tmp_path / "tone") == duration(content) == 1.0
 
 
 def test_channels_are_averaged() -> None:
@@ -92,7 +88,6 @@ def test_another_rate_is_resampled_to_the_same_sound(rate: int) -> None:
     assert abs(len(found) - RATE) <= 1
     # Away from the ends, where the filter sees silence.
     np.testing.assert_allclose(found[500:-500], tone()[500 : len(found) - 500], atol=2e-3)
-    assert duration(content) == 1.0
 
 
 def test_a_rate_whose_filter_would_fill_the_memory_is_refused() -> None:
@@ -122,10 +117,7 @@ def test_what_is_no_audio_is_named(tmp_path: Path, content: bytes, message: str)
     refused(content, rf"(the upload|query\.wav) {message}", tmp_path / "query.wav")
 
 
-def test_a_file_that_cannot_be_decoded_says_how_to_convert_it(tmp_path: Path) -> None:
-    (tmp_path / "a.m4a").write_bytes(b"\0\0\0\x1cftypM4A ")
-    with pytest.raises(AudioError, match=r"convert it to WAV or FLAC, as with: ffmpeg -i .*a\.m4a"):
-        read_audio(tmp_path / "a.m4a", RATE)
+def test_an_ending_of_samples_without_a_header_is_no_format(tmp_path: Path) -> None:
     (tmp_path / "query.raw").write_bytes(bytes(1000))
     with pytest.raises(AudioError, match=r"query\.raw cannot be decoded"):
         read_audio(tmp_path / "query.raw", RATE)
@@ -148,13 +140,6 @@ FORMATS = [
     ("WAV", "ULAW", 1),
     ("WAV", "IMA_ADPCM", None),
     ("WAVEX", "PCM_24", 3),
-    ("RF64", "PCM_16", 2),
-    ("W64", "FLOAT", 4),
-    ("AIFF", "PCM_16", 2),
-    ("AIFF", "FLOAT", 4),
-    ("AU", "PCM_16", 2),
-    ("CAF", "PCM_16", 2),
-    ("NIST", "PCM_16", 2),
     ("FLAC", "PCM_16", None),
     ("OGG", "VORBIS", None),
     ("OGG", "OPUS", None),
@@ -168,7 +153,7 @@ def test_audio_that_is_cut_off_is_no_audio(
     content = encoded(tone(), format=format, subtype=subtype)  # of an even size: no padding
     file = tmp_path / "query.wav"
     for kept in (len(content) // 2, len(content) - 1, len(content) - (width or 7)):
-        refused(content[:kept], r"(the upload|query\.wav) is cut off", file)
+        refused(content[:kept], r"^(the upload|.*query\.wav) .*is cut off", file)
     # Nothing but some of the header, which libsndfile itself may refuse.
     header = len(content) - RATE * width if width else 100
     refused(content[:header], "is cut off|holds no samples", file)
@@ -219,11 +204,10 @@ def test_other_chunks_and_padding_are_no_samples(
     end = len(wav(*before)) + 8 + samples
     # What comes after the samples may be missing: the byte of padding often is.
     assert len(read_audio(whole[:end], RATE)) == samples
-    assert duration(whole[:end]) == samples / RATE
     refused(whole[: end - 1], "is cut off")
 
 
-@given(st.integers(0, 1500), st.sampled_from(["WAV", "FLAC", "AIFF", "AU", "CAF", "W64", "RF64"]))
+@given(st.integers(0, 1500), st.sampled_from(["WAV", "WAVEX", "FLAC"]))
 @settings(max_examples=40)
 def test_no_part_of_a_file_passes_for_all_of_it(kept: int, format: str) -> None:
     noise = np.random.default_rng(0).uniform(-1, 1, 800)
@@ -234,7 +218,7 @@ def test_no_part_of_a_file_passes_for_all_of_it(kept: int, format: str) -> None:
 
 @pytest.mark.parametrize(
     "size",
-    [0, 0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 2_000_000_000, 0x7F000000],
+    [0xFFFFFFFF, 0xFFFFFFFF - 36, 0x7FFFF000, 0x7FFFFFFF, 0x80000000, 2_000_000_000],
 )
 def test_wav_from_a_pipe_is_read_to_its_end(size: int) -> None:
     content = encoded(tone(), subtype="FLOAT")
@@ -242,51 +226,29 @@ def test_wav_from_a_pipe_is_read_to_its_end(size: int) -> None:
     for outer in (0, at - 4, min(size + at - 4, 0xFFFFFFFF), 0xFFFFFFFF):
         piped = patched(patched(content, at, "<I", size), 4, "<I", outer)
         np.testing.assert_array_equal(read_audio(piped, RATE), tone())
-        assert duration(piped) == 1.0
 
 
-@pytest.mark.parametrize(
-    ("format", "name", "kind", "sizes"),
-    [
-        ("AIFF", b"SSND\0", ">I", [0, 0x7F000000, 0xFFFFFFFF]),
-        ("AU", b".snd", ">I", [0xFFFFFFFF]),
-        ("CAF", b"data", ">Q", [2**64 - 1]),
-        ("W64", b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a", "<Q", [0, 2**63 - 1]),
-        ("RF64", b"ds64", "<Q", [0, 2**64 - 1]),
-    ],
-)
-def test_other_formats_from_a_pipe_are_read_to_their_end(
-    tmp_path: Path, format: str, name: bytes, kind: str, sizes: list[int]
-) -> None:
-    content = encoded(tone(), format=format, subtype="PCM_16")
-    at = content.index(name) + len(name.removesuffix(b"\0"))
-    at += {"AU": 4, "RF64": 12}.get(format, 0)
-    for size in sizes:
-        piped = patched(content, at, kind, size)
-        (tmp_path / "query").write_bytes(piped)
-        for source in (piped, tmp_path / "query"):
-            np.testing.assert_allclose(read_audio(source, RATE), tone(), atol=2**-15)
-            assert duration(source) == 1.0
-
-
-def test_more_than_a_header_can_declare_is_refused(tmp_path: Path) -> None:
-    content = encoded(tone())
+@pytest.mark.parametrize("declared", [0, 100, 16_000, 31_000])
+@pytest.mark.parametrize("rest", [b"\1", b"\0"], ids=["sound", "silence"])
+def test_more_samples_than_the_header_declares_are_not_left_out(declared: int, rest: bytes) -> None:
+    content = encoded(tone(), subtype="PCM_16")
     at = content.index(b"data") + 4
-    for size in (0, 0xFFFFFFFF):
-        (tmp_path / "long.wav").write_bytes(patched(patched(content, at, "<I", size), 4, "<I", 0))
-        os.truncate(tmp_path / "long.wav", 5 << 30)  # a hole, which takes no space
-        for read in (lambda source: read_audio(source, RATE), duration):
-            with pytest.raises(AudioError, match="holds more than the 4 GiB that its header can"):
-                read(tmp_path / "long.wav")
+    content = content[: at + 4 + declared] + rest * 200 + content[at + 204 + declared :]
+    refused(patched(content, at, "<I", declared), "more samples than its header declares")
 
 
-@pytest.mark.parametrize(("format", "at"), [("WAV", 41), ("AIFF", 44), ("AU", 10)])
-def test_more_samples_than_the_header_declares_are_not_left_out(format: str, at: int) -> None:
-    content = encoded(tone(), format=format, subtype="PCM_16")
-    assert content[at] & 4
-    refused(patched(content, at, "B", content[at] & ~4), "bytes of samples where its header")
-    for behind in (b"x", bytes(8), bytes(1001), b"LIST\0\1\2\3"):
-        assert len(read_audio(content + behind, RATE)) == RATE
+@pytest.mark.parametrize("behind", [b"x", bytes(8), bytes(1001), b"LIST\0\1\2\3"])
+def test_padding_and_other_chunks_behind_samples_are_left_out(behind: bytes) -> None:
+    assert len(read_audio(encoded(tone()) + behind, RATE)) == RATE
+
+
+@pytest.mark.parametrize("format", ["AIFF", "AU", "CAF", "NIST", "RF64", "W64"])
+def test_other_formats_are_refused_with_the_remedy(tmp_path: Path, format: str) -> None:
+    refused(
+        encoded(tone(), format=format, subtype="PCM_16"),
+        rf"is {format}, expected WAV, .*: convert it, as with: ffmpeg -i",
+        tmp_path / "query",
+    )
 
 
 def test_no_samples_before_other_chunks_are_no_placeholder() -> None:
@@ -324,17 +286,16 @@ def test_an_mp3_with_a_damaged_frame_is_not_half_a_recording(
 ) -> None:
     content = encoded(tone(4), format="MP3", bitrate_mode="CONSTANT", compression_level=0.0)
     content = content if counted else content[mp3_frames(content)[1] :]
-    assert duration(content) == pytest.approx(4, abs=0.15)
     at = mp3_frames(content)[20]
     at, flipped = at + bit[0], bit[1]
     damaged = patched(content, at, "B", content[at] ^ flipped)
-    refused(damaged, "is cut off or damaged, a frame is missing")
+    refused(damaged, "is cut off, damaged, several MP3")
 
 
 def test_an_mp3_cut_between_frames_is_known_by_its_count_and_tags_are_no_frames() -> None:
     content = encoded(tone(4), format="MP3")
-    refused(content[: mp3_frames(content)[-1]], "is cut off or damaged, a frame is missing")
-    refused(content + b"no tag", "is cut off or damaged, a frame is missing")
+    refused(content[: mp3_frames(content)[-1]], "is cut off, damaged, several MP3")
+    refused(content + b"no tag", "is cut off, damaged, several MP3")
     for behind in (b"TAG" + bytes(125), bytes(500)):
         assert len(read_audio(content + behind, RATE)) == 4 * RATE
 
@@ -349,7 +310,7 @@ def test_several_mp3_in_one_file_are_not_read_to_the_end_of_the_first(
     assert len(read_audio(first + between, RATE)) == RATE
     refused(
         first + between + encoded(tone(), rate, format="MP3", bitrate_mode=mode),
-        "holds more than its first frame says|a frame is missing",
+        "is cut off, damaged, several MP3",
     )
 
 
@@ -377,16 +338,27 @@ def test_a_damaged_header_makes_no_recording_shorter(format: str, options: dict[
             assert len(found) >= RATE // 2, (at, bit)
 
 
-def test_flac_whose_sizes_of_frames_are_damaged_is_read_and_has_a_duration() -> None:
+def test_flac_whose_sizes_of_frames_are_damaged_is_read() -> None:
     content = encoded(tone(), format="FLAC")
     for at in range(8, 18):
         damaged = patched(content, at, "B", 255)
         try:
-            found = read_audio(damaged, RATE)
+            assert len(read_audio(damaged, RATE)) == RATE
         except AudioError:
             refused(damaged, "")
-        else:
-            assert duration(damaged) == len(found) / RATE == 1.0
+
+
+@pytest.mark.parametrize("subtype", ["PCM_S8", "PCM_16", "PCM_24"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_flac_whose_number_of_samples_is_damaged_is_refused(subtype: str, channels: int) -> None:
+    content = encoded(np.stack([tone()] * channels, 1), format="FLAC", subtype=subtype)
+    assert len(read_audio(content, RATE)) == RATE
+    for fewer in (0x3E7F, 0x0800, 0x0001):  # of 0x3E80
+        damaged = patched(content, 24, ">H", fewer)
+        refused(damaged, "is damaged, its checksum is another one")
+        # Encoders that write to a pipe have none.
+        unchecked = damaged[:26] + bytes(16) + damaged[42:]
+        assert len(read_audio(unchecked, RATE)) == fewer
 
 
 def test_flac_of_unknown_length_is_refused_at_once() -> None:
@@ -401,73 +373,47 @@ def test_a_header_that_promises_years_allocates_nothing() -> None:
     content = bytearray(encoded(tone(), format="FLAC"))
     content[21] |= 0x0F
     content[22:26] = b"\xff" * 4  # 2 ** 36 samples: 256 GiB as float32
-    refused(bytes(content), "is cut off")
+    refused(bytes(content), "at most 86,400 are taken")
 
 
 # --- files and folders
 
 
-@pytest.mark.parametrize("read", [duration, lambda path: read_audio(path, RATE)])
-def test_a_missing_file_is_an_os_error_with_its_name(
-    tmp_path: Path, read: Callable[[Path], object]
-) -> None:
+def test_a_missing_file_is_an_os_error_with_its_name(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError) as caught:
-        read(tmp_path / "missing.wav")
+        read_audio(tmp_path / "missing.wav", RATE)
     assert str(caught.value.filename).endswith("missing.wav")
     with pytest.raises(IsADirectoryError):
-        read(tmp_path)
+        read_audio(tmp_path, RATE)
 
 
 def test_a_folder_is_searched_to_its_leaves_in_order(tmp_path: Path) -> None:
-    usable = ["b.wav", "a/z.FLAC", "a/b/c.ogg", "B.mp3", "c.opus", "d.wave", "e.WAV", "f.rf64",
-              "g.aif", "h.oga", "i.sph"]  # fmt: skip
-    left_out = ["a.m4a", "a/b.webm", "c.MP4", "d.aac", "e.mkv", "f.mka", "g.wma", "h.amr", "i.raw"]
+    listed = ["b.wav", "a/z.FLAC", "a/b/c.ogg", "B.mp3", "c.opus", "d.wave", "e.WAV", "g.aif",
+              "h.oga", "a.m4a", "a/b.webm", "c.MP4", "d.aac", "e.mkv", "g.wma"]  # fmt: skip
     neither = ["notes.txt", "a/.hidden.wav", "wav", "lines.jsonl", "a/.hidden.m4a"]
-    for name in usable + left_out + neither:
+    for name in listed + neither:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     (tmp_path / "folder.wav").mkdir()
-    found = audio_in(tmp_path)
-    assert found[0] == sorted(tmp_path / name for name in usable)
-    assert found[1] == sorted(tmp_path / name for name in left_out)
-
-
-def test_what_this_libsndfile_does_not_decode_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("a.mp3", "b.opus", "c.wav"):
-        (tmp_path / name).touch()
-    monkeypatch.setattr(soundfile, "available_formats", lambda: {"WAV": "", "OGG": ""})
-    monkeypatch.setattr(soundfile, "available_subtypes", lambda format: {"VORBIS": ""})
-    assert audio_in(tmp_path) == ([tmp_path / "c.wav"], [tmp_path / "a.mp3", tmp_path / "b.opus"])
+    ascending = sorted(tmp_path / name for name in listed)
+    assert recordings_in([tmp_path]) == [str(path) for path in ascending]
 
 
 def test_a_folder_without_audio_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(ValueError, match=r"no audio in .* or below it: .*\.flac"):
-        audio_in(tmp_path)
+        recordings_in([tmp_path])
 
 
-def test_sources_come_in_the_order_given_and_nothing_is_lost(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_sources_come_in_the_order_given_and_nothing_is_lost(tmp_path: Path) -> None:
     for name in ("z.m4a", "in/b.wav", "in/a.webm", "in/sub/c.flac", "none/d.wav"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     found = recordings_in([tmp_path / "z.m4a", str(tmp_path / "in"), tmp_path / "none/d.wav"])
     names = ["z.m4a", "in/a.webm", "in/b.wav", "in/sub/c.flac", "none/d.wav"]
     assert found == [str(tmp_path / name) for name in names]
-    [told] = [record.getMessage() for record in caplog.records]
-    assert told == conversion([tmp_path / "in/a.webm"])
     with pytest.raises(FileNotFoundError, match=r"no file or folder .*missing\.wav: correct"):
         recordings_in([tmp_path / "missing.wav"])
-
-
-def test_what_is_left_out_is_counted_and_named_with_the_remedy() -> None:
-    assert conversion([Path(f"in/{name}.m4a") for name in "abcde"]) == (
-        "5 of the files found have to be converted first (in/a.m4a, in/b.m4a, in/c.m4a, …), as "
-        "with: ffmpeg -i in/a.m4a in/a.wav"
-    )
 
 
 @pytest.mark.parametrize(
@@ -481,18 +427,14 @@ def test_a_missing_library_is_named_with_its_extra(
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf'pip install "hf-cudagraph-asr\[{extra}\]"'):
         read_audio(content, RATE)
-    if module == "soundfile":
-        with pytest.raises(ImportError, match="needs soundfile"):
-            audio_in(tmp_path)
 
 
 @pytest.mark.parametrize(("format", "subtype", "width"), FORMATS)
 def test_a_tag_before_a_recording_is_skipped(format: str, subtype: str, width: int | None) -> None:
     content = encoded(tone(), format=format, subtype=subtype)
     np.testing.assert_array_equal(read_audio(ID3 + ID3 + content, RATE), read_audio(content, RATE))
-    assert duration(ID3 + content) == duration(content)
     refused(ID3 + content[: -(width or 7)], "is cut off")
-    refused(ID3 + ID3[:-1], "is cut off within its tag")
+    refused(ID3 + ID3[:-1], "is empty, or cut off within a tag")
 
 
 @pytest.mark.parametrize(
@@ -511,14 +453,6 @@ def test_an_mp3_that_counts_its_bytes_is_known_to_be_cut_off(tag: bytes) -> None
         refused(content[:end], "is cut off")
 
 
-def test_samples_behind_a_size_of_nothing_are_read_and_other_chunks_are_not() -> None:
-    content = encoded(tone(), subtype="PCM_16")
-    interrupted = patched(content, content.index(b"data") + 4, "<I", 0)
-    assert len(read_audio(interrupted, RATE)) == RATE
-    header = interrupted[: content.index(b"data") + 8]
-    refused(header + b"LIST" + struct.pack("<I", 4) + b"INFO", "holds no samples")
-
-
 def test_a_rate_that_is_hardly_one_is_refused() -> None:
     refused_rate = encoded(tone(0.01), 1)
     with pytest.raises(AudioError, match="1 samples a second"):
@@ -529,8 +463,7 @@ def test_a_link_that_leads_nowhere_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(encoded(tone()))
     (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "c.wav").mkdir()
-    usable, left_out = audio_in(tmp_path)
-    assert ([path.name for path in usable], left_out) == (["a.wav", "b.wav"], [])
+    assert recordings_in([tmp_path]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
 
 
 def test_an_mp3_that_holds_more_than_it_seems_to_is_refused() -> None:

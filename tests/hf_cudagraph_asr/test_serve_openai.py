@@ -111,7 +111,7 @@ def test_openais_client_lists_the_names_and_raises_its_own_errors(client: Any) -
         ({"include__": "logprobs"}, 400, "unsupported_parameter", "include", "supported are file"),
         ({"timestamp_granularities__": "word"}, 400, "invalid_value", "timestamp_granularities",
          "['word']: timestamp_granularities need response_format=verbose_json"),
-        ({"body": b"RIFF"}, 400, "undecodable", None, "the 4 bytes are no audio"),
+        ({"body": b"RIFF"}, 400, "undecodable", None, "the upload cannot be decoded"),
         ({"body": encoded(31 * 1000)}, 413, "too_long", None, "at most 30 are taken"),
     ],
 )  # fmt: skip

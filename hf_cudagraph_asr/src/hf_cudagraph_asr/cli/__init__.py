@@ -59,7 +59,6 @@ Dtype: TypeAlias = Annotated[
         "Half precision changes a few transcripts."
     ),
 ]
-Progress: TypeAlias = Annotated[bool, typer.Option(help="Show progress bars on a terminal.")]
 
 
 def _version(asked: bool) -> None:
@@ -187,9 +186,9 @@ def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
             raise ValueError(f"{out} is read, and would be replaced: write to another file")
 
 
-def quiet_host(progress: bool) -> None:
-    """Show the host's progress bars only where ours are."""
-    if not (progress and sys.stderr.isatty()):
+def quiet_host() -> None:
+    """Show the host's progress bars on a terminal only, as ours are."""
+    if not sys.stderr.isatty():
         from transformers.utils.logging import disable_progress_bar
 
         disable_progress_bar()

@@ -175,7 +175,7 @@ def bench(
     attention mask, as the host's pipeline calls it, and without.
     """
     keep_apart(checked(out), [plan])
-    quiet_host(True)
+    quiet_host()
 
     import torch
     import transformers

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_cudagraph_asr.cli import Progress, counted, keep_apart, say, sizes, warn
+from hf_cudagraph_asr.cli import counted, keep_apart, say, sizes, warn
 from hf_cudagraph_asr.extras import imported
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def plan(
         float | None, typer.Option(help="GiB of memory that all pools together may take.")
     ] = None,
     plot: Annotated[Path | None, typer.Option(help="A .png, .svg or .pdf to draw it in.")] = None,
-    progress: Progress = True,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
     from hf_cudagraph_asr.files import checked, written_beside
@@ -56,7 +55,7 @@ def plan(
     rows = sizes(batch_sizes) or (1,)
     if not source.exists():
         raise FileNotFoundError(f"no file or folder {source}: correct the path")
-    seconds = of_headers(source, progress) if source.is_dir() else of_table(source, column)
+    seconds = of_headers(source) if source.is_dir() else of_table(source, column)
     config = rate = None
     if model is not None:
         from transformers import AutoConfig, AutoFeatureExtractor
@@ -89,27 +88,30 @@ def plan(
     say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
 
 
-def of_headers(folder: Path, progress: bool) -> Floats:
+def of_headers(folder: Path) -> Floats:
     """The seconds of the audio in a folder, from its headers; warns of what is not counted."""
     import numpy as np
     from tqdm.auto import tqdm
 
-    from hf_cudagraph_asr.audio import AudioError, audio_in, conversion, duration
+    from hf_cudagraph_asr.audio import DAY, recordings_in
 
-    files, left_out = audio_in(folder)
+    soundfile = imported("soundfile", "audio", "reading audio")
     seconds: list[float] = []
     unread: list[str] = []
-    for file in tqdm(files, desc="headers", unit="file", disable=None if progress else True):
+    for file in tqdm(recordings_in([folder]), "headers", unit="file", disable=None):
         try:
-            seconds.append(duration(file))
-        except (AudioError, OSError) as error:
+            found = soundfile.info(file).duration
+        except soundfile.SoundFileError as error:  # it names the file
             unread.append(str(error))
-    reasons = [conversion(left_out)] if left_out else []
-    if unread:
-        reasons.append(f"{counted(len(unread), 'file')}: {'; '.join(unread[:3])}")
+            continue
+        if found > DAY:
+            unread.append(f"{file} does not say how long it is")
+        else:
+            seconds.append(found)
+    reason = f"{counted(len(unread), 'file')}: {'; '.join(unread[:3])}"
     if not seconds:
-        raise ValueError(f"no file of audio in {folder} can be read: {'; '.join(reasons)}")
-    for reason in reasons:
+        raise ValueError(f"no file of audio in {folder} can be read: {reason}")
+    if unread:
         warn(f"not counted: {reason}")
     return np.array(seconds)
 

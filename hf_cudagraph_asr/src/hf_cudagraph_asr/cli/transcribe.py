@@ -26,7 +26,6 @@ from hf_cudagraph_asr.cli import (
     Dtype,
     Model,
     Plan,
-    Progress,
     counted,
     keep_apart,
     quiet_host,
@@ -99,7 +98,6 @@ def transcribe(
         typer.Option(help="A language model for the words: n-grams in ARPA's or KenLM's format."),
     ] = None,
     lm_weight: Annotated[float, typer.Option(min=0, help="How much --lm counts.")] = 1.0,
-    progress: Progress = True,
 ) -> None:
     """Transcribe recordings. In float32 each text is the stock pipeline's for that recording alone.
 
@@ -127,7 +125,7 @@ def transcribe(
 
     from hf_cudagraph_asr.transcriber import Transcriber
 
-    quiet_host(progress)
+    quiet_host()
     with (
         Transcriber.from_pretrained(
             model,
@@ -168,7 +166,7 @@ def transcribe(
             len(recordings),
             unit="file",
             initial=done,
-            disable=None if progress else True,
+            disable=None,
         )
         try:
             for result in bar:

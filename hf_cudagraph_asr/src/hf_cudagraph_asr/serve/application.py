@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,6 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
-import soundfile  # type: ignore[import-untyped, unused-ignore]
 from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
@@ -30,7 +28,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from hf_cudagraph_asr.audio import AudioError, converted, read_audio
+from hf_cudagraph_asr import audio
 from hf_cudagraph_asr.serve import openai
 from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, metric, refusal
 
@@ -38,8 +36,6 @@ __all__ = ["Gateway", "Limits", "api", "ingress"]
 
 DECODERS = 4  # threads; libsndfile and torch leave the interpreter to others meanwhile
 ATTEMPTS = 2  # a query whose Recognizer died is sent once more; not again: it may be what kills
-FORMATS = "WAV, FLAC, MP3 or OGG"
-UNKNOWN_SECONDS = 1e9  # more is what a header says that does not know; read_audio refuses it
 
 # The body's schema for /openapi.json: FastAPI has no word for "the body itself, or a form".
 _FILE = {"type": "string", "format": "binary"}
@@ -201,44 +197,12 @@ async def form_of(request: Request) -> tuple[bytes, list[tuple[str, str]]]:
 
 def decoded(body: bytes, limits: Limits, rate: int) -> Waveform:
     """Decode an upload to (T,) float32, unless its header says that this would be too much."""
-    if not body:
-        raise refusal(400, "empty", f"the body is empty: send a {FORMATS} file")
-    says, sent = "the audio's header says", body
     try:
-        body = converted(body, limits.max_seconds + 1, limits.timeout_s)
-    except FileNotFoundError as error:
-        raise refusal(415, "unsupported_type", f"{error}: send a {FORMATS} file") from error
-    except AudioError as error:
+        return audio.decoded(body, rate, limits.max_seconds, limits.timeout_s)
+    except audio.TooLong as error:
+        raise refusal(413, "too_long", str(error)) from error
+    except audio.AudioError as error:
         raise refusal(400, "undecodable", str(error)) from error
-    if body is not sent:
-        says = "the audio has at least"
-    try:
-        header = soundfile.info(io.BytesIO(body))
-    except soundfile.SoundFileError as error:
-        why = str(getattr(error, "error_string", error)).rstrip(". ")
-        what = f"the {len(body):,} bytes are no audio ({why}): send a {FORMATS} file"
-        raise refusal(400, "undecodable", what) from error
-    has = f"the audio has {header.samplerate:,} samples a second"
-    if header.format not in ("WAV", "WAVEX", "FLAC", "MP3", "OGG"):
-        what = f"the audio is {header.format}, expected {FORMATS}: convert it"
-        raise refusal(415, "unsupported_type", what)
-    if limits.max_seconds < header.frames / header.samplerate < UNKNOWN_SECONDS:
-        what = f"{says} {header.frames / header.samplerate:,.2f} seconds"
-        detail = f"{what}, at most {limits.max_seconds:,g} are taken: cut it, and send the parts"
-        raise refusal(413, "too_long", detail)
-    if header.channels > 2:
-        what = f"the audio has {header.channels} channels, expected 1 or 2: mix it down"
-        raise refusal(400, "unsupported_audio", what)
-    if header.samplerate > 192_000:
-        what = f"{has}, at most 192,000 are taken: resample it, best to {rate:,}"
-        raise refusal(400, "unsupported_audio", what)
-    try:
-        return read_audio(body, rate)
-    except AudioError as error:
-        raise refusal(400, "undecodable", str(error)) from error
-    except (ImportError, OSError) as error:  # torchaudio is missing, or made for another torch
-        what = f"{has}, and this server cannot resample: send {rate:,}"
-        raise refusal(415, "unsupported_rate", what) from error
 
 
 class Gateway:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -10,7 +9,6 @@ import signal
 import socket
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import typer
@@ -135,16 +133,17 @@ def _cause(error: Exception) -> str:
 
 
 def _check(settings: Any) -> None:
-    """Refuse what a replica would, as far as files and devices tell; torch is for GPUs only."""
-    from hf_cudagraph_asr.geometry import Geometry
+    """Refuse what a replica would, as far as its configuration, the plan and devices tell."""
+    import torch
+    from transformers import AutoConfig
+
     from hf_cudagraph_asr.plan import BucketPlan
+    from hf_cudagraph_asr.transcriber import loaded
 
     compiled = settings.backend in ("cuda", "compile")
     if compiled and settings.device == "cpu":
         raise ValueError(f"the {settings.backend} backend needs a CUDA device, not the CPU")
     if compiled or settings.gpus or settings.device.startswith("cuda"):
-        import torch
-
         there = torch.cuda.device_count()
         index = int(settings.device.partition(":")[2] or 0)
         if max(index + 1, settings.replicas * settings.gpus) > there:
@@ -158,21 +157,9 @@ def _check(settings: Any) -> None:
         if folder.exists() or not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name):
             raise ValueError(f"{name} is no folder of a model, and no name on the hub")
         return  # a name on the hub: what it holds is known when a replica loads it
-    files = [folder / "config.json", *sorted(folder.glob("*processor_config.json"))]
-    try:
-        config, *processors = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{name} is no folder of a model: {error}") from error
-    kind = (config.get("architectures") or [config.get("model_type")])[0]
-    weights = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
-    if not str(kind).endswith("ForCTC") or "conv_kernel" not in config:
-        raise ValueError(f"{name} holds a {kind}, expected a CTC model such as Wav2Vec2ForCTC")
-    if not weights or not processors:
-        raise ValueError(f"{name} lacks {'a processor' if weights else 'weights'}: save it again")
-    rates = [found.get("feature_extractor", found).get("sampling_rate") for found in processors]
-    if plan is not None and any(rates):
-        rate = next(filter(None, rates))
-        plan.check_geometry(Geometry.of(SimpleNamespace(**config), sampling_rate=rate))
+    config = loaded(AutoConfig, name)
+    if plan is not None:
+        plan.check_geometry(config)
 
 
 def _check_port(host: str, port: int) -> None:

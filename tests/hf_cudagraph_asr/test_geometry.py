@@ -150,7 +150,7 @@ def test_the_sampling_rate_is_that_of_the_folder_a_model_was_loaded_from(tmp_pat
     (tmp_path / "processor_config.json").write_text(json.dumps(processor))
     assert Geometry.of(config).sampling_rate == 22_050
     (tmp_path / "processor_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"processor_config\.json tells no sampling rate"):
+    with pytest.raises(OSError, match=r"processor_config\.json.* is not a valid JSON file"):
         Geometry.of(config)
 
 

@@ -458,11 +458,8 @@ def test_durations_that_cannot_be_planned_for(durations: Any, message: str) -> N
         ({1.5: 10_000, 4000.0: 3}, "3 of 10,003 durations are above"),
         # samples, of 16,000 a second
         ([16_000, 40_000, 80_000], "if they are milliseconds or samples, convert them to seconds"),
-        # minutes
-        ([0.03, 0.05, 0.08, 0.1], "4 of 4 durations are below 0.2 s, .* are minutes"),
-        ([0.03, 1.2, 2.4, 1.8], "1 of 4 durations are below 0.2 s"),
         # whole recordings
-        ([900.0, 3600.0, 1800.0], "up to 3,600 s .chunk_length_s cuts recordings."),
+        ([900.0, 3600.0, 1800.0], "up to 3,600 s: .*chunk_length_s cuts recordings"),
     ],
 )
 def test_durations_that_are_hardly_seconds_are_said(durations: Any, message: str) -> None:

@@ -15,7 +15,6 @@ Where a model takes features (log-mel), `samples` are these: its positions, of w
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -87,7 +86,8 @@ class Geometry:
 
         Raises:
             ValueError: its input is no waveform that convolutions without padding frame, and no
-                features of a known model; or the feature extractor's file cannot be read.
+                features of a known model.
+            OSError: the feature extractor cannot be read.
         """
         if isinstance(model, Geometry):
             rate = model.sampling_rate if sampling_rate is None else sampling_rate
@@ -269,22 +269,11 @@ def features_of(config: Any) -> tuple[int, ...]:
 def _beside(model: Any, name: str, default: int) -> Any:
     """A setting of the feature extractor saved beside a model, or the default."""
     folder = getattr(model, "name_or_path", None)
-    for file_name in ("processor_config.json", "preprocessor_config.json"):
-        file = Path(str(folder)) / file_name
-        if not (folder and file.is_file()):
-            continue
-        try:
-            content = json.loads(file.read_text(encoding="utf-8"))
-            nested = content.get("feature_extractor", content.get("audio_processor", content))
-            value = nested.get(name)
-        except (OSError, ValueError, AttributeError) as error:
-            known = name.replace("_", " ")
-            raise ValueError(
-                f"{file} tells no {known} ({error}): mend it, or give sampling_rate"
-            ) from error
-        if value is not None:
-            return value
-    return default
+    if not folder or not any(Path(folder).glob("*processor_config.json")):
+        return default
+    from transformers import AutoFeatureExtractor
+
+    return getattr(AutoFeatureExtractor.from_pretrained(folder), name, default)
 
 
 def _positive(value: object) -> bool:

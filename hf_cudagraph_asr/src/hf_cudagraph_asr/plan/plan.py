@@ -24,8 +24,7 @@ from hf_cudagraph_asr.plan.traffic import Traffic, ascending, chunks_of, finite,
 
 KIND, FORMAT = "hf_cudagraph_asr plan", 2
 
-SHORT, LONG = 0.2, 120.0  # seconds: hardly a word, and hardly one input of a model
-FEW = 0.1  # share of the queries, or of their time, that may lie beyond these without a warning
+LONG = 120.0  # seconds: of queries, a tenth of the time at most lies beyond without a warning
 
 
 @dataclass(frozen=True)
@@ -312,8 +311,17 @@ def plan_buckets(
     if chunk_length_s is not None:
         pinned = (geometry.frames(chunks_of(geometry, chunk_length_s)[0]),)
     traffic = Traffic.of(durations, geometry, chunk_length_s)
-    if traffic is not durations:
-        _warn_of_units(traffic, geometry, cut=bool(pinned))
+    frames, counts = traffic.arrays()
+    seconds = frames * geometry.hop / geometry.sampling_rate
+    long = seconds > LONG
+    told = traffic is durations or bool(pinned)
+    if not told and counts[long] @ seconds[long] > counts @ seconds / 10:
+        message = (
+            f"{counts[long].sum():,.0f} of {traffic.total:,.0f} durations are above {LONG:g} s, up "
+            f"to {seconds[-1]:,.0f} s: if they are milliseconds or samples, convert them to "
+            f"seconds; if they are seconds, chunk_length_s cuts recordings"
+        )
+        warnings.warn(message, stacklevel=2)
     wanted = BucketPlan(
         pinned or traffic.frames[:1],
         traffic,
@@ -326,20 +334,3 @@ def plan_buckets(
         most_frames=None if memory_limit is None else memory_limit / frame_bytes(geometry, model),
     )
     return wanted.anew(traffic)
-
-
-def _warn_of_units(traffic: Traffic, geometry: Geometry, *, cut: bool) -> None:
-    """Warn the caller's caller of durations that can hardly be seconds of queries."""
-    frames, counts = traffic.arrays()
-    seconds = frames * geometry.hop / geometry.sampling_rate
-    short, long = seconds < SHORT, seconds > LONG
-    if counts[short].sum() > FEW * counts.sum():
-        odd, limit, units = short, f"below {SHORT:g} s, which hardly holds a word", "minutes"
-    elif not cut and counts[long] @ seconds[long] > FEW * counts @ seconds:
-        limit = f"above {LONG:g} s, up to {seconds[-1]:,.0f} s (chunk_length_s cuts recordings)"
-        odd, units = long, "milliseconds or samples"
-    else:
-        return
-    share = f"{counts[odd].sum():,.0f} of {counts.sum():,.0f} durations"
-    message = f"{share} are {limit}: if they are {units}, convert them to seconds"
-    warnings.warn(message, stacklevel=3)

@@ -63,11 +63,6 @@ def as_csv(seconds: Any) -> str:
     return "log.csv"
 
 
-def as_tsv(seconds: Any) -> str:
-    pl.DataFrame({"x": "a", "duration": seconds}).write_csv("log.tsv", separator="\t")
-    return "log.tsv"
-
-
 def as_lines(seconds: Any) -> str:
     return write_lines("log.jsonl", [{"duration": value} for value in seconds])
 
@@ -77,7 +72,7 @@ def as_manifest(seconds: Any) -> str:
     return write_lines("manifest.json", lines)
 
 
-@pytest.mark.parametrize("log", [as_parquet, as_csv, as_tsv, as_lines, as_manifest])
+@pytest.mark.parametrize("log", [as_parquet, as_csv, as_lines, as_manifest])
 def test_a_log_is_planned_for(log: Any, capsys: pytest.CaptureFixture[str]) -> None:
     found = planned(log(SECONDS.tolist()), "--graphs", 5)
     assert found == plan_buckets(SECONDS, graphs=5)
@@ -105,12 +100,6 @@ def test_every_option_reaches_the_planner(here: Path) -> None:
         memory_limit=0.01 * 2**30,
     )
     assert found.geometry == Geometry((10, 3, 2), (5, 2, 2), 8_000)
-
-
-def test_durations_as_a_tables_own_type() -> None:
-    column = pl.Series("duration", [1_500, 2_250], dtype=pl.Int64).cast(pl.Duration("ms"))
-    pl.DataFrame({"duration": column}).write_parquet("log.parquet")
-    assert planned("log.parquet") == plan_buckets([1.5, 2.25])
 
 
 def test_headers_of_a_folder_are_read_and_nothing_is_dropped_silently(
@@ -185,7 +174,7 @@ def test_a_plot_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "message"),
     [
         (["missing.parquet"], "no file or folder missing.parquet"),
-        (["log.csv", "--column", "length"], "log.csv has no 'length': choose a --column, duration"),
+        (["log.csv", "--column", "length"], "log.csv has no 'length', choose a --column: "),
         (["text.csv"], "'duration' of text.csv holds String: expected seconds as numbers"),
         (["empty.csv"], "'duration' of empty.csv holds String: expected seconds as numbers"),
         (["broken.parquet"], "broken.parquet cannot be read as Parquet"),
@@ -233,14 +222,6 @@ def test_a_missing_polars_is_named_with_its_extra(
     source = as_csv(SECONDS)
     monkeypatch.setitem(sys.modules, "polars", None)
     assert 'pip install "hf-cudagraph-asr[tables]"' in refused(capsys, source)
-
-
-def test_a_traceback_is_there_for_whoever_asks(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("HF_CUDAGRAPH_ASR_TRACEBACK", "1")
-    assert main(["plan", "missing.csv", "--out", "plan.json"]) == 2
-    assert "Traceback" in capsys.readouterr().err
 
 
 def test_help_needs_no_torch() -> None:

@@ -5,18 +5,15 @@
     bench        how long a query takes, with graphs and without
     serve        an HTTP service on Ray Serve
 
-A command's module is imported when the command is called, and slow packages inside the command:
-`--help` and a mistyped flag are answered at once.
+Slow packages are imported inside the commands: `--help` and a mistyped flag are answered at once.
 """
 
 from __future__ import annotations
 
 import io
 import logging
-import os
 import re
 import sys
-import traceback
 import warnings
 from collections.abc import Iterable, Sequence
 from importlib import import_module
@@ -24,15 +21,8 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import typer
-from rich.console import Console
 
 COMMANDS = ("plan", "transcribe", "bench", "serve")  # in the order of the help's list
-
-TRACEBACK = "HF_CUDAGRAPH_ASR_TRACEBACK"
-"""An environment variable: set to 1, errors come with their traceback."""
-
-output = Console(emoji=False)  # a path may hold :a:
-errors = Console(stderr=True, emoji=False)
 
 app = typer.Typer(
     help="Wav2Vec2 on a pool of length-bucketed CUDA graphs, without changing a transcript in "
@@ -98,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     handler, logger = _Warnings(logging.WARNING), logging.getLogger("hf_cudagraph_asr")
     logger.addHandler(handler)
     try:
-        _register(given)
+        _register()
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: warn(str(message))
             return app(given, prog_name="hf-cudagraph-asr", standalone_mode=False) or 0
@@ -109,8 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except typer.TyperException as error:  # a flag that is not there, and the like
         return fail(error.format_message())
     except (OSError, ValueError, ImportError) as error:
-        if os.environ.get(TRACEBACK) == "1":
-            traceback.print_exception(error)
         message = str(error)
         if isinstance(error, OSError) and error.strerror:
             message = error.strerror + (f": {error.filename}" if error.filename else "")
@@ -119,14 +107,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         logger.removeHandler(handler)
 
 
-def _register(arguments: list[str]) -> None:
-    """Import the command that is called, or all of them where none is."""
-    called = [name for name in COMMANDS if arguments[:1] == [name]]
-    known = {command.name for command in app.registered_commands}
-    for name in called or COMMANDS:
-        if name not in known:
-            module = import_module(f"{__name__}.{name}")
-            app.command(name)(getattr(module, name))
+def _register() -> None:
+    """Add the commands, whose modules import this one."""
+    if not app.registered_commands:
+        for name in COMMANDS:
+            app.command(name)(getattr(import_module(f"{__name__}.{name}"), name))
 
 
 class _Warnings(logging.Handler):
@@ -137,26 +122,25 @@ class _Warnings(logging.Handler):
 
 
 def say(text: object) -> None:
-    """Print a line on standard output, wrapped by the terminal alone."""
-    output.print(text, markup=False, highlight=False, soft_wrap=True)
+    """Print a line on standard output."""
+    typer.echo(text)
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error."""
-    _print_error("warning", text, "yellow")
+    _print_error("warning", text, typer.colors.YELLOW)
 
 
 def fail(text: str) -> int:
     """Print an error on standard error; returns the exit code of a mistake."""
     if text.strip():  # typer's own help where nothing was asked has been shown already
-        _print_error("error", text, "red")
+        _print_error("error", text, typer.colors.RED)
     return 2
 
 
-def _print_error(kind: str, text: str, style: str) -> None:
+def _print_error(kind: str, text: str, color: str) -> None:
     line = " ".join(part.strip() for part in text.strip().splitlines())
-    line = f"hf-cudagraph-asr: {kind}: {line}"
-    errors.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    typer.secho(f"hf-cudagraph-asr: {kind}: {line}", fg=color, err=True)
 
 
 def counted(number: int, noun: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +15,7 @@ from hf_cudagraph_asr.extras import imported
 if TYPE_CHECKING:
     from hf_cudagraph_asr.plan.partition import Floats
 
-FORMATS = {".parquet": "Parquet", ".csv": "CSV", ".tsv": "TSV"}
+FORMATS = {".parquet": "Parquet", ".csv": "CSV"}
 FORMATS |= dict.fromkeys((".json", ".jsonl", ".ndjson"), "JSON, an object a line")
 
 
@@ -22,7 +23,7 @@ def plan(
     source: Annotated[
         Path,
         typer.Argument(
-            help="The log: a table (.parquet, .csv, .tsv), JSON lines (.jsonl), a NeMo manifest "
+            help="The log: a table (.parquet, .csv), JSON lines (.jsonl), a NeMo manifest "
             "(.json), or a folder with audio, of which only the headers are read."
         ),
     ],
@@ -123,21 +124,14 @@ def of_table(path: Path, column: str) -> Floats:
         accepted = f"give a folder with audio, or a file that ends in {', '.join(FORMATS)}"
         raise ValueError(f"{path} is no log of durations: {accepted}")
     pl = imported("polars", "tables", f"reading {ending}")
+    readers = {".parquet": pl.scan_parquet, ".csv": pl.scan_csv}
+    scan = readers.get(ending, partial(pl.scan_ndjson, infer_schema_length=None))
     try:
-        if ending == ".parquet":
-            table = pl.scan_parquet(path)
-        elif ending in (".csv", ".tsv"):
-            table = pl.scan_csv(path, separator="\t" if ending == ".tsv" else ",")
-        else:
-            table = pl.scan_ndjson(path, infer_schema_length=None)
-        names = table.collect_schema().names()
-        if column not in names:
-            raise ValueError(f"{path} has no {column!r}: choose a --column, {', '.join(names)}")
-        values = table.select(column).collect()[column]
+        values = scan(path).select(column).collect()[column]
+    except pl.exceptions.ColumnNotFoundError as error:
+        raise ValueError(f"{path} has no {column!r}, choose a --column: {error}") from error
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise ValueError(f"{path} cannot be read as {FORMATS[ending]}: {error}") from error
-    if values.dtype == pl.Duration:
-        values = values.dt.total_microseconds() / 1e6
     if not values.dtype.is_numeric() or values.null_count() == len(values):
         raise ValueError(f"{column!r} of {path} holds {values.dtype}: expected seconds as numbers")
     numbers = values.cast(pl.Float64)

@@ -168,9 +168,9 @@ def test_a_model_without_a_known_input_is_refused() -> None:
     [
         (((), ()), "0 kernels and 0 strides"),
         (((3,), (1, 2)), "1 kernels and 2 strides"),
-        (((0,), (1,)), "kernels are whole numbers from 1 up"),
-        (((3,), (-1,)), "strides are whole numbers from 1 up"),
-        (((3.5,), (1,)), "kernels are whole numbers"),
+        (((0,), (1,)), "kernels are a tuple of whole numbers from 1 up"),
+        (((3,), (-1,)), "strides are a tuple of whole numbers from 1 up"),
+        (((3.5,), (1,)), "kernels are a tuple of whole numbers"),
         ((3, 1), "kernels are a tuple"),
         (("10", "5"), "kernels are a tuple"),
         (((3,), (1,), 0), "sampling_rate is a whole number"),

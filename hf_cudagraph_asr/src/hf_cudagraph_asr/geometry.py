@@ -16,7 +16,6 @@ Where a model takes features (log-mel), `samples` are these: its positions, of w
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,11 +57,9 @@ class Geometry:
     def __post_init__(self) -> None:
         for name in ("kernels", "strides"):
             sizes = getattr(self, name)
-            if isinstance(sizes, str) or not isinstance(sizes, Sequence):
-                raise ValueError(f"{name} are a tuple of whole numbers, not {sizes!r}")
-            if not all(_positive(size) for size in sizes):
-                raise ValueError(f"{name} are whole numbers from 1 up, not {sizes!r}")
-            object.__setattr__(self, name, tuple(int(size) for size in sizes))
+            if not (isinstance(sizes, (tuple, list)) and all(map(_positive, sizes))):
+                raise ValueError(f"{name} are a tuple of whole numbers from 1 up, not {sizes!r}")
+            object.__setattr__(self, name, tuple(map(int, sizes)))
         if len(self.kernels) != len(self.strides) or not self.kernels:
             raise ValueError(
                 "each convolution has a kernel and a stride: "

@@ -19,6 +19,9 @@ __all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "compiled"]
 Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
+_NOTHING = nullcontext()
+
+
 class Backend(ABC):
     """Makes the programs of one replica of a pool, which runs one of them at a time.
 
@@ -70,7 +73,7 @@ class Backend(ABC):
         It starts after the caller's earlier work and after the previous replay; later work sees
         its result.
         """
-        return nullcontext()
+        return _NOTHING
 
     def memory(self) -> int:
         """Count the bytes that its programs hold on the device, static inputs and weights apart."""

@@ -189,22 +189,17 @@ def cut(
     """
     logits, frames = output
     rows, total = len(lengths), host.emitted(max(lengths))
-    logits = _corner(logits, rows, total)
-    if lengths.count(lengths[0]) == rows:
-        return logits.clone() if copy else logits
+    if logits.size(0) > rows:
+        logits = logits.narrow(0, 0, rows)
+    if rows == 1 or lengths.count(lengths[0]) == rows:
+        return logits.narrow_copy(1, 0, total) if copy else logits.narrow(1, 0, total)
+    logits = logits.narrow(1, 0, total)
     keep = keep_mask(frames[:rows], total)
     logits = torch.where(keep[:, :, None], logits, host.blank_row)
     for row, samples in enumerate(lengths):
         if samples < host.receptive_field:  # the forward took it for a row of one frame
             logits[row] = host.blank_row
     return logits
-
-
-def _corner(batch: torch.Tensor, rows: int, total: int) -> torch.Tensor:
-    """`batch[:rows, :total]`, in less than half the time that takes."""
-    if batch.size(0) > rows:
-        batch = batch.narrow(0, 0, rows)
-    return batch.narrow(1, 0, total) if batch.size(1) > total else batch
 
 
 class _Replica:
@@ -288,12 +283,12 @@ class _Slot:
         static = self.input_values
         used = [lengths[row] for row in rows]
         longest = max(used)
-        if len(rows) == values.shape[0]:
-            own = _corner(values, len(rows), longest)
-            _corner(static, len(rows), longest).copy_(own, non_blocking=True)
+        if len(rows) == values.size(0):
+            own = values if values.size(1) == longest else values.narrow(1, 0, longest)
+            static[: len(rows), :longest] = own
         else:
             for i, row in enumerate(rows):
-                static[i, :longest].copy_(values[row, :longest], non_blocking=True)
+                static[i, :longest] = values[row, :longest]
         used += [0] * (len(self._written) - len(rows))
         if used != self._written:
             self._write(used)

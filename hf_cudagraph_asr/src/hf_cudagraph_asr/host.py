@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import copy
 import functools
+import gc
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from operator import is_, itemgetter
-from typing import Any
+from itertools import filterfalse
+from operator import itemgetter
+from typing import Any, NamedTuple
 
 import torch
+from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask, moded
 from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import FEATURES, Frames
 
-__all__ = ["Call", "HostModel", "row_by_row"]
+__all__ = ["Call", "HostModel", "output_of", "row_by_row"]
 
 # In which the exact forward is tested.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -25,8 +28,7 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 NEVER = -1e4
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """Rows of audio to give logits for.
 
     Attributes:
@@ -61,7 +63,6 @@ class HostModel:
 
     def __init__(self, model: Any, refusal: str = "") -> None:
         self.model = model
-        self._config = _ConfigView(model)
         uncalled: list[Any] = []  # modules whose hooks the exact forward would pass over
         try:
             self.refusal = refusal or _unsuited(model)
@@ -71,7 +72,10 @@ class HostModel:
                 self.exact = ExactForward(model)
         except UnsupportedModel as error:
             self.refusal = str(error)
-        self.holds = _Fingerprint(model, self._config, uncalled).holds
+        self._fingerprint = _Fingerprint(model, uncalled)
+        self.holds = self._fingerprint.holds
+        self._input: str = model.main_input_name
+        self._features: tuple[int, ...] = ()
         if self.refusal:
             return
         head = self.exact.head.weight
@@ -83,6 +87,7 @@ class HostModel:
                 f"set it to the tokenizer's pad token"
             )
         self.receptive_field = self.exact.receptive_field
+        self._features = self.exact.geometry.features
         self._weights = list(model.parameters())
         self.emitted = functools.lru_cache(4096)(self._emitted)
         with torch.inference_mode(False), torch.no_grad():
@@ -108,16 +113,12 @@ class HostModel:
 
     def takes(self, values: Any) -> bool:
         """Tell whether these are rows of its input in the model's dtype, on its device."""
-        features = () if self.refusal else self.exact.geometry.features
-        return (
-            isinstance(values, torch.Tensor)
-            and values.ndim >= 2
-            and values.shape[2:] == features
-            and values.shape[0] > 0
-            and values.layout == torch.strided
-            # Weights that accelerate offloads are on another device than the input.
-            and (bool(self.refusal) or (values.dtype, values.device) == self._place)
-        )
+        if not isinstance(values, torch.Tensor) or values.layout != torch.strided:
+            return False
+        rows, *rest = values.shape or (0,)
+        # Weights that accelerate offloads are on another device than the input.
+        here = self.refusal or (values.dtype, values.device) == self._place
+        return bool(here and rows and rest and (*rest[1:],) == self._features)
 
     def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Call | Reason:
         """Read a call `model(*args, **kwargs)` as rows, or find why the host must answer it.
@@ -129,14 +130,12 @@ class HostModel:
             return Reason.UNSUPPORTED
         if self.model.training:
             return Reason.TRAINING
-        named = dict(kwargs)
         # What follows the first two has changed its order between versions of the host.
-        taken = self.model.main_input_name
-        if len(args) > 2 or any(name in named for name in (taken, "attention_mask")[: len(args)]):
+        named = dict(zip((self._input, "attention_mask"), args, strict=False), **kwargs)
+        if len(args) > 2 or len(named) < len(args) + len(kwargs):
             return Reason.ARGUMENTS
-        values = args[0] if args else named.pop(taken, None)
-        mask = args[1] if len(args) > 1 else named.pop("attention_mask", None)
-        attentions, states, return_dict, _ = self._config.last_read()
+        values, mask = named.pop(self._input, None), named.pop("attention_mask", None)
+        attentions, states, return_dict, _ = self._fingerprint.settings
         if named:
             if named.pop("labels", None) is not None:
                 return Reason.LABELS
@@ -157,9 +156,10 @@ class HostModel:
             return reason
         if torch.is_grad_enabled() and values.requires_grad:
             return Reason.GRADIENTS
-        if values.shape[1] < self.receptive_field:
+        rows, samples = values.shape[:2]
+        if samples < self.receptive_field:
             return Reason.SHORT
-        lengths = _lengths(values, mask)
+        lengths = (samples,) * rows if mask is None else _lengths(values, mask)
         if lengths is None:
             return Reason.MASK
         return Call(values, lengths, not return_dict, mask is None)
@@ -167,6 +167,21 @@ class HostModel:
     def _emitted(self, samples: int) -> int:
         """Frames of logits of a row of so many samples."""
         return int(self.exact.geometry.emitted(samples)) if samples >= self.receptive_field else 0
+
+
+def output_of(logits: torch.Tensor) -> CausalLMOutput:
+    """`CausalLMOutput(logits=logits)`, in a twentieth of its time.
+
+    A model's output is a dictionary of what it holds, whose attributes say the same; making one
+    checks each field by reflection.
+    """
+    found = CausalLMOutput.__new__(CausalLMOutput)
+    vars(found).update(_NO_OUTPUT, logits=logits)
+    OrderedDict.__setitem__(found, "logits", logits)
+    return found
+
+
+_NO_OUTPUT = dict(vars(CausalLMOutput()))
 
 
 def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor:
@@ -216,8 +231,6 @@ def _unsuited(model: Any) -> str:
 def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
     """Samples of each row, or None where the mask is no right padding of these values."""
     rows, samples = values.shape[:2]
-    if mask is None:
-        return (samples,) * rows
     if not isinstance(mask, torch.Tensor) or mask.shape != values.shape[:2]:
         return None
     if mask.device.type == "cpu":  # quick, for most queries
@@ -231,69 +244,44 @@ def _lengths(values: torch.Tensor, mask: Any) -> tuple[int, ...] | None:
     return tuple(found) if valid else None
 
 
-class _ConfigView:
-    """Defaults of a model's configuration for a call that says nothing of its own.
+# Called by C loops: a look at all weights runs next to no bytecode.
+_ADDRESS, _CONTIGUOUS = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
+_TRAINING = itemgetter("training")
 
-    The host's configurations compute each attribute in Python. Whether anything changed at all is
-    one comparison of dictionaries, made before every replay.
-    """
-
-    def __init__(self, model: Any) -> None:
-        self._model = model
-        self._seen = self._look()
-
-    def read(self) -> tuple[bool, bool, bool, str | None]:
-        """Attentions and hidden states are asked for; no tuple is; the attention implementation."""
-        configs, before, _ = self._seen
-        if self._model.config is not configs[0] or [*map(vars, configs)] != before:
-            self._seen = self._look()
-        return self._seen[2]
-
-    def last_read(self) -> tuple[bool, bool, bool, str | None]:
-        """What `read` found last: a look in each call is enough."""
-        return self._seen[2]
-
-    def _look(self) -> tuple[list[Any], list[dict[str, Any]], tuple[bool, bool, bool, str | None]]:
-        config = self._model.config
-        configs = [config, *filter(None, [getattr(config, "encoder_config", None)])]
-        # Copied first: a change while the attributes are read is then seen the next time.
-        before = [dict(vars(one)) for one in configs]
-        found = (
-            any(getattr(one, "output_attentions", False) for one in configs),
-            any(getattr(one, "output_hidden_states", False) for one in configs),
-            bool(getattr(config, "return_dict", True)),
-            configs[-1]._attn_implementation,  # as `family_of` reads it
-        )
-        return configs, before, found
-
-
-_MODE = itemgetter("training")
+# In names of what a configuration keeps of the settings that are read.
+_SETTINGS = (
+    *("output_attentions", "output_hidden_states", "return_dict", "attn_implementation"),
+    "encoder_config",
+)
 
 
 class _Fingerprint:
-    """Places of a model's tensors, and the modules it is made of.
+    """Places of a model's tensors, the modules it is made of, and what its configuration asks for.
 
     Weights changed in place (`load_state_dict`, an optimizer) leave it the same: programs read
     them where they lie. `.to`, `.half`, `load_state_dict(assign=True)`, an adapter that exchanges
     modules or is switched on or off, a parametrization that is removed, a matrix that is transposed
     where it lies, another attention implementation and a single module set to training do not.
 
-    Compared before every answer, so it compares dictionaries made beforehand instead of walking
-    the module tree. Tensors and submodules are looked up in the modules' own dictionaries, which a
-    module's `parameters()` reads as well, at a fraction of its time.
+    Compared before every answer. Tensors and submodules are found in the modules' own
+    dictionaries, which a module's `parameters()` reads as well: `gc.get_referents` lists the values
+    of all of them at once, in order, as CPython keeps them. Names are not compared: the same
+    children in the same order by other names are taken for the same.
 
     Holds the memory it remembers: freed, it could be given to other weights, which would then
     seem to be where they always were, and a captured graph would read it.
+
+    Attributes:
+        settings: for a call that says nothing of its own: attentions and hidden states are asked
+            for; no tuple is; and the attention implementation. As `holds` saw them last.
     """
 
-    def __init__(self, model: Any, config: _ConfigView, uncalled: Sequence[Any]) -> None:
-        self._config = config
-        self._attention = config.read()[-1]
-        modules = list(model.modules())
+    def __init__(self, model: Any, uncalled: Sequence[Any]) -> None:
         self._model = vars(model)
-        self._moded = [vars(module) for module in modules if moded(module)]
-        self._modes = list(map(_MODE, self._moded))
-        holders = [
+        self._read_settings()
+        self._attention = self.settings[-1]
+        modules = list(model.modules())
+        self._holders = [
             holder
             for module in modules
             for holder in (module._modules, module._parameters, module._buffers)
@@ -301,54 +289,83 @@ class _Fingerprint:
             # What it held is the same in both, and kept below.
             if holder and not (holder is module._buffers and hasattr(module, "extend_pe"))
         ]
-        holders += [hooks for module in uncalled for hooks in _hooks(module)]
+        self._held = gc.get_referents(*self._holders)
+        tensors = [value for value in self._held if isinstance(value, torch.Tensor)]
+        # Equality of lists takes the same object for equal without asking it. Two tensors of one
+        # element would be asked, and compare by value.
+        self._single = [at for at, value in enumerate(self._held) if _is_single(value)]
+        self._tensors = tensors
+        self._addresses = list(map(_ADDRESS, tensors))
+        # `weight.data = weight.data.t()` leaves a tensor where it is.
+        matrices = [tensor for tensor in tensors if tensor.ndim > 1]
+        self._dense = list(filter(_CONTIGUOUS, matrices))
+        self._strided = list(filterfalse(_CONTIGUOUS, matrices))
+        self._strides = list(map(torch.Tensor.stride, self._strided))
+        moded_modules = [vars(module) for module in modules if moded(module)]
+        self._training = list(filter(_TRAINING, moded_modules))
+        self._evaluating = list(filterfalse(_TRAINING, moded_modules))
+        hooks = [
+            hooks
+            for module in uncalled
+            for hooks in (module._forward_hooks, module._forward_pre_hooks)
+        ]
+        self._hooked, self._unhooked = list(filter(None, hooks)), list(filterfalse(None, hooks))
         # PEFT's layers are switched without touching a tensor: the names are those of its
         # `BaseTunerLayer`.
         self._adapted = [module for module in modules if hasattr(module, "merged_adapters")]
         self._switched = copy.deepcopy(_switches(self._adapted))
-        values = [value for holder in holders for value in holder.values()]
-        self._tensors = [value for value in values if isinstance(value, torch.Tensor)]
-        self._addresses = list(map(torch.Tensor.data_ptr, self._tensors))
-        # `weight.data = weight.data.t()` leaves a tensor where it is.
-        self._matrices = [tensor for tensor in self._tensors if tensor.ndim > 1]
-        self._contiguous = list(map(torch.Tensor.is_contiguous, self._matrices))
         # Also of tensors that are no parameter or buffer, such as a table of positions.
         others = [*model.buffers(), *(v for module in modules for v in vars(module).values())]
-        kept = [*self._tensors, *(value for value in others if isinstance(value, torch.Tensor))]
+        kept = [*tensors, *(value for value in others if isinstance(value, torch.Tensor))]
         self._storages = [tensor.untyped_storage() for tensor in kept]
-        # Equality of dictionaries takes the same object for equal without asking it. Two tensors
-        # of one element would be asked, and compare by value.
-        self._single = [
-            (holder, tuple(holder.values()))
-            for holder in holders
-            if any(isinstance(v, torch.Tensor) and v.numel() == 1 for v in holder.values())
-        ]
-        self._holders = holders
-        self._held = [dict(holder) for holder in holders]
 
     def holds(self) -> bool:
         """Tell whether the model is still as it was."""
+        found = gc.get_referents(*self._holders)
         try:
-            same = self._holders == self._held
+            if found != self._held:
+                return False
         except (RuntimeError, TypeError):
             return False  # tensors that are not the same object: they have no truth value
+        same = self._model["config"] is self._config
+        if not same or [look(config) for look, config in self._looks] != self._seen:
+            self._read_settings()
+        evaluating = not any(map(_TRAINING, self._evaluating))
         return (
-            same
-            and (not self._adapted or _switches(self._adapted) == self._switched)
-            and list(map(torch.Tensor.data_ptr, self._tensors)) == self._addresses
-            and list(map(torch.Tensor.is_contiguous, self._matrices)) == self._contiguous
+            list(map(_ADDRESS, self._tensors)) == self._addresses
+            and all(map(_CONTIGUOUS, self._dense))
+            and list(map(torch.Tensor.stride, self._strided)) == self._strides
             # Between `model.train()` and `model.eval()` the host answers, and nothing has changed.
-            and (self._model["training"] or list(map(_MODE, self._moded)) == self._modes)
-            and self._config.read()[-1] == self._attention
-            and all(
-                len(holder) == len(held) and all(map(is_, holder.values(), held))
-                for holder, held in self._single
-            )
+            and (self._model["training"] or (evaluating and all(map(_TRAINING, self._training))))
+            and all(self._hooked)
+            and not any(self._unhooked)
+            and self.settings[-1] == self._attention
+            and (not self._adapted or _switches(self._adapted) == self._switched)
+            and (not self._single or all(found[at] is self._held[at] for at in self._single))
         )
 
+    def _read_settings(self) -> None:
+        """Read the configuration, of which the host computes each attribute in Python."""
+        config = self._model["config"]
+        configs = [config, *filter(None, [getattr(config, "encoder_config", None)])]
+        # What the attributes below are computed of, and whether there is more than there was.
+        looks: list[tuple[Callable[[Any], Any], Any]] = []
+        for own in map(vars, configs):
+            names = [name for name in own if any(part in name for part in _SETTINGS)]
+            looks += [(len, own), (itemgetter(*names), own)]
+        # Before the attributes: a change while they are read is then seen the next time.
+        seen = [look(own) for look, own in looks]
+        self.settings: tuple[bool, bool, bool, str | None] = (
+            any(getattr(one, "output_attentions", False) for one in configs),
+            any(getattr(one, "output_hidden_states", False) for one in configs),
+            bool(getattr(config, "return_dict", True)),
+            configs[-1]._attn_implementation,  # as `family_of` reads it
+        )
+        self._looks, self._seen, self._config = looks, seen, config  # last, for other threads
 
-def _hooks(module: Any) -> tuple[Any, Any]:
-    return module._forward_hooks, module._forward_pre_hooks
+
+def _is_single(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.numel() == 1
 
 
 def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:

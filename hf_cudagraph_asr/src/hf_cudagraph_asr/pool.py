@@ -5,20 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from operator import index
 from time import monotonic, perf_counter
 from typing import Any
 
 import torch
-from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.backends import Backend
 from hf_cudagraph_asr.captured import Captured, cut
 from hf_cudagraph_asr.dispatch import Dispatch, Reason, decide
 from hf_cudagraph_asr.geometry import Geometry
-from hf_cudagraph_asr.host import Call, HostModel, row_by_row
+from hf_cudagraph_asr.host import Call, HostModel, output_of, row_by_row
 from hf_cudagraph_asr.observe import Observer, Observers, PoolStatistics, Served, Tally
 from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of, whole
 
@@ -111,11 +110,8 @@ class GraphPool:
         self._tally = Tally()
         # Held by whoever exchanges what serves; calls do without.
         self._lock = threading.RLock()
-        self._gate = _Gate()
-        # Context of a call: it waits while a backend needs the model for itself.
-        self._entered: AbstractContextManager[object] = _NOTHING
-        if backend.exclusive:
-            self._entered = self._gate
+        # Calls wait in it while a backend needs the model for itself.
+        self._gate = _Gate() if backend.exclusive else None
         self._warned: set[str] = set()
         self._state = self._made(plan, sizes)
 
@@ -168,9 +164,8 @@ class GraphPool:
         found = (samples,) * rows if lengths is None else _whole(lengths)
         if len(found) != rows or max(found) > samples:
             raise ValueError(f"lengths are {found}, expected {rows} numbers up to {samples}")
-        with _without_gradients(), self._entered:
-            call = Call(input_values, found)
-            return self._answer(state, call, forward, state.host.mode())
+        with self._within():
+            return self._answer(state, Call(input_values, found), forward, state.host.mode())
 
     def forward(
         self, host: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
@@ -189,7 +184,7 @@ class GraphPool:
         call = Reason.CLOSED if state.host is None else state.host.read(args, kwargs)
         if isinstance(call, Reason):
             start = perf_counter()
-            with self._entered:
+            with self._gate or _NOTHING:
                 output = host(*args, **kwargs)
             self._count(Dispatch("host", call), (), start)
             if call in _MENDABLE:
@@ -197,10 +192,9 @@ class GraphPool:
             return output
         if call.unmasked and len(call.lengths) > 1:
             self._warn_once(_NO_MASK)
-        with _without_gradients(), self._entered:
+        with self._within():
             logits, _ = self._answer(state, call, host)
-        found = CausalLMOutput(logits=logits)
-        return found.to_tuple() if call.as_tuple else found
+        return (logits,) if call.as_tuple else output_of(logits)
 
     def explain(self, samples: int | Sequence[int]) -> Dispatch:
         """Predict what would become of a call for logits alone, if it were made here and now.
@@ -372,15 +366,24 @@ class GraphPool:
         found: tuple[torch.Tensor, Dispatch, float] | None = None
         if reason is None:
             found = self._computed(state, call)
-            reason = Reason.CLOSED if self.closed else Reason.REFUSED
         if found is None:
             assert state.host is not None
+            reason = reason or (Reason.CLOSED if self.closed else Reason.REFUSED)
             # Each row alone: to a batch, the host's answer would be another one.
             logits = row_by_row(host, call, state.host.model)
             found = logits, Dispatch("host", reason, "row by row"), 0.0
         logits, dispatch, seconds = found
         self._count(dispatch, call.lengths, start, seconds)
         return logits, dispatch
+
+    def _within(self) -> AbstractContextManager[object]:
+        """Context of a computation: without gradients, and not while a backend is alone."""
+        if self._gate is None and not torch.is_grad_enabled():
+            return _NOTHING
+        stack = ExitStack()
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(self._gate or _NOTHING)
+        return stack
 
     def _computed(self, state: _State, call: Call) -> tuple[torch.Tensor, Dispatch, float] | None:
         """Logits by programs or the exact forward, and seconds of replays; None if it refuses."""
@@ -423,8 +426,11 @@ class GraphPool:
         state = self._state
         if state.host is None:
             return state
-        with _NOTHING if inside else self._entered:
+        if inside or self._gate is None:
             holds = state.host.holds()
+        else:
+            with self._gate:
+                holds = state.host.holds()
         if holds:
             return state
         with self._lock:
@@ -479,9 +485,7 @@ class GraphPool:
         return _State(host, plan, batch_sizes, captured, otherwise)
 
     def _capture(self, host: HostModel, plan: BucketPlan, batch_sizes: tuple[int, ...]) -> Captured:
-        alone: Callable[[], AbstractContextManager[object]] = nullcontext
-        if self.backend.exclusive:
-            alone = self._gate.shut
+        alone = nullcontext if self._gate is None else self._gate.shut
         return Captured(host, plan, batch_sizes, self.backend, alone)
 
     def _refuse_closed(self) -> None:
@@ -514,10 +518,6 @@ _NO_MASK = (
 
 
 _NOTHING = nullcontext()
-
-
-def _without_gradients() -> AbstractContextManager[object]:
-    return torch.no_grad() if torch.is_grad_enabled() else _NOTHING
 
 
 class _Gate:

@@ -73,7 +73,10 @@ def tinyworld_pipe(require: Require) -> Any:
 @pytest.fixture
 def pipe(request: pytest.FixtureRequest) -> Any:
     """`pipe` in the examples; a document without that word does not wait for the model."""
-    if re.search(r"\bpipe\b", request.node.example.document.text):  # not "pipeline"
+    text = request.node.example.document.text
+    if request.node.path.suffix == ".py":  # where the code around the examples may say it too
+        text = "\n".join(re.findall(r"^ *(?:>>>|\.\.\.).*", text, re.MULTILINE))
+    if re.search(r"\bpipe\b", text):  # not "pipeline"
         return request.getfixturevalue("tinyworld_pipe")
     return None
 

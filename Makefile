@@ -52,7 +52,7 @@ test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 endef
 
-.PHONY: demo test venv lint format api bench bench-peers faults gpu docs lock release-check speechnet study tinyvoice tinyworld clean
+.PHONY: demo test venv lint format api bench bench-peers faults figures gpu docs lock release-check speechnet study tinyvoice tinyworld clean
 .DEFAULT_GOAL := test
 
 demo: $(STAMP)
@@ -144,6 +144,10 @@ tinyworld: $(STAMP)
 # Parts of speech and syntax on tinyworld: docs/study.md. Images that runs/study has are kept.
 study: $(STAMP)
 	$(BIN)/python docs/examples/tinyworld/study.py --figure docs/figures/study.png
+
+# The documentation's pictures but those of `study` and `speechnet`; needs Chromium.
+figures: $(STAMP)
+	$(BIN)/python docs/examples/pictures.py
 
 tinyvoice: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/train.py

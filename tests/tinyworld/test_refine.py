@@ -8,10 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import evaluate
-import figure
 import refine
 from daam_diffusers import trace
 
@@ -70,12 +68,6 @@ def test_the_committed_table_is_of_200_captions_of_both_models() -> None:
         page = (evaluate.HERE / "refine.md").read_text(encoding="utf-8")
         for name, scores in rows.items():
             assert f"| {' | '.join(refine.cells(name, scores))} |" in page
-
-
-def test_the_figure_is_drawn(tmp_path: Path) -> None:
-    figure.main([str(tmp_path / "figure.png"), "--steps", "2"])
-    with Image.open(tmp_path / "figure.png") as drawn:
-        assert drawn.width > drawn.height > 100
 
 
 def test_masks_of_objects_are_what_a_map_is_held_against() -> None:

@@ -29,6 +29,9 @@ napoleon_custom_sections = [("Attributes", "params_style"), "Returns"]
 
 html_theme = "furo"
 html_title = "Documentation"
+html_show_copyright = False
+html_static_path = ["site.css"]
+html_css_files = ["site.css"]
 html_show_search_summary = False  # It fetches pages, which browsers refuse of files.
 html_math_renderer = "mathml"
 

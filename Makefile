@@ -2,7 +2,7 @@
 # and a package index.
 PYTHON ?= python3
 # Processes that run the tests; the tests of one file stay together, because they share what they
-# set up.
+# set up, and files are begun in the order of conftest.py.
 WORKERS ?= 2
 # `make test PACKAGE=weaklabel` tests one package in a smaller environment of its own; with LOWEST=1
 # in the lowest versions that its manifest allows, instead of those of the lock.
@@ -65,7 +65,7 @@ demo: $(STAMP)
 	$(BIN)/python docs/examples/tinyvoice/transcribe.py
 
 test: $(STAMP)
-	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --dist loadfile $(TESTED)
+	$(BIN)/pytest -m "not gpu" -n $(WORKERS) --no-loadscope-reorder --dist loadfile $(TESTED)
 
 venv: $(STAMP)
 

@@ -26,6 +26,12 @@ MODEL = ROOT / "docs/examples/tinyworld/model"
 Require = Callable[[object, str], None]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that have slow tests: at the end, a process would be alone with one."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 def pytest_runtest_setup() -> None:
     """Give torch one thread, if something imported it: a second only waits on tiny tensors."""
     if torch := sys.modules.get("torch"):

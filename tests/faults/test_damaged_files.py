@@ -2,82 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import random
 import sys
-import warnings
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-import record  # noqa: F401 - finds the makers of tiny maps
-
-from hf_cudagraph_asr import BucketPlan, plan_buckets
-from hf_cudagraph_asr.audio import AudioError, read_audio
-from weaklabel.baselines import MajorityVote
-from weaklabel.errors import WeakLabelError
-from weaklabel.label_model import LabelModel
-from weaklabel.models import load_model
-from weaklabel.patterns import Patterns
-
-
-@dataclass(frozen=True)
-class Kind:
-    """A kind of file: one that is whole, how it is read, and the errors that are documented."""
-
-    whole: bytes = field(repr=False)
-    suffix: str
-    read: Callable[[Path], Any]
-    errors: tuple[type[Exception], ...]
-
-
-def wave() -> bytes:
-    import soundfile
-
-    buffer = io.BytesIO()
-    samples = np.sin(np.arange(4000) / 9).astype(np.float32)
-    soundfile.write(buffer, samples, 16_000, format="WAV")
-    return buffer.getvalue()
-
-
-@pytest.fixture(scope="module")
-def kinds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Kind]:
-    from made_maps import made
-
-    from daam_diffusers import HeatMaps
-
-    folder, rng = tmp_path_factory.mktemp("whole"), np.random.default_rng(0)
-    made().save(folder / "maps.safetensors")
-    plan_buckets([0.5, 1.0, 2.0] * 9, graphs=2).save(folder / "plan.json")
-    patterns = Patterns.of(("one", "two", "three"), rng.integers(-1, 2, (300, 3)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        LabelModel().fit(patterns).save(folder / "model.json")
-        MajorityVote().fit(patterns).save(folder / "majority.json")
-    patterns.save(folder / "patterns.parquet")
-    (folder / "audio.wav").write_bytes(wave())
-    readers: dict[str, tuple[Callable[[Path], Any], tuple[type[Exception], ...]]] = {
-        "maps.safetensors": (HeatMaps.load, (ValueError,)),
-        "plan.json": (BucketPlan.load, (ValueError,)),
-        "model.json": (load_model, (WeakLabelError,)),
-        "majority.json": (load_model, (WeakLabelError,)),
-        "patterns.parquet": (Patterns.load, (WeakLabelError,)),
-        "audio.wav": (lambda path: read_audio(path, 16_000), (AudioError,)),
-    }
-    return {
-        name: Kind((folder / name).read_bytes(), Path(name).suffix, *reader)
-        for name, reader in readers.items()
-    }
+from kinds import COMMANDS, NAMES, Refused, kinds
 
 
 def damaged(whole: bytes, rng: random.Random) -> bytes:
@@ -119,25 +56,69 @@ def altered(whole: bytes, rng: random.Random) -> bytes:
         return json.dumps(content).encode()
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_whole_file_is_read(name: str) -> None:
+    kind = kinds()[name]
+    kind.reader(kind.folder / name)
+
+
+def read_damaged(name: str, seed: int) -> None:
+    kind, rng = kinds()[name], random.Random(seed)
+    alters = kind.suffix == ".json" and rng.random() < 0.7
+    kind.read((altered if alters else damaged)(kind.content, rng))
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in COMMANDS])
+@given(seed=st.integers(0, 2**32))
+def test_a_damaged_file_is_read_or_refused_as_documented(name: str, seed: int) -> None:
+    read_damaged(name, seed)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@settings(max_examples=20)  # each is a run or two; fuzz.py has thousands
+@given(seed=st.integers(0, 2**32))
+def test_a_damaged_file_is_used_by_a_command_or_refused_in_words(name: str, seed: int) -> None:
+    read_damaged(name, seed)
+
+
+def altered_at(content: bytes, *places: Any, value: Any) -> bytes:
+    """JSON with another value at one place."""
+    whole = json.loads(content)
+    inner = whole
+    for place in places[:-1]:
+        inner = inner[place]
+    inner[places[-1]] = value
+    return json.dumps(whole).encode()
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "places", "value"),
     [
-        "maps.safetensors",
-        "plan.json",
-        "model.json",
-        "majority.json",
-        "patterns.parquet",
-        "audio.wav",
+        ("metadata.json", ("functions", 0), {"name": "x", "source": "x"}),
+        ("metadata.json", ("functions", 0, "family"), {"": 0}),
+        ("metadata.json", ("functions",), None),
+        ("metadata.json", ("errors",), [{"name": "x", "first": 3}]),
+        ("manifest.json", ("functions", 0), [[]]),
+        ("manifest.json", ("queries",), {"": 0}),
+        ("manifest.json", ("partitions",), 0),
+        ("manifest.json", ("partitions",), 10**30),
+        ("manifest.json", ("partitions",), "2"),
     ],
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32))
-def test_a_damaged_file_is_read_or_refused_as_documented(
-    name: str, seed: int, kinds: dict[str, Kind], tmp_path: Path
+def test_metadata_of_votes_that_is_broken_is_refused_by_the_files_name(
+    name: str, places: tuple[Any, ...], value: Any
 ) -> None:
-    kind, rng = kinds[name], random.Random(seed)
-    alters = kind.suffix == ".json" and rng.random() < 0.7
-    path = tmp_path / f"damaged{kind.suffix}"
-    path.write_bytes((altered if alters else damaged)(kind.whole, rng))
-    with contextlib.suppress(*kind.errors):
-        kind.read(path)
+    kind = kinds()[name]
+    path = kind.folder / "tried.json"
+    path.write_bytes(altered_at(kind.content, *places, value=value))
+    files = {"metadata.json": "described.parquet", "manifest.json": "_weaklabel.json"}
+    with pytest.raises(Refused, match=files[name]):
+        kind.reader(path)
+
+
+def test_votes_whose_pages_are_broken_are_refused_by_their_name() -> None:
+    kind = kinds()["votes.parquet"]
+    path = kind.folder / "tried.parquet"
+    path.write_bytes(kind.content[:8] + bytes(1200) + kind.content[1208:])
+    with pytest.raises(Refused, match=r"tried\.parquet cannot be read"):
+        kind.reader(path)

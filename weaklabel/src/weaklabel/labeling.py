@@ -17,7 +17,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from types import CodeType
 from typing import Any, Final, Literal, TypeAlias
@@ -25,6 +25,7 @@ from typing import Any, Final, Literal, TypeAlias
 import narwhals as nw_main
 import narwhals.stable.v2 as nw
 
+from weaklabel.content import typed
 from weaklabel.errors import WeakLabelError
 from weaklabel.votes import PREFIX
 
@@ -67,9 +68,13 @@ class Identity:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Identity:
-        """Of what `dataclasses.asdict` made; other keys are left."""
-        wanted = (field.name for field in fields(cls))
-        return cls(**{name: content[name] for name in wanted})
+        """Of what `dataclasses.asdict` made; other keys are left.
+
+        Raises:
+            WeakLabelError, TypeError: see `typed`.
+        """
+        found: Identity = typed(cls, content, "function")
+        return found
 
     def changes(self, other: Identity) -> list[str]:
         """What makes it another function than `other`: its source and parameters, in words."""

@@ -12,28 +12,20 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import asdict, fields, is_dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, fields
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Any,
     ClassVar,
     Final,
-    Literal,
     Protocol,
     Self,
     TypeVar,
-    Union,
-    get_args,
-    get_origin,
-    get_type_hints,
 )
 
 import narwhals.stable.v2 as nw
@@ -41,6 +33,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from weaklabel.content import typed
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
 from weaklabel.labeling import Identity, LabelingFunction
@@ -137,7 +130,7 @@ class Fitted(ABC):
         Raises:
             WeakLabelError: a field without a default is absent, or holds what its type does not.
         """
-        found: Self = _made(cls, content, "")
+        found: Self = typed(cls, content)
         return found
 
     def label(
@@ -260,42 +253,6 @@ def load_model(
             f"{path} holds a broken model: {kind}{error}; fit it again, or undo the edit"
         ) from error
     return fitted
-
-
-def _made(kind: Any, value: Any, where: str) -> Any:
-    """What JSON read as a value of a type, or a WeakLabelError that says where it is not."""
-    origin, kinds = get_origin(kind) or kind, get_args(kind)
-    if origin in (Union, UnionType):
-        # None first and dataclasses last, whose errors say most.
-        *others, last = sorted(kinds, key=lambda one: (one is not NoneType, is_dataclass(one)))
-        for one in others:
-            with suppress(WeakLabelError):
-                return _made(one, value, where)
-        return _made(last, value, where)
-    if isinstance(kind, type) and is_dataclass(kind) and isinstance(value, Mapping):
-        hints, names = get_type_hints(kind), [one.name for one in fields(kind) if one.init]
-        held = [name for name in names if name in value]  # others have defaults, or are missed
-        return kind(
-            **{name: _made(hints[name], value[name], f"{where}.{name}".strip(".")) for name in held}
-        )
-    if isinstance(value, list) and origin in (tuple, list, Sequence):
-        kinds = kinds or (Any, ...)
-        fixed = origin is tuple and kinds[-1] is not ...
-        each = kinds if fixed else kinds[:1] * len(value)
-        if len(each) == len(value):
-            made = [_made(one, value[i], f"{where}[{i}]") for i, one in enumerate(each)]
-            return made if origin is list else tuple(made)
-    elif isinstance(value, dict) and origin in (dict, Mapping) and kinds:
-        return {
-            _made(kinds[0], name, where): _made(kinds[1], inner, f"{where}[{name!r}]")
-            for name, inner in value.items()
-        }
-    elif kind is float:
-        if type(value) in (int, float) and math.isfinite(value):
-            return value
-    elif kind is Any or type(value) is kind or (origin is Literal and value in kinds):
-        return value
-    raise WeakLabelError(f"{where} must be {inspect.formatannotation(kind)}, got {value!r:.80}")
 
 
 def identities_of(content: Mapping[str, Any]) -> tuple[Identity | None, ...]:

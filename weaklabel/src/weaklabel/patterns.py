@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from weaklabel.content import typed
 from weaklabel.errors import WeakLabelError, WeakLabelWarning
 from weaklabel.files import written_beside
 from weaklabel.labeling import Identity
@@ -316,13 +317,27 @@ class Patterns:
             raise WeakLabelError(f"{path} holds broken patterns, {error!r}: {again}") from error
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """Of a function in a file's metadata what is not its identity."""
+
+    name: str
+    family: str | None = None
+    log_rows: int | None = None
+
+
 def described(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a file's metadata says of functions, as arguments of `Patterns.of` and `count`."""
-    entries = {entry["name"]: entry for entry in about.get("functions", ())}
+    """What a file's metadata says of functions, as arguments of `Patterns.of` and `count`.
+
+    Raises:
+        WeakLabelError, TypeError: see `typed`.
+    """
+    given = about.get("functions", [])
+    entries = typed(list[_Entry], given, "functions")
     return {
-        "families": {name: entry.get("family") for name, entry in entries.items()},
-        "identities": {name: identity_of(entry) for name, entry in entries.items()},
-        "log_rows": {name: entry.get("log_rows") for name, entry in entries.items()},
+        "families": {entry.name: entry.family for entry in entries},
+        "identities": {entry["name"]: identity_of(entry) for entry in given},
+        "log_rows": {entry.name: entry.log_rows for entry in entries},
     }
 
 

@@ -22,12 +22,13 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from weaklabel import tables
+from weaklabel.content import typed
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.engines.polars import Log as PolarsLog
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.files import workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
-from weaklabel.patterns import METADATA
+from weaklabel.patterns import METADATA, described
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog, merge
 from weaklabel.tables.files import Source as Source
 from weaklabel.tables.files import find
@@ -45,6 +46,8 @@ NAME: Final = "_weaklabel.json"
 
 #: A folder of votes gets one part for each so many bytes of the log.
 PART_BYTES: Final = 256 * 2**20
+
+MOST_PARTS: Final = 1_000_000
 
 #: Memory that Polars takes for each byte of a Parquet file, session windows included; about 15 in
 #: tests/benchmarks/bench_weaklabel.py.
@@ -94,8 +97,12 @@ class Manifest:
         if not path.is_file():
             return None
         try:
-            return cls(**json.loads(path.read_text("utf-8")))
-        except (json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
+            found: Manifest = typed(cls, vars(cls(**json.loads(path.read_text("utf-8")))))
+            described(vars(found))
+            if not 1 <= found.partitions <= MOST_PARTS:
+                raise WeakLabelError(f"{found.partitions:,} parts")
+            return found
+        except (WeakLabelError, json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
             raise WeakLabelError(
                 f"{path} is no manifest of votes, or that of another version of weaklabel"
                 f" ({error}): remove the folder and apply the functions again"
@@ -225,14 +232,19 @@ def _metadata(file: str | Path) -> dict[str, Any]:
             f"{file} holds votes of format {about.get('votes', 1)}, by another version of"
             f" weaklabel, and this one reads {FORMAT}: apply the functions again"
         )
+    try:
+        described(about)
+        _errors(about)
+    except (WeakLabelError, TypeError) as error:
+        raise WeakLabelError(
+            f"the metadata of {file} is broken ({error}): apply the functions again"
+        ) from error
     return about
 
 
 def _errors(about: Mapping[str, Any]) -> list[RowErrors]:
-    return [
-        RowErrors(**{**entry, "first": [tuple(pair) for pair in entry["first"]]})
-        for entry in about.get("errors", ())
-    ]
+    found: list[RowErrors] = typed(list[RowErrors], about.get("errors", []), "errors")
+    return found
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from urllib.parse import unquote
 
 import narwhals.stable.v2 as nw
 import polars as pl
+from narwhals.exceptions import NarwhalsError
 
 from weaklabel.errors import WeakLabelError
 from weaklabel.files import written_beside
@@ -281,7 +282,7 @@ def naming(path: Any) -> Iterator[None]:
     """
     try:
         yield
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, NarwhalsError) as error:
         if not isinstance(path, str | os.PathLike):
             raise
         raise WeakLabelError(f"{os.fspath(path)} cannot be read: {first_line(error)}") from error

@@ -132,7 +132,9 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/killed_runs.py
 	$(BIN)/python tests/faults/stopped_generations.py
 	$(BIN)/python tests/faults/stopped_calls.py
+	$(BIN)/python tests/faults/soak_server.py
 	$(BIN)/python tests/faults/fuzz.py --minutes 10
+	$(BIN)/python tests/faults/atheris_targets.py --minutes 10
 
 gpu: $(STAMP)
 	$(BIN)/pytest -m gpu tests/gpu

@@ -2,6 +2,7 @@
 
     python tests/faults/killed_runs.py                          # about 20 minutes
     python tests/faults/killed_runs.py --kills 4 --points 4 --flips 20 --copies 2 --spark 0
+    python tests/faults/killed_runs.py --kills 0 --spark 10     # on Spark alone
 
 Each command runs once undisturbed and then, on a copy of its inputs' folder, with one fault:
 
@@ -31,7 +32,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -450,9 +451,9 @@ def flip_bits(folder: Path, engine: str, flips: int, seed: int, found: Found) ->
 
 
 def run(
-    folder: Path, *, copies: int, kills: int, points: int | None, flips: int, spark: int, seed: int
+    folder: Path, *, copies: int, kills: int, points: int | None, flips: int, seed: int
 ) -> Found:
-    """Commands with all faults.
+    """Commands with all faults, on Polars and DuckDB.
 
     Args:
         folder: to work in.
@@ -460,24 +461,20 @@ def run(
         kills: at random moments, over commands and engines.
         points: changes to the file system to be disturbed in each command; None for all.
         flips: bits flipped for each engine.
-        spark: kills of a run on Spark.
         seed: of moments and bits.
     """
     rng, found = random.Random(seed), Found()
     every: list[Undisturbed] = []
-    for engine in ("polars", "duckdb", *(["spark"] if spark else [])):
+    for engine in ("polars", "duckdb"):
         inputs = folder / engine
         inputs.mkdir()
         make_log(inputs, copies)
         # What follows the votes knows no engine.
-        chosen = commands(engine)[
-            {"polars": slice(None), "duckdb": slice(2)}.get(engine, slice(1, 2))
-        ]
+        chosen = commands(engine)[slice(None) if engine == "polars" else slice(2)]
         every += [Undisturbed(command, inputs) for command in chosen]
     for one in every:
         what = " ".join(one.command.words[:4])
         print(f"{what}: {one.seconds:.2f} s, {one.changes} changes", flush=True)
-    on_spark = every.pop() if spark else None
     while found.counts["kills at random moments"] < kills:
         kill_at_random(rng.choice(every), found, rng)
     for one in every:
@@ -493,41 +490,54 @@ def run(
             without_a_part(one, found, rng)
     for engine in ("polars", "duckdb"):
         flip_bits(folder, engine, flips, seed, found)
-    for _ in range(spark if on_spark else 0):
-        kill_at_random(on_spark, found, rng)
-        found.counts["of all runs on Spark, killed with its JVM"] += 1
+    return found
+
+
+def run_on_spark(folder: Path, *, copies: int, kills: int, seed: int) -> Found:
+    """A folder of votes by Spark, killed with its JVM at random moments; see `run`."""
+    rng, found = random.Random(seed), Found()
+    make_log(folder, copies)
+    one = Undisturbed(commands("spark")[1], folder)
+    print(f"Spark: {one.seconds:.2f} s, {one.changes} changes", flush=True)
+    while found.counts["kills at random moments"] < kills:
+        kill_at_random(one, found, rng)
     return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--kills", type=int, default=100, help="on Polars and DuckDB")
     parser.add_argument("--points", type=int, help="changes in each command; default: all")
     parser.add_argument("--flips", type=int, default=100)
     parser.add_argument("--copies", type=int, default=6)
-    parser.add_argument("--spark", type=int, default=2)
+    parser.add_argument("--spark", type=int, default=10, help="kills on Spark")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability alone")
     args = parser.parse_args()
+    options = {"copies": args.copies, "seed": args.seed}
+    wrong = 0
+    if args.kills:
+        chosen = {**options, "kills": args.kills, "points": args.points, "flips": args.flips}
+        wrong += measured("weaklabel", run, chosen, not args.no_record)
+    if args.spark:
+        chosen = {**options, "kills": args.spark}
+        wrong += measured("weaklabel_spark", run_on_spark, chosen, not args.no_record)
+    sys.exit(bool(wrong))
+
+
+def measured(name: str, work: Callable[..., Found], options: dict[str, Any], keep: bool) -> int:
+    """Do it, print its figures, keep them under a name; how much was wrong."""
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as name:
-        found = run(
-            Path(name),
-            copies=args.copies,
-            kills=args.kills,
-            points=args.points,
-            flips=args.flips,
-            spark=args.spark,
-            seed=args.seed,
-        )
+    with tempfile.TemporaryDirectory() as folder:
+        found = work(Path(folder), **options)
     figures = {**found.counts, "results that are wrong, files that are not whole": len(found.wrong)}
     print(json.dumps(figures, indent=1))
-    if not args.no_record:
+    if keep:
         record.save(
-            "weaklabel", figures, began=began, seed=args.seed,
+            name, figures, began=began, seed=options["seed"],
             packages=("weaklabel", "polars", "duckdb", "pyspark"),
         )  # fmt: skip
-    sys.exit(bool(found.wrong))
+    return len(found.wrong)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,6 @@ import daam_diffusers
 from daam_diffusers import HeatMaps, trace
 
 ROOT = Path(__file__).parents[2]
-# The exit of the context around one attention call: what is raised there leaves its hooks on.
-UNDOING = "Tap.__exit__"
 
 
 class Fault(Exception):
@@ -217,9 +215,6 @@ def main() -> None:
         figures[f"{name}: generations stopped"] = faults
         wrong += found
         print(name, calls, faults, *found, sep="\n  ", flush=True)
-    undoing = [text for text in wrong if UNDOING in text]
-    wrong = [text for text in wrong if UNDOING not in text]
-    figures["stopped as one call's hooks were to be taken off, which stayed on"] = len(undoing)
     figures["other things left behind, generations or maps that are others"] = len(wrong)
     figures["traced generations in one process"] = args.generations
     figures["growth of its memory, KiB a generation"] = f"{grown:.2f}"

@@ -14,15 +14,50 @@ sys.path.insert(0, str(Path(__file__).parent))
 import record
 from stopped_calls import STAGES, Exclusive, pool
 from stopped_calls import stop_everywhere as stop_calls
-from stopped_generations import CASES, UNDOING
+from stopped_generations import CASES, equal, state, traced
 from stopped_generations import stop_everywhere as stop_generations
+from turn import Turn
+
+import daam_diffusers
 
 
 @pytest.mark.parametrize("name", ["tinyworld's transformer, joint attention"])
 def test_a_generation_that_is_stopped_leaves_the_pipeline_as_it_was(name):
     _, faults, wrong = stop_generations(name, CASES[name], 2, random.Random(0))
     assert faults == 4
-    assert not [text for text in wrong if UNDOING not in text]
+    assert not wrong
+
+
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("tinyworld's U-Net, cross- and self-attention", "ProjectionTap.__exit__"),
+        ("tinyworld's transformer, joint attention", "DispatchTap.__enter__"),
+        ("tinyworld's transformer, joint attention", "DispatchTap.__exit__"),
+        ("tinyworld's transformer, joint attention", "DispatchTap.close"),
+    ],
+)
+def test_an_interrupt_as_a_context_begins_or_ends_leaves_nothing_behind(name, place):
+    case = CASES[name]
+    pipe = case.make()
+    case.run(pipe)  # the host's encoders get hooks of their own
+    before = state(pipe)
+    _, maps = traced(case, pipe, Turn(daam_diffusers))
+    turn = Turn(daam_diffusers, 2, KeyboardInterrupt(), only=place)
+    with daam_diffusers.trace(pipe, refine=case.refine) as tracer:
+        with pytest.raises(KeyboardInterrupt), turn:
+            case.run(pipe)
+        assert turn.at == place
+        case.run(pipe)  # of the same tracer
+    assert state(pipe) == before
+    assert equal(tracer.heat_maps(), maps)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        daam_diffusers.trace(pipe, refine=case.refine),
+        Turn(daam_diffusers, 2, KeyboardInterrupt(), only=place),
+    ):
+        case.run(pipe)
+    assert state(pipe) == before
 
 
 @pytest.mark.parametrize("name", ["enable", "a batch that is split", "rebuild"])

@@ -57,8 +57,11 @@ class TracingProcessor:
         pixels: Any = 0 if args else next(iter(kwargs))
         for states in self._observer.inputs(self._layer, given[pixels]):
             given[pixels] = states
-            with tap_for(self.inner, attn) as tap:
+            tap = tap_for(self.inner, attn)
+            self._observer.taps.append(tap)  # in case that an interrupt keeps the exit from running
+            with tap:
                 output = self.inner(attn, *(given if args else ()), **kwargs)
+            self._observer.taps.remove(tap)
             with torch.no_grad():
                 self._observer.observe(self._layer, tap.calls(mask))
         return output

@@ -46,7 +46,8 @@ _SCALED_BY_LAYER = frozenset(
 def tap_for(processor: Any, attn: nn.Module) -> ProjectionTap | DispatchTap:
     """The way of looking that suits a processor, as a context around one call of it.
 
-    Afterwards its `calls(mask)` are the attention calls seen inside, in order; `mask` is the
+    An interrupt may come before the context's exit has begun: `close` makes up for it. Afterwards
+    its `calls(mask)` are the attention calls seen inside, in order; `mask` is the
     processor's argument.
     """
     cls = type(processor)
@@ -81,6 +82,10 @@ class ProjectionTap:
         return self
 
     def __exit__(self, *error: Any) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take the hooks off, if they are on."""
         self._hooks.close()
 
     def _keep(self, name: str, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
@@ -125,6 +130,7 @@ class DispatchTap(TorchFunctionMode):
         self._seen: list[AttentionCall] = []
         self._scores: list[Scores] = []
         self._undo = ExitStack()
+        self._entered = False
 
     def __enter__(self) -> Self:
         # Processors of research code multiply q and k by the layer's method, which a mode around
@@ -144,10 +150,17 @@ class DispatchTap(TorchFunctionMode):
                 self._undo.callback(own.update, get_attention_scores=before)
             own["get_attention_scores"] = get_attention_scores
         super().__enter__()  # type: ignore[no-untyped-call]
+        self._entered = True
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        self.close()
+
+    def close(self) -> None:
+        """Take the mode and the method off, if they are on."""
+        if self._entered:
+            self._entered = False
+            super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._undo.close()
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

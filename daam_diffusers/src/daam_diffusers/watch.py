@@ -29,6 +29,7 @@ from daam_diffusers.scores import (
     self_attention,
     text_probabilities,
 )
+from daam_diffusers.tap import DispatchTap, ProjectionTap
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ class Watch:
         denoiser, family: the first of the pipeline's `denoisers`, and its family.
         layers: those that read the prompt, by name, in forward order, then self-attention.
         readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
+        taps: those that look on at an attention call, and those whose call was interrupted.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class Watch:
         self._depth = 0  # calls of the pipeline inside each other
         self._heard: list[Encoded] = []  # before the pipeline was called, maybe for its call
         self.readings: list[Reading] = []
+        self.taps: list[ProjectionTap | DispatchTap] = []
         self._installed = ExitStack()
         self._is_installed = self._rewraps = False
 
@@ -126,6 +129,7 @@ class Watch:
             self.wrapped(layer)  # take over from another tracer before anything is changed
         with ExitStack() as stack:
             stack.callback(self._unwrap)
+            stack.callback(self._close_taps)
             for name, denoiser in self.denoisers.items():
                 before = host.Weak(self.denoising, name)
                 handle = denoiser.register_forward_pre_hook(before, with_kwargs=True)
@@ -174,6 +178,10 @@ class Watch:
             kept: dict[str, Any] = getattr(denoiser, "original_attn_processors", None) or {}
             kept.update({k: one.inner for k, one in kept.items() if self._is_own(one)})
 
+    def _close_taps(self) -> None:
+        while self.taps:
+            self.taps.pop().close()
+
     def _is_own(self, processor: Any) -> bool:
         return is_tracing(processor) and processor._observer is self
 
@@ -184,6 +192,7 @@ class Watch:
         self._depth += 1
         if self._depth > 1:  # a pipeline that calls itself
             return
+        self._close_taps()
         before = self._run
         self._heard = before.encoded if before is not None and not before.calls else []
         own = {name: value for name, value in arguments.items() if name != "self"}

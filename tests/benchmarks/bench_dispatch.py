@@ -8,6 +8,10 @@ each bucket returns at once what it has computed before, so that a call is all d
 a log-normal traffic's. The bound is on deciding, copying in and out, and counting, each timed once
 more by itself; the rest of a call is its reading, the look at every weight's address and the
 host's own output object.
+
+Two of the lines are floors, of what no dispatch can do without: a copy of the samples by itself,
+of which the processor's memory is the larger part, and the addresses of all weights by themselves,
+of which torch tells one in a call.
 """
 
 from __future__ import annotations
@@ -26,13 +30,12 @@ import transformers
 from rich.console import Console
 from rich.table import Table
 from speech import in_samples, traffic
-from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr import BucketPlan, ExactForward, enable_cuda_graphs, plan_buckets
 from hf_cudagraph_asr.backends import EagerBackend, Program
 from hf_cudagraph_asr.captured import _Slot
 from hf_cudagraph_asr.dispatch import Dispatch, Programs, decide
-from hf_cudagraph_asr.host import HostModel
+from hf_cudagraph_asr.host import HostModel, output_of
 from hf_cudagraph_asr.observe import Tally
 
 BOUND = 50.0  # microseconds
@@ -82,7 +85,13 @@ def parts(plan: BucketPlan, queries: Queries, model: Any, rounds: int) -> dict[s
 
     def copy_out(item: tuple[torch.Tensor, Dispatch]) -> None:
         output, dispatch = item
-        output[:1, : dispatch.filled].clone()
+        output.narrow_copy(1, 0, dispatch.filled)
+
+    static = torch.zeros(1, max(query.shape[1] for query in queries))
+    weights = [*model.parameters(), *model.buffers()]
+
+    def copy_only(query: torch.Tensor) -> None:
+        static[:, : query.shape[1]] = query
 
     return {
         "deciding": per_query(lambda n: decide(n, programs, none), lengths, rounds),
@@ -90,7 +99,11 @@ def parts(plan: BucketPlan, queries: Queries, model: Any, rounds: int) -> dict[s
         "copying out": per_query(copy_out, list(zip(logits, dispatches, strict=True)), rounds),
         "counting": per_query(lambda d: tally.count(d, 0.001), dispatches, rounds),
         "looking at the weights": per_query(lambda _: host.holds(), lengths, rounds),
-        "the host's output": per_query(lambda o: CausalLMOutput(logits=o), logits, rounds),
+        "the host's output": per_query(output_of, logits, rounds),
+        "floor: copying the samples": per_query(copy_only, queries, rounds),
+        "floor: reading the weights' addresses": per_query(
+            lambda _: list(map(torch.Tensor.data_ptr, weights)), lengths, rounds
+        ),
     }
 
 

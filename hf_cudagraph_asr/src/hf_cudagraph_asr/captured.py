@@ -83,7 +83,8 @@ class Captured:
                 return None
             with replica.backend.in_order():
                 if len(replays) == 1:
-                    output = replica.run(replays[0], values, lengths)
+                    slot = replica.slots[replays[0].bucket.frames, replays[0].batch_size]
+                    output = slot.run(values, lengths, replays[0].rows)
                     logits = cut(self._host, output, lengths, copy=True)
                 else:
                     logits = self._gathered(replica, values, lengths, replays)
@@ -103,7 +104,8 @@ class Captured:
         total = emitted(max(lengths))
         gathered = blank.repeat(len(lengths), total, 1)
         for replay in replays:
-            logits, _ = replica.run(replay, values, lengths)
+            slot = replica.slots[replay.bucket.frames, replay.batch_size]
+            logits, _ = slot.run(values, lengths, replay.rows)
             for i, row in enumerate(replay.rows):
                 own = emitted(lengths[row])
                 gathered[row, :own] = logits[i, :own]
@@ -237,13 +239,6 @@ class _Replica:
                 with self.backend.in_order():
                     slot.program(slot.input_values, slot.counts)
 
-    def run(
-        self, replay: Replay, values: torch.Tensor, lengths: Sequence[int]
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Run one program, whose own outputs are returned; the next one may overwrite them."""
-        slot = self.slots[replay.bucket.frames, replay.batch_size]
-        return slot.run(values, lengths, replay.rows)
-
     def memory(self) -> int:
         """Count bytes."""
         inputs = sum(slot.input_values.nbytes + slot.counts.nbytes for slot in self.slots.values())
@@ -279,7 +274,11 @@ class _Slot:
     def run(
         self, values: torch.Tensor, lengths: Sequence[int], rows: Sequence[int]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copy these rows of a batch in, and run the program."""
+        """Copy these rows of a batch in, and run the program.
+
+        Returns:
+            The program's own outputs, which the replica's next run may overwrite.
+        """
         static = self.input_values
         used = [lengths[row] for row in rows]
         longest = max(used)

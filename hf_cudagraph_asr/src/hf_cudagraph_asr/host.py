@@ -18,6 +18,7 @@ from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask, moded
 from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import FEATURES, Frames
+from hf_cudagraph_asr.plan import BucketPlan
 
 __all__ = ["Call", "HostModel", "output_of", "row_by_row"]
 
@@ -50,6 +51,7 @@ class HostModel:
 
     Args:
         model: the model.
+        plan: what it is to be served by.
         refusal: why its own forward is to answer, known beforehand; by default that is looked for.
 
     Attributes:
@@ -58,10 +60,10 @@ class HostModel:
         blank_row: (V,) logits that say blank with certainty.
 
     Raises:
-        ValueError: its configuration names no blank.
+        ValueError: its configuration names no blank, or the plan is for another geometry.
     """
 
-    def __init__(self, model: Any, refusal: str = "") -> None:
+    def __init__(self, model: Any, plan: BucketPlan | None = None, *, refusal: str = "") -> None:
         self.model = model
         uncalled: list[Any] = []  # modules whose hooks the exact forward would pass over
         try:
@@ -86,6 +88,8 @@ class HostModel:
                 f"config.pad_token_id, the blank of CTC, is {blank!r}, expected 0 to {words - 1}: "
                 f"set it to the tokenizer's pad token"
             )
+        if plan is not None:
+            plan.check_geometry(model)
         self.receptive_field = self.exact.receptive_field
         self._features = self.exact.geometry.features
         self._weights = list(model.parameters())
@@ -249,10 +253,7 @@ _ADDRESS, _CONTIGUOUS = torch.Tensor.data_ptr, torch.Tensor.is_contiguous
 _TRAINING = itemgetter("training")
 
 # In names of what a configuration keeps of the settings that are read.
-_SETTINGS = (
-    *("output_attentions", "output_hidden_states", "return_dict", "attn_implementation"),
-    "encoder_config",
-)
+_SETTINGS = ("attentions", "hidden_states", "return_dict", "attn_implementation", "encoder_config")
 
 
 class _Fingerprint:
@@ -293,7 +294,8 @@ class _Fingerprint:
         tensors = [value for value in self._held if isinstance(value, torch.Tensor)]
         # Equality of lists takes the same object for equal without asking it. Two tensors of one
         # element would be asked, and compare by value.
-        self._single = [at for at, value in enumerate(self._held) if _is_single(value)]
+        single = {id(tensor) for tensor in tensors if tensor.numel() == 1}
+        self._single = [at for at, value in enumerate(self._held) if id(value) in single]
         self._tensors = tensors
         self._addresses = list(map(_ADDRESS, tensors))
         # `weight.data = weight.data.t()` leaves a tensor where it is.
@@ -304,11 +306,8 @@ class _Fingerprint:
         moded_modules = [vars(module) for module in modules if moded(module)]
         self._training = list(filter(_TRAINING, moded_modules))
         self._evaluating = list(filterfalse(_TRAINING, moded_modules))
-        hooks = [
-            hooks
-            for module in uncalled
-            for hooks in (module._forward_hooks, module._forward_pre_hooks)
-        ]
+        hooks = [module._forward_hooks for module in uncalled]
+        hooks += [module._forward_pre_hooks for module in uncalled]
         self._hooked, self._unhooked = list(filter(None, hooks)), list(filterfalse(None, hooks))
         # PEFT's layers are switched without touching a tensor: the names are those of its
         # `BaseTunerLayer`.
@@ -362,10 +361,6 @@ class _Fingerprint:
             configs[-1]._attn_implementation,  # as `family_of` reads it
         )
         self._looks, self._seen, self._config = looks, seen, config  # last, for other threads
-
-
-def _is_single(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.numel() == 1
 
 
 def _switches(adapted: list[Any]) -> list[tuple[Any, ...]]:

@@ -284,7 +284,7 @@ class GraphPool:
                     f"nothing is replayed now, because: {reason.value}; the plan stays as it is: "
                     f"call pool.rebuild() before pool.swap(plan)"
                 )
-            host = self._looked(plan)
+            host = HostModel(self._model, plan)
             if plan.geometry != self.sketch.geometry:
                 raise ValueError(
                     f"the lengths seen are counted for {self.sketch.geometry}, and the plan is for "
@@ -426,19 +426,15 @@ class GraphPool:
         state = self._state
         if state.host is None:
             return state
-        if inside or self._gate is None:
-            holds = state.host.holds()
-        else:
-            with self._gate:
-                holds = state.host.holds()
-        if holds:
-            return state
+        with _NOTHING if inside or self._gate is None else self._gate:
+            if state.host.holds():
+                return state
         with self._lock:
             old = self._state
             if old.host is None or old.host.holds():
                 return old
             try:
-                host = self._looked(old.plan)
+                host = HostModel(self._model, old.plan)
             except ValueError as error:
                 host = HostModel(self._model, refusal=str(error))
             otherwise = old.otherwise
@@ -457,20 +453,9 @@ class GraphPool:
             old.close()
             return self._state
 
-    def _looked(self, plan: BucketPlan | None) -> HostModel:
-        """The model as it is now.
-
-        Raises:
-            ValueError: it names no blank, or the plan is for another geometry.
-        """
-        host = HostModel(self._model)
-        if plan is not None and not host.refusal:
-            plan.check_geometry(self._model)
-        return host
-
     def _made(self, plan: BucketPlan | None, batch_sizes: tuple[int, ...]) -> _State:
         """Look at the model and capture it; a failure becomes the reason that calls give."""
-        host = self._looked(plan)
+        host = HostModel(self._model, plan)
         captured, otherwise = None, Dispatch("exact")
         if host.refusal:
             otherwise = Dispatch("host", Reason.UNSUPPORTED, host.refusal)

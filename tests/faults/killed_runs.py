@@ -496,8 +496,10 @@ def run(
 def run_on_spark(folder: Path, *, copies: int, kills: int, seed: int) -> Found:
     """A folder of votes by Spark, killed with its JVM at random moments; see `run`."""
     rng, found = random.Random(seed), Found()
-    make_log(folder, copies)
-    one = Undisturbed(commands("spark")[1], folder)
+    inputs = folder / "spark"
+    inputs.mkdir()
+    make_log(inputs, copies)
+    one = Undisturbed(commands("spark")[1], inputs)
     print(f"Spark: {one.seconds:.2f} s, {one.changes} changes", flush=True)
     while found.counts["kills at random moments"] < kills:
         kill_at_random(one, found, rng)

@@ -44,6 +44,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import figures
 import httpx
 import numpy as np
 import psutil
@@ -352,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--collections", action="store_true", help="time garbage collections")
     parser.add_argument("--seconds", type=float, default=20, help="of each rate of real servers")
     parser.add_argument("--json", type=Path)
+    figures.add_option(parser)
     options = parser.parse_args(arguments)
     console = Console(width=None if sys.stdout.isatty() else 100)
     if options.collections:
@@ -404,6 +406,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         most = 1e3 / options.host  # no more is done by the host
         row(largest(outcome, options.limit, most / 2, most), lanes, " at most")
     console.print(table)
+    largest_of = {row["lanes"]: row["rate"] for row in rows if row["largest"]}
+    first, *others = largest_of
+    what = f"simulated queries a second with p99 ≤ {options.limit:g} ms"
+    ratios = [
+        figures.Figure.of(
+            f"{what}: {lanes} lanes / {first}",
+            largest_of[lanes] / largest_of[first],
+            better="higher",
+            margin=0.05,
+        )
+        for lanes in others
+    ]
+    figures.save("arrivals", ratios, options.save, packages=("hf_cudagraph_asr",))
     console.print(f"at most: the largest rate found with p99 ≤ {options.limit:g} ms")
     return written(rows, options.json)
 

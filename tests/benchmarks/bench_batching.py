@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import soundfile
 import torch
@@ -84,6 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--backend", default="export")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
+    figures.add_option(parser)
     options = parser.parse_args(arguments)
     disable_progress_bar()
     console = Console(width=None if sys.stdout.isatty() else 100)
@@ -132,6 +134,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if dtype != options.dtypes[0]:
                 row(f"ours, against {options.dtypes[0]}", ours, reference, dtype)
     console.print(table)
+    shares = [
+        figures.Figure.of(
+            f"{row['dtype']}, {row['called']}: texts that change in batches / all texts",
+            count / row["texts"],
+            margin=0.1,
+            along="rows in a batch",
+            at=size,
+        )
+        for row in rows
+        for size, count in row["changed"].items()
+    ]
+    packages = ("hf_cudagraph_asr", "transformers", "torch")
+    figures.save("batching", shares, options.save, packages=packages)
     if options.json is not None:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
     return 0

@@ -40,6 +40,7 @@ from typing import Any
 _CACHE = tempfile.TemporaryDirectory(prefix="bench-graphs-")
 os.environ["TORCHINDUCTOR_CACHE_DIR"] = _CACHE.name
 
+import figures  # noqa: E402
 import numpy as np  # noqa: E402
 import numpy.typing as npt  # noqa: E402
 import torch  # noqa: E402
@@ -198,7 +199,43 @@ def study(geometry: str, dtype: str, arguments: argparse.Namespace) -> dict[str,
         "batches_ms": batches,
         "roofline_ms": limits,
         "bars": [asdict(bar) for bar in bars],
+        "figures": list(_figures(f"{geometry} {dtype}", arguments, times, exact, single)),
     }
+
+
+def _figures(
+    what: str,
+    arguments: argparse.Namespace,
+    times: Times,
+    exact: dict[int, dict[str, float]],
+    contenders: Sequence[Contender],
+) -> Iterator[figures.Figure]:
+    """Of each backend to the stock model, query by query; of compiled programs to both."""
+    clock = "time" if arguments.device == "cuda" else "processor time"
+    if not arguments.reduce_overhead:
+        for name in arguments.backends:
+            for other in ("at bucket", "no mask", "stock"):
+                if other in times:
+                    said = {
+                        "at bucket": "stock model at the bucket's length",
+                        "stock": "stock model",
+                    }
+                    against = said.get(other, "stock model without a mask")
+                    ratios = (times[name] / times[other]).tolist()
+                    line = f"{what}: {clock} of a query, {name} / {against}"
+                    yield figures.Figure.of(line, ratios, margin=0.1)
+        return
+    start = {contender.name: contender.start_seconds for contender in contenders}
+    for name in (*arguments.backends, "no mask"):
+        for second, each in exact.items():
+            line = f"{what}: {clock} of a query, torch.compile / {name}"
+            ratio = each["reduce-overhead"] / each[name]
+            along = {"along": "seconds of audio", "at": second}
+            yield figures.Figure.of(line, ratio, better="higher", **along)
+        if start.get(name):
+            line = f"{what}: time to start, torch.compile / {name}"
+            ratio = start["reduce-overhead"] / start[name]
+            yield figures.Figure.of(line, ratio, margin=1.0, better="higher")
 
 
 def medians(
@@ -303,15 +340,18 @@ def main() -> int:
     torch.backends.cuda.enable_cudnn_sdp(arguments.cudnn_attention)
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     content: dict[str, Any] = {
-        **{name: value for name, value in vars(arguments).items() if name != "out"},
+        **{name: value for name, value in vars(arguments).items() if name not in ("out", "save")},
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "device_name": torch.cuda.get_device_name() if arguments.device == "cuda" else "cpu",
         "studies": [],
     }
+    ratios: list[figures.Figure] = []
     for geometry in arguments.geometry:
         for dtype in arguments.dtype:
-            content["studies"].append(study(geometry, dtype, arguments))
+            done = study(geometry, dtype, arguments)
+            ratios += done.pop("figures")
+            content["studies"].append(done)
             beside = arguments.out.with_suffix(".part")
             beside.write_text(json.dumps(content, indent=2) + "\n")
             beside.replace(arguments.out)
@@ -319,6 +359,12 @@ def main() -> int:
             if arguments.device == "cuda":
                 torch.compiler.reset()
                 torch.cuda.empty_cache()
+    figures.save(
+        "torch-compile" if arguments.reduce_overhead else "graphs",
+        ratios,
+        arguments.save,
+        packages=("hf_cudagraph_asr", "transformers", "torch"),
+    )
     return int(any(bar["met"] is False for done in content["studies"] for bar in done["bars"]))
 
 
@@ -345,6 +391,7 @@ def _arguments() -> argparse.Namespace:
     add("--half-tflops", type=float, default=800.0, help="peak in bf16 and fp16")
     add("--fp32-tflops", type=float, default=60.0, help="peak in fp32")
     add("--out", type=Path, default=ROOT / "out" / "bench" / "graphs.json")
+    figures.add_option(parser)
     arguments = parser.parse_args()
     if arguments.device is None:
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"

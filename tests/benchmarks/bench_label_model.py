@@ -12,16 +12,16 @@ by chance, or of wrong transcripts twice as often. One oracle leaves missing inp
 knows at which rates right and wrong transcripts lose them.
 
 `--peers` adds Snorkel's LabelModel, crowd-kit's DawidSkene, hyperlm (a label model that was trained
-once, on synthetic votes) and cleanlab's CROWDLAB, each in an environment of its own under build/,
+once, on synthetic votes) and cleanlab's CROWDLAB, each in an environment of its own under runs/,
 with the same votes. A peer that cannot be installed or fails gets a row that says so, and the exit
-status is 1.
+status is 1. Timed is processor time from a table of votes to weights; a first call has imported
+what is needed.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -29,8 +29,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import figures
 import numpy as np
 import numpy.typing as npt
+from environments import ToolError, environment, run
 from rich.console import Console
 from rich.table import Table
 
@@ -39,6 +41,7 @@ ROOT = HERE.parent.parent
 sys.path[:0] = [str(ROOT / "tests" / "weaklabel"), str(ROOT / "docs" / "examples")]
 
 import test_missing  # noqa: E402
+from bench_weaklabel import SNORKEL  # noqa: E402
 from test_recovery import FUNCTIONS, RIGHT, SESSION, Log, accuracy, auc, make_log  # noqa: E402
 
 from found_families import FoundFamilies  # noqa: E402
@@ -64,9 +67,8 @@ SETTINGS: dict[str, Callable[[int], Log]] = {
     "shared .6, no second": lambda seed: make_log(seed, NO_SECOND, correlation=0.6),
 }
 CHECKED = 300  # queries with gold
-ENVIRONMENTS = ROOT / "build" / "peers-label-models"
 PEERS = {
-    "snorkel": ["snorkel==0.10.0"],
+    "snorkel": SNORKEL,
     "crowd-kit": ["crowd-kit==1.4.2"],
     "hyperlm": ["hyperlm==0.0.5"],
     "cleanlab": ["cleanlab==2.9.0"],
@@ -122,40 +124,31 @@ def scores_of_ours(log: Log) -> dict[str, tuple[Scores, int]]:
     return found
 
 
-def scores_of_peer(peer: str, log: Log) -> dict[str, Scores | str]:
-    """By model: accuracy and AUC of what peer_label_models.py says, or what went wrong."""
+def scores_of_peer(peer: str, log: Log) -> tuple[dict[str, Scores], dict[str, float]]:
+    """By model, what peer_label_models.py says: accuracy and AUC, and the seconds it took.
+
+    Raises:
+        ToolError: with what went wrong.
+    """
     with tempfile.TemporaryDirectory() as folder:
         votes, out = Path(folder, "votes.npy"), Path(folder, "out.npz")
         table = log.table(tuple(log.votes))
         np.save(votes, np.where(table == MISSING, 0, table))
-        try:
-            python = python_of(peer)
-            run(python, HERE / "peer_label_models.py", peer, votes, out, str(RIGHT))
-        except subprocess.CalledProcessError as error:
-            lines = error.stderr.strip().splitlines() or [f"status {error.returncode}"]
-            return {peer: f"failed: {lines[-1][:50]}"}
+        python = environment(peer, *PEERS[peer])
+        taken = run(python, HERE / "peer_label_models.py", peer, votes, out, str(RIGHT))
         with np.load(out) as weights:
-            return {
+            scores = {
                 name: (accuracy(log.right, w), auc(log.right, w)) for name, w in weights.items()
             }
+        return scores, json.loads(taken.splitlines()[-1])
 
 
-def python_of(peer: str) -> Path:
-    """The Python of a peer's environment, made if it is not there."""
-    root = ENVIRONMENTS / peer
-    python, done = root / "bin" / "python", root / "installed"
-    wanted = "\n".join(PEERS[peer])
-    # Written last: an environment that failed half-way is made anew.
-    if not done.exists() or done.read_text() != wanted:
-        uv = (sys.executable, "-m", "uv", "--quiet")
-        run(*uv, "venv", "--clear", "--python", sys.executable, root)
-        run(*uv, "pip", "install", "--python", python, *PEERS[peer])
-        done.write_text(wanted)
-    return python
-
-
-def run(*command: str | Path) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True)
+def seconds_of_ours(log: Log) -> float:
+    """Processor seconds from a table of votes to weights, as the peers are timed."""
+    table = log.table(tuple(log.votes))
+    start = time.process_time()
+    models.weights(LabelModel().fit(Patterns.of(tuple(log.votes), table)), table)
+    return time.process_time() - start
 
 
 def patterns_of(rows: int) -> Patterns:
@@ -179,15 +172,15 @@ def counted(votes: npt.NDArray[np.int_]) -> Patterns:
     return Patterns.of(tuple(FUNCTIONS), votes[first], counts)
 
 
-def seconds(one: Patterns, other: Patterns, repeats: int = 25) -> tuple[float, float]:
-    """The least that a fit to each takes, in alternation: what else the machine does only adds."""
+def seconds(one: Patterns, other: Patterns, repeats: int = 25) -> tuple[list[float], list[float]]:
+    """Processor seconds that fits to each take, in alternation."""
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(repeats):
         for patterns, own in zip((one, other), times, strict=True):
-            start = time.perf_counter()
+            start = time.process_time()
             LabelModel().fit(patterns)
-            own.append(time.perf_counter() - start)
-    return min(times[0]), min(times[1])
+            own.append(time.process_time() - start)
+    return times
 
 
 MISSING_MODELS = {
@@ -236,12 +229,14 @@ def missing_tables(console: Console, seeds: int) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3, help="logs of each setting")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
     parser.add_argument("--rows", type=int, default=12_000_000, help="queries of the long fit")
     parser.add_argument("--peers", action="store_true", help="four other projects' models too")
     parser.add_argument(
         "--missing", action="store_true", help="logs with missing inputs, and nothing else"
     )
     parser.add_argument("--json", type=Path, help="write the means here")
+    figures.add_option(parser)
     options = parser.parse_args()
     console = Console(width=140)
     if options.missing:
@@ -250,8 +245,10 @@ def main() -> int:
 
     rows: dict[str, dict[str, str]] = {}
     means: dict[str, dict[str, Scores]] = {}
-    failed = False
-    for setting, make in SETTINGS.items():
+    failures: dict[str, str] = {}
+    slower: dict[str, list[float]] = {}
+    for setting in options.settings:
+        make = SETTINGS[setting]
         found: dict[str, list[Scores]] = {}
         warned: dict[str, int] = {}
         for seed in range(201, 201 + options.seeds):
@@ -259,13 +256,17 @@ def main() -> int:
             for name, (scores, count) in scores_of_ours(log).items():
                 found.setdefault(name, []).append(scores)
                 warned[name] = warned.get(name, 0) + bool(count)
+            own = seconds_of_ours(log) if options.peers else 0
             for peer in PEERS if options.peers else ():
-                for name, result in scores_of_peer(peer, log).items():
-                    if isinstance(result, str):
-                        failed = True
-                        rows.setdefault(name, {})[setting] = result
-                    else:
-                        found.setdefault(name, []).append(result)
+                try:
+                    scores_of_it, taken = scores_of_peer(peer, log)
+                except ToolError as error:
+                    failures[peer] = str(error)
+                    rows.setdefault(peer, {})[setting] = f"failed: {str(error)[:50]}"
+                    continue
+                for name, result in scores_of_it.items():
+                    found.setdefault(name, []).append(result)
+                    slower.setdefault(name, []).append(taken[name] / own)
         for name, scores_of_seeds in found.items():
             a, b = np.mean(scores_of_seeds, axis=0)
             means.setdefault(name, {})[setting] = (float(a), float(b))
@@ -279,14 +280,42 @@ def main() -> int:
     console.print(table)
 
     short, long = patterns_of(100_000), patterns_of(options.rows)
-    a, b = seconds(short, long)
+    fits = seconds(short, long)
+    a, b = map(min, fits)
     console.print(
         f"fit: {a:.3f} s for {short.rows:,} queries ({len(short)} patterns), {b:.3f} s for"
         f" {long.rows:,} ({len(long)} patterns): {b / a:.2f} times"
     )
     if options.json:
         options.json.write_text(json.dumps({"scores": means, "fit": [a, b]}, indent=1))
-    return int(failed)
+    ratios = [
+        figures.Figure.of(
+            f"labels of {name} that are wrong / of a majority vote",
+            (1 - accuracy) / (1 - means["majority vote"][setting][0]),
+            margin=0.05,
+            along="log",
+            at=setting,
+        )
+        for name, of_settings in means.items()
+        if name not in ("majority vote", "always accept")
+        for setting, (accuracy, _) in of_settings.items()
+    ]
+    for name, times in slower.items():
+        line = f"processor time from votes to weights: {name} / LabelModel"
+        ratios.append(figures.Figure.of(line, times, margin=1.0, better="higher"))
+    if not options.peers:
+        longer = [many / few for few, many in zip(*fits, strict=True)]
+        line = f"processor time of a fit to {long.rows:,} queries / {short.rows:,}"
+        ratios.append(figures.Figure.of(line, longer))
+    figures.save(
+        "peers-label-models" if options.peers else "label-models",
+        ratios,
+        options.save,
+        packages=("weaklabel", "numpy"),
+        failures=failures,
+        versions=dict(needs[0].split("==") for needs in PEERS.values()) if options.peers else None,
+    )
+    return int(bool(failures))
 
 
 if __name__ == "__main__":

@@ -17,13 +17,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import soundfile
 import torch
@@ -116,7 +119,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[4, 16])
     parser.add_argument("--backend", default="export")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--repeats", type=int, default=1, help="of all ways, in turns")
     parser.add_argument("--json", type=Path)
+    figures.add_option(parser)
     options = parser.parse_args(arguments)
     disable_progress_bar()
     set_verbosity_error()
@@ -128,29 +133,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
         left -= len(waveforms[-1])
     processor = AutoProcessor.from_pretrained(options.model)
     texts: list[str] = []
-    results = []
 
     def model() -> Any:
         return AutoModelForCTC.from_pretrained(options.model).eval().to(options.device)
 
+    ways: dict[str, Transcribe] = {}
     for size in (1, *options.batch_sizes):
-        call = stock(model(), processor, size)
-        results.append(measure(f"stock, batch {size}", call, waveforms, texts))
+        ways[f"stock, batch {size}"] = stock(model(), processor, size)
         alone = forward(model(), processor, recordings, size)
-        results.append(measure(f"stock forward alone, batch {size}", alone, waveforms, texts))
+        ways[f"stock forward alone, batch {size}"] = alone
     durations = [len(waveform) / RATE for waveform in waveforms]
-    for backend in dict.fromkeys(("eager", options.backend)):
-        network = model()
-        plan = plan_buckets(durations, graphs=4, model=network, batch_sizes=(1, 4, 8))
-        pool = enable_cuda_graphs(network, None if backend == "eager" else plan, backend=backend)
-        with Transcriber(network, processor, pool) as asr:
+    with ExitStack() as stack:
+        for backend in dict.fromkeys(("eager", options.backend)):
+            network = model()
+            plan = plan_buckets(durations, graphs=4, model=network, batch_sizes=(1, 4, 8))
+            pool = enable_cuda_graphs(
+                network, None if backend == "eager" else plan, backend=backend
+            )
+            asr = stack.enter_context(Transcriber(network, processor, pool))
             if pool.backend.captures:
                 pool.calibrate(repeats=3)
 
             def ours(waveforms: Waveforms, asr: Transcriber = asr) -> list[str]:
                 return [transcript.text for transcript in asr.transcribe(waveforms)]
 
-            results.append(measure(f"ours, {backend}", ours, waveforms, texts))
+            ways[f"ours, {backend}"] = ours
+        rounds = [
+            [measure(name, transcribe, waveforms, texts) for name, transcribe in ways.items()]
+            for _ in range(options.repeats)
+        ]
+    results = [
+        replace(
+            runs[0],
+            clock=statistics.median(run.clock for run in runs),
+            processor=statistics.median(run.processor for run in runs),
+        )
+        for runs in zip(*rounds, strict=True)
+    ]
     table = Table("", "× real time, clock", "× real time, processor", "texts changed")
     for found in results:
         rates = (f"{found.clock:,.0f}", f"{found.processor:,.0f}")
@@ -167,6 +186,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"over the stock's best, by the {clock}: ours {ours / stocks:.2f}, "
             f"the forward alone {alone / stocks:.2f}"
         )
+    named = [{run.name: run.processor for run in runs} for runs in rounds]
+    what = "seconds of audio a second of processor time"
+    ratios = [
+        figures.Figure.of(
+            f"{what}: {ours} / {theirs}",
+            [runs[ours] / runs[theirs] for runs in named],
+            margin=0.15,
+            better="higher",
+        )
+        for ours in ways
+        if ours.startswith("ours")
+        for theirs in ways
+        if theirs.startswith("stock, ")
+    ]
+    ratios += [
+        figures.Figure.of(f"texts changed by {found.name} / all", found.changed / len(waveforms))
+        for found in results
+        if found.changed is not None
+    ]
+    packages = ("hf_cudagraph_asr", "transformers", "torch")
+    figures.save("offline", ratios, options.save, packages=packages)
     if options.json is not None:
         rows = [asdict(found) for found in results]
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")

@@ -29,6 +29,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import figures
 import torch
 import transformers
 from rich.console import Console
@@ -170,6 +171,7 @@ def main() -> int:
         caption=", ".join(f"{key} {value}" for key, value in settings.items()),
     )  # fmt: skip
     results: list[dict[str, Any]] = []
+    ratios: list[figures.Figure] = []
     with torch.inference_mode():
         for geometry in arguments.geometry:
             model = random_model(geometry, num_hidden_layers=arguments.layers)
@@ -182,6 +184,10 @@ def main() -> int:
                         f"{exact * 1e3:.1f}", f"{exact / plain:.4f}; by pairs {ratio}",
                         f"≤ {BOUND}: {'met' if met else 'MISSED'}" if stock == "bare" else "",
                     )  # fmt: skip
+                    against = "stock one" if stock == "bare" else "stock one with a mask"
+                    what = f"{geometry}: processor time of the exact forward / of the {against}"
+                    along = {"along": "seconds of audio", "at": seconds, "margin": 0.1}
+                    ratios.append(figures.Figure.of(what, found.ratios("cpu"), **along))
                     results.append(
                         {
                             "geometry": geometry,
@@ -198,6 +204,8 @@ def main() -> int:
     path: Path = arguments.json
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"settings": settings, "results": results}, indent=2) + "\n")
+    packages = ("hf_cudagraph_asr", "transformers", "torch")
+    figures.save("padding", ratios, arguments.save, packages=packages)
     return 0
 
 
@@ -213,6 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--json", type=Path, default=Path("out/bench/padding.json"))
+    figures.add_option(parser)
     return parser.parse_args()
 
 

@@ -20,16 +20,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
+import statistics
 import sys
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 import peer_driver
 import torch
+from environments import ToolError, environment, run
 from rich.console import Console
 from rich.table import Table
 
@@ -37,23 +38,10 @@ HERE = Path(__file__).parent
 PARITY_BOUND = 1e-3
 
 
-@dataclass(frozen=True)
-class Environment:
-    """What is installed for a tool.
-
-    Attributes:
-        bare: installed without their dependencies.
-        needs: installed with their dependencies.
-    """
-
-    bare: tuple[str, ...] = ()
-    needs: tuple[str, ...] = ()
-
-
-ENVIRONMENTS = {
-    "daam": Environment(
-        bare=("daam==0.2.0",),
-        needs=(
+# Requirements with their dependencies, and those installed without theirs.
+ENVIRONMENTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "daam": (
+        (
             "diffusers==0.21.2",
             "transformers==4.30.2",
             "accelerate==0.23.0",
@@ -62,61 +50,33 @@ ENVIRONMENTS = {
             "scipy",
             "spacy",
         ),
+        ("daam==0.2.0",),
     ),
-    "attention-map-diffusers": Environment(needs=("attention-map-diffusers==1.0.0",)),
+    "attention-map-diffusers": (("attention-map-diffusers==1.0.0",), ()),
 }
 
 
-class ToolError(RuntimeError):
-    """A tool could not be installed or run; the message is the last line it wrote."""
-
-
-def environment(name: str, folder: Path) -> Path:
-    """The Python of a tool's environment, made if it does not exist; ours for ourselves."""
-    if name not in ENVIRONMENTS:
+def interpreter(tool: str) -> Path:
+    """The Python of a tool's environment; ours for ourselves."""
+    if tool not in ENVIRONMENTS:
         return Path(sys.executable)
-    wanted, root = ENVIRONMENTS[name], folder / f"env-{name}"
-    python = root / "bin" / "python"
-    # Written last: an environment that failed half-way, or is another one's, is made anew.
-    done, contents = root / "installed", f"{wanted} torch {torch.__version__}"
-    if not done.exists() or done.read_text(encoding="utf-8") != contents:
-        uv = (sys.executable, "-m", "uv", "--quiet")
-        install = (*uv, "pip", "install", "--python", str(python))
-        _run((*uv, "venv", "--clear", "--python", sys.executable, str(root)), folder)
-        torch_version = torch.__version__.partition("+")[0]
-        _run((*install, f"torch=={torch_version}", *wanted.needs), folder)
-        if wanted.bare:
-            _run((*install, "--no-deps", *wanted.bare), folder)
-        done.write_text(contents, encoding="utf-8")
-    return python
+    needs, bare = ENVIRONMENTS[tool]
+    # All environments get this one's torch.
+    torch_version = torch.__version__.partition("+")[0]
+    return environment(tool, f"torch=={torch_version}", *needs, bare=bare)
 
 
 def drive(tool: str, folder: Path, *options: str) -> dict[str, Any]:
     """What peer_driver.py found out about a tool."""
     scratch = folder / tool.replace(", ", "-").replace(" ", "-")
     scratch.mkdir(parents=True, exist_ok=True)
-    python = environment(tool.split(",")[0], folder)
-    _run((str(python), str(HERE / "peer_driver.py"), tool, "--scratch", ".", *options), scratch)
+    python = interpreter(tool.split(",")[0])
+    run(python, HERE / "peer_driver.py", tool, "--scratch", ".", *options, folder=scratch)
     result: dict[str, Any] = json.loads((scratch / "result.json").read_text(encoding="utf-8"))
     if "maps" in result:
         with np.load(scratch / result.pop("maps")) as arrays:
             result["arrays"] = dict(arrays)
     return result
-
-
-def _run(command: tuple[str, ...], folder: Path) -> None:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**kept, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"},
-        text=True,
-        capture_output=True,
-        check=False,
-    )
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ToolError(lines[-1] if lines else f"ended with status {done.returncode}")
 
 
 def parity(folder: Path, geometry: str, steps: int) -> dict[str, float]:
@@ -162,10 +122,48 @@ def main() -> int:
     console.print(_parity_line(arguments, results, failures))
     path: Path = arguments.json
     path.parent.mkdir(parents=True, exist_ok=True)
-    settings = {k: v for k, v in vars(arguments).items() if k not in ("folder", "json")}
+    settings = {k: v for k, v in vars(arguments).items() if k not in ("folder", "json", "save")}
     text = json.dumps({"settings": settings, "results": results, "failures": failures}, indent=2)
     path.write_text(text + "\n", encoding="utf-8")
+    # Each with the diffusers that it needs.
+    named = {}
+    for tool in arguments.tools:
+        if tool in results:
+            found, name = results[tool]["versions"], tool.split(",")[0]
+            named[name] = f"{found[name]} with diffusers {found['diffusers']}"
+    figures.save(
+        "peers-maps",
+        ratios(arguments, results),
+        arguments.save,
+        packages=("torch",),
+        failures=failures,
+        versions=named,
+    )
     return 1 if failures else 0
+
+
+def ratios(arguments: argparse.Namespace, results: dict[str, Any]) -> Iterator[figures.Figure]:
+    """Of each tool to its own untraced generation, and of the maps to the reference's."""
+    for tool in arguments.tools:
+        if tool not in results:
+            continue
+        found = results[tool]
+        plain = [timing["cpu"] for timing in found["plain"]]
+        traced = [timing["cpu"] for timing in found["traced"]]
+        what = f"{tool}: processor time of a traced generation / of an untraced one"
+        pairs = [b / a for a, b in zip(plain, traced, strict=True)]
+        yield figures.Figure.of(what, pairs, margin=0.1)
+        what = f"{tool}: processor time to make maps afterwards / of an untraced generation"
+        yield figures.Figure.of(what, found["maps_cpu"] / statistics.median(plain))
+        what = f"{tool}: memory at the peak, maps made / of an untraced generation"
+        grown = 1 + found["with_maps_extra_peak_bytes"] / found["untraced_peak_bytes"]
+        yield figures.Figure.of(what, grown, margin=0.1)
+    if "parity" in results:
+        found = results["parity"]
+        what = "worst token: mean difference from castorini/daam's map / its mean"
+        yield figures.Figure.of(
+            what, found["mean_error"], margin=PARITY_BOUND / found["mean_error"]
+        )
 
 
 def _table(
@@ -184,7 +182,7 @@ def _table(
             table.add_row(tool, f"failed: {failures[tool]}", *[""] * 6)
             continue
         found = results[tool]
-        versions = found["versions"]
+        versions = dict(found["versions"])
         own = versions.pop(tool.split(",")[0])
         untraced = sorted(timing["cpu"] for timing in found["plain"])
         extra, with_maps = found["traced_extra_peak_bytes"], found["with_maps_extra_peak_bytes"]
@@ -241,6 +239,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--parity-steps", type=int, default=4)
     parser.add_argument("--folder", type=Path, default=Path("out/bench/peers"))
     parser.add_argument("--json", type=Path, default=Path("out/bench/peers.json"))
+    figures.add_option(parser)
     return parser.parse_args()
 
 

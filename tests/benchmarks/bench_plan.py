@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import figures
 import numpy as np
 from rich.console import Console
 from rich.table import Table
@@ -35,7 +36,7 @@ from test_plan import COVERED, GEOMETRY, TRAFFICS, voice_queries  # noqa: E402
 from hf_cudagraph_asr.plan import BucketPlan, Traffic, plan_buckets  # noqa: E402
 
 GRAPHS = (4, 8, 16)
-MANY = 10_000_000
+MANY, FEW = 10_000_000, 1_000_000
 REPEATS = 5
 PADDING, SECONDS = 0.09, 2.0  # to reach
 
@@ -64,10 +65,16 @@ def padding(queries: int, seed: int) -> dict[str, dict[str, Any]]:
     return found
 
 
-def seconds(seed: int) -> dict[str, float]:
-    """Of a plan for many durations, and of its parts."""
+def seconds(seed: int) -> dict[str, list[float]]:
+    """Of a plan for many durations and of its parts; "many" and "few" are processor time."""
     durations = voice_queries(np.random.default_rng(seed), MANY)
-    taken: dict[str, list[float]] = {"counting": [], "choosing": [], "plan": []}
+    taken: dict[str, list[float]] = {
+        "counting": [],
+        "choosing": [],
+        "plan": [],
+        "many": [],
+        "few": [],
+    }
     for _ in range(REPEATS):
         start = time.perf_counter()
         plan_buckets(durations)
@@ -78,7 +85,11 @@ def seconds(seed: int) -> dict[str, float]:
         taken["plan"].append(between - start)
         taken["counting"].append(counted - between)
         taken["choosing"].append(time.perf_counter() - counted)
-    return {name: statistics.median(values) for name, values in taken.items()}
+        for name, count in (("many", MANY), ("few", FEW)):
+            start = time.process_time()
+            plan_buckets(durations[:count])
+            taken[name].append(time.process_time() - start)
+    return taken
 
 
 def print_padding(found: dict[str, dict[str, Any]], console: Console) -> None:
@@ -104,16 +115,36 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=200_000, help="of each traffic")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "plan.json")
+    figures.add_option(parser)
     options = parser.parse_args()
 
     console = Console(width=None if sys.stdout.isatty() else 120)
     found = padding(options.queries, options.seed)
     print_padding(found, console)
-    taken = seconds(options.seed)
+    each = seconds(options.seed)
+    taken = {name: statistics.median(values) for name, values in each.items()}
     console.print(
         f"{MANY:,} durations, median of {REPEATS}: planned in {taken['plan']:.3f} s "
         f"(counting {taken['counting']:.3f} s, choosing {taken['choosing']:.3f} s)"
     )
+    ratios = [
+        figures.Figure.of(
+            f"log-normal traffic: frames added by {planner} buckets / by the optimal ones",
+            cell[planner] / cell["optimal"],
+            margin=0.02,
+            better="higher",
+            along="buckets",
+            at=int(graphs),
+        )
+        for planner in PLANNERS
+        for graphs, cell in found["log-normal"].items()
+    ]
+    longer = [many / few for many, few in zip(each["many"], each["few"], strict=True)]
+    what = f"processor time to plan {MANY:,} durations / {FEW:,}"
+    ratios.append(figures.Figure.of(what, longer, margin=0.5))
+    packages = ("hf_cudagraph_asr", "numpy")
+    figures.save("plan", ratios, options.save, packages=packages)
+
     options.out.parent.mkdir(parents=True, exist_ok=True)
     content = {
         "queries": options.queries,

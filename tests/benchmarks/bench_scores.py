@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import figures
 import torch
 import torch.nn.functional as F
 from rich.console import Console
@@ -194,15 +195,15 @@ def bench_ways(layer: Layer, *, device: str, dtype: torch.dtype, repeats: int) -
     for name in [*contestants][1:]:
         assert (contestants[name]() - expected).abs().max() <= tolerance * expected.max(), name
     taken = times(contestants, device=device, repeats=repeats)
+    rounds = {
+        name: [a / b for a, b in zip(seconds, taken["attention"], strict=True)]
+        for name, seconds in taken.items()
+    }
     return {
         "gives_log_sum_exp": ways.gives_log_sum_exp,
         "seconds": {name: statistics.median(seconds) for name, seconds in taken.items()},
-        "ratios": {
-            name: statistics.median(
-                a / b for a, b in zip(seconds, taken["attention"], strict=True)
-            )
-            for name, seconds in taken.items()
-        },
+        "rounds": rounds,
+        "ratios": {name: statistics.median(ratios) for name, ratios in rounds.items()},
         "peaks": {
             name: peak(call, device)
             for name, call in (("attention", ways.attention), ("traced", ways.traced),
@@ -226,7 +227,7 @@ def bench_budgets(layer: Layer, *, device: str, dtype: torch.dtype, repeats: int
 def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
-    settings = {key: value for key, value in vars(arguments).items() if key != "json"}
+    settings = {key: value for key, value in vars(arguments).items() if key not in ("json", "save")}
     options = {"device": arguments.device, "dtype": getattr(torch, arguments.dtype)}
     caption = f"{arguments.device}, {arguments.dtype}, {arguments.threads} thread(s), medians of "
     caption += f"{arguments.repeats}; torch {torch.__version__}"
@@ -235,6 +236,7 @@ def main() -> None:
         "peak of attention", "traced", "with softmax alone", title="Columns of one call",
         caption=f"{caption}; bounds of joint: {BOUND}, {PEAK_BOUND // MIB} MiB",
     )  # fmt: skip
+    clock = "processor time" if arguments.device == "cpu" else "time"
     results: dict[str, Any] = {}
     for name in arguments.layers:
         layer = LAYERS[name]
@@ -265,6 +267,21 @@ def main() -> None:
         Console(width=120).print(table)
         results["budgets"] = budgets
     _write(arguments.json, settings, results)
+    said = {
+        "traced": "attention watched, with the columns",
+        "softmax": "the columns alone, by a softmax over all keys",
+        "one-hot": "the columns alone, by one-hot values",
+    }
+    ratios = [
+        figures.Figure.of(
+            f"{clock} of {said[way]} / of the attention", pairs, along="layer", at=name
+        )
+        for name in arguments.layers
+        for way, pairs in results[name]["rounds"].items()
+        if way in said
+    ]
+    packages = ("daam_diffusers", "torch")
+    figures.save("scores", ratios, arguments.save, packages=packages)
 
 
 def _write(path: Path, settings: dict[str, Any], results: dict[str, Any]) -> None:
@@ -283,6 +300,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1, help="of torch (default: 1)")
     parser.add_argument("--json", type=Path, default=Path("out/bench/scores.json"))
+    figures.add_option(parser)
     return parser.parse_args()
 
 

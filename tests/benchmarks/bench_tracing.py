@@ -36,6 +36,7 @@ from typing import Any
 from unittest import mock
 
 import diffusers
+import figures
 import pipelines
 import torch
 from rich.console import Console
@@ -73,34 +74,35 @@ def bench_time(
     dtype: torch.dtype,
     steps: int,
     pairs: int,
-    full: bool,
-    refine: bool,
-) -> tuple[Comparison, float, Memory]:
-    """Traced against untraced generations of one geometry.
+    full: bool = False,
+    refine: bool = False,
+    size: tuple[int, int] | None = None,
+) -> tuple[Comparison, list[float], Memory]:
+    """Traced against untraced generations of one geometry, of height and width `size`.
 
     Returns:
-        The timings, the median processor seconds inside the tracer, and the size of the record.
+        The timings, the processor seconds inside the tracer, and the size of the record.
     """
     pipe = pipelines.build(name, device=device, dtype=dtype, full=full)
     recorded: list[Tracer] = []
     inside: list[float] = []
 
     def plain() -> None:
-        pipelines.generate(pipe, name, prompt=pipelines.PROMPT_20, steps=steps)
+        pipelines.generate(pipe, name, prompt=pipelines.PROMPT_20, steps=steps, size=size)
 
     def traced() -> None:
-        with _observing() as seconds, trace(pipe, refine=refine) as tracer:
+        with observing() as seconds, trace(pipe, refine=refine) as tracer:
             plain()
         recorded[:] = [tracer]
         inside.append(sum(seconds))
 
     traced()  # warms both up
     comparison = compare(plain, traced, pairs=pairs, device=device)
-    return comparison, statistics.median(inside[1:]), _memory(recorded[0], steps)
+    return comparison, inside[1:], _memory(recorded[0], steps)
 
 
 @contextmanager
-def _observing() -> Iterator[list[float]]:
+def observing() -> Iterator[list[float]]:
     """Processor seconds of each call of `Watch.observe`."""
     seconds: list[float] = []
     original = Watch.observe
@@ -160,6 +162,8 @@ def main() -> None:
         caption=", ".join(f"{key} {value}" for key, value in settings.items()),
     )  # fmt: skip
     results: dict[str, Any] = {}
+    ratios: list[figures.Figure] = []
+    time_of = {"cpu": "processor time", "wall": "time"}[judged]
     for name in arguments.geometry:
         comparison, inside, memory = bench_time(
             name,
@@ -179,15 +183,25 @@ def main() -> None:
                 verdict if clock == judged else "not judged",
             )  # fmt: skip
         # On a GPU it is the time to launch kernels, which the device may well hide.
+        spent = statistics.median(inside)
         table.add_row(
-            name, "cpu, in observe", "", f"{inside:.3f}",
-            f"1 + {inside / comparison.median('cpu')[0]:.4f}", "", "not judged",
+            name, "cpu, in observe", "", f"{spent:.3f}",
+            f"1 + {spent / comparison.median('cpu')[0]:.4f}", "", "not judged",
         )  # fmt: skip
+        refined = ", refine=True" if arguments.refine else ""
+        what = f"{name}{refined}: {time_of} of a traced generation / of an untraced one"
+        ratios.append(figures.Figure.of(what, comparison.ratios(judged), margin=0.05))
+        if device == "cpu":
+            shares = [
+                spent / plain.cpu for spent, plain in zip(inside, comparison.plain, strict=True)
+            ]
+            what = f"{name}{refined}: {time_of} spent on maps / of an untraced generation"
+            ratios.append(figures.Figure.of(what, shares))
         results[name] = {
             **asdict(comparison),
             "wall_ratio": asdict(comparison.ratio("wall")),
             "cpu_ratio": asdict(comparison.ratio("cpu")),
-            "observe_cpu": inside,
+            "observe_cpu": spent,
             "bound": limit,
             "within_bound": comparison.ratio(judged).median <= limit,
             "memory": asdict(memory),
@@ -207,8 +221,14 @@ def main() -> None:
                 _verdict(size <= most, _mib(most)),
             )  # fmt: skip
         results["memory"] = asdict(memory)
+        few, many = min(memory.by_steps), max(memory.by_steps)
+        what = f"bytes recorded of {many} steps / of {few}"
+        grown = memory.by_steps[many] / memory.by_steps[few]
+        ratios.append(figures.Figure.of(what, grown, margin=0.01))
     Console(width=120).print(table)
     _write(arguments.json, settings, results)
+    packages = ("daam_diffusers", "diffusers", "torch")
+    figures.save("tracing", ratios, arguments.save, packages=packages)
 
 
 def _write(path: Path, settings: dict[str, Any], results: dict[str, Any]) -> None:
@@ -244,6 +264,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--refine", action="store_true", help="record self-attention as well")
     parser.add_argument("--memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--json", type=Path, default=Path("out/bench/tracing.json"))
+    figures.add_option(parser)
     arguments = parser.parse_args()
     on_gpu = arguments.device == "cuda"
     arguments.dtype = arguments.dtype or ("bfloat16" if on_gpu else "float32")

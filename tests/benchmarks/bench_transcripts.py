@@ -20,10 +20,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -32,8 +30,10 @@ from pathlib import Path
 from typing import Any
 
 import crowdspeech
+import figures
 import numpy as np
 import polars as pl
+from environments import ToolError, environment, run
 from rapidfuzz.distance import Levenshtein
 from rich.console import Console
 from rich.table import Table
@@ -52,10 +52,6 @@ SWEEP = {
     "MOST_OF_OTHERS": (0.5, 0.66, 0.8, 1.0, 100.0),
     "ROUNDS": (1, 2, 3, 5, 10),
 }
-
-
-class ToolError(RuntimeError):
-    """A tool could not be installed or run; the message is the last line it wrote."""
 
 
 def scored(transcripts: Mapping[str, str], references: Mapping[str, str]) -> dict[str, float]:
@@ -112,7 +108,7 @@ def crowdkit(
     """crowd-kit's ROVER on the same hypotheses."""
     given, out = folder / "hypotheses.json", folder / "transcripts.json"
     given.write_text(json.dumps(hypotheses.to_dict(as_series=False)), encoding="utf-8")
-    _run(str(_environment(folder)), str(HERE / "crowdkit_driver.py"), str(given), str(out))
+    run(environment("crowd-kit", CROWDKIT), HERE / "crowdkit_driver.py", given, out)
     done = json.loads(out.read_text(encoding="utf-8"))
     texts = done["transcripts"]
     return {
@@ -147,7 +143,7 @@ def nist(
     out = folder / "rover.ctm"
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     wall = time.perf_counter()
-    _run(*command, "-o", str(out))
+    run(*command, "-o", out)
     wall = time.perf_counter() - wall
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     chosen: dict[str, list[str]] = {query: [] for query in queries}
@@ -211,27 +207,6 @@ def _constant(name: str, value: float) -> Iterator[None]:
         setattr(consensus, name, before)
 
 
-def _environment(folder: Path) -> Path:
-    """The Python that has crowd-kit, installed if it is missing."""
-    root = folder / "env-crowdkit"
-    python, done = root / "bin" / "python", root / "installed"
-    # Written last: an environment that failed half-way, or is another one's, is made anew.
-    if not done.exists() or done.read_text(encoding="utf-8") != CROWDKIT:
-        uv = (sys.executable, "-m", "uv", "--quiet")
-        _run(*uv, "venv", "--clear", "--python", sys.executable, str(root))
-        _run(*uv, "pip", "install", "--python", str(python), CROWDKIT)
-        done.write_text(CROWDKIT, encoding="utf-8")
-    return python
-
-
-def _run(*command: str) -> None:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PYTHON", "VIRTUAL_ENV"))}
-    done = subprocess.run(command, env=kept, text=True, capture_output=True, check=False)
-    if done.returncode:
-        lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise ToolError(lines[-1] if lines else f"ended with status {done.returncode}")
-
-
 def measure(arguments: argparse.Namespace, name: str, count: int) -> dict[str, Any]:
     """All that is measured of one set, with `count` hypotheses an utterance."""
     hypotheses, references = crowdspeech.load(name, arguments.data)
@@ -268,19 +243,25 @@ def measure(arguments: argparse.Namespace, name: str, count: int) -> dict[str, A
 
 def main() -> int:
     arguments = _arguments()
+    if not (arguments.data / f"{arguments.sets[0]}-gt.txt").exists():
+        raise SystemExit(f"CrowdSpeech is not in {arguments.data}: get it, and name it with --data")
     for folder in (arguments.folder, arguments.out):
         folder.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {}
+    failures: dict[str, str] = {}
     console = Console(width=120)
     for name in arguments.sets:
         for count in arguments.hypotheses:
             found = measure(arguments, name, count)
             results[f"{name}, {count} hypotheses"] = found
             console.print(_table(f"{name}, {count} hypotheses an utterance", found))
+            if "failure" in found:
+                failures[name] = found["failure"]
             for constant, values in found.get("sweep", {}).items():
                 line = ", ".join(f"{k}: {v['corpus_wer']:.2f}" for k, v in values.items())
                 console.print(f"corpus WER by {constant}: {line}")
     if not shutil.which(arguments.rover):
+        failures["NIST's rover"] = "apt-get install sctk"
         console.print(f"no {arguments.rover}: NIST's rover is left out (apt-get install sctk)")
     bars = list(_bars(arguments, results))
     for text, met in bars:
@@ -288,7 +269,30 @@ def main() -> int:
     settings = {k: str(v) for k, v in vars(arguments).items()}
     text = json.dumps({"settings": settings, "rounds": ROUNDS, "results": results}, indent=2)
     (arguments.out / "transcripts.json").write_text(text + "\n", encoding="utf-8")
+    figures.save(
+        "peers-transcripts",
+        _figures(results),
+        arguments.save,
+        packages=("weaklabel", "polars"),
+        failures=failures,
+        versions={"crowd-kit": CROWDKIT.partition("==")[2]},
+    )
     return 0 if all(met for _, met in bars) else 1
+
+
+def _figures(results: Mapping[str, Any]) -> Iterator[figures.Figure]:
+    """Our word errors over each tool's, and our speed over crowd-kit's."""
+    for name, found in results.items():
+        rows = found["rows"]
+        for tool, row in rows.items():
+            if not tool.startswith(("vote", "medoid")):
+                line = "word errors of weaklabel's vote / of " + tool
+                ratio = rows["vote"]["corpus_wer"] / row["corpus_wer"]
+                yield figures.Figure.of(line, ratio, margin=0.02, along="CrowdSpeech", at=name)
+        if peer := rows.get("crowd-kit's ROVER"):
+            line = "utterances a second of processor time: weaklabel's vote / crowd-kit's ROVER"
+            ratio = rows["vote"]["utterances_per_second"] / peer["utterances_per_second"]
+            yield figures.Figure.of(line, ratio, better="higher", along="CrowdSpeech", at=name)
 
 
 def _bars(arguments: argparse.Namespace, results: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -343,8 +347,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sweep", action="store_true", help="move the constants, one by one")
     parser.add_argument("--without-crowdkit", action="store_true")
     parser.add_argument("--rover", default=ROVER, help="NIST's rover, of SCTK")
-    parser.add_argument("--folder", type=Path, default=Path("build/peers-crowdkit"))
+    parser.add_argument("--folder", type=Path, default=Path("out/bench/transcripts"))
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    figures.add_option(parser)
     return parser.parse_args()
 
 

@@ -30,8 +30,13 @@ import subprocess
 import sys
 import time
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Of the standard library alone: Snorkel's environment runs this file, too.
+import environments
+import figures
 
 HERE = Path(__file__).resolve()
 ROWS = 12_000_000
@@ -39,6 +44,7 @@ SEED = 0
 LOG = 2  # counted up when the same rows and seed make another log
 COMPARED = ("seconds", "cpu_seconds", "peak_gib")
 SMALL = 100_000
+SNORKEL = ("snorkel==0.10.0", "pyarrow", "setuptools<81")
 CHUNK = 400_000  # sessions made at a time
 NAMES = [
     "session_position",
@@ -232,6 +238,7 @@ def fits(engine: str, folder: Path, repeats: int = 25) -> dict[str, Any]:
         "rows": {name: patterns.rows for name, patterns in counts.items()},
         "patterns": {name: len(patterns) for name, patterns in counts.items()},
         "cpu_seconds": medians,
+        "ratios": [b / a for a, b in zip(seconds["small"], seconds["all"], strict=True)],
         "ratio": medians["all"] / medians["small"],
     }
 
@@ -256,7 +263,7 @@ def small_log(folder: Path) -> dict[str, Any]:
         occurrences=pl.len().over("transcript"),
     ).write_parquet(folder / "small.parquet")
     votes.write_parquet(folder / "small-votes.parquet")
-    return {"rows": SMALL, "seconds": statistics.median(seconds)}
+    return {"rows": SMALL, "seconds": statistics.median(seconds), "runs": seconds}
 
 
 # Snorkel's: in an environment where nothing of ours is installed
@@ -341,29 +348,13 @@ def snorkel(folder: Path) -> dict[str, Any]:
     ours = pd.read_parquet(folder / "small-votes.parquet")[[f"lf:{name}" for name in NAMES]]
     ours = ours.fillna(0).to_numpy()  # a missing input is an abstain here
     same = np.where(ours == 0, abstain, (ours + 1) // 2) == found
-    return {"rows": len(frame), "seconds": min(seconds), "same_votes": bool(same.all())}
-
-
-def snorkel_python(folder: Path) -> Path:
-    """The interpreter of an environment with Snorkel, made where there is none."""
-    root = folder / "peers-snorkel"
-    python = root / "bin/python"
-    if not (root / "ready").exists():
-        uv = (sys.executable, "-m", "uv", "--quiet")
-        subprocess.run((*uv, "venv", "--clear", "--python", sys.executable, str(root)), check=True)
-        install = (
-            *uv,
-            "pip",
-            "install",
-            "--python",
-            str(python),
-            "snorkel",
-            "pyarrow",
-            "setuptools<81",
-        )
-        subprocess.run(install, check=True)
-        (root / "ready").touch()
-    return python
+    return {
+        "rows": len(frame),
+        "seconds": min(seconds),
+        "runs": seconds,
+        "same_votes": bool(same.all()),
+        "same_share": float(same.mean()),
+    }
 
 
 # The run
@@ -428,6 +419,7 @@ def main() -> None:
     parser.add_argument("--peers", action="store_true", help="Snorkel too")
     parser.add_argument("--folder", type=Path, default=Path("build/bench-weaklabel"))
     parser.add_argument("--json", type=Path, default=Path("out/bench/weaklabel.json"))
+    figures.add_option(parser)
     parser.add_argument("--step", help=argparse.SUPPRESS)
     options = parser.parse_args()
     folder: Path = options.folder
@@ -487,7 +479,8 @@ def main() -> None:
     )
     if options.peers:
         frame = child(sys.executable, "small", folder)
-        peer = child(snorkel_python(folder.parent), "snorkel", folder)
+        python = environments.environment("snorkel", *SNORKEL)
+        peer = child(python, "snorkel", folder)
         speed = peer["rows"] / peer["seconds"]
         best = min(results["runs"], key=lambda run: run["steps"]["apply"])
         large = best["rows"] / best["steps"]["apply"]
@@ -496,6 +489,48 @@ def main() -> None:
         for what, rate in (("frame", frame["rows"] / frame["seconds"]), ("files", large)):
             print(f"weaklabel, {what}: {rate:,.0f} rows/s, {rate / speed:.0f}×")
     options.json.write_text(json.dumps(results, indent=1) + "\n")
+    figures.save(
+        "peers-functions" if options.peers else "weaklabel",
+        of_peer(results) if options.peers else of_engines(results),
+        options.save,
+        packages=("weaklabel", "polars", "duckdb"),
+        versions={"snorkel": SNORKEL[0].partition("==")[2]} if options.peers else None,
+    )
+
+
+def of_engines(results: dict[str, Any]) -> Iterator[figures.Figure]:
+    """DuckDB's runs over those of Polars; a fit to all rows over one to few."""
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for run in results["runs"]:
+        runs.setdefault(run["engine"], []).append(run)
+    rows = results["rows"]
+    for engine in runs:
+        if engine != "polars" and "polars" in runs:
+            for what, said in (
+                ("seconds", "time"),
+                ("cpu_seconds", "processor time"),
+                ("peak_gib", "memory at the peak"),
+            ):
+                pairs = zip(runs[engine], runs["polars"], strict=True)
+                ratios = [one[what] / other[what] for one, other in pairs]
+                line = f"{said} from {rows:,} queries to labels: {engine} / polars"
+                yield figures.Figure.of(line, ratios)
+    found = next(iter(results["runs"]))
+    line = f"{rows:,} queries, labels that are wrong / transcripts that are"
+    yield figures.Figure.of(line, (1 - found["accuracy"]) / (1 - found["accept_all"]), margin=0.02)
+    few = results["fit"]["rows"]["small"]
+    line = f"processor time of a fit to the counts of {rows:,} queries / of {few:,}"
+    yield figures.Figure.of(line, results["fit"]["ratios"])
+
+
+def of_peer(results: dict[str, Any]) -> Iterator[figures.Figure]:
+    """Snorkel's applier over ours, on the same frame and by its best run."""
+    peer, frame = results["peers"]["snorkel"], results["peers"]["weaklabel_frame"]
+    line = f"time for the votes on {frame['rows']:,} queries: Snorkel's PandasLFApplier / weaklabel"
+    ratios = [peer["seconds"] / ours for ours in frame["runs"]]
+    yield figures.Figure.of(line, ratios, better="higher")
+    line = "votes of Snorkel's that are not ours / all votes"
+    yield figures.Figure.of(line, 1 - peer["same_share"], margin=0.0)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,8 @@
 
     python peer_label_models.py PEER votes.npy out.npz SHARE_RIGHT
 
-Votes are (N, F), 1, 0 (abstain) and -1; the output holds P(right), (N,), by model. All peers take
+Votes are (N, F), 1, 0 (abstain) and -1; the output holds P(right), (N,), by model. Printed are the
+seconds of processor time by model, of a second call: the first one imports. All peers take
 an abstain for a missing answer. Queries that no function votes on get the mean of the others where
 a peer does not take them. Snorkel also gets the true share of right transcripts, which its default
 takes to be half.
@@ -10,8 +11,11 @@ takes to be half.
 
 from __future__ import annotations
 
+import json
 import sys
+import time
 import warnings
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -30,20 +34,18 @@ def with_mean(weights: Table, voted: Table) -> Table:
     return every
 
 
-def snorkel(votes: Table, share: float) -> dict[str, Table]:
+def snorkel(votes: Table, share: float) -> Iterator[tuple[str, Table]]:
     """Snorkel's LabelModel, without and with the true share of right transcripts."""
     from snorkel.labeling.model import LabelModel
 
-    found = {}
     for name, balance in (("", None), (", true balance", [1 - share, share])):
         model = LabelModel(cardinality=2, verbose=False)
         settings = {"n_epochs": 500, "seed": 1, "progress_bar": False}
         model.fit(classes(votes), class_balance=balance, **settings)
-        found[f"Snorkel LabelModel{name}"] = model.predict_proba(classes(votes))[:, 1]
-    return found
+        yield f"Snorkel LabelModel{name}", model.predict_proba(classes(votes))[:, 1]
 
 
-def crowd_kit(votes: Table, share: float) -> dict[str, Table]:
+def crowd_kit(votes: Table, share: float) -> Iterator[tuple[str, Table]]:
     """crowd-kit's Dawid and Skene."""
     import pandas as pd
     from crowdkit.aggregation import DawidSkene
@@ -52,10 +54,10 @@ def crowd_kit(votes: Table, share: float) -> dict[str, Table]:
     answers = pd.DataFrame({"task": rows, "worker": workers, "label": votes[rows, workers]})
     shares = DawidSkene(n_iter=100).fit_predict_proba(answers)
     weights = shares[1].sort_index().to_numpy()
-    return {"crowd-kit DawidSkene": with_mean(weights, (votes != 0).any(axis=1))}
+    yield "crowd-kit DawidSkene", with_mean(weights, (votes != 0).any(axis=1))
 
 
-def hyperlm(votes: Table, share: float) -> dict[str, Table]:
+def hyperlm(votes: Table, share: float) -> Iterator[tuple[str, Table]]:
     """Wu et al. 2023: a network trained once on synthetic votes, applied as it is."""
     from hyperlm import HyperLabelModel
     from torch.serialization import safe_globals
@@ -65,12 +67,10 @@ def hyperlm(votes: Table, share: float) -> dict[str, Table]:
     number = (np._core.multiarray.scalar, "numpy.core.multiarray.scalar")
     with safe_globals([number, np.dtype, np.dtypes.Float64DType]):
         model = HyperLabelModel(device="cpu")
-    return {
-        "hyperlm": with_mean(model.infer(classes(votes[voted]), return_probs=True)[:, 1], voted)
-    }
+    yield "hyperlm", with_mean(model.infer(classes(votes[voted]), return_probs=True)[:, 1], voted)
 
 
-def cleanlab(votes: Table, share: float) -> dict[str, Table]:
+def cleanlab(votes: Table, share: float) -> Iterator[tuple[str, Table]]:
     """CROWDLAB, which weighs annotators against a classifier.
 
     There is nothing but votes to classify by: the classifier is a logistic regression on the votes'
@@ -96,12 +96,28 @@ def cleanlab(votes: Table, share: float) -> dict[str, Table]:
     )["label_quality"]
     sure = quality["consensus_quality_score"].to_numpy()
     weights = np.where(quality["consensus_label"] == 1, sure, 1 - sure)
-    return {"cleanlab CROWDLAB": with_mean(weights, voted)}
+    yield "cleanlab CROWDLAB", with_mean(weights, voted)
 
 
 PEERS = {"snorkel": snorkel, "crowd-kit": crowd_kit, "hyperlm": hyperlm, "cleanlab": cleanlab}
 
+
+def timed(peer: str, votes: Table, share: float) -> tuple[dict[str, Table], dict[str, float]]:
+    """The weights by model, and the processor seconds that each took."""
+    for _ in PEERS[peer](votes[:500], share):
+        pass
+    weights, seconds = {}, {}
+    start = time.process_time()
+    for name, found in PEERS[peer](votes, share):
+        seconds[name] = time.process_time() - start
+        weights[name] = found
+        start = time.process_time()
+    return weights, seconds
+
+
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     peer, given, out, right = sys.argv[1:]
-    np.savez(out, **PEERS[peer](np.load(given), float(right)))
+    weights, seconds = timed(peer, np.load(given), float(right))
+    np.savez(out, **weights)
+    print(json.dumps(seconds))

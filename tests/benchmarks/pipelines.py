@@ -199,13 +199,25 @@ def build(
     return pipe.to(device, dtype)
 
 
-def generate(pipe: Any, name: str, *, prompt: str = PROMPT, steps: int = 1) -> torch.Tensor:
-    """The latents of one seeded call, as the pipeline gives them; a UNet's are (1, 4, h, w)."""
+def generate(
+    pipe: Any,
+    name: str,
+    *,
+    prompt: str = PROMPT,
+    steps: int = 1,
+    size: tuple[int, int] | None = None,
+) -> torch.Tensor:
+    """The latents of one seeded call, as the pipeline gives them; a UNet's are (1, 4, h, w).
+
+    `size` is a height and a width in pixels, instead of the geometry's own.
+    """
     if name in TRANSFORMERS:
         call = TRANSFORMERS[name].call
     else:
         pixels = GEOMETRIES[name].pixels
         call = {"height": pixels, "width": pixels, "guidance_scale": 7.5}
+    if size is not None:
+        call = {**call, "height": size[0], "width": size[1]}
     latents: torch.Tensor = pipe(
         prompt,
         num_inference_steps=steps,
@@ -468,7 +480,13 @@ _SMALL = {"height": 64, "width": 96, "max_sequence_length": 32}
 TRANSFORMERS: Mapping[str, Transformer] = {
     "flux": Transformer(_flux, _FLUX, {"num_layers": 19, "num_single_layers": 38}, _SQUARE),
     "sd3": Transformer(_sd3, _SD3, {"num_layers": 24}, {**_SQUARE, "guidance_scale": 7.0}),
-    "pixart": Transformer(_pixart, _PIXART, {"num_layers": 28}, {**_SQUARE, "guidance_scale": 4.5}),
+    "pixart": Transformer(
+        _pixart,
+        _PIXART,
+        {"num_layers": 28},
+        # Without binning, which would make any other size a published one.
+        {**_SQUARE, "guidance_scale": 4.5, "use_resolution_binning": False},
+    ),
     "wan": Transformer(
         _wan, _WAN, {"num_layers": 30}, {"height": 480, "width": 832, "num_frames": 17}
     ),

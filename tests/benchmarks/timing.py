@@ -46,10 +46,14 @@ class Comparison:
     plain: tuple[Seconds, ...]
     traced: tuple[Seconds, ...]
 
-    def ratio(self, clock: str) -> Ratio:
+    def ratios(self, clock: str) -> list[float]:
         """Traced over plain, pair by pair; `clock` is `"wall"` or `"cpu"`."""
         pairs = zip(self.plain, self.traced, strict=True)
-        return Ratio.of([getattr(b, clock) / getattr(a, clock) for a, b in pairs])
+        return [getattr(b, clock) / getattr(a, clock) for a, b in pairs]
+
+    def ratio(self, clock: str) -> Ratio:
+        """The median and the extremes of the pairs' ratios."""
+        return Ratio.of(self.ratios(clock))
 
     def median(self, clock: str) -> tuple[float, float]:
         """Median seconds, plain and traced."""

@@ -273,10 +273,10 @@ def main() -> int:
             mark = f" ⚠{warned[name]}" if warned.get(name) else ""
             rows.setdefault(name, {})[setting] = f"{a:.3f}/{b:.3f}{mark}"
     table = Table(title=f"accuracy/AUC, {options.seeds} logs a setting; ⚠ fits that warned")
-    for column in ("model", *SETTINGS):
+    for column in ("model", *options.settings):
         table.add_column(column)
     for name, cells in rows.items():
-        table.add_row(name, *(cells.get(setting, "") for setting in SETTINGS))
+        table.add_row(name, *(cells.get(setting, "") for setting in options.settings))
     console.print(table)
 
     short, long = patterns_of(100_000), patterns_of(options.rows)
@@ -293,7 +293,7 @@ def main() -> int:
             f"labels of {name} that are wrong / of a majority vote",
             (1 - accuracy) / (1 - means["majority vote"][setting][0]),
             margin=0.05,
-            along="log",
+            along="functions",
             at=setting,
         )
         for name, of_settings in means.items()

@@ -218,6 +218,18 @@ def test_a_tracer_that_was_forgotten_is_taken_off_by_the_next(sd):
     assert state(sd) == before
 
 
+def test_a_tracer_that_was_entered_by_hand_and_dropped_takes_itself_off(sd):
+    before = state(sd)
+    trace(sd).__enter__()
+    gc.collect()
+    assert state(sd) == before
+    tracer = Tracer(sd)
+    sd.unet.set_attn_processor(tracer.processors())
+    del tracer
+    gc.collect()
+    assert state(sd) == before
+
+
 def test_projections_fused_while_traced_leave_no_wrapper_when_they_are_unfused(sd, build):
     before = dict(sd.unet.attn_processors)
     with trace(sd) as tracer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import warnings
+import weakref
 from collections.abc import Sequence
 from contextlib import ContextDecorator
 from dataclasses import replace
@@ -48,7 +49,8 @@ class Tracer(ContextDecorator):
     A run is one call of the pipeline. A denoising loop of one's own is a run as well: it begins
     with `pipe.encode_prompt(...)`, and the calls of the denoiser that follow belong to it.
 
-    A tracer that is put on a pipeline takes over from the one that was there.
+    A tracer that is put on a pipeline takes over from the one that was there, and one that is no
+    longer referred to takes itself off.
 
     Args:
         pipe: a diffusers pipeline whose denoiser is in the table of families, see
@@ -120,6 +122,8 @@ class Tracer(ContextDecorator):
             space=space,
             runs=runs,
         )
+        # One that is dropped without having been left takes itself off.
+        weakref.finalize(self, self._watch.remove).atexit = False
 
     # Installing and removing
 

@@ -153,6 +153,7 @@ class Watch:
         """Leave the pipeline as it was found."""
         self._is_installed = self._rewraps = False
         self._installed.close()
+        self._unwrap()  # processors that were set after it was removed
 
     def _wrap_all(self) -> None:
         for layer in self.layers.values():

@@ -66,8 +66,8 @@ from tiny_pipelines import Variant, picture, quiet, scheduler, sd_parts, sdxl, u
 from tiny_tokenizer import WORDS, clip_tokenizer
 from transformers import BertConfig, BertModel, XLMRobertaTokenizer
 
-with warnings.catch_warnings():  # it calls torch.jit.script, which is on its way out
-    warnings.simplefilter("ignore", FutureWarning)
+with warnings.catch_warnings():  # of a kind that depends on torch
+    warnings.filterwarnings("ignore", r".torch\.jit\.script. is deprecated")
     from diffusers.pipelines.kolors.pipeline_kolors import KolorsPipeline
     from diffusers.pipelines.kolors.text_encoder import ChatGLMConfig, ChatGLMModel
 

@@ -45,7 +45,8 @@ def mathml(self: Any, node: nodes.Element) -> None:
 
 def as_rest(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
     """Make reStructuredText of a docstring's text: indented blocks are code, marks are text."""
-    written: list[str] = [""] * (what == "property")  # or napoleon makes a type of `type: text`
+    # Or napoleon makes a type of the first line's `type: text`; the reader sees no escaped space.
+    written = ["\\ "] if what == "property" else []
     literal = False
     for line in lines:
         indented = line.startswith("    ")

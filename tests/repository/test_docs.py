@@ -63,6 +63,15 @@ def test_every_public_name_is_documented(site: Path, names: tuple[str, ...]) -> 
         assert not [f"{name}.{one}" for one in public if f"{name}.{one}" not in known]
 
 
+def test_no_sentence_about_a_property_is_taken_for_its_type(site: Path) -> None:
+    pages = [*site.glob("docs/*/api.html")]
+    assert len(pages) == 3
+    for page in pages:
+        text = page.read_text()
+        assert ">property<" in text
+        assert 'field-odd">Type<' not in text, page
+
+
 def test_every_page_of_the_documentation_is_on_the_site(root: Path, site: Path) -> None:
     pages = [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]
     assert len(pages) > 30

@@ -11,6 +11,7 @@ import jinja2
 import matplotlib as mpl
 import numpy as np
 import polars as pl
+from matplotlib.ticker import LogLocator, PercentFormatter
 
 import queries
 from speechnet import evaluate, files, settings, train
@@ -204,6 +205,7 @@ def draw_wer(results: Results, axes: Any) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.invert_yaxis()
     axes.set_xlim(left=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel(f"word error rate, {MODE}; dashed: the third party's own")
 
 
@@ -219,7 +221,10 @@ def draw_weight(results: Results, axes: Any) -> None:
             means = {"mean": pl.col("weight").mean(), "right": right.mean()}
             bins = rows.group_by(tenth).agg(**means).sort("mean")
             axes.plot(bins["mean"], bins["right"], "o-", color=color, label=NAMES[third])
-    axes.set_xlabel("weight that the label model gives")
+    if axes.has_data():
+        axes.axline((0, 0), slope=1, color="gray", ls="--", lw=1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.set_xlabel("weight that the label model gives; dashed: right as often as it says")
     axes.set_ylabel("share of the transcripts\nthat are right")
 
 
@@ -239,6 +244,8 @@ def draw_feedback(results: Results, axes: Any) -> None:
             level, label = raw["modes"][MODE]["wer"][0], f"all transcripts, {NAMES[third]}"
             axes.axhline(level, color=color, ls=":", label=label)
             axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("share of the feedback that carries no information")
     axes.set_ylabel(f"word error rate, {MODE}")
 
@@ -251,6 +258,7 @@ def draw_load(results: Results, axes: Any) -> None:
             label = f"{backend}, {key.removesuffix('_ms')}"
             rates, taken = [row["rate"] for row in rows], [row[key] for row in rows]
             axes.semilogy(rates, taken, style, color=color, label=label)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:.0f}")
             axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("queries a second, mean over the day")

@@ -73,7 +73,7 @@ def test_no_sentence_about_a_property_is_taken_for_its_type(site: Path) -> None:
 
 
 def test_every_page_of_the_documentation_is_on_the_site(root: Path, site: Path) -> None:
-    pages = [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]
+    pages = [*root.glob("*.md"), *root.glob("[!.]*/README.md"), *root.glob("docs/**/*.md")]
     assert len(pages) > 30
     assert not [
         page for page in pages if not (site / page.relative_to(root)).with_suffix(".html").is_file()

@@ -14,7 +14,7 @@ LARGEST = 150_000  # bytes
 def shown(root: Path) -> dict[Path, list[str]]:
     """The local pictures of the documents, with their alternative texts."""
     found: dict[Path, list[str]] = {}
-    for page in [*root.glob("*.md"), *root.glob("*/README.md"), *root.glob("docs/**/*.md")]:
+    for page in [*root.glob("*.md"), *root.glob("[!.]*/README.md"), *root.glob("docs/**/*.md")]:
         for text, address in re.findall(r"!\[([^\]]*)\]\(([^)]+)\)", page.read_text("utf-8")):
             found.setdefault((page.parent / address).resolve(), []).append(text)
     return found

@@ -42,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if unknown or not files:
         parser.error(f"no figures of {', '.join(sorted(unknown)) or 'anything'} are committed")
     worse: list[str] = []
+    compared = 0
     for name, file in files.items():
         found, figures = load(file)
         if options.names and name not in options.names:
@@ -49,10 +50,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not options.names and (found["seconds"] > options.longest or name.startswith("peers-")):
             print(f"{name}: left out unless named; it took {found['seconds']} s", flush=True)
             continue
+        compared += 1
         lines = list(check(name, found["command"], figures, options.scripts))
         print(*(lines or [f"{name}: {len(figures)} figures within their limits"]), sep="\n")
         worse += lines
-    return 1 if worse else 0
+    if not compared:
+        print("no figures were compared")
+    return 1 if worse or not compared else 0
 
 
 def check(

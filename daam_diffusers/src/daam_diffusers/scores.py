@@ -301,7 +301,7 @@ class _KernelWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         output = func(*args, **kwargs)
         if name in _FUSED:
-            # A list: a generator that is not run to its end would swallow an interrupt as it closes.
+            # A list: a generator that is not run to its end swallows an interrupt as it closes.
             named = dict(zip([a.name for a in func._schema.arguments], args, strict=False))
             self.found.append(_log_sum_exp(name, output[1], named | kwargs))
         return output

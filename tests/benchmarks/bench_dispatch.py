@@ -35,8 +35,9 @@ from hf_cudagraph_asr import BucketPlan, ExactForward, enable_cuda_graphs, plan_
 from hf_cudagraph_asr.backends import EagerBackend, Program
 from hf_cudagraph_asr.captured import _Slot
 from hf_cudagraph_asr.dispatch import Dispatch, Programs, decide
-from hf_cudagraph_asr.host import HostModel, output_of
+from hf_cudagraph_asr.host import HostModel
 from hf_cudagraph_asr.observe import Tally
+from hf_cudagraph_asr.pool import output_of
 
 BOUND = 50.0  # microseconds
 Queries = Sequence[torch.Tensor]

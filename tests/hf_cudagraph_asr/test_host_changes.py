@@ -18,7 +18,7 @@ from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr import GraphPool, enable_cuda_graphs
 from hf_cudagraph_asr.dispatch import Reason
-from hf_cudagraph_asr.host import output_of
+from hf_cudagraph_asr.pool import output_of
 
 
 @pytest.fixture

@@ -5,14 +5,12 @@ from __future__ import annotations
 import copy
 import functools
 import gc
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import filterfalse
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import torch
-from transformers.modeling_outputs import CausalLMOutput
 
 from hf_cudagraph_asr.dispatch import Reason
 from hf_cudagraph_asr.exact import ExactForward, composed, head_of, keep_mask, moded
@@ -20,7 +18,7 @@ from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import FEATURES, Frames
 from hf_cudagraph_asr.plan import BucketPlan
 
-__all__ = ["Call", "HostModel", "output_of", "row_by_row"]
+__all__ = ["Call", "HostModel", "row_by_row"]
 
 # In which the exact forward is tested.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -171,21 +169,6 @@ class HostModel:
     def _emitted(self, samples: int) -> int:
         """Frames of logits of a row of so many samples."""
         return int(self.exact.geometry.emitted(samples)) if samples >= self.receptive_field else 0
-
-
-def output_of(logits: torch.Tensor) -> CausalLMOutput:
-    """`CausalLMOutput(logits=logits)`, in a twentieth of its time.
-
-    A model's output is a dictionary of what it holds, whose attributes say the same; making one
-    checks each field by reflection.
-    """
-    found = CausalLMOutput.__new__(CausalLMOutput)
-    vars(found).update(_NO_OUTPUT, logits=logits)
-    OrderedDict.__setitem__(found, "logits", logits)
-    return found
-
-
-_NO_OUTPUT = dict(vars(CausalLMOutput()))
 
 
 def row_by_row(host: Callable[..., Any], call: Call, model: Any) -> torch.Tensor:

@@ -36,7 +36,7 @@ from figures import Figure
 Costs = dict[str, float]
 Points = Mapping[float, Callable[[], Costs]]
 
-STEPS, TOKENS, SIDES = (1, 2, 4, 8), (5, 10, 20, 40, 75), (256, 384, 512, 640)
+STEPS, TOKENS, SIDES = (1, 2, 4), (5, 20, 40, 75), (256, 384, 512)
 # Height and width, multiples of what each family asks for.
 FAMILIES = {"pixart": (384, 384), "sd3": (384, 384),
             "flux": (384, 384), "wan": (240, 416)}  # fmt: skip

@@ -8,7 +8,8 @@ Each file of docs/benchmarks names the command that wrote it. Those that took at
 and need no other tool run again, with the same options, and their figures are held against the
 committed ones. A line is printed, and the exit status is 1, for each median that is worse than its
 limit: worse than the committed median by more than the figure's margin, and than all committed
-runs. Figures that are missing and commands that fail count as worse. A better median is no failure;
+runs. Figures that are missing, files that are damaged or hold none, and commands that fail count as
+worse. A better median is no failure;
 commit it.
 
 The limits are ratios of things that were measured together, so other hardware is no reason to miss
@@ -44,14 +45,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     worse: list[str] = []
     compared = 0
     for name, file in files.items():
-        found, figures = load(file)
         if options.names and name not in options.names:
             continue
-        if not options.names and (found["seconds"] > options.longest or name.startswith("peers-")):
-            print(f"{name}: left out unless named; it took {found['seconds']} s", flush=True)
+        try:
+            found, figures = load(file)
+            command, seconds = list(found["command"]), float(found["seconds"])
+            if not command or not figures:
+                raise ValueError("it names no command" if figures else "it holds no figures")
+        except (ValueError, KeyError, TypeError) as error:
+            worse.append(f"{name}: the committed file is damaged: {error!r}")
+            print(worse[-1], flush=True)
+            continue
+        if not options.names and (seconds > options.longest or name.startswith("peers-")):
+            print(f"{name}: left out unless named; it took {seconds:g} s", flush=True)
             continue
         compared += 1
-        lines = list(check(name, found["command"], figures, options.scripts))
+        lines = list(check(name, command, figures, options.scripts))
         print(*(lines or [f"{name}: {len(figures)} figures within their limits"]), sep="\n")
         worse += lines
     if not compared:
@@ -70,7 +79,11 @@ def check(
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             yield f"{name}: {' '.join(command)} ended with status {done.returncode}: {last}"
         file = Path(folder, f"{name}.json")
-        measured = load(file)[1] if file.exists() else []
+        try:
+            measured = load(file)[1] if file.exists() else []
+        except ValueError as error:
+            yield f"{name}: {error}"
+            measured = []
     yield from beyond(name, committed, measured)
 
 

@@ -71,6 +71,11 @@ class Figure:
     def __post_init__(self) -> None:
         if not self.low <= self.median <= self.high:
             raise ValueError(f"{self.what}: {self.median} is not from {self.low} to {self.high}")
+        # Of these, none would ever be worse.
+        if not all(map(math.isfinite, (self.low, self.high, self.margin))) or self.margin < 0:
+            raise ValueError(f"{self.what}: {self.low}, {self.high} or {self.margin} is no number")
+        if self.better not in ("lower", "higher"):
+            raise ValueError(f"{self.what}: {self.better!r} is neither 'lower' nor 'higher'")
 
     @classmethod
     def of(cls, what: str, ratios: Sequence[float] | float, **others: Any) -> Figure:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,11 +115,41 @@ def test_a_figure_that_has_become_better_passes(committed, scripts):
     assert checked(committed, scripts) == 0
 
 
-def test_a_median_that_is_not_among_its_runs_is_refused(committed, scripts):
+@pytest.mark.parametrize(
+    ("doctored", "line"),
+    [
+        ({"median": 0.6}, "time with / without: 0.6 is not from 1.0 to 1.2"),
+        ({"high": math.inf}, "inf or 0.3 is no number"),
+        ({"margin": math.nan}, "nan is no number"),
+        ({"margin": -1}, "-1 is no number"),
+        ({"better": "Lower"}, "'Lower' is neither 'lower' nor 'higher'"),
+        ({"unknown": 1}, "unknown"),
+    ],
+)
+def test_a_figure_that_cannot_be_compared_fails(committed, scripts, capsys, doctored, line):
     commit(committed)
-    doctor(committed, 0, median=0.6)
-    with pytest.raises(ValueError, match=r"time with / without: 0.6 is not from 1.0 to 1.2"):
-        checked(committed, scripts)
+    doctor(committed, 0, **doctored)
+    assert checked(committed, scripts) == 1
+    assert line in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "others", [{"figures": []}, {"command": []}, {"seconds": None}, {"command": None}]
+)
+def test_a_file_that_compares_nothing_fails(committed, scripts, capsys, others):
+    commit(committed, **others)
+    assert checked(committed, scripts) == 1
+    assert "made: the committed file is damaged" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", ["", '{"command": [', "[]", "{}"])
+def test_a_damaged_file_fails_and_the_others_are_compared(committed, scripts, capsys, text):
+    commit(committed)
+    (committed / "damaged.json").write_text(text)
+    assert checked(committed, scripts) == 1
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("damaged: the committed file is damaged")
+    assert second == "made: 2 figures within their limits"
 
 
 def test_the_command_is_run_with_its_committed_options(committed, scripts, capsys):

@@ -237,6 +237,40 @@ def test_more_samples_than_the_header_declares_are_not_left_out(declared: int, r
     refused(patched(content, at, "<I", declared), "more samples than its header declares")
 
 
+@pytest.mark.parametrize(
+    ("subtype", "width"), [("ULAW", 1), ("ALAW", 1), ("PCM_16", 2), ("PCM_24", 3), ("DOUBLE", 8)]
+)
+def test_sound_is_left_out_under_no_declared_size(subtype: str, width: int) -> None:
+    content = encoded(tone(), subtype=subtype)
+    at = content.index(b"data") + 4
+    for declared in range(100, width * RATE - 20, 997):  # odd ones too
+        refused(patched(content, at, "<I", declared), "more samples than its header declares")
+
+
+@pytest.mark.parametrize("subtype", ["ULAW", "PCM_16", "PCM_24", "FLOAT"])
+@pytest.mark.parametrize(("at", "bit"), [(22, 2), (24, 64), (25, 1), (28, 1), (32, 3), (34, 24)])
+@pytest.mark.parametrize("format", ["WAV", "WAVEX"])
+def test_a_wav_header_that_contradicts_itself_is_refused(
+    format: str, subtype: str, at: int, bit: int
+) -> None:
+    content = encoded(tone(), format=format, subtype=subtype)
+    with pytest.raises(AudioError):
+        read_audio(patched(content, at, "B", content[at] ^ bit), RATE)
+
+
+@pytest.mark.parametrize("rate", [8000, RATE, 44_100, 48_000])
+def test_flac_whose_rate_is_damaged_is_refused(rate: int) -> None:
+    content = encoded(tone(rate=rate), rate, "FLAC")
+    assert len(read_audio(ID3 + content, rate)) == rate
+    refused(patched(content, 19, "B", content[19] ^ 1), "its checksum or rate is another one")
+
+
+def test_an_mp3_without_a_count_that_ends_in_zeros_may_have_lost_frames() -> None:
+    frame = b"\xff\xf3\x88\xc4" + bytes(284)  # of silence, .036 s
+    assert len(read_audio(frame * 40 + bytes(128), RATE)) == 40 * 576
+    refused(frame * 30 + bytes(10 * 288), "is cut off, damaged")
+
+
 @pytest.mark.parametrize("behind", [b"x", bytes(8), bytes(1001), b"LIST\0\1\2\3"])
 def test_padding_and_other_chunks_behind_samples_are_left_out(behind: bytes) -> None:
     assert len(read_audio(encoded(tone()) + behind, RATE)) == RATE
@@ -355,7 +389,7 @@ def test_flac_whose_number_of_samples_is_damaged_is_refused(subtype: str, channe
     assert len(read_audio(content, RATE)) == RATE
     for fewer in (0x3E7F, 0x0800, 0x0001):  # of 0x3E80
         damaged = patched(content, 24, ">H", fewer)
-        refused(damaged, "is damaged, its checksum is another one")
+        refused(damaged, "is damaged, its checksum or rate is another one")
         # Encoders that write to a pipe have none.
         unchecked = damaged[:26] + bytes(16) + damaged[42:]
         assert len(read_audio(unchecked, RATE)) == fewer

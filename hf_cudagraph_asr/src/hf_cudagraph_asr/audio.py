@@ -31,6 +31,11 @@ BLOCK = 1 << 20  # frames decoded at a time: a header that lies about its length
 
 FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # libsndfile's that are known to be whole
 
+# PCM, float, A-law, µ-law and what says so in an extension: so many bytes for each sample.
+UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)
+_CHUNK = re.compile(rb"[A-Za-z0-9_ ]{4}.{4}", re.DOTALL)
+NOTES = (b"LIST", b"id3 ", b"ID3 ")
+
 # Endings of recordings in a folder. Whether one can be decoded shows when it is read.
 ENDINGS = set(
     "3gp aac ac3 aif aiff amr au avi caf flac flv m4a m4b m4v mka mkv mov mp2 mp3 mp4 mpeg mpg oga "
@@ -59,7 +64,14 @@ BITRATES = (
 )
 MP3_RATES = (44_100, 48_000, 32_000)
 MOST_PADDED = 2 * 1152  # samples
+MOST_ZEROS = 512  # bytes behind the last frame; more may have been frames, where none are counted
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
+
+FLAC_RATES = dict(
+    enumerate(
+        (88_200, 176_400, 192_000, 8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000), 1
+    )
+)
 
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -226,13 +238,8 @@ def _frames(file: Any, content: bytes, name: str) -> int:
                 f"{name} is cut off, {there:,} of the {declared:,} bytes of samples that its "
                 f"header declares are there: copy or record it again"
             )
-    # Behind the samples of WAV there may be other chunks and padding.
-    more = re.search(r"^(?:Have 0|\*\*\* Unknown chunk) marker.* at position (\d+)", log, re.M)
-    if more and content[int(more[1]) :].strip(b"\0"):
-        raise AudioError(
-            f"{name} holds more samples than its header declares, as from a pipe, or where a "
-            f"recorder was interrupted: convert it, as with: ffmpeg -i {name} converted.wav"
-        )
+    if file.format in ("WAV", "WAVEX"):
+        _check_wav(content, name)
     if frames >= 1 << 36:  # more than FLAC can declare
         raise AudioError(
             f"{name} does not say how long it is, as FLAC from a pipe: encode it into a file"
@@ -240,6 +247,43 @@ def _frames(file: Any, content: bytes, name: str) -> int:
     if not frames:
         raise AudioError(f"{name} holds no samples: leave it out, or record it again")
     return frames
+
+
+def _check_wav(content: bytes, name: str) -> None:
+    """Raise an error where a header contradicts itself, or samples stand behind those declared.
+
+    libsndfile believes the rate and the channels, and skips what it does not know.
+    """
+    order = ">" if content.startswith(b"RIFX") else "<"
+    at, found = 12, False
+    while _CHUNK.match(content, at):
+        kind, size = struct.unpack_from(f"{order}4sI", content, at)
+        if kind == b"fmt " and size >= 16:
+            layout, channels, rate, speed, block, bits = struct.unpack_from(
+                f"{order}HHIIHH", content, at + 8
+            )
+            whole = (channels * ((bits + 7) // 8), rate * block)
+            companded = layout in (6, 7) and bits != 8
+            if layout in UNCOMPRESSED and ((block, speed) != whole or companded):
+                raise AudioError(
+                    f"{name} is damaged, its header contradicts itself: {channels} channels, "
+                    f"{bits} bits, {rate:,} samples a second, {block} bytes a sample and "
+                    f"{speed:,} a second: copy it again, or correct the header"
+                )
+        if kind == b"data" and found:
+            raise AudioError(f"{name} has samples in two places: convert it to WAV or FLAC")
+        found |= kind == b"data"
+        if (end := at + 8 + size) > len(content):
+            if kind in (b"data", *NOTES):  # a placeholder, or notes that are cut off
+                return
+            break
+        at = end + (size & 1 and _CHUNK.match(content, end) is None)  # not all fill up a chunk
+    # Behind the samples of WAV there may be other chunks and padding.
+    if len(content[at:].strip(b"\0")) >= 8:
+        raise AudioError(
+            f"{name} holds more samples than its header declares, as from a pipe, or where a "
+            f"recorder was interrupted: convert it, as with: ffmpeg -i {name} converted.wav"
+        )
 
 
 def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
@@ -261,7 +305,7 @@ def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
     if kind == "int32":
         if not _is_whole_flac(content, samples):
             raise AudioError(
-                f"{name} is damaged, its checksum is another one: copy or record it again"
+                f"{name} is damaged, its checksum or rate is another one: copy or record it again"
             )
         waveform = waveform * 2.0**-31
     return waveform.astype(np.float32, copy=False)
@@ -270,9 +314,18 @@ def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
 def _is_whole_flac(content: bytes, samples: npt.NDArray[np.int32]) -> bool:
     """Whether these samples, (T, C), have the checksum in STREAMINFO, where there is one.
 
-    They tell a number of samples that is damaged, which the decoder believes.
+    They tell a number of samples that is damaged, which the decoder believes; so it does the rate,
+    which the frames say too.
     """
-    about = content[content.index(b"fLaC") + 8 :][:34]
+    start = content.index(b"fLaC")
+    about = content[start + 8 :][:34]
+    at, last = start + 4, 0
+    while not last:  # blocks of metadata, before the first frame
+        last, at = content[at] & 128, at + 4 + int.from_bytes(content[at + 1 : at + 4], "big")
+    # Frames say their rate again, by a code if it is a usual one, and have a checksum.
+    usual = FLAC_RATES.get(content[at + 2] & 15)
+    if usual is not None and usual != int.from_bytes(about[10:13], "big") >> 4:
+        return False
     width, odd = divmod(1 + ((about[12] & 1) << 4 | about[13] >> 4), 8)  # bytes of a sample
     if odd or not any(about[18:]):
         return True
@@ -296,8 +349,9 @@ def _frames_of_mp3(content: bytes, promised: int, name: str) -> int:
     counted = int.from_bytes(header[2], "big") if header and header[1][0] & 1 else 0
     there = (found - (counted > 0)) * samples  # the frame with the count does not count
     rest = content[at:].strip(b"\0")
+    lost = not counted and len(content) - at - len(rest) > MOST_ZEROS
     damaged = at > len(content) or (rest and not rest.startswith(TAGS)) or content[:2] in rest
-    if damaged or (counted and counted != found - 1):
+    if damaged or lost or (counted and counted != found - 1):
         raise AudioError(
             f"{name} is cut off, damaged, several MP3 in one file, or not of layer III: copy or "
             f"encode it again"

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import AudioError, read_audio
-from hf_cudagraph_asr.audio import recordings_in
+from hf_cudagraph_asr.audio import TooLong, decoded, recordings_in
 
 RATE = 16_000
 ID3 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)  # a tag that says nothing
@@ -269,6 +269,25 @@ def test_an_mp3_without_a_count_that_ends_in_zeros_may_have_lost_frames() -> Non
     frame = b"\xff\xf3\x88\xc4" + bytes(284)  # of silence, .036 s
     assert len(read_audio(frame * 40 + bytes(128), RATE)) == 40 * 576
     refused(frame * 30 + bytes(10 * 288), "is cut off, damaged")
+
+
+def test_a_tag_with_a_footer_is_skipped() -> None:
+    head = b"\x04\0\x10\0\0\x02\0"
+    content = b"ID3" + head + bytes(256) + b"3DI" + head + encoded(tone())
+    assert len(read_audio(content, RATE)) == RATE
+
+
+def test_a_million_tags_are_skipped_at_once() -> None:
+    refused(b"ID3\x04\0\0\0\0\0\0" * 1_000_000, "is empty, or cut off within a tag")
+
+
+def test_many_channels_of_a_high_rate_are_too_long_before_they_are_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    content = encoded(np.zeros((655_350, 8), np.int16), 655_350, "FLAC")
+    monkeypatch.delattr("soundfile.SoundFile.read")
+    with pytest.raises(TooLong, match="8 channels of 655,350 samples a second, more than"):
+        decoded(content, RATE, most_seconds=2)
 
 
 @pytest.mark.parametrize("behind", [b"x", bytes(8), bytes(1001), b"LIST\0\1\2\3"])

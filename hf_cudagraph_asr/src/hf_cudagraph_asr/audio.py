@@ -49,6 +49,9 @@ DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; 
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
 # divisor would need gigabytes.
 MOST_WEIGHTS = 1 << 22
+# Samples of all channels that are decoded for each second that is taken: in some kilobytes of FLAC
+# there may be gigabytes of silence.
+MOST_A_SECOND = 8 * 48_000
 LEAST_RATE = 500  # samples a second; less is a damaged header
 
 # Sizes of samples that writers to a pipe declare, as they cannot know them: all ones by ffmpeg,
@@ -119,9 +122,12 @@ def decoded(
     soundfile = imported("soundfile", "audio", "reading audio")
     name = "the upload" if isinstance(source, bytes) else os.fspath(source)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
-    while content.startswith(b"ID3") and len(content) > 9:  # a tag, whose size has 7 bits a byte
-        size = sum(byte << 7 * (3 - place) for place, byte in enumerate(content[6:10]))
-        content = content[10 + size :]
+    at = 0
+    while content.startswith(b"ID3", at) and len(content) > at + 9:  # a tag
+        of = content[at + 6 : at + 10]  # its size, 7 bits a byte
+        at += 10 * bool(content[at + 5] & 16)  # a copy of its head behind it
+        at += 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(of))
+    content = content[at:]  # once: of a million tags each copy would be all of the rest
     if not content:
         raise AudioError(
             f"{name} is empty, or cut off within a tag: leave it out, or copy it again"
@@ -137,6 +143,11 @@ def decoded(
                 raise TooLong(
                     f"{name} has {least}{frames / rate:,.2f} seconds, at most {most_seconds:,g} "
                     f"are taken: cut it into parts"
+                )
+            if frames * file.channels > most_seconds * MOST_A_SECOND:
+                raise TooLong(
+                    f"{name} has {file.channels} channels of {rate:,} samples a second, more than "
+                    f"are decoded: convert it to one channel of {sampling_rate:,}"
                 )
             waveform = _samples(file, content, frames, name)
     except soundfile.SoundFileError as error:

@@ -271,6 +271,14 @@ def test_an_mp3_without_a_count_that_ends_in_zeros_may_have_lost_frames() -> Non
     refused(frame * 30 + bytes(10 * 288), "is cut off, damaged")
 
 
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_a_chain_of_ogg_is_not_read_to_the_end_of_its_first(subtype: str) -> None:
+    first, other = (encoded(tone(), format="OGG", subtype=subtype) for _ in range(2))
+    assert len(read_audio(first, RATE)) == RATE
+    refused(first + other, "several recordings in a chain")  # each with a number of its own
+    refused(first + b"?" + other, "several recordings in a chain")
+
+
 def test_a_tag_with_a_footer_is_skipped() -> None:
     head = b"\x04\0\x10\0\0\x02\0"
     content = b"ID3" + head + bytes(256) + b"3DI" + head + encoded(tone())

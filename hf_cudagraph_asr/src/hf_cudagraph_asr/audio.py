@@ -238,7 +238,8 @@ def _frames(file: Any, content: bytes, name: str) -> int:
         )
     if file.format == "OGG" and not _is_whole_ogg(content):
         raise AudioError(
-            f"{name} is cut off or damaged, a page is missing: copy or record it again"
+            f"{name} is cut off or damaged, a page is missing, or holds several recordings in a "
+            f"chain: copy or record it again, or convert it: ffmpeg -i {name} converted.wav"
         )
     if file.format == "MP3":
         frames = _frames_of_mp3(content, frames, name)
@@ -392,19 +393,23 @@ def _mp3_frame(head: bytes, first: bytes) -> tuple[int, int] | None:
 
 
 def _is_whole_ogg(content: bytes) -> bool:
-    """Whether each page is there as it was written, and the last of each stream (RFC 3533, 6)."""
+    """Whether each page is there as it was written, and the last of each stream (RFC 3533, 6).
+
+    Not of a chain: libsndfile reads the first of its recordings.
+    """
     at, following, ended = 0, dict[int, int](), set[int]()
     while content.startswith(b"OggS\0", at) and len(content) >= at + 27:
         parts = content[at + 26]
         page = content[at : at + 27 + parts + sum(content[at + 27 : at + 27 + parts])]
         serial, number = struct.unpack_from("<II", page, 14)
-        if number != following.get(serial, number) or not _is_whole_page(page):
+        chained = ended and page[5] & 2
+        if chained or number != following.get(serial, number) or not _is_whole_page(page):
             return False
         following[serial] = number + 1
         if page[5] & 4:
             ended.add(serial)
         at += len(page)
-    return ended == following.keys()
+    return ended == following.keys() and b"OggS" not in content[at:]
 
 
 def _is_whole_page(page: bytes) -> bool:

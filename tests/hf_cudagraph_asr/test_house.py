@@ -19,7 +19,7 @@ def test_the_package_is_small_and_imports_in_one_direction() -> None:
     assert found.lines <= 8_064  # until the next test passes, at least it does not grow
 
 
-@pytest.mark.xfail(strict=True, reason="some 800 lines more than it is to have")
+@pytest.mark.xfail(strict=True, reason="some 860 lines more than it is to have")
 def test_the_package_has_no_more_lines_than_it_is_to_have() -> None:
     assert house("hf_cudagraph_asr").lines <= LINES
 

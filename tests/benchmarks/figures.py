@@ -290,7 +290,7 @@ def draw(folder: Path = SAVED, picture: Path = PICTURE) -> None:
     drawn.tight_layout()
     picture.parent.mkdir(parents=True, exist_ok=True)
     # No version of matplotlib in the file: the same figures are the same picture.
-    drawn.savefig(picture, dpi=72, metadata={"Software": None})
+    drawn.savefig(picture, dpi=66, metadata={"Software": None}, pil_kwargs={"optimize": True})
     plt.close(drawn)
 
 

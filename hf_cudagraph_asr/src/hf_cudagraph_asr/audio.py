@@ -319,7 +319,7 @@ def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
             raise AudioError(
                 f"{name} is damaged, its checksum or rate is another one: copy or record it again"
             )
-        waveform = waveform * 2.0**-31
+        return waveform.astype(np.float32) * np.float32(2**-31)
     return waveform.astype(np.float32, copy=False)
 
 
@@ -342,7 +342,10 @@ def _is_whole_flac(content: bytes, samples: npt.NDArray[np.int32]) -> bool:
     if odd or not any(about[18:]):
         return True
     # libsndfile fills the highest bytes.
-    used = samples.astype("<i4")[..., None].view(np.uint8)[..., 4 - width :]  # (T, C, width)
+    if width == 3:
+        used = samples.astype("<i4")[..., None].view(np.uint8)[..., 1:]  # (T, C, 3)
+    else:
+        used = (samples >> (32 - 8 * width)).astype(f"<i{width}")
     return hashlib.md5(used.tobytes(), usedforsecurity=False).digest() == about[18:]
 
 

@@ -262,7 +262,7 @@ def test_without_it_nothing_is_kept_and_files_hold_nothing_to_probe(sd, tmp_path
         loaded.probe("dog")
     for copied in (copy.copy(maps), copy.deepcopy(maps)):
         assert copied.probing is maps.probing  # no copy of the pipeline
-    pickled = pickle.loads(pickle.dumps(maps))  # noqa: S301
+    pickled = pickle.loads(pickle.dumps(maps))  # noqa: S301 - own bytes
     assert pickled.probing is None
     assert torch.equal(pickled["dog"].values, maps["dog"].values)
 

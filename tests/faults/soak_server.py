@@ -46,6 +46,7 @@ import numpy as np
 import psutil
 import record
 import soundfile
+from damage import damaged
 from transformers import AutoConfig
 
 from hf_cudagraph_asr import Transcriber, plan_buckets, read_audio
@@ -198,33 +199,17 @@ def whole(rng: random.Random, count: int) -> Iterator[tuple[Query, bytes, bytes]
         yield sent(body, "whole recordings", next(ways)), body, readable
 
 
-def damaged(body: bytes, rng: random.Random) -> bytes:
-    """Bytes are changed, cut out, repeated or added, or the end is missing."""
-    content = bytearray(body)
-    for _ in range(rng.randint(1, 4)):
-        end = min(len(content), 256) if rng.random() < 0.5 else len(content)
-        at = rng.randrange(max(end, 1))
-        match rng.randrange(5):
-            case 0 if content:
-                content[at] ^= 1 << rng.randrange(8)
-            case 1:
-                del content[at : at + rng.randint(1, 40)]
-            case 2:
-                content[at:at] = content[at : at + rng.randint(1, 40)]
-            case 3:
-                del content[at:]
-            case _:
-                content[at:at] = rng.randbytes(rng.randint(1, 8))
-    return bytes(content)
-
-
 def others(bodies: Sequence[bytes], rng: random.Random) -> list[Query]:
     """What is to be refused, and what may be."""
     tone = np.sin(np.arange(13 * RATE) / 9)
     three = np.zeros((RATE, 3))
     broken = np.full(RATE, np.nan)
     found = [
-        sent(damaged(rng.choice(bodies), rng), "damaged files", rng.choice(("body", "json")))
+        sent(
+            damaged(rng.choice(bodies), rng, cut=True),
+            "damaged files",
+            rng.choice(("body", "json")),
+        )
         for _ in range(60)
     ]
     found += [

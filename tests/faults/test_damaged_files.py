@@ -14,27 +14,8 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from damage import damaged
 from kinds import COMMANDS, NAMES, Refused, kinds
-
-
-def damaged(whole: bytes, rng: random.Random) -> bytes:
-    """Some bytes are changed, cut out, repeated or added."""
-    content = bytearray(whole)
-    for _ in range(rng.randint(1, 4)):
-        # Heads hold what the rest means, so that half of the damage is there.
-        end = min(len(content), 512) if rng.random() < 0.5 else len(content)
-        at = rng.randrange(max(end, 1))
-        match rng.randrange(4):
-            case 0 if content:
-                content[at] ^= 1 << rng.randrange(8)
-            case 1:
-                del content[at : at + rng.randint(1, 40)]
-            case 2:
-                content[at:at] = content[at : at + rng.randint(1, 40)]
-            case _:
-                content[at:at] = rng.randbytes(rng.randint(1, 8))
-    return bytes(content)
-
 
 VALUES: tuple[Any, ...] = (None, True, -1, 0, 1e400, 10**30, "", "x", [], {}, [[]], {"": 0})
 

@@ -195,6 +195,7 @@ release-check: $(STAMP)
 	  $(BIN)/python -m build --no-isolation --outdir $(RELEASE)/dist $(RELEASE)/tree/$$package || exit; done
 	$(BIN)/uv tool run --quiet --from twine==7.0.0 twine check --strict $(RELEASE)/dist/*
 	for wheel in $(RELEASE)/dist/*.whl; do $(BIN)/python -m zipfile --list $$wheel; done
+	@echo "Pythons besides that of .venv: $(or $(PYTHONS),none: name them as PYTHONS=...)"
 	DIST=$(CURDIR)/$(RELEASE)/dist PYTHONS="$(PYTHONS)" \
 	  $(BIN)/pytest -o timeout=1800 tests/repository
 	$(BIN)/python tests/repository/advisories.py

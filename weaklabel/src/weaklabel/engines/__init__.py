@@ -158,16 +158,21 @@ def _own(votes: Any) -> Any:
 class QueryLog:
     """A query log that an engine has opened.
 
-    An engine is made of `LogFiles` of the log and of a larger one or None, a folder for files on
-    the way, which its workers see, too, Spark's master, such as `spark://host:7077` (by default two
-    threads of this machine), and a memory limit, such as "4GB". The latter is DuckDB's, which
-    spills more to the folder (by default 80% of the machine's memory), or of Spark's driver, where
-    a session is started here. What is not installed is an ImportError.
+    Args:
+        log: files of the log.
+        reference: files of a larger one, or None.
+        scratch: a folder for files on the way, which the engine's workers see, too.
+        master: Spark's, such as `spark://host:7077`; by default two threads of this machine.
+        memory_limit: such as "4GB": of DuckDB, which spills more to the folder (by default 80% of
+            the machine's memory), or of Spark's driver, where a session is started here.
+
+    Raises:
+        ImportError: the engine is not installed.
 
     Attributes:
         name, version: the engine's.
         errors: the exceptions of the engine.
-        given: what the log is called in messages.
+        given: the log's name in messages.
         log, reference: native lazy frames.
         scratch: the folder.
         stepped: the native table of votes of a log and its `Plan.work`, by a `RowStep`.
@@ -181,6 +186,27 @@ class QueryLog:
     reference: Any
     scratch: Path
     stepped: Callable[[Any, Any, RowStep, Any], Any]
+
+    def __init__(
+        self,
+        log: LogFiles,
+        reference: LogFiles | None,
+        scratch: Path,
+        master: str | None = None,
+        memory_limit: str | None = None,
+    ) -> None:
+        self.given, self.scratch = log.given, scratch
+        self._start(log, master, memory_limit)
+        with self.faults():
+            self.log = self._frame(log, "queries.parquet")
+            self.reference = reference and self._frame(reference, "reference.parquet")
+
+    def _start(self, log: LogFiles, master: str | None, memory_limit: str | None) -> None:
+        """Import and start the engine, if it has to be."""
+
+    def _frame(self, files: LogFiles, made: str) -> Any:
+        """Open files as a native lazy frame, by way of a Parquet file in the scratch folder."""
+        return self._read(*files.parquet(self.scratch / made))
 
     # Of engines that vote part by part: write the votes of a plan on a native frame, read files as
     # one, and the queries of a part.

@@ -18,15 +18,7 @@ class Log(QueryLog):
 
     name = "duckdb"
 
-    def __init__(
-        self,
-        log: LogFiles,
-        reference: LogFiles | None,
-        scratch: Path,
-        master: str | None = None,
-        memory_limit: str | None = None,
-    ) -> None:
-        self.given, self.scratch = log.given, scratch
+    def _start(self, log: LogFiles, master: str | None, memory_limit: str | None) -> None:
         try:
             import duckdb
             import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]  # noqa: F401
@@ -46,10 +38,6 @@ class Log(QueryLog):
             }
             for name, value in settings.items():
                 self._connection.execute(f"SET {name} = {_literal(value)}")
-            self.log = self._read(*log.parquet(self.scratch / "queries.parquet"))
-            self.reference = None
-            if reference is not None:
-                self.reference = self._read(*reference.parquet(self.scratch / "reference.parquet"))
 
     def close(self) -> None:
         """Let go of the files."""

@@ -19,17 +19,8 @@ class Log(QueryLog):
     version = pl.__version__
     errors = (pl.exceptions.PolarsError,)
 
-    def __init__(
-        self,
-        log: LogFiles,
-        reference: LogFiles | None,
-        scratch: Path,
-        master: str | None = None,
-        memory_limit: str | None = None,
-    ) -> None:
-        self.given, self.scratch = log.given, scratch
-        self.log = log.frame
-        self.reference = None if reference is None else reference.frame
+    def _frame(self, files: LogFiles, made: str) -> pl.LazyFrame:
+        return files.frame
 
     @staticmethod
     def prepared(log: pl.LazyFrame, plan: Plan) -> pl.LazyFrame:

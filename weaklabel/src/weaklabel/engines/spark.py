@@ -72,15 +72,7 @@ class Log(QueryLog):
 
     name = "spark"
 
-    def __init__(
-        self,
-        log: LogFiles,
-        reference: LogFiles | None,
-        scratch: Path,
-        master: str | None = None,
-        memory_limit: str | None = None,
-    ) -> None:
-        self.given, self.scratch = log.given, scratch
+    def _start(self, log: LogFiles, master: str | None, memory_limit: str | None) -> None:
         try:
             import pyspark
             from py4j.protocol import Py4JError  # type: ignore[import-untyped, unused-ignore]
@@ -102,11 +94,9 @@ class Log(QueryLog):
                 self._session = active.newSession()
             self._session.conf.set("spark.sql.session.timeZone", "UTC")
             self._session.conf.set("spark.sql.parquet.outputTimestampType", "TIMESTAMP_MICROS")
-            self.log = self._read(*_readable(log).parquet(self.scratch / "queries.parquet"))
-            self.reference = None
-            if reference is not None:
-                files = _readable(reference).parquet(self.scratch / "reference.parquet")
-                self.reference = self._read(*files)
+
+    def _frame(self, files: LogFiles, made: str) -> Any:
+        return super()._frame(_readable(files), made)
 
     def close(self) -> None:
         """Stop the session, if it was started here."""

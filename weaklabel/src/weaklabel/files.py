@@ -48,6 +48,18 @@ def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | Non
             raise WeakLabelError(f"{target} is to be written twice: give two names")
 
 
+def require_parent(target: Path) -> None:
+    """Refuse an output whose folder does not exist; it is not created.
+
+    Raises:
+        FileNotFoundError: there is no such folder.
+    """
+    if not target.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"no folder {target.parent} to write {target.name} in: create it first"
+        )
+
+
 @contextmanager
 def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Iterator[Path]:
     """A path in the same folder to write to; it takes the name `path` once all went well.
@@ -64,10 +76,7 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
         WeakLabelError: another process is writing this output.
     """
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {target.parent} to write {target.name} in: create it first"
-        )
+    require_parent(target)
     if folder and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists already: give another name, or remove it first")
     if target.is_dir() and not folder:

@@ -26,7 +26,7 @@ from weaklabel.content import typed
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.engines.polars import Log as PolarsLog
 from weaklabel.errors import WeakLabelError, plain_message
-from weaklabel.files import workplace, written_beside
+from weaklabel.files import require_parent, workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.patterns import METADATA, described
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog, merge
@@ -610,10 +610,7 @@ def _folder(target: Path, resume: bool) -> Iterator[Path]:
 
     A run that wrote no part leaves nothing, and may be tried again with other settings.
     """
-    if not target.parent.is_dir():
-        raise FileNotFoundError(
-            f"no folder {target.parent} to write {target.name} in: create it first"
-        )
+    require_parent(target)
     if target.exists() and not target.is_dir():
         raise FileExistsError(f"{target} is a file: give the path of a folder, or end in .parquet")
     target.mkdir(exist_ok=True)

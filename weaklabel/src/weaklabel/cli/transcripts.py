@@ -14,7 +14,7 @@ from typer import Argument, Option
 from weaklabel import cli
 from weaklabel.cli import app, chosen, console, counted, say
 from weaklabel.errors import WeakLabelError
-from weaklabel.files import keep_apart
+from weaklabel.files import keep_apart, require_parent
 
 
 @app.command()
@@ -57,8 +57,7 @@ def combine(
     keep_apart([out, sources], [given] if isinstance(given, str) else [*given.values()])
     outputs = [path for path in (out, sources) if path is not None]
     for path in outputs:  # before the work, not after it
-        if not path.absolute().parent.is_dir():
-            raise FileNotFoundError(f"no folder {path.parent} to write in: create it first")
+        require_parent(path)
     combined = transcripts.combine(
         given,
         method=method,

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 from weaklabel import models
-from weaklabel.dependence import Comparison, Dependence, MissingRate, dependences
+from weaklabel.dependence import Dependence, MissingRate, ModelComparison, dependences
 from weaklabel.errors import WeakLabelError
 from weaklabel.gold import (
     Floats,
@@ -163,7 +163,7 @@ class Analysis:
     model: str
     prior: float | None
     families: tuple[tuple[str, ...], ...]
-    comparison: Comparison | None
+    comparison: ModelComparison | None
     gold: GoldAnalysis | None
     provenance: tuple[tuple[str, str], ...]
 

@@ -18,6 +18,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
+    check_prior,
     logistic_expression,
     vote_column,
 )
@@ -39,8 +40,8 @@ class MajorityVote:
     prior: float | None = None
 
     def __post_init__(self) -> None:
-        if self.prior is not None and not 0 < self.prior < 1:
-            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        if self.prior is not None:
+            check_prior(self.prior)
 
     def fit(self, votes: Any, *, gold: Gold | None = None) -> FittedMajority:
         """Fit to a table of votes, or to `Patterns`; of `gold`, only the share right is used."""
@@ -74,8 +75,7 @@ class FittedMajority(Fitted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.prior < 1:
-            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        check_prior(self.prior)
 
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes."""

@@ -387,7 +387,7 @@ def alternative(coded: Coded, solution: Solution, rules: Rules) -> Alternative |
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ModelComparison:
     """A label model beside what needs no model; all of it without the queries that have no input.
 
     Attributes:
@@ -418,7 +418,7 @@ class Comparison:
     gold: GoldComparison | None
 
 
-def compare(
+def compare_model(
     patterns: Patterns,
     coded: Coded,
     solution: Solution,
@@ -426,7 +426,7 @@ def compare(
     reference: Floats,
     other: Alternative | None,
     gold: GoldComparison | None,
-) -> Comparison:
+) -> ModelComparison:
     """Compare a model with what needs none.
 
     `coded` is the patterns as the model sees them, `reference` P(right | pattern), (P,), of the
@@ -442,7 +442,7 @@ def compare(
 
     single = float(coded.counts @ coded.add_up(coded.pooled(1e-9))[0])
     price = CHANCE * _scale(patterns)
-    return Comparison(
+    return ModelComparison(
         solution.likelihood - single - price * float((coded.sizes - 1).sum() + 1),
         int((coded.sizes > 1).sum()),
         expected(posterior >= 0.5),
@@ -482,7 +482,7 @@ def unlike_members(patterns: Patterns, factors: Partition, right: Floats) -> Ite
 
 
 def reasons(
-    comparison: Comparison,
+    comparison: ModelComparison,
     solution: Solution,
     dependent: Sequence[Dependence],
     missing: Sequence[MissingRate],

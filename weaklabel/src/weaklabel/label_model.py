@@ -33,14 +33,14 @@ import numpy as np
 
 from weaklabel import em
 from weaklabel.dependence import (
-    Comparison,
     Dependence,
     GoldComparison,
     MissingRate,
+    ModelComparison,
     Partition,
     alternative,
     best_cut,
-    compare,
+    compare_model,
     dependences,
     missing_rates,
     reasons,
@@ -54,6 +54,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
+    check_prior,
     logistic_expression,
 )
 from weaklabel.patterns import Patterns, accepts, vote_columns
@@ -117,8 +118,8 @@ class LabelModel:
             value = getattr(self, name)
             if not isinstance(value, int | float) and not (name == "prior" and value is None):
                 raise WeakLabelError(f"{name} must be a number, got {value!r}")
-        if self.prior is not None and not 0 < self.prior < 1:
-            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        if self.prior is not None:
+            check_prior(self.prior)
         if not 0 <= self.belief < math.inf:
             raise WeakLabelError(f"belief must be 0 or more, got {self.belief!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):
@@ -178,7 +179,7 @@ class LabelModel:
         apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
         right = (patterns.counts - known.sum(axis=0)) * solution.posterior + known[1]
         checked = known.sum() >= ENOUGH_GOLD
-        comparison = compare(
+        comparison = compare_model(
             patterns,
             coded,
             solution,
@@ -393,15 +394,14 @@ class FittedLabelModel(Fitted):
     log_likelihoods: tuple[float, ...]
     missing: tuple[MissingRate, ...]
     dependence: tuple[Dependence, ...]
-    comparison: Comparison
+    comparison: ModelComparison
     warnings: tuple[str, ...]
     log_rows: tuple[int | None, ...]
     identities: tuple[Identity | None, ...]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.prior < 1:
-            raise WeakLabelError(f"prior must lie between 0 and 1, got {self.prior!r}")
+        check_prior(self.prior)
         named = [name for factor in self.factors for name in factor.functions]
         voting = [name for one in self.factors if not one.inputs for name in one.functions]
         if sorted(voting) != sorted(self.functions) or not set(named) <= set(self.functions):

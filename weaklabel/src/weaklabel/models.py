@@ -296,6 +296,16 @@ def no_weight(fitted: FittedModel) -> WeakLabelError:
     )
 
 
+def check_prior(prior: float) -> None:
+    """Refuse a P(right) that leaves one of the classes impossible.
+
+    Raises:
+        WeakLabelError: it does not lie between 0 and 1.
+    """
+    if not 0 < prior < 1:
+        raise WeakLabelError(f"prior must lie between 0 and 1, got {prior!r}")
+
+
 def check_identities(
     fitted: FittedModel,
     seen: Mapping[str, Identity | None],

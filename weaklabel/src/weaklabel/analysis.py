@@ -1,4 +1,4 @@
-"""What labeling functions and a label model did: coverage, conflicts, learned and true accuracy.
+"""Analysis of labeling functions and a label model: coverage, conflicts, accuracy.
 
 All that needs no gold comes from counts of vote patterns, so that it costs the same for a thousand
 queries and for a billion. What needs gold (see `weaklabel.gold`) comes from the queries that were
@@ -100,7 +100,7 @@ class PatternSummary:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How many labels are right, beside what needs no model.
+    """The share of right labels, beside two labelings that need no model.
 
     Attributes:
         text: the same in a sentence.
@@ -308,7 +308,7 @@ def _verdict(
 
 
 def _gold_warnings(gold: GoldAnalysis | None) -> Iterator[str]:
-    """What gold says against the model."""
+    """Warnings of labels that are no better on gold than those that need no model."""
     if gold is None:
         return
     for baseline in gold.baselines:

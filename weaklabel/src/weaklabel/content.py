@@ -1,4 +1,4 @@
-"""What is in JSON files, as values of the types that it should be of."""
+"""Values of given types out of the content of JSON files."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from weaklabel.errors import WeakLabelError
 
 
 def typed(kind: Any, value: Any, where: str = "") -> Any:
-    """What JSON read as a value of a type.
+    """Turn what JSON read into a value of a type: dataclasses, tuples, unions and the like.
 
     Raises:
-        WeakLabelError: it is none; the message says where.
+        WeakLabelError: it is no such value; the message says where.
         TypeError: a dataclass lacks a field.
     """
     origin, kinds = get_origin(kind) or kind, get_args(kind)

@@ -47,7 +47,7 @@ SURE: Final = 3.5  # standard errors of such a change
 
 @dataclass(frozen=True)
 class Dependence:
-    """Of one pair of functions, given the class, on queries on which both have input.
+    """Dependence of two functions, given the class, on the queries on which both have input.
 
     Attributes:
         first: name of a function.
@@ -172,12 +172,12 @@ def _cuts(patterns: Patterns, units: Partition) -> list[Partition]:
 
 
 def _scale(patterns: Patterns) -> float:
-    """By what prices grow beyond `ENOUGH` rows."""
+    """Factor by which prices grow beyond `ENOUGH` rows."""
     return max(1.0, patterns.rows / ENOUGH)
 
 
 def _correlation(patterns: Patterns) -> Floats:
-    """Of every two functions' votes, on rows on which both have input: float64, (F, F)."""
+    """Correlations of functions' votes over the rows where both have input: float64, (F, F)."""
     present = patterns.present.astype(np.float64)
     votes = np.where(patterns.present, patterns.votes, 0).astype(np.float64)
     counts = patterns.counts[:, None]
@@ -216,7 +216,7 @@ def _remainder(patterns: Patterns, factor: Factor, price: float) -> float:
 
 @dataclass(frozen=True)
 class MissingRate:
-    """How often transcripts are right on which a function has no input.
+    """The share of right transcripts among those on which a function has no input.
 
     Attributes:
         name: of the function.
@@ -291,7 +291,7 @@ def _share(ratio: Floats, counts: Integers, share: float) -> tuple[float, float]
 
 @dataclass(frozen=True)
 class GoldComparison:
-    """On checked queries, each left out of the fit that judges it (five folds).
+    """A model beside its rivals on checked queries, each left out of its own fit (five folds).
 
     Attributes:
         rows: checked queries.
@@ -324,7 +324,7 @@ class GoldComparison:
         without: Floats,
         majority: npt.NDArray[np.bool_],
     ) -> GoldComparison:
-        """Of N queries: which are right, their weights by both models, a majority vote's labels."""
+        """Compare on N queries: which are right, both models' weights, a majority vote's labels."""
         true, voted = (weights >= 0.5) == right, majority == right
         losses, losses_without = (
             -np.log(np.maximum(np.where(right, own, 1 - own), 1e-300)) for own in (weights, without)
@@ -362,7 +362,7 @@ class Alternative:
 
 
 def alternative(coded: Coded, solution: Solution, rules: Rules) -> Alternative | None:
-    """Of all shares of right transcripts that are about as likely, the worst for the labels.
+    """Find, of all shares of right transcripts that are about as likely, the worst for the labels.
 
     Few functions tell little of how many transcripts are right, and what a model takes for wrong
     may as well be right. Each of `PRIORS` is held while everything else is fitted anew, from where

@@ -77,7 +77,7 @@ class Factor:
         return base ** np.arange(wide, dtype=np.int64)
 
     def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
-        """What each row shows: votes int8, (N, m) in the order of `functions` → int64, (N,)."""
+        """Codes of rows of votes: int8, (N, m) in the order of `functions` → int64, (N,)."""
         if self.joint:
             digits = np.where(votes == MISSING, 3, votes.astype(np.int64) + 1)
         else:
@@ -110,7 +110,7 @@ class Factor:
         return np.asarray(codes[self.digits(codes).sum(axis=1) <= len(self.functions)])
 
     def digits(self, codes: Integers) -> Integers:
-        """Of codes, (N,), their digits, (N, m), or (N, 3) beyond `JOINT` members."""
+        """Digits of codes, (N,): (N, m), or (N, 3) beyond `JOINT` members."""
         return np.asarray(codes[:, None] // self._places % self._shape[0])
 
     def whole(self, codes: Integers) -> npt.NDArray[np.bool_]:
@@ -142,7 +142,7 @@ class Factor:
         return np.asarray(ways / chosen[m, m - seen[..., 2]])
 
     def distances(self, codes: Integers, symbols: Integers) -> Floats:
-        """How far what is seen is from symbols, missing inputs left out: float64, (N, S)."""
+        """Distances of what is seen from symbols, missing inputs left out: float64, (N, S)."""
         seen, all_ = self.digits(codes)[:, None], self.digits(symbols)[None]
         if self.joint:
             return np.asarray(np.where(seen == 3, 0.0, np.abs(seen - all_)).sum(axis=-1))
@@ -151,7 +151,7 @@ class Factor:
 
 @dataclass(frozen=True)
 class Inputs(Factor):
-    """Which of the functions' inputs are missing, as one factor: a digit to base 2 a function.
+    """The pattern of missing inputs as one factor: a digit to base 2 a function.
 
     One factor, and not one for each function: inputs go missing together, a household's or a
     column's, and such evidence must not be multiplied. It is no vote for or against a transcript.
@@ -179,7 +179,7 @@ class Inputs(Factor):
         return 2, len(self.functions)
 
     def codes(self, votes: npt.NDArray[np.int8]) -> Integers:
-        """Which inputs are missing: votes int8, (N, F) → int64, (N,)."""
+        """Codes of the inputs that are missing: votes int8, (N, F) → int64, (N,)."""
         return np.asarray((votes == MISSING) @ self._places)
 
     def code(self) -> nw.Expr:
@@ -337,7 +337,7 @@ class Coded:
 def _read(
     factor: Factor, votes: npt.NDArray[np.int8], abstain: Abstain
 ) -> tuple[Integers, Integers, Floats]:
-    """Of (P, m) votes: which thing each shows, -1 for nothing; symbols; P(thing | symbol)."""
+    """Read (P, m) votes: the thing each shows, -1 for nothing; symbols; P(thing | symbol)."""
     codes, index = np.unique(factor.codes(votes), return_inverse=True)
     evidence = ~factor.nothing(codes, abstain)
     whole = factor.whole(codes)
@@ -368,7 +368,7 @@ def _means(votes: npt.NDArray[np.int8], counts: Integers) -> tuple[Floats, Float
 
 @dataclass(frozen=True, eq=False)
 class Solution:
-    """Where EM ended."""
+    """The end of EM: the fitted rates, and how good they are."""
 
     prior: float  # P(right)
     logs: Floats  # (2, S): log P(symbol | wrong), log P(symbol | right)
@@ -381,7 +381,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Rules:
-    """What EM is given besides the counts."""
+    """Settings of EM besides the counts."""
 
     smoothing: float = 1.0  # pseudo-rows for every symbol
     prior: float | None = None  # P(right) where it is given, else estimated

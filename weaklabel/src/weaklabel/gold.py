@@ -1,4 +1,4 @@
-"""What correct transcripts of some queries say: WER by label and weight, calibration, thresholds.
+"""Judging weights by correct transcripts of some queries: WER, calibration, thresholds.
 
 Gold should be a random sample of the log, and not what the model was fitted with: otherwise these
 figures say how it was picked, or are better than the model is.
@@ -64,7 +64,7 @@ class Gold:
 
     @property
     def rows(self) -> int:
-        """How many queries were checked."""
+        """Number of queries that were checked."""
         return self.right.rows + self.wrong.rows
 
     def without_missing(self) -> Gold:
@@ -72,7 +72,7 @@ class Gold:
         return Gold(self.right.without_missing(), self.wrong.without_missing())
 
     def known_in(self, patterns: Patterns) -> Counts:
-        """How many rows of each pattern are known: int64 (2, P), wrong first.
+        """Count the rows of each pattern that are known: int64 (2, P), wrong first.
 
         Raises:
             WeakLabelError: the functions differ, or the patterns do not hold all of gold.
@@ -126,7 +126,7 @@ class GoldQueries:
     normalizer: Normalizer
 
     def right(self, max_wer: float = 0.0) -> Truth:
-        """Which transcripts have at most `max_wer` word errors per word: bool, (N,)."""
+        """Transcripts that have at most `max_wer` word errors per word: bool, (N,)."""
         return np.asarray(self.errors <= max_wer * np.maximum(self.words, 1))
 
     def patterns(self, max_wer: float = 0.0) -> Gold:
@@ -262,9 +262,9 @@ class Bin:
     """Queries whose weights are about the same.
 
     Attributes:
-        low: weights from here,
-        high: to there.
-        mean_weight: what the model says, on average.
+        low: the lower edge of the bin.
+        high: the upper edge.
+        mean_weight: the mean of their weights, which the model takes for the share that is right.
         right: the share of the gold queries that is right, with a Wilson interval.
     """
 
@@ -304,9 +304,9 @@ def tenths(weights: Floats, counts: Counts, of: Floats) -> Counts:
     patterns of votes mean few weights: tenths may be larger than others, or empty.
 
     Args:
-        weights: of all queries, (N,),
-        counts: and how many there are of each, (N,), at least one in all.
-        of: weights of some of them, (M,).
+        weights: the weights that occur among all queries, (N,).
+        counts: how many queries have each of these, (N,), at least one in all.
+        of: weights of some of the queries, (M,).
 
     Returns:
         The tenth, 0 to 9, of each of `of`, (M,).
@@ -334,8 +334,8 @@ class Threshold:
         bound: what the corpus WER of all queries accepted so does not exceed, with 97.5%
             confidence: the interval's upper end, or what Wilson's for the share of erring
             transcripts makes of it, whichever is higher.
-        accepted: gold queries that it accepts,
-        queries: of so many.
+        accepted: how many gold queries it accepts.
+        queries: how many gold queries there are.
     """
 
     weight: float
@@ -509,7 +509,7 @@ def _require_enough(queries: int, what: str) -> None:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What needs no model, beside the labels on the same gold queries.
+    """A labeling that needs no model, beside the model's on the same gold queries.
 
     Attributes:
         name: "accepting everything", or "a majority vote" (where a tie is an accept).
@@ -525,7 +525,7 @@ class Baseline:
 
     @classmethod
     def of(cls, name: str, labels: Truth, its: Truth, right: Truth) -> Baseline:
-        """Of (N,) labels, its labels, and what they should be, each True for accept."""
+        """Compare (N,) labels with its labels by what they should be, each True for accept."""
         difference = (labels == right).astype(np.float64) - (its == right)
         return cls(
             name,
@@ -581,15 +581,15 @@ class Example(Utterance):
 
 @dataclass(frozen=True)
 class GoldAnalysis:
-    """What gold says.
+    """Weights and labels judged on gold queries.
 
     Attributes:
         queries: gold queries with a transcript and votes; all figures are of these.
         left_out: gold queries that the log or the votes do not have.
         right: how many transcripts are right.
         max_wer: right means word errors over reference words of at most this.
-        normalizer: the rule by which words are the same,
-        normalizer_description: in a sentence.
+        normalizer: name of the rule by which words are the same.
+        normalizer_description: the rule in a sentence.
         label_accuracy: share of the labels that are right, with a 95% Wilson interval.
         baselines: accepting everything, and a majority vote.
         auc: P(a right query has a higher weight than a wrong one); None of a single class.

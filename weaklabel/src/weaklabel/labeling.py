@@ -50,7 +50,7 @@ _EXPECTED: Final[Mapping[type, str]] = {
 
 @dataclass(frozen=True)
 class Identity:
-    """Which function cast votes: what a table of votes and a model say of each of theirs.
+    """Identity of a function that cast votes, as tables of votes and models keep it.
 
     Attributes:
         name: of the function.
@@ -68,7 +68,7 @@ class Identity:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Identity:
-        """Of what `dataclasses.asdict` made; other keys are left.
+        """Make one of what `dataclasses.asdict` made; other keys are left.
 
         Raises:
             WeakLabelError, TypeError: see `typed`.
@@ -77,7 +77,7 @@ class Identity:
         return found
 
     def changes(self, other: Identity) -> list[str]:
-        """What makes it another function than `other`: its source and parameters, in words."""
+        """Differences from `other` in source and parameters, which make it another function."""
         found = []
         if self.source != other.source:
             found.append(f"source {other.source} → {self.source}")
@@ -164,7 +164,7 @@ class LabelingFunction:
         return tuple(column for column in self.columns if column not in nullable)
 
     def identity(self, distribution: str = "local", version: str = "0") -> Identity:
-        """What its votes say of it."""
+        """The identity that its votes carry."""
         plain = {name: as_json(value) for name, value in self.parameters.items()}
         return Identity(self.name, distribution, version, self.source_hash, plain)
 
@@ -338,7 +338,7 @@ def _is_parameter(value: Any) -> bool:
 
 
 def _compiled(code: CodeType) -> str:
-    """What code does, without the addresses and the order of sets that change from run to run."""
+    """A text of what code does, without addresses and orders of sets, which change between runs."""
     constants = [
         _compiled(constant)
         if isinstance(constant, CodeType)

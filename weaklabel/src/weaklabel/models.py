@@ -1,4 +1,4 @@
-"""What every label model offers, and models in files.
+"""The interface of label models, and models in files.
 
 A model is a frozen configuration; `fit` makes of it a fitted model, frozen too, which turns votes
 into weights: P(the transcript is right). A plugin's model needs a `Kind` to be loaded by.
@@ -79,7 +79,7 @@ class FittedModel(Protocol):
 
 
 class Fitted(ABC):
-    """What the package's own fitted models share: weights, labels and files.
+    """Base of the package's own fitted models: weights, labels and files.
 
     A subclass is a frozen dataclass with `functions` and `identities`, whose other fields are text,
     numbers, booleans and None, and tuples, lists, dicts by text and dataclasses of such. It says
@@ -125,7 +125,7 @@ class Fitted(ABC):
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Self:
-        """Of what `to_dict` returned and JSON read; other keys are left.
+        """Make one of what `to_dict` returned and JSON read; other keys are left.
 
         Raises:
             WeakLabelError: a field without a default is absent, or holds what its type does not.

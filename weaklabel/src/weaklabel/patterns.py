@@ -164,16 +164,16 @@ class Patterns:
 
     @property
     def rows(self) -> int:
-        """How many rows of votes were counted."""
+        """Number of rows of votes that were counted."""
         return int(self.counts.sum())
 
     @property
     def present(self) -> npt.NDArray[np.bool_]:
-        """Where a function had input: bool, (P, F)."""
+        """True where a function had input: bool, (P, F)."""
         return np.asarray(self.votes != MISSING)
 
     def __len__(self) -> int:
-        """How many distinct patterns there are."""
+        """Number of distinct patterns."""
         return len(self.counts)
 
     def __repr__(self) -> str:
@@ -213,7 +213,7 @@ class Patterns:
         return Patterns.of(self.functions, votes, self.counts, **self._about())
 
     def _about(self) -> dict[str, Any]:
-        """What is known of the functions, as arguments of `of`."""
+        """Families, identities and log_rows as arguments of `of`."""
         return {
             key: dict(zip(self.functions, getattr(self, key), strict=True))
             for key in ("families", "identities", "log_rows")
@@ -319,7 +319,7 @@ class Patterns:
 
 @dataclass(frozen=True)
 class _Entry:
-    """Of a function in a file's metadata what is not its identity."""
+    """A function in a file's metadata, its identity aside."""
 
     name: str
     family: str | None = None
@@ -327,7 +327,7 @@ class _Entry:
 
 
 def described(about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """What a file's metadata says of functions, as arguments of `Patterns.of` and `count`.
+    """Read a file's metadata of functions as arguments of `Patterns.of` and `count`.
 
     Raises:
         WeakLabelError, TypeError: see `typed`.
@@ -401,7 +401,7 @@ def no_vote(function: str, values: Iterable[float]) -> WeakLabelError:
 
 
 def _same_family(name: str, families: list[str | None]) -> str | None:
-    """What the shards declare; one that declares nothing agrees with any."""
+    """The family that shards declare; one that declares nothing agrees with any."""
     different = sorted({family for family in families if family is not None})
     if len(different) > 1:
         raise WeakLabelError(

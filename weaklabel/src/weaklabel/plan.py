@@ -398,7 +398,7 @@ class Plan:
 
     @cached_property
     def step(self) -> RowStep:
-        """What is left to do with `work`, in Python: row-wise votes and the final names."""
+        """The rest of the work, in Python: row-wise votes and the final names."""
         row = {QUERY: QUERY} | {
             column: _ROW.format(i) for i, column in enumerate(self._row_columns)
         }

@@ -125,7 +125,7 @@ HOOKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
 
 @dataclass(frozen=True)
 class Plugin:
-    """Where functions, models, exporters and normalizers come from.
+    """A source of functions, models, exporters and normalizers.
 
     Args:
         name: the entry point's, or the file's.
@@ -145,7 +145,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class Fault:
-    """What is wrong with a plugin.
+    """A fault of a plugin.
 
     Args:
         plugin: whose.
@@ -170,7 +170,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class Registry:
-    """What the plugins registered, by name, in order.
+    """All that plugins registered, by name, in order.
 
     Args:
         origins: the plugin of each item, by `(hook, name)`.
@@ -186,7 +186,7 @@ class Registry:
     faults: tuple[Fault, ...] = ()
 
     def identity(self, function: LabelingFunction) -> Identity:
-        """What the votes of a registered function say of it."""
+        """The identity that votes of a registered function carry."""
         origin = self.origins[FUNCTIONS, function.name]
         return function.identity(origin.distribution, origin.version)
 
@@ -428,7 +428,7 @@ class Loader:
         )
 
     def registered(self, hook: str, implementation: HookImpl, plugin: Plugin) -> list[Any]:
-        """What one implementation registers; nothing where it raised."""
+        """Items that one implementation registers; none where it raised."""
         if implementation.wrapper or implementation.hookwrapper:
             self.fault(plugin, "hooks", f"{hook} only collects: it cannot be wrapped")
             return []

@@ -196,7 +196,7 @@ def _csp_hash(source: str) -> str:
 
 
 def gold_note(gold: GoldAnalysis) -> str:
-    """Which WER, which normalizer, how many queries: what no rate means anything without."""
+    """Say which WER, normalizer and queries the rates are of: without these they mean nothing."""
     exact = "without a word error" if gold.max_wer == 0 else f"up to WER {gold.max_wer}"
     note = (
         f"{gold.queries:,} gold queries, {gold.right:,} of them right ({exact});"
@@ -294,7 +294,7 @@ def _missing(function: FunctionSummary, rows: int) -> Text:
 
 
 def _accuracy(learned: float | None, gold: Interval | None, roomy: bool) -> Text:
-    """What the model learned; below it what gold says."""
+    """The accuracy that the model learned; below it that on gold."""
     text = Text("–", style="dim") if learned is None else Text(f"{learned:.1%}")
     if gold is not None:
         text.append(f"\ngold {gold.point:.1%}")

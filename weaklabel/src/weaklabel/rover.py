@@ -1,4 +1,4 @@
-"""Who is right where transcripts differ: weighted votes, and weights estimated without labels.
+"""Voting where transcripts differ, by weights that are estimated without labels.
 
 Every round counts how often each source loses the vote, and weighs it by the inverse of that rate.
 """
@@ -26,7 +26,7 @@ Share: TypeAlias = dict[int, float]  # of a slot: the weight of every word there
 
 
 def total_distances(texts: Sequence[Words], weights: Sequence[float]) -> list[float]:
-    """Of every text, the weighted sum of its word edit distances to all of them."""
+    """Weighted sums of the word edit distances of every text to all of them."""
     sums = [0.0] * len(texts)
     for i, text in enumerate(texts):
         for j in range(i):
@@ -180,7 +180,7 @@ class Slots:
 
 @dataclass(frozen=True, eq=False)
 class Ballot:
-    """What the last round left."""
+    """Rates, weights and winners after the last round."""
 
     rates: Floats  # (number of sources,), smoothed error rates
     weights: Floats  # (H,), of the hypotheses, about 1 on average

@@ -92,7 +92,7 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
-        """That of a folder; None where there is none."""
+        """Read the manifest of a folder; None where there is none."""
         path = folder / NAME
         if not path.is_file():
             return None
@@ -109,12 +109,12 @@ class Manifest:
             ) from error
 
     def save(self, folder: Path) -> None:
-        """Write it into a folder."""
+        """Write the manifest into a folder."""
         with written_beside(folder / NAME) as beside:
             beside.write_text(json.dumps(asdict(self), indent=1) + "\n", "utf-8")
 
     def lacking(self, folder: Path) -> dict[Part, frozenset[str]]:
-        """Of every part the functions whose votes are not in the folder, or not by this source."""
+        """Functions, by part, whose votes are not in the folder, or are by another source."""
         wanted = [Identity.from_dict(entry) for entry in self.functions]
         found = {}
         for part in (Part(index, self.partitions) for index in range(self.partitions)):
@@ -249,7 +249,7 @@ def _errors(about: Mapping[str, Any]) -> list[RowErrors]:
 
 @dataclass(frozen=True)
 class Tally:
-    """How one function voted.
+    """Counts of one function's votes.
 
     Attributes:
         name: the function's.

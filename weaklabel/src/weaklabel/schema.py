@@ -99,7 +99,7 @@ class Column:
                 return value
 
     def fault(self, found: pl.DataType) -> tuple[str, str]:
-        """What is wrong with a value of another type that cannot be read, and what to do."""
+        """Fault of a value of another type that cannot be read, and its remedy."""
         match self.kind:
             case "id":
                 return "is no name", "write integers of at most 64 bits, or text"

@@ -94,12 +94,12 @@ def position_in_session() -> nw.Expr:
 
 
 def session_length() -> nw.Expr:
-    """How many queries the session has."""
+    """Number of queries in the session."""
     return nw.when(_placed()).then(nw.col("timestamp").count().over(SESSION))
 
 
 def occurrences(column: str) -> nw.Expr:
-    """How often the row's value of a column occurs in the whole log; null for null.
+    """Number of times that the row's value of a column occurs in the whole log; null for null.
 
     A function that uses this looks beyond the session: declare it with `scope="log"`.
     """
@@ -107,7 +107,7 @@ def occurrences(column: str) -> nw.Expr:
 
 
 def log_length() -> nw.Expr:
-    """How many queries the log has, the same number in every row.
+    """Number of queries in the log, the same in every row.
 
     For functions of scope "log" alone, as `occurrences` is: their frame has it as a column.
     """

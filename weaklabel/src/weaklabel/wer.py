@@ -139,7 +139,7 @@ class Confusion:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How far hypotheses are from their references.
+    """Word and character errors of hypotheses against their references.
 
     Attributes:
         normalizer: name of the normalizer of both.

@@ -99,7 +99,7 @@ Progress: TypeAlias = Annotated[bool, Option(help="Show progress bars.")]
 
 
 def registry(plugins: Sequence[str] | None, functions: Path | None) -> Registry:
-    """What plugins, and a file of functions, registered; faults are logged as warnings."""
+    """Load all plugins, and a file of functions; faults are logged as warnings."""
     from weaklabel.plugins import load_registry
 
     blocked = []
@@ -121,7 +121,7 @@ def chosen(what: str, name: str, known: Mapping[str, T]) -> T:
 
 
 def settings(assignments: Sequence[str] | None) -> dict[str, dict[str, str]]:
-    """Parameters by function, of FUNCTION.NAME=VALUE."""
+    """Read FUNCTION.NAME=VALUE as parameters by function."""
     values: dict[str, dict[str, str]] = {}
     for target, value in pairs("--set", "FUNCTION.PARAMETER=VALUE", assignments).items():
         function, dot, parameter = target.rpartition(".")
@@ -132,7 +132,7 @@ def settings(assignments: Sequence[str] | None) -> dict[str, dict[str, str]]:
 
 
 def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
-    """What a flag assigns: `--rename old=new` as {"old": "new"}.
+    """Read the assignments of a flag: `--rename old=new` as {"old": "new"}.
 
     Args:
         flag: its name, for the message.
@@ -174,7 +174,7 @@ def print_json(text: str) -> None:
 
 
 def script() -> None:
-    """What the installed script calls."""
+    """Entry point of the installed script."""
     sys.exit(main())
 
 

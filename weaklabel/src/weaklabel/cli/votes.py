@@ -375,7 +375,7 @@ def _where(where: str) -> dict[str, int | None]:
 def _selected(
     votes: str, where: Mapping[str, int | None], queries: str | None, limit: int
 ) -> tuple[int, list[dict[str, Any]]]:
-    """How many queries functions voted on so, and the first ones with all votes."""
+    """Count the queries on which functions voted so, and take the first ones with all votes."""
     import polars as pl
 
     from weaklabel.plugins import known_name

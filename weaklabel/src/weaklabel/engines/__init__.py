@@ -1,4 +1,4 @@
-"""What the engines have in common: a log, its parts, and the votes that look beyond a part.
+"""The common base of engines: a log, its parts, and the votes that look beyond a part.
 
 Each engine is a module with a `Log`: a `QueryLog`, opened from files, whose class method `votes`
 takes the engine's frames as well.
@@ -65,13 +65,13 @@ class LogFiles:
 
     @property
     def state(self) -> list[list[Any]]:
-        """Of every file its path, size and time of change in ns; without the latter for URLs."""
+        """Path, size and time of change in ns of every file; of a URL the path alone."""
         found = [(f, os.stat(f) if os.path.exists(f) else None) for f in self.files]
         return [[file, stat and stat.st_size, stat and stat.st_mtime_ns] for file, stat in found]
 
     @property
     def bytes(self) -> int:
-        """Of all files; 0 for URLs."""
+        """Size of all files; URLs count as 0."""
         return sum(size or 0 for _, size, _ in self.state)
 
     def parquet(self, made: Path) -> tuple[str, ...]:
@@ -101,7 +101,7 @@ class Part:
 
 
 def _log_wide(log: Any, plan: Plan, reference: Any = None) -> tuple[Any, Plan]:
-    """What functions of scope "log" look at, and the plan of their votes.
+    """The frame that functions of scope "log" look at, and the plan of their votes.
 
     Args:
         log: a native lazy frame.
@@ -252,7 +252,7 @@ class QueryLog:
         """Let go of what the engine holds; nothing, unless it says otherwise."""
 
     def faults(self) -> AbstractContextManager[None]:
-        """What the engine raises, as errors of this package."""
+        """Context in which exceptions of the engine become errors of this package."""
         return translated(self.name, self.given, *self.errors)
 
     @property
@@ -261,7 +261,7 @@ class QueryLog:
         return tuple(nw.from_native(self.log).collect_schema().names())
 
     def log_rows(self, plan: Plan) -> int | None:
-        """How many queries functions of scope "log" look at; None where there are none of them."""
+        """Number of queries that functions of scope "log" look at; None without such functions."""
         if plan.of_log() is None:
             return None
         return int(_rows(_log_wide(self.log, plan, self.reference)[0]))

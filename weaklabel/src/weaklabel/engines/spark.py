@@ -184,7 +184,7 @@ def _in_worker(batches: Iterable[Any], step: RowStep, noted: Any) -> Iterator[An
 
 
 class _Lists:
-    """How an accumulator of lists adds up."""
+    """Sums of lists, for an accumulator."""
 
     def zero(self, value: list[Any]) -> list[Any]:
         return []

@@ -34,7 +34,7 @@ _HEADER = {"duration": pl.Float64, "sampling_rate": pl.Int64, "channels": pl.Int
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """Counts of an export.
 
     Attributes:
         rows: how many were written.
@@ -179,7 +179,7 @@ def export(
 
 
 def _alone(left: pl.DataFrame, right: pl.DataFrame, of: str, to: str, unmatched: str) -> int:
-    """How many ids of the left table are not in the right one; an error if that is one."""
+    """Count ids of the left table that are not in the right one, or refuse them."""
     alone = left.join(right, on="query_id", how="anti", maintain_order="left")["query_id"]
     if len(alone) and unmatched == "error":
         raise WeakLabelError(

@@ -270,7 +270,7 @@ def write(
 
 @contextmanager
 def naming(path: Any) -> Iterator[None]:
-    """What Polars raises while it reads a file becomes an error that names it.
+    """Context in which what Polars raises becomes an error that names the file it reads.
 
     A lazy frame meets a broken page only when it is collected, far from who knows the path.
 

@@ -1,4 +1,4 @@
-"""Where a table lies: a file, a folder, a glob or a URL, and files of which format that is."""
+"""Finding the files of a table: one file, a folder, a glob or a URL, and their format."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def _format_of(name: str) -> Format:
 
 
 def _suffixes(name: str) -> tuple[str, str]:
-    """Those of the format and of the compression, in lower case; "" for none."""
+    """Suffixes of the format and of the compression, in lower case; "" for none."""
     stem, suffix = os.path.splitext(name.lower())
     return (os.path.splitext(stem)[1], suffix) if suffix in _COMPRESSED else (suffix, "")
 
@@ -193,7 +193,7 @@ def decoded_lines(file: str) -> Iterator[str]:
 
 
 def polars_source(file: str) -> Any:
-    """What Polars is to scan: the path or URL, or the bytes of what it cannot decompress."""
+    """Source for Polars to scan: the path or URL, or the bytes of what it cannot decompress."""
     if _suffixes(file)[1] in (".bz2", ".xz"):
         return b"".join(byte_lines(file))
     return file if is_url(file) else Path(file)

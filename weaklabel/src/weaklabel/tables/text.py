@@ -171,7 +171,7 @@ def _typed(
 
 
 def _readings(name: str) -> tuple[pl.Expr, ...]:
-    """What a column of texts may hold, the most special first; null for a text that is none."""
+    """Readings of a column of texts, the most special first; null for a text that is none."""
     text = pl.col(name)
     integer = pl.when(text.str.contains(_INTEGER)).then(text.cast(pl.Int64, strict=False))
     named = text.str.contains(_NAME)
@@ -239,7 +239,7 @@ def scan_lines(files: Files) -> pl.LazyFrame:
 
 
 def _objects(file: str, local: bool) -> tuple[Any, str]:
-    """What Polars is to scan, and what an object of it is: a line, or one of an array's objects."""
+    """Source for Polars to scan, and the name of an object in it: a line, or an array's object."""
     head = next((line for line in byte_lines(file) if line.strip()), b"") if local else b""
     if head.removeprefix(codecs.BOM_UTF8).lstrip().startswith(b"["):
         text = "".join(decoded_lines(file))

@@ -137,8 +137,8 @@ def align(doc: Doc, prompt: Prompt) -> list[Word | None]:
 
 
 def _word(prompt: Prompt, start: int, end: int) -> Word | None:
-    found = dict.fromkeys(t.column for t in prompt.tokens if t.start < end and start < t.end)
-    return Word(prompt.text[start:end], start, end, tuple(found)) if found else None
+    word = prompt._word(start, end)
+    return word if word.columns else None
 
 
 def relations(doc: Doc) -> Iterator[tuple[str, Token, Token]]:

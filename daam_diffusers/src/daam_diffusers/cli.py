@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script() -> None:
-    """What the installed script calls."""
+    """Entry point of the installed script."""
     for library in ("DIFFUSERS", "TRANSFORMERS"):  # what they log while a pipeline is loaded
         os.environ.setdefault(f"{library}_VERBOSITY", "error")
     sys.exit(main())

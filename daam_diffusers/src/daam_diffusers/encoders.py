@@ -1,4 +1,4 @@
-"""Which columns of the text embeddings a prompt's tokens stand in.
+"""The columns of the text embeddings that a prompt's tokens stand in.
 
 A pipeline puts prompts into templates, cleans, cuts and pads them before a text encoder reads
 them. So nothing is assumed about it: the ids that the encoder was called with are observed, and
@@ -47,7 +47,7 @@ def placements(
     columns: int,
     texts: Mapping[str, str] | None = None,
 ) -> dict[str, Prompt]:
-    """Where a text's tokens stand in embeddings of `columns` positions, by text encoder.
+    """Place a text's tokens in embeddings of `columns` positions, by text encoder.
 
     Args:
         text: the prompt as the user wrote it; or one a window, see `tokenize`.

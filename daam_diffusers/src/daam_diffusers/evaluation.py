@@ -1,4 +1,4 @@
-"""How well masks agree: intersection over union, its mean, and the plain baselines.
+"""Agreement of masks: intersection over union, its mean, and the plain baselines.
 
 DAAM is judged by segmentation (arXiv 2210.04885): a word's map, thresholded, against
 the object's true mask. A score means little without what it costs nothing to reach, so the
@@ -64,18 +64,18 @@ class Pair(NamedTuple):
 
 
 def labeled(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those of one word: a word's prediction is held against the word's own mask."""
+    """The pairs of one word: a word's prediction is held against the word's own mask."""
     return [pair for pair in pairs if pair.true == pair.predicted]
 
 
 def best(pairs: Sequence[Pair]) -> list[Pair]:
-    """For each true mask the pair with the highest IoU, whatever was predicted there."""
+    """The pair with the highest IoU for each true mask, whatever was predicted there."""
     ordered = sorted(pairs, key=lambda pair: pair.iou)
     return list({(pair.image, pair.true): pair for pair in ordered}.values())
 
 
 def hungarian(pairs: Sequence[Pair]) -> list[Pair]:
-    """Those whose words are assigned to each other, so that the sum of their IoU is largest.
+    """The pairs whose words are assigned to each other, so that the sum of their IoU is largest.
 
     Each true word has at most one predicted word in all images, and the reverse: the score of a
     method whose labels have no meaning. Needs `daam-diffusers[evaluate]`.

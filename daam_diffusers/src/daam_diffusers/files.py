@@ -73,7 +73,7 @@ def load(kind: type[HeatMaps], path: str | os.PathLike[str]) -> HeatMaps:
 
 
 def _read(kind: Any, value: Any, name: str) -> Any:
-    """What was read from JSON, as the type `kind`: dataclasses, tuples and the like, from within.
+    """Turn what JSON read into the type `kind`: dataclasses, tuples and the like, from within.
 
     Raises:
         ValueError: it is of another type, negative, or lacks an entry; the message says where.

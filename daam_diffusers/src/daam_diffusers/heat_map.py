@@ -30,7 +30,7 @@ ROUNDED = 1e-6  # share of its maximum below which a map's span is rounding
 
 @dataclass(frozen=True, eq=False, repr=False)
 class HeatMap:
-    """Where a word was drawn, in an image or in the frames of a video.
+    """The map of a word: where it was drawn, in an image or in the frames of a video.
 
     Attributes:
         text: the word, as written in the prompt.

@@ -1,4 +1,4 @@
-"""What a tracer asks of a pipeline beyond its denoiser: its calls, its text, its picture."""
+"""The pipeline around a traced denoiser: its calls, its text, its picture."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def observed(pipe: Any, components: Sequence[str], watch: Watch) -> Iterator[Non
     Its `readings` get what the text encoders, the pipeline's `components`, read since
     `encode_prompt`, or the pipeline, was called.
     """
-    ear, readings = weakref.ref(watch), watch.readings
+    weak_watch, readings = weakref.ref(watch), watch.readings
     with ExitStack() as stack:
         for name in components:
             encoder = getattr(pipe, name, None)
@@ -64,9 +64,9 @@ def observed(pipe: Any, components: Sequence[str], watch: Watch) -> Iterator[Non
                 )
                 stack.callback(handle.remove)
         if callable(getattr(pipe, "encode_prompt", None)):
-            stack.enter_context(_observed_encode_prompt(pipe, readings, ear))
+            stack.enter_context(_observed_encode_prompt(pipe, readings, weak_watch))
         if callable(pipe):
-            stack.enter_context(_observed_calls(pipe, readings, ear))
+            stack.enter_context(_observed_calls(pipe, readings, weak_watch))
         yield
 
 
@@ -91,7 +91,7 @@ def _reader(
 
 @contextmanager
 def _observed_encode_prompt(
-    pipe: Any, readings: list[Reading], ear: weakref.ref[Watch]
+    pipe: Any, readings: list[Reading], weak_watch: weakref.ref[Watch]
 ) -> Iterator[None]:
     """The method is replaced on the instance by itself plus the listener, and put back after."""
     original = pipe.encode_prompt
@@ -103,7 +103,7 @@ def _observed_encode_prompt(
         readings.clear()
         arguments = _kept(signature.bind(*args, **kwargs))
         result = original(*args, **kwargs)
-        listener = ear()
+        listener = weak_watch()
         if listener is not None:
             listener.encoded(arguments, result, tuple(readings))
         readings.clear()
@@ -120,7 +120,9 @@ def _observed_encode_prompt(
 
 
 @contextmanager
-def _observed_calls(pipe: Any, readings: list[Reading], ear: weakref.ref[Watch]) -> Iterator[None]:
+def _observed_calls(
+    pipe: Any, readings: list[Reading], weak_watch: weakref.ref[Watch]
+) -> Iterator[None]:
     """The instance's class is replaced by a subclass that listens, and put back after.
 
     Python looks `pipe(...)` up on the class, so this is the one place where a single pipeline's
@@ -131,7 +133,7 @@ def _observed_calls(pipe: Any, readings: list[Reading], ear: weakref.ref[Watch])
     owner: list[weakref.ref[Any]] = [weakref.ref(pipe)]
 
     def listening(instance: Any) -> Watch | None:
-        return ear() if owner and owner[0]() is instance else None
+        return weak_watch() if owner and owner[0]() is instance else None
 
     class Traced(cls):  # type: ignore[misc, valid-type]
         @functools.wraps(cls.__call__)
@@ -157,7 +159,7 @@ def _observed_calls(pipe: Any, readings: list[Reading], ear: weakref.ref[Watch])
                 update = bar.update
 
                 def advance(*args: Any, **kwargs: Any) -> Any:
-                    if (watch := ear()) is not None:  # a bar that held it would be a circle
+                    if (watch := weak_watch()) is not None:  # a bar that held it would be a circle
                         watch.advanced()
                     return update(*args, **kwargs)
 
@@ -299,7 +301,7 @@ def _scale(pipe: Any, axis: str, default: int = 1) -> int:
 
 
 def provenance(pipe: Any, denoiser: nn.Module, arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Where maps come from: model, pipeline, scheduler, seed, prompts and versions."""
+    """Provenance of maps: model, pipeline, scheduler, seed, prompts and versions."""
     generator = arguments.get("generator")
     generators = generator if isinstance(generator, list) else [generator]
     seeds = [str(one.initial_seed()) for one in generators if isinstance(one, torch.Generator)]

@@ -64,7 +64,7 @@ def _block(path: str) -> str:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things lie in the present call of a denoiser."""
+    """Places of pixels and text in the present call of a denoiser."""
 
     grid: Grid  # at the finest level
     samples: int  # the batch of latents
@@ -75,7 +75,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class Source:
-    """Where one sample's attention lies: rows, queries and keys of a call, and its cells.
+    """The place of one sample's attention: rows, queries and keys of a call, and its cells.
 
     `text` and `pixels` are keys, of which a layer may have none.
     """
@@ -91,7 +91,7 @@ class Source:
 def source_of(
     layout: Layout, layer: Layer, calls: list[AttentionCall], sample: int, *, is_halved: bool
 ) -> Source | str:
-    """Where one sample's attention lies among the calls of a layer, or what was found instead.
+    """Find one sample's attention among the calls of a layer; or say what was found instead.
 
     `sample` is of the batch of latents, of which a cache may have taken the first half away if
     `is_halved`.
@@ -162,7 +162,7 @@ def _level(grid: Grid, halvings: int, found: int, layer: str) -> Grid:
 
 
 def _place(segments: Segments, name: str) -> slice:
-    """Where a segment lies in a sequence."""
+    """The place of a segment in a sequence."""
     start = 0
     for segment, size in segments:
         if segment == name:

@@ -119,7 +119,7 @@ class Statistics:
 
 
 def align(doc: Doc, prompt: Prompt) -> list[Word | None]:
-    """For each token of a Doc, the columns of all tokens of the prompt that it overlaps.
+    """Find, for each token of a Doc, the columns of all tokens of the prompt that it overlaps.
 
     Parser and tokenizer may divide a word differently: where spaCy reads "do" and "n't" and CLIP
     "don" and "'t", the first has the column of "don" and the second those of both. White space
@@ -205,7 +205,7 @@ def named_nouns(
 
 
 def intersections(masks: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """How many pixels each two of (n, pixels) masks share, (n, n); their areas on the diagonal."""
+    """Count the pixels that each two of (n, pixels) masks share, (n, n); areas on the diagonal."""
     shared = np.zeros((len(masks), len(masks)))
     for start in range(0, masks.shape[1], _BLOCK):
         block = masks[:, start : start + _BLOCK].astype(np.float32)
@@ -289,7 +289,7 @@ def _share(one: Word, other: Word) -> bool:
 
 
 def adjectives(doc: Doc) -> Iterator[tuple[str, int, int]]:
-    """For each adjective of a noun: the prompt with a gap in its place, adjective and noun.
+    """Each adjective of a noun: the prompt with a gap in its place, adjective and noun.
 
     Two prompts with one frame differ in that adjective alone, "a" and "an" before it aside; the
     numbers of adjective and noun count the Doc's tokens.

@@ -188,7 +188,7 @@ class HeatMaps(Mapping[str, HeatMap]):
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """How much each of `layers` counts in a map, in their order; they sum to 1."""
+        """The weight in a map of each of `layers`, in their order; they sum to 1."""
         own = {token.column for token in self.tokens}
         rows = [i for i, column in enumerate(self.columns) if column in own]
         found = [1.0] * len(self.layers)
@@ -245,7 +245,7 @@ class HeatMaps(Mapping[str, HeatMap]):
         return self._map(f"[{', '.join(map(str, columns))}]", columns)
 
     def special(self, kind: Literal["start", "end", "padding"] | None = None) -> HeatMap:
-        """What falls to no word: the sum over start and end tokens and all else.
+        """The map of what falls to no word: the sum over start and end tokens and all else.
 
         Args:
             kind: `"start"` or `"end"` for the sum over these tokens alone, or `"padding"` for all

@@ -83,7 +83,7 @@ class Prompt:
 
     @cached_property
     def occurrences(self) -> tuple[int, ...]:
-        """For each of `words`, how often the same text stands before it."""
+        """Number of times, for each of `words`, that the same text stands before it."""
         texts = [word.text for word in self.words]
         return tuple(texts[:i].count(text) for i, text in enumerate(texts))
 

@@ -52,7 +52,7 @@ def render(
 ) -> str:
     """The page as a string, to be stored as UTF-8.
 
-    Colors show each map on its own min-max scale, or all on one at the turn of a switch; numbers
+    Colors show each map on its own min-max scale, or all on one where a switch is set; numbers
     are the absolute probabilities, maps have 8 bits a cell. An image is embedded without loss, a
     video's frames as WebP of at most 640 pixels. Single steps are left out where all maps together
     have more than 8 million cells.
@@ -159,13 +159,13 @@ def _segments(prompt: Prompt) -> Iterator[tuple[str, int | None]]:
 
 
 def _direction(text: str) -> Literal["ltr", "rtl"]:
-    """That of the first strong letter: dir=auto would not look into the words, see the template."""
+    """Direction of the first strong letter: dir=auto would not look into the words."""
     strong = (unicodedata.bidirectional(letter) for letter in text)
     return "rtl" if next((kind for kind in strong if kind in _STRONG), "L") != "L" else "ltr"
 
 
 def _word_data(prompt: Prompt, maps: Sequence[npt.NDArray[np.float32]]) -> Iterator[dict[str, Any]]:
-    """What the page's script knows of each word: numbers of whole maps, levels of each step."""
+    """Each word for the page's script: numbers of whole maps, levels of each step."""
     totals = Counter(word.text for word in prompt.words)
     for word, occurrence, values in zip(prompt.words, prompt.occurrences, maps, strict=True):
         levels = np.concatenate([_min_max(step) for step in values]) * 255
@@ -184,7 +184,7 @@ def _word_data(prompt: Prompt, maps: Sequence[npt.NDArray[np.float32]]) -> Itera
 
 
 def _decimals(maps: Sequence[npt.NDArray[np.float32]]) -> int:
-    """How many decimals all numbers of the page have: four digits of the greatest, 2 to 8."""
+    """Number of decimals on the page: four digits of the greatest number, 2 to 8."""
     greatest = max((float(values.max()) for values in maps), default=1.0)
     return min(max(3 - math.floor(math.log10(greatest)), 2), 8) if greatest > 0 else 2
 
@@ -192,8 +192,8 @@ def _decimals(maps: Sequence[npt.NDArray[np.float32]]) -> int:
 def _thumbnails(
     image: Image.Image, maps: Sequence[npt.NDArray[np.float32]]
 ) -> Iterator[Image.Image]:
-    """What the page's script draws of the first frame at its default settings, for readers without
-    scripts."""
+    """The pictures that the page's script draws of the first frame at its default settings, for
+    readers without scripts."""
     scale = THUMBNAIL / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))  # (W, H)
     picture = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)

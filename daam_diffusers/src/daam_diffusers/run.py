@@ -26,7 +26,7 @@ Rows = torch.Tensor | Sequence[torch.Tensor]
 
 @dataclass
 class LayerRecord:
-    """What one layer attended to: one running sum, or one a step."""
+    """Attention of one layer: one running sum, or one a step."""
 
     info: LayerInfo
     # By step, float32 (B, [H,] C, N) over calls; under one key if steps are not kept apart. A step
@@ -36,7 +36,7 @@ class LayerRecord:
 
     @property
     def calls(self) -> int:
-        """How many calls were added."""
+        """Number of calls that were added."""
         return self.counts.total()
 
     def add(self, probabilities: torch.Tensor, step: int) -> None:
@@ -75,7 +75,7 @@ class Encoded:
 
 @dataclass(eq=False)
 class Branch:
-    """What is recorded of one text in one run."""
+    """The record of one text in one run."""
 
     encoded: tuple[Encoded | None, ...]  # one entry an argument of the denoiser that holds text
     offsets: tuple[int, ...]  # the first column of each of these, and the number of all columns
@@ -97,7 +97,7 @@ class Branch:
         return len(self.first.rows)
 
     def own(self, sample: int) -> list[int]:
-        """Those of `columns` that are one sample's own."""
+        """The ones among `columns` that are one sample's own."""
         parts = [
             replace(part, prompts=part.prompts and part.prompts[sample : sample + 1])
             if part else None for part in self.encoded
@@ -189,10 +189,10 @@ class Run:
     def _rows(
         self, texts: Sequence[Rows], latents: Rows, conditional_first: bool
     ) -> tuple[dict[Branch, int], bool, bool]:
-        """Which branches a call carries, from which sample on.
+        """Find the branches that a call carries, and the first sample of each.
 
-        And whether its text is known, and whether all of it is of the prompt and of the negative
-        prompt alike.
+        Also say whether the call's text is known, and whether all of it is of the prompt and of
+        the negative prompt alike.
         """
         # Pipelines pass the same tensors at every step; comparing values once is enough while they
         # are not changed in place. They are held so that no other takes over an identity.
@@ -310,7 +310,7 @@ class Run:
 
 
 def _blocks(text: Rows, rows: Rows) -> list[int]:
-    """Where in a batch of text embeddings a text stands, by value: first rows of whole blocks.
+    """Find a text in a batch of text embeddings by value: the first rows of whole blocks.
 
     Guidance stacks the branches in one batch in either order, in three parts, or not at all;
     comparing values tells them apart without knowing the pipeline.

@@ -53,7 +53,7 @@ def read_picture(path: Path) -> Image.Image:
 
 @dataclass(frozen=True)
 class Row:
-    """What one sample is to show: its folder's name, the prompt, the seed of its noise."""
+    """One sample to generate: its folder's name, the prompt, the seed of its noise."""
 
     id: str
     prompt: str
@@ -119,7 +119,7 @@ def _row(line: bytes, number: int, seed: int) -> Row:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What JSON calls an object, of which Python would keep the last of two equal names."""
+    """Make a dict of an object in JSON; of two equal names Python would keep the last."""
     if len(found := dict(pairs)) < len(pairs):
         raise ValueError(f"a name stands twice among {', '.join(name for name, _ in pairs):.60}")
     return found

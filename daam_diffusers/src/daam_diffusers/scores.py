@@ -22,7 +22,7 @@ _KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBacke
 
 @dataclass(frozen=True)
 class AttentionCall:
-    """What one scaled-dot-product attention was computed from."""
+    """Inputs, and if known results, of one scaled-dot-product attention."""
 
     query: torch.Tensor  # (B, H, N, d), any floating dtype
     key: torch.Tensor  # (B, Hk, K, d); Hk divides H (grouped-query attention)
@@ -89,7 +89,7 @@ def output_shares(
     cells: slice,
     keep_heads: bool = False,
 ) -> torch.Tensor:
-    """How alike a cell's attention output is to each token's: shares of 1 among the tokens.
+    """Likeness of a cell's attention output to each token's: shares of 1 among the tokens.
 
     A softmax over the tokens of ten times the cosine of their output vectors and the cell's, all
     heads side by side. The idea is Helbling et al.'s ("ConceptAttention", arXiv 2502.04320), whose
@@ -117,7 +117,7 @@ def output_shares(
 def self_attention(
     call: AttentionCall, *, rows: slice, cells: slice, keys: slice, grid: tuple[int, int], pool: int
 ) -> torch.Tensor:
-    """Which cells attend to which: the image's block of the attention, the mean over heads.
+    """Attention among cells: the image's block of the attention, the mean over heads.
 
     Each row is a softmax over the pixels' keys alone, in float32: what the call's own softmax
     gives them, divided by its sum. With `pool` above 1 queries and keys are first averaged over
@@ -199,7 +199,7 @@ def _probabilities(call: AttentionCall, columns: Sequence[int]) -> _Pieces:
 
 
 def _from_one_hot_values(call: AttentionCall, columns: Sequence[int]) -> torch.Tensor:
-    """With a one-hot vector for each key's value, attention returns the probabilities themselves.
+    """Let the kernel return probabilities: a one-hot vector for each key's value makes them so.
 
     One call of the fused kernel for as many columns as a head is wide.
     """

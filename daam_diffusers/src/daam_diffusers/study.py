@@ -269,7 +269,7 @@ def _drawn(path: Path, model: str) -> tuple[dict[int, HeatMap], npt.NDArray[np.f
 
 
 def _each(task: Callable[..., Any], items: Sequence[Any], processes: int) -> Iterable[Any]:
-    """What a task makes of each item, in their order, in this process or in several."""
+    """Run a task on each item, in this process or in several; results in the items' order."""
     count = min(processes, len(items))
     progress = partial(tqdm, desc="study", total=len(items), leave=False)
     if count < 2:

@@ -1,4 +1,4 @@
-"""How the queries and keys of attention calls are seen while a processor runs untouched.
+"""Taps, which see the queries and keys of attention calls while a processor runs untouched.
 
 Two ways of looking, chosen by the kind of processor:
 
@@ -189,7 +189,7 @@ class DispatchTap(TorchFunctionMode):
 
 
 def _apart(attn: Any, scores: Sequence[Scores]) -> list[AttentionCall]:
-    """What `get_attention_scores` was given, slices put together and heads apart."""
+    """Calls of `get_attention_scores`, slices put together and heads apart."""
     by_shape: dict[tuple[int, int], list[Scores]] = {}
     for one in scores:
         by_shape.setdefault((one[0].shape[1], one[1].shape[1]), []).append(one)

@@ -165,7 +165,7 @@ class Tracer(ContextDecorator):
 
     @property
     def runs(self) -> int:
-        """How many runs are held; `heat_maps(run=...)` takes one by its index."""
+        """Number of runs held; `heat_maps(run=...)` takes one by its index."""
         return len(self._watch.runs)
 
     def heat_maps(
@@ -287,7 +287,7 @@ class Tracer(ContextDecorator):
         return sums + (run.inputs.size if run.inputs else 0)
 
     def _probed(self, kept: Inputs, branch: Branch, text: str) -> Branch:
-        """What the layers of a run attend to of another text, read as a prompt of its own."""
+        """Let the layers of a run attend to another text, read as a prompt of its own."""
         with _PROBING:
             again = self._watch.probe(kept, None).layers
             for name, record in branch.layers.items():
@@ -321,7 +321,7 @@ class Tracer(ContextDecorator):
         return found
 
     def _branch(self, run: Run, prompt: str | Sequence[str] | None, negative: bool) -> Branch:
-        """What was recorded of the text that is asked for."""
+        """The record of the text that is asked for."""
         if negative and "negative" not in run.roles:
             raise ValueError("the negative prompt was not recorded: use trace(pipe, negative=True)")
         role = "negative" if negative else "prompt"

@@ -42,7 +42,7 @@ def latent_frames(frames: int, latent: int) -> list[int]:
 
 
 def pictures(given: Image.Image | Frames, frames: int | None) -> list[Image.Image]:
-    """What a pipeline returned, as pictures: one for an image, RGB of one size for a video.
+    """Turn what a pipeline returned into pictures: one for an image, RGB of one size for a video.
 
     Args:
         given: for an image a PIL image; for a video PIL images, or an array or a tensor of

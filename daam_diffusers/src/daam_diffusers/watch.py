@@ -1,4 +1,4 @@
-"""What a tracer's hooks report to: it makes runs and sums of what a pipeline does."""
+"""The receiver of a tracer's hooks, which makes runs and sums of what a pipeline does."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MOST_CELLS = 32 * 32  # whose self-attention is recorded: 4 MiB an image
 class Watch:
     """Listens to a pipeline, its denoisers and their attention layers.
 
-    What it takes and raises is what `Tracer` does; `choose` is its `layers`.
+    Arguments and errors are those of `Tracer`; `choose` is its `layers`.
 
     Attributes:
         denoiser, family: the first of the pipeline's `denoisers`, and its family.
@@ -109,7 +109,7 @@ class Watch:
         self.runs: deque[Run] = deque(maxlen=runs)
         self._run: Run | None = None  # of the pipeline's call, or of a loop of one's own
         self._depth = 0  # calls of the pipeline inside each other
-        self._heard: list[Encoded] = []  # before the pipeline was called, maybe for its call
+        self._earlier: list[Encoded] = []  # before the pipeline was called, maybe for its call
         self.readings: list[Reading] = []
         self.taps: list[ProjectionTap | DispatchTap] = []
         self._installed = ExitStack()
@@ -189,23 +189,23 @@ class Watch:
     # The pipeline
 
     def began(self, arguments: Mapping[str, Any]) -> None:
-        """The pipeline was called."""
+        """Begin a run: the pipeline was called."""
         self._depth += 1
         if self._depth > 1:  # a pipeline that calls itself
             return
         self._close_taps()
         before = self._run
-        self._heard = before.encoded if before is not None and not before.calls else []
+        self._earlier = before.encoded if before is not None and not before.calls else []
         own = {name: value for name, value in arguments.items() if name != "self"}
         self._run = Run(own, self._roles)
 
     def ended(self, output: Any) -> None:
-        """Its call returned, or raised, then `output` is None."""
+        """End the run: the call returned, or it raised and `output` is None."""
         self._depth -= 1
         run = self._run
         if self._depth or run is None:
             return
-        self._run, self._heard = None, []
+        self._run, self._earlier = None, []
         if run.grid is not None and run.latents is not None:
             is_latent = run.arguments.get("output_type") == "latent"
             run.output = (None if is_latent else host.output_size(output)) or host.expected_size(
@@ -220,12 +220,12 @@ class Watch:
         run.close()
 
     def counts_steps(self) -> None:
-        """It made a progress bar."""
+        """Take note that the pipeline counts its steps: it made a progress bar."""
         if self._run is not None and self._depth:
             self._run.counts_steps = True
 
     def advanced(self) -> None:
-        """A step is done."""
+        """Count a step that is done."""
         if self._run is not None and self._depth:
             self._run.step += 1
 
@@ -234,7 +234,7 @@ class Watch:
     def encoded(
         self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
     ) -> None:
-        """A prompt was encoded."""
+        """Take note of a prompt that was encoded."""
         if self._run is None or (self._run.calls and not self._depth):
             self._run = Run(roles=self._roles)
         run = self._run
@@ -254,7 +254,7 @@ class Watch:
             self._add(run, "negative", arguments, "negative_", found[1], readings)
 
     def _role(self, run: Run, arguments: Mapping[str, Any]) -> Role:
-        """What a call of `encode_prompt` encodes: pipelines may call it for each prompt apart."""
+        """Tell which prompt a call of `encode_prompt` encodes: some pipelines call it for each."""
         given, own = arguments.get("prompt"), run.arguments
         has_prompt = any(one.role == "prompt" for one in run.encoded)
         if given is None:
@@ -311,7 +311,7 @@ class Watch:
     def _known(self, rows: Rows) -> tuple[Mapping[str, Prompt], ...] | None:
         """The prompts behind embeddings that were encoded before the pipeline was called."""
         pairs = [
-            pair for one in self._heard if one.prompts is not None
+            pair for one in self._earlier if one.prompts is not None
             for pair in zip(one.rows, one.prompts, strict=True)
         ]  # fmt: skip
         found = [next((own for known, own in pairs if equal(known, row)), None) for row in rows]
@@ -400,7 +400,7 @@ class Watch:
         )
 
     def probe(self, kept: Inputs, text: str | None) -> Branch:
-        """What the layers that read the prompt attend to, over inputs that were kept of a run.
+        """Let the layers that read the prompt attend again, to inputs that were kept of a run.
 
         They read `text`, alone, as the prompt of each image; with None what they read in the run.
         """
@@ -487,7 +487,7 @@ class Watch:
         return run is not None and run.layout is not None and run.infos.get(name, ...) is not None
 
     def inputs(self, name: str, given: torch.Tensor) -> Iterator[torch.Tensor]:
-        """What a layer's processor is to read: what it was given; in a probe what was kept."""
+        """Inputs of a layer's processor: those it was given; in a probe those that were kept."""
         run = self._run
         assert run is not None  # see `wants`
         assert run.layout is not None
@@ -556,7 +556,7 @@ class Watch:
             record.add(values, step if "step" in self.keep else 0)
 
     def _level(self, grid: Grid) -> int:
-        """How often the cells are halved whose self-attention is recorded.
+        """The level whose self-attention is recorded: how often its cells are halved.
 
         The finest level of at most 32×32 cells, or the coarsest there is.
         """

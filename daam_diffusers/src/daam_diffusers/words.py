@@ -90,13 +90,13 @@ def closest_spans(text: str, query: str, whole: Sequence[Span] = ()) -> list[Spa
 
 @lru_cache(maxsize=16)
 def _edges(text: str, whole: tuple[Span, ...]) -> tuple[set[int], set[int]]:
-    """Where words start and where they end."""
+    """Starts and ends of words."""
     spans = list(word_spans(text, whole))
     return {start for start, _ in spans}, {end for _, end in spans}
 
 
 def _apart(spans: Iterable[Span]) -> Iterator[Span]:
-    """Those of increasing spans that do not overlap one before."""
+    """Drop from increasing spans those that overlap one before."""
     last = 0
     for start, end in spans:
         if start >= last:

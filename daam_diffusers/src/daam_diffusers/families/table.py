@@ -1,4 +1,4 @@
-"""What is said about a denoiser class so that it can be traced: one `Family` a class.
+"""The table of denoiser classes that can be traced: one `Family` a class.
 
 A family says which modules attend to text and how, where text and pixels lie in what they attend
 over, which arguments of the denoiser's forward hold the text, which text encoders feed it, and
@@ -151,7 +151,7 @@ _REMEMBERED: WeakIdKeyDictionary = WeakIdKeyDictionary()
 
 
 def remembered(tensor: torch.Tensor, read: Callable[[torch.Tensor], T]) -> T:
-    """What is read off a tensor, once: pipelines pass the same positions and masks at every step.
+    """Read a tensor once: pipelines pass the same positions and masks at every step.
 
     Reading waits for the device, so doing it at each step would cost time on a GPU.
     """
@@ -173,7 +173,7 @@ def cells(grid: Grid) -> int:
 
 @dataclass(frozen=True)
 class Family:
-    """How one class of denoiser is traced.
+    """A row of the table: the way in which one class of denoiser is traced.
 
     Attributes:
         denoiser: the class's name; subclasses are traced alike.

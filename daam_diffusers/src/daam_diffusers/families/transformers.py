@@ -120,7 +120,7 @@ def _padded_pixels_first(call: Call, grid: Grid, lengths: Sequence[int]) -> list
 
 
 def _wan_context(call: Call, lengths: Sequence[int]) -> Segments:
-    """Of image and text embeddings in one sequence the last 512 are taken for text."""
+    """Image and text embeddings in one sequence: the last 512 are taken for text."""
     images = call.arguments.get("encoder_hidden_states_image")
     rest = 0 if images is None else min(images.shape[1], _WAN_WINDOW - lengths[0])
     return (("image", max(0, rest)), ("text", lengths[0]))

@@ -24,7 +24,7 @@ def _with_image(call: Call, lengths: Sequence[int]) -> Segments:
 
 
 def _halvings(unet: nn.Module, path: str) -> int:
-    """How often a UNet halved its latents above a module: from its blocks, never from a count."""
+    """Number of times that a UNet halved its latents above a module, read off its blocks."""
     kind, _, rest = path.partition("_block")
     down = [getattr(block, "downsamplers", None) for block in unet.down_blocks]  # type: ignore[union-attr]
     deepest = sum(sampler is not None for sampler in down)

@@ -53,6 +53,13 @@ def test_no_package_requires_a_sibling(package):
     ]
 
 
+def test_a_readme_lists_every_extra(package):
+    readme = (package.folder / "README.md").read_text()
+    section = readme.partition("## Install")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    assert set(listed) == set(package.project["optional-dependencies"])
+
+
 @pytest.mark.parametrize("file", ["pyproject.toml", "README.md", "CHANGELOG.md", "LICENSE"])
 def test_a_package_is_complete(package, file):
     assert (package.folder / file).read_text().strip()

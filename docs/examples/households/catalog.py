@@ -239,7 +239,7 @@ def _nearest(
     np.fill_diagonal(apart, np.inf)
     nearest = np.argsort(apart, axis=1, kind="stable")[:, :count].astype(np.int32)
     close = np.exp(-np.take_along_axis(apart, nearest, axis=1) / 0.3)
-    # A distant neighbour still gets a chance, or a word without homophones would have one error.
+    # A distant neighbor still gets a chance, or a word without homophones would have one error.
     shares = (close + 1e-3) / (close + 1e-3).sum(axis=1, keepdims=True)
     return nearest, np.cumsum(shares, axis=1), np.log1p(close.sum(axis=1))
 

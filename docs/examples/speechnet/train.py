@@ -31,7 +31,7 @@ import recipe
 import recognizer
 import snapshots
 from cputime import cpu_seconds
-from lessons import normalise
+from lessons import normalize
 from speechnet import decode, files, settings
 from speechnet.label import KEPT
 from speechnet.settings import Size
@@ -188,7 +188,7 @@ class Batches:
         rows = self.rows(step).tolist()
         rng = np.random.default_rng([self._seed, step, *b"vary"])
         clips = [self._waves[self._ids[row]] for row in rows]
-        waves = [torch.from_numpy(normalise(vary(clip, rng, clips))) for clip in clips]
+        waves = [torch.from_numpy(normalize(vary(clip, rng, clips))) for clip in clips]
         pad = torch.nn.utils.rnn.pad_sequence
         return {
             "input_values": pad(waves, batch_first=True),

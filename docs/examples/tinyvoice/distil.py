@@ -22,7 +22,7 @@ _SECONDS = 1.5  # of every recording
 
 
 def log_mel(wave: Tensor, config: Wav2Vec2Config, frames: int) -> Tensor:
-    """Log-mel energies centred on the model's frames: (B, N) → (B, frames, 40), standardised."""
+    """Log-mel energies centered on the model's frames: (B, N) → (B, frames, 40), standardized."""
     hop = math.prod(config.conv_stride)
     lead = (receptive_field(config) - TRANSFORM) // 2  # where the first window begins
     wave = nn.functional.pad(wave, (max(0, -lead), 2 * TRANSFORM))[:, max(0, lead) :]

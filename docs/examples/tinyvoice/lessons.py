@@ -88,9 +88,9 @@ class Lessons(Dataset[dict[str, Tensor]]):
         others = self._corpus.babble(rng, 4) if kind == "babble" else []
         snr = float(rng.uniform(*voices.SNR["train"]))
         speech = speech * np.float32(perturb.LEVEL / np.sqrt(np.mean(speech**2)))
-        return normalise(perturb.in_noise(speech, kind, snr, rng, others))
+        return normalize(perturb.in_noise(speech, kind, snr, rng, others))
 
 
-def normalise(wave: perturb.Floats) -> perturb.Floats:
+def normalize(wave: perturb.Floats) -> perturb.Floats:
     """Mean 0 and variance 1, exactly as the processor does it."""
     return (wave - wave.mean()) / np.sqrt(wave.var() + np.float32(1e-7))

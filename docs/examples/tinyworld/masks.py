@@ -6,7 +6,7 @@ The rule, for an image and the caption it was generated from:
    ink and paper;
 2. an object's body is the largest patch of its color word, gaps of up to four pixels bridged (the
    two largest, after "two", if the second reaches a fifth of the first);
-3. every body grows, one pixel a step and both at once, over neighbouring pixels that are neither
+3. every body grows, one pixel a step and both at once, over neighboring pixels that are neither
    background nor body: so ink and paper fall to the object they touch. What is reached within
    `_REACH` steps is the object's mask;
 4. an object is *present* if its mask has at least `MIN_AREA` pixels;
@@ -56,7 +56,7 @@ class Found:
 
 
 def _grow(mask: Mask) -> Mask:
-    """The mask and its four-connected neighbours."""
+    """The mask and its four-connected neighbors."""
     grown = mask.copy()
     grown[1:] |= mask[:-1]
     grown[:-1] |= mask[1:]

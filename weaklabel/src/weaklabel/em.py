@@ -475,7 +475,7 @@ def starts(coded: Coded, prior: float | None) -> Sequence[Floats]:
 def fit(coded: Coded, rules: Rules, start: Solution | None = None) -> Solution:
     """The best start's way to its end, with pseudo-rows shared as the classes are.
 
-    Shared so, they pull a symbol that is rarely seen towards no evidence.
+    Shared so, they pull a symbol that is rarely seen toward no evidence.
     `start` is the end of another fit to the same patterns, to go on from.
     """
     best = best_start(coded, rules) if start is None else start

@@ -139,7 +139,7 @@ HANDICAP: Final = 0.5
 # are a worse judge.
 OWN: Final = 0.5
 
-# Every source is drawn towards all by so many words. By 20, sources of two utterances each differ
+# Every source is drawn toward all by so many words. By 20, sources of two utterances each differ
 # too little; CrowdSpeech's WER moves by .2 at most between 5 and 20.
 PRIOR_WORDS: Final = 10.0
 

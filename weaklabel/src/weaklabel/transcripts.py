@@ -48,7 +48,7 @@ class Combined:
             It supposes that a word's correctness depends on no other's, and no source's errors on
             another's, so it ranks better than it counts: see "Measured" in the README.
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
-            `error_rate` is the share of slots in which the source lost the vote, drawn towards that
+            `error_rate` is the share of slots in which the source lost the vote, drawn toward that
             of all sources, the more the less is known of this one; `weight` is its vote's (its
             share of it, in a family), where 1 is the mean over the families of all queries. Of
             three and more families in a query none counts more than 0.8 of the others together.

@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from weaklabel import queries, tables
+from weaklabel.cli import main
 from weaklabel.errors import WeakLabelError
 
 HEAD = "query_id,transcript\n"
@@ -147,6 +148,21 @@ def test_a_corrupt_page_is_an_error_that_names_the_file(saved: Saved) -> None:
     for reading in (tables.read, queries.check, queries.validate):
         with pytest.raises(WeakLabelError, match=r"log\.parquet cannot be read"):
             reading(path)
+
+
+def test_a_corrupt_page_of_a_column_that_is_only_copied_names_the_log(
+    saved: Saved, capsys: pytest.CaptureFixture[str]
+) -> None:
+    buffer = io.BytesIO()
+    log = pl.select(query_id=pl.int_range(9), transcript=pl.lit("x"), note=pl.lit("noted"))
+    log.write_parquet(buffer, compression="uncompressed", statistics=False)
+    whole = buffer.getvalue()
+    at = whole.index(b"noted")  # behind the head of its page
+    path = saved("log.parquet", whole[: at - 20] + b"\xff" * 20 + whole[at:])
+    out = path.with_name("accepted.parquet")
+    assert main(["check", str(path), "--out", str(out)]) == 2
+    assert f"{path} cannot be read" in capsys.readouterr().err
+    assert not out.exists()
 
 
 def test_parquet_files_of_other_columns_or_types_are_named(saved: Saved) -> None:

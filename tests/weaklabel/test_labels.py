@@ -2,10 +2,15 @@
 
 import json
 import math
+import subprocess
+import sys
+import textwrap
 import warnings
+from pathlib import Path
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet as pq
 import pytest
 
 from weaklabel import LabelModel, MajorityVote, Patterns, WeakLabelError, apply
@@ -241,3 +246,54 @@ def test_gold_that_does_not_fit_is_refused(log, folder):
     ):
         with pytest.raises(WeakLabelError, match=message):
             gold_of_files([votes], queries, gold(*checked))
+
+
+def damage(path, column):
+    """Overwrite where a column of a Parquet file begins, in the copy damaged.parquet."""
+    content = bytearray(Path(path).read_bytes())
+    group = pq.read_metadata(path).row_group(0)
+    chunks = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    start = chunks[column].dictionary_page_offset or chunks[column].data_page_offset
+    content[start : start + 40] = b"\xff" * 40
+    Path("damaged.parquet").write_bytes(content)
+
+
+@pytest.mark.parametrize("out", ["labels.parquet", "labels.csv"])
+@pytest.mark.parametrize("column", ["lf:dwell", "transcript"])
+def test_a_broken_page_of_votes_is_no_fault_of_the_labels(out, column, model, folder):
+    damage("votes.parquet", column)
+    with pytest.raises(WeakLabelError, match=r"^damaged\.parquet cannot be read: parquet: "):
+        label_files("damaged.parquet", model, out)
+    assert not Path(out).exists()
+
+
+def test_gold_names_the_votes_or_the_log_with_a_broken_page(log, folder):
+    known = log.drop_nulls("transcript")["query_id"][0]
+    damage("votes.parquet", "transcript")
+    with pytest.raises(WeakLabelError, match=r"^damaged\.parquet cannot be read: parquet: "):
+        gold_of_files(["damaged.parquet"], None, gold((known, "a")))
+    damage("queries.parquet", "transcript")
+    with pytest.raises(WeakLabelError, match=r"^one of parts, damaged\.parquet cannot be read: "):
+        gold_of_files(["parts"], "damaged.parquet", gold((known, "a")))
+
+
+FULL = """
+    import resource, signal, sys
+    from weaklabel.cli import main
+
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_000, 2_000))
+    sys.exit(main(["label", "votes.parquet", "--model", "model.json", "--out", sys.argv[1]]))
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="limits of POSIX")
+@pytest.mark.parametrize("out", ["labels.parquet", "labels.csv"])
+def test_a_full_disk_is_no_fault_of_the_votes(out, model, folder):
+    model.save("model.json")
+    line = [sys.executable, "-c", textwrap.dedent(FULL), out]
+    ended = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "File too large" in ended.stderr
+    assert "cannot be read" not in ended.stderr
+    assert not Path(out).exists()

@@ -95,7 +95,10 @@ def gold_of_files(
             raise WeakLabelError(f"gold needs votes with their query_id, and {path} holds patterns")
     table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
     log = None if queries is None else tables.scan(queries)
-    return join_gold(table, tables.read(gold), log, functions=functions, normalizer=normalizer)
+    correct = tables.read(gold)
+    read = [str(path) for path in (*votes, queries) if path is not None]
+    with tables.naming(read[0] if len(read) == 1 else f"one of {', '.join(read)}"):
+        return join_gold(table, correct, log, functions=functions, normalizer=normalizer)
 
 
 def label_files(

@@ -137,12 +137,13 @@ def check(
     ] = None,
 ) -> None:
     """Compare a query log with its contract, and set aside what breaks it."""
-    from weaklabel.tables import write
+    from weaklabel.tables import naming, write
 
     keep_apart([out, reject], [queries, hypotheses])
     found = _checked(queries, requires or (), hypotheses, source, rename, timezone, reject)
     if out is not None:
-        write(found.accepted, out)
+        with naming(queries):
+            write(found.accepted, out)
     target = f" → {out}" if out is not None else ""
     say(f"{counted(found.rows - found.refusals, 'query')} accepted{target}")
 

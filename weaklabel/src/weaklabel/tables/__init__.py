@@ -226,7 +226,8 @@ def write(
     become null.
 
     Args:
-        frame: the table.
+        frame: the table. What Polars raises while it computes a lazy one stays as it is, for
+            `naming` to name the file that it reads.
         path: .parquet, .csv, .jsonl, .ndjson or .json; its folder exists. A file is replaced.
         metadata: texts to store in a Parquet file's own metadata.
 
@@ -254,16 +255,21 @@ def write(
                 f"{kind} cannot hold column {name!r}, {dtype}: write .parquet, or leave it out"
             )
     with written_beside(target) as beside:
+        sunk = isinstance(frame, pl.DataFrame)
         try:
             if kind == "Parquet":
                 lazy.sink_parquet(
                     beside, compression="zstd", metadata=dict(metadata) if metadata else None
                 )
+                sunk = True
                 # A file cut short has no footer: better now than when it is read.
                 pl.scan_parquet(beside, glob=False).collect_schema()
             else:
                 _write_text(lazy.collect(engine="streaming"), beside, kind, target.suffix)
         except pl.exceptions.PolarsError as error:
+            # Where the system refuses, Polars gives its number; else the frame cannot be computed.
+            if not sunk and "os error" not in str(error):
+                raise
             raise WeakLabelError(f"{target} cannot be written: {first_line(error)}") from error
     return target
 

@@ -306,11 +306,7 @@ class _Slot:
 @contextmanager
 def _without_modes(device: torch.device) -> Iterator[None]:
     """Without the caller's modes, so that programs and buffers serve every caller."""
-    with (
-        torch.inference_mode(False),
-        torch.no_grad(),
-        torch.autocast(device.type, enabled=False),
-    ):
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
         yield
 
 

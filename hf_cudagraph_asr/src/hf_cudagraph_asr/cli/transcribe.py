@@ -80,12 +80,10 @@ def transcribe(
         ),
     ] = CHUNK,
     overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Discard the lines of --out and begin anew."),
+        bool, typer.Option("--overwrite", help="Discard the lines of --out and begin anew.")
     ] = False,
     target_lang: Annotated[
-        str | None,
-        typer.Option(help="The language of a model of many, such as MMS's: deu."),
+        str | None, typer.Option(help="The language of a model of many, such as MMS's: deu.")
     ] = None,
     lexicon: Annotated[
         Path | None,
@@ -161,12 +159,7 @@ def transcribe(
         start, seconds = perf_counter(), 0.0
         results = transcribe_files(transcriber, recordings[done:], batch_size=rows)
         bar = tqdm(
-            results,
-            "transcribing",
-            len(recordings),
-            unit="file",
-            initial=done,
-            disable=None,
+            results, "transcribing", len(recordings), unit="file", initial=done, disable=None
         )
         try:
             for result in bar:

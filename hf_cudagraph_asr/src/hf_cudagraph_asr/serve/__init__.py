@@ -20,16 +20,7 @@ from ray import serve
 from hf_cudagraph_asr.serve.application import Gateway, Limits, api, ingress
 from hf_cudagraph_asr.serve.recognizer import Batching, ModelSettings, Recognizer
 
-__all__ = [
-    "Batching",
-    "Gateway",
-    "Limits",
-    "ModelSettings",
-    "Recognizer",
-    "Settings",
-    "api",
-    "app",
-]
+__all__ = ["Batching", "Gateway", "Limits", "ModelSettings", "Recognizer", "Settings", "api", "app"]
 
 # A Gateway waits more than it works, and itself refuses what is too much for the model.
 GATEWAY_ONGOING = 512

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import struct
 import sys
@@ -525,6 +526,19 @@ def test_a_link_that_leads_nowhere_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "c.wav").mkdir()
     assert recordings_in([tmp_path]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")
+def test_pipes_in_a_folder_are_named_and_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.wav").write_bytes(encoded(tone()))
+    os.mkfifo(tmp_path / "b.wav")
+    (tmp_path / "c.wav").symlink_to(tmp_path / "b.wav")
+    assert recordings_in([tmp_path]) == [str(tmp_path / "a.wav")]
+    (warning,) = caplog.messages
+    assert warning.endswith(f"regular files: {tmp_path / 'b.wav'}, {tmp_path / 'c.wav'}")
+    assert recordings_in([tmp_path / "b.wav"]) == [str(tmp_path / "b.wav")]  # it was asked for
 
 
 def test_an_mp3_that_holds_more_than_it_seems_to_is_refused() -> None:

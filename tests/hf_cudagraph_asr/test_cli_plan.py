@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -121,7 +123,7 @@ def test_headers_of_a_folder_are_read_and_nothing_is_dropped_silently(
     assert found == plan_buckets([1.0, 1.5, 1.0, 2.5, 1.5], graphs=3)
     shown = capsys.readouterr()
     assert "5 queries" in shown.out
-    assert "not counted: 5 files: Error opening 'audio/a.m4a'" in shown.err
+    assert "not counted: 5 files: audio/a.m4a cannot be decoded" in shown.err
     assert "1 duration below the 0.025 s of a frame not counted, down to 0.000625 s" in shown.err
     assert "notes.txt" not in shown.err
 
@@ -134,7 +136,47 @@ def test_a_folder_without_audio_that_can_be_read_is_an_error(
     (here / "folder/a.m4a").write_bytes(b"\0")
     (here / "folder/b.webm").write_bytes(b"\0")
     message = refused(capsys, "folder")
-    assert "no file of audio in folder can be read: 2 files: Error opening 'folder/a." in message
+    assert "no file of audio in folder can be read: 2 files: folder/a.m4a cannot be " in message
+
+
+def test_a_header_that_lies_is_not_counted(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record(here / "audio/whole.wav", 16_000)
+    whole = (here / "audio/whole.wav").read_bytes()
+    (here / "audio/cut.wav").write_bytes(whole[:-8_000])
+    (here / "audio/more.wav").write_bytes(whole + bytes(range(1, 200)))
+    for format in ("OGG", "MP3"):
+        soundfile.write(here / "audio/cut", np.zeros(16_000), 16_000, format=format)
+        content = (here / "audio/cut").read_bytes()
+        (here / f"audio/cut.{format.lower()}").write_bytes(content[: len(content) // 2])
+    assert planned("audio").traffic.total == 1
+    shown = capsys.readouterr().err
+    assert "not counted: 4 files: audio/cut.mp3 is cut off" in shown
+    assert "audio/cut.ogg cannot be decoded, or is cut off" in shown
+    assert "audio/cut.wav is cut off" in shown
+
+
+def test_what_is_no_regular_file_is_named_and_left_out(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(here / "audio/one.wav", 16_000)
+    # Opening it fails, where a pipe's would wait.
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind("audio/other.wav")
+        assert planned("audio").traffic.total == 1
+    assert "left out, as they are no regular files: audio/other.wav" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_what_ffmpeg_reads_is_counted(here: Path) -> None:
+    record(here / "one.wav", 16_000)
+    (here / "audio").mkdir()
+    for name in ("one.m4a", "one.webm"):
+        command = ["ffmpeg", "-v", "error", "-i", "one.wav", f"audio/{name}"]
+        subprocess.run(command, check=True)
+    found = planned("audio", "--graphs", 1)
+    assert found.traffic.total == 2
+    assert min(found.traffic.frames) >= 49  # of a second; encoders add some
+    assert max(found.traffic.frames) <= 60
 
 
 def test_rows_without_a_number_are_counted(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import math
 import os
 import re
@@ -12,7 +13,8 @@ import struct
 import subprocess
 import tempfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,9 @@ import numpy.typing as npt
 
 from hf_cudagraph_asr.extras import imported
 
-__all__ = ["AudioError", "TooLong", "decoded", "read_audio", "recordings_in"]
+__all__ = ["AudioError", "TooLong", "decoded", "opened", "read_audio", "recordings_in"]
+
+logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes
 Waveform = npt.NDArray[np.float32]
@@ -119,6 +123,22 @@ def decoded(
         TooLong: it has more than `most_seconds`, by its header.
         AudioError: ffmpeg takes longer than `timeout_s`; or as in `read_audio`.
     """
+    with opened(source, sampling_rate, most_seconds, timeout_s) as (file, content, frames, name):
+        waveform, rate = _samples(file, content, frames, name), int(file.samplerate)
+    if not np.isfinite(waveform).all():
+        raise AudioError(f"{name} holds samples that are NaN or infinite: encode it again")
+    return _resampled(waveform, rate, sampling_rate, name)
+
+
+@contextmanager
+def opened(
+    source: Source, sampling_rate: int, most_seconds: float = DAY, timeout_s: float | None = None
+) -> Iterator[tuple[Any, bytes, int, str]]:
+    """Open audio and decode nothing yet: its decoder, content, number of samples, and name.
+
+    Raises:
+        AudioError, OSError, ImportError: as in `decoded`, but for what its samples show.
+    """
     soundfile = imported("soundfile", "audio", "reading audio")
     name = "the upload" if isinstance(source, bytes) else os.fspath(source)
     content = source if isinstance(source, bytes) else Path(source).read_bytes()
@@ -149,23 +169,20 @@ def decoded(
                     f"{name} has {file.channels} channels of {rate:,} samples a second, more than "
                     f"are decoded: convert it to one channel of {sampling_rate:,}"
                 )
-            waveform = _samples(file, content, frames, name)
+            yield file, content, frames, name
     except soundfile.SoundFileError as error:
         why = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(". ")
         raise AudioError(
             f"{name} cannot be decoded, or is cut off or damaged ({why}): copy or record it again, "
             f"or convert it to WAV or FLAC"
         ) from error
-    if not np.isfinite(waveform).all():
-        raise AudioError(f"{name} holds samples that are NaN or infinite: encode it again")
-    return _resampled(waveform, rate, sampling_rate, name)
 
 
 def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """List the recordings of files and folders, in the order given.
 
     Of folders these are the files with an ending of audio or video, in it and below it, by
-    ascending path, but hidden ones.
+    ascending path, but hidden ones and, with a warning, pipes and devices.
 
     Raises:
         FileNotFoundError: one of them does not exist.
@@ -178,12 +195,15 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
         if not path.is_dir():
             found.append(str(path))
             continue
-        # A link that leads nowhere is listed too, so that it is not lost in silence.
-        below = [
-            str(file)
+        listed = [
+            file
             for file in sorted(path.rglob("*"))
             if file.suffix.lower()[1:] in ENDINGS and file.name[0] != "." and not file.is_dir()
         ]
+        # A link that leads nowhere is not lost in silence; a pipe might be waited for forever.
+        below = [str(file) for file in listed if file.is_file() or not file.exists()]
+        if left := sorted({*map(str, listed)}.difference(below)):
+            logger.warning("left out, as they are no regular files: %s", ", ".join(left))
         if not below:
             raise ValueError(
                 f"no audio in {path} or below it: looked for files that end in .wav, .flac, .ogg, "

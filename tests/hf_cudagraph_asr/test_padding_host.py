@@ -12,7 +12,7 @@ import torch
 import transformers
 from padded_rows import TOLERANCE, agree, alone, as_input, audio, deviation, padded
 from pooled import unchanged
-from tiny_models import CASES, every_kind
+from tiny_models import CASES, WAVLM, every_kind
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_cudagraph_asr import ExactForward, UnsupportedModel
@@ -110,6 +110,26 @@ def test_one_product_serves_queries_keys_and_values_and_keeps_no_weights(
     on_all.remove()
     monkeypatch.setattr("hf_cudagraph_asr.exact.FUSED_VALUES", 1)
     assert products(exact, row)[0] == apart
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "value"),
+    [
+        ("wav2vec2-group", "do_stable_layer_norm", True),
+        ("wav2vec2-layer-stable", "do_stable_layer_norm", False),
+        pytest.param("wavlm-layer-stable", "do_stable_layer_norm", False, marks=WAVLM),
+        ("conformer-relative", "position_embeddings_type", "rotary"),
+        ("conformer-rotary", "position_embeddings_type", "relative"),
+        ("bert-relative-wide-adapter", "position_embeddings_type", None),
+    ],
+)
+def test_what_the_host_reads_when_it_is_built_is_not_read_later(
+    name: str, key: str, value: object
+) -> None:
+    model = CASES[name].build()
+    assert getattr(model.config, key) != value
+    setattr(model.config, key, value)
+    assert deviation(model, [audio(500, 0), audio(700, 1)], 800) <= TOLERANCE
 
 
 # PEFT asks the host by a name that it is about to give up.

@@ -295,7 +295,8 @@ def _embed(encoder: Any, hidden: torch.Tensor, keep: torch.Tensor) -> Any:
 
 def _stable(encoder: Any) -> bool:
     """Layer norm before attention and feed-forward, and once after all layers."""
-    return bool(getattr(encoder.config, "do_stable_layer_norm", False))
+    # The host asks its configuration when it chooses the class, and not again.
+    return type(encoder).__name__.endswith("StableLayerNorm")
 
 
 def _transformer(
@@ -437,15 +438,15 @@ def _relative_positions(encoder: Any, hidden: torch.Tensor) -> Any:
     Calling it would rebind its cache, which belongs to the host and is no graph's business, and
     make rotary embeddings on the CPU.
     """
-    kind, total = encoder.config.position_embeddings_type, hidden.shape[1]
-    if kind == "rotary":
-        frequencies = encoder.embed_positions.inv_freq  # (head / 2,)
+    embed, total = encoder.embed_positions, hidden.shape[1]
+    if hasattr(embed, "inv_freq"):  # rotary
+        frequencies = embed.inv_freq  # (head / 2,)
         times = torch.arange(total, device=frequencies.device).to(frequencies.dtype)
         angles = times[:, None] * frequencies
         angles = torch.cat((angles, angles), dim=-1)[:, None, None, :]  # (T, 1, 1, head)
         return torch.stack((angles.cos(), angles.sin())).to(hidden.dtype)
-    if kind == "relative":
-        table = encoder.embed_positions.pe  # (1, 2·P − 1, H): distances P − 1 down to −(P − 1)
+    if hasattr(embed, "pe"):  # relative
+        table = embed.pe  # (1, 2·P − 1, H): distances P − 1 down to −(P − 1)
         middle = table.shape[1] // 2
         if total > middle + 1:
             raise ValueError(

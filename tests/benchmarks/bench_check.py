@@ -8,9 +8,9 @@ Each file of docs/benchmarks names the command that wrote it. Those that took at
 and need no other tool run again, with the same options, and their figures are held against the
 committed ones. A line is printed, and the exit status is 1, for each median that is worse than its
 limit: worse than the committed median by more than the figure's margin, and than all committed
-runs. Figures that are missing, files that are damaged or hold none, and commands that fail count as
-worse. A better median is no failure;
-commit it.
+runs. Only figures of ours have one: other tools' rows stand beside them. Figures that are missing,
+files that are damaged or hold none, and commands that fail count as worse. A better median is no
+failure; commit it.
 
 The limits are ratios of things that were measured together, so other hardware is no reason to miss
 one, but other work of the machine beside the benchmark may be.

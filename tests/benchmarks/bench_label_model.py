@@ -293,6 +293,7 @@ def main() -> int:
             f"labels of {name} that are wrong / of a majority vote",
             (1 - accuracy) / (1 - means["majority vote"][setting][0]),
             margin=0.05,
+            better="lower" if name in warned and name != "Bayes oracle" else "neither",
             along="functions",
             at=setting,
         )

@@ -201,7 +201,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if theirs.startswith("stock, ")
     ]
     ratios += [
-        figures.Figure.of(f"texts changed by {found.name} / all", found.changed / len(waveforms))
+        figures.Figure.of(
+            f"texts changed by {found.name} / all",
+            found.changed / len(waveforms),
+            better="neither" if found.name.startswith("stock") else "lower",
+        )
         for found in results
         if found.changed is not None
     ]

@@ -148,16 +148,17 @@ def ratios(arguments: argparse.Namespace, results: dict[str, Any]) -> Iterator[f
         if tool not in results:
             continue
         found = results[tool]
+        better = "lower" if tool == "daam-diffusers" else "neither"
         plain = [timing["cpu"] for timing in found["plain"]]
         traced = [timing["cpu"] for timing in found["traced"]]
         what = f"{tool}: processor time of a traced generation / of an untraced one"
         pairs = [b / a for a, b in zip(plain, traced, strict=True)]
-        yield figures.Figure.of(what, pairs, margin=0.1)
+        yield figures.Figure.of(what, pairs, margin=0.1, better=better)
         what = f"{tool}: processor time to make maps afterwards / of an untraced generation"
-        yield figures.Figure.of(what, found["maps_cpu"] / statistics.median(plain))
+        yield figures.Figure.of(what, found["maps_cpu"] / statistics.median(plain), better=better)
         what = f"{tool}: memory at the peak, maps made / of an untraced generation"
         grown = 1 + found["with_maps_extra_peak_bytes"] / found["untraced_peak_bytes"]
-        yield figures.Figure.of(what, grown, margin=0.1)
+        yield figures.Figure.of(what, grown, margin=0.1, better=better)
     if "parity" in results:
         found = results["parity"]
         what = "worst token: mean difference from castorini/daam's map / its mean"

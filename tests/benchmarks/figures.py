@@ -53,7 +53,7 @@ class Figure:
         runs: how many there are; one, where the ratio is of medians or of what does not scatter.
         margin: share of the median by which another median may be worse, where it is also beyond
             the committed runs.
-        better: "lower" or "higher".
+        better: "lower", "higher", or "neither" for what other tools do, of which no value is worse.
         along: what grows, where the figure is one of several: "steps".
         at: how much of it there is.
     """
@@ -74,8 +74,8 @@ class Figure:
         # Of these, none would ever be worse.
         if not all(map(math.isfinite, (self.low, self.high, self.margin))) or self.margin < 0:
             raise ValueError(f"{self.what}: {self.low}, {self.high} or {self.margin} is no number")
-        if self.better not in ("lower", "higher"):
-            raise ValueError(f"{self.what}: {self.better!r} is neither 'lower' nor 'higher'")
+        if self.better not in ("lower", "higher", "neither"):
+            raise ValueError(f"{self.what}: {self.better!r} is none of lower, higher and neither")
 
     @classmethod
     def of(cls, what: str, ratios: Sequence[float] | float, **others: Any) -> Figure:
@@ -94,7 +94,9 @@ class Figure:
 
     @property
     def limit(self) -> float:
-        """The worst median that is not worse than this figure."""
+        """The worst median that is not worse than this figure; NaN where none is."""
+        if self.better == "neither":
+            return math.nan
         if self.better == "lower":
             return max(self.high, self.median * (1 + self.margin))
         return min(self.low, self.median / (1 + self.margin))
@@ -103,7 +105,7 @@ class Figure:
         """Say if another median is beyond this figure's limit."""
         if self.better == "lower":
             return other.median > self.limit
-        return other.median < self.limit
+        return self.better == "higher" and other.median < self.limit
 
 
 def add_option(parser: argparse.ArgumentParser) -> None:
@@ -205,7 +207,7 @@ def section(name: str, folder: Path) -> str:
             "|---|---:|---:|---:|---:|",
         ]
         lines += [
-            f"| {it.what} | {shown(it.median)} | {_spread(it)} | {it.runs} | {shown(it.limit)} |"
+            f"| {it.what} | {shown(it.median)} | {_spread(it)} | {it.runs} | {_worst(it)} |"
             for it in single
         ]
         lines.append("")
@@ -239,6 +241,10 @@ def shown(value: float) -> str:
 
 def _spread(figure: Figure) -> str:
     return f"{shown(figure.low)} to {shown(figure.high)}" if figure.runs > 1 else ""
+
+
+def _worst(figure: Figure) -> str:
+    return "" if figure.better == "neither" else shown(figure.limit)
 
 
 def _cell(figure: Figure) -> str:

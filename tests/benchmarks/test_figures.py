@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -122,7 +123,7 @@ def test_a_figure_that_has_become_better_passes(committed, scripts):
         ({"high": math.inf}, "inf or 0.3 is no number"),
         ({"margin": math.nan}, "nan is no number"),
         ({"margin": -1}, "-1 is no number"),
-        ({"better": "Lower"}, "'Lower' is neither 'lower' nor 'higher'"),
+        ({"better": "Lower"}, "'Lower' is none of lower, higher and neither"),
         ({"unknown": 1}, "unknown"),
     ],
 )
@@ -187,6 +188,26 @@ def test_a_median_within_the_runs_or_the_margin_is_not_worse():
     assert Figure.of("a / b", 1.0, margin=0.1).worse(Figure.of("a / b", 1.11))
     assert not Figure.of("a / b", 1.0, margin=0.1).worse(Figure.of("a / b", 1.09))
     assert Figure.of("a / b", 0.0).worse(Figure.of("a / b", 0.001))
+
+
+@pytest.mark.parametrize("median", [0.001, 1000.0])
+def test_what_another_tool_does_is_never_worse_but_has_to_be_measured(median):
+    theirs = Figure.of("wrong labels of theirs / all", [1.0, 1.1], better="neither")
+    found = Figure.of("wrong labels of theirs / all", median, better="neither")
+    assert [*bench_check.beyond("made", [theirs], [found])] == []
+    assert [*bench_check.beyond("made", [theirs], [])] == [
+        "made: wrong labels of theirs / all: not measured"
+    ]
+
+
+def test_figures_of_ours_alone_have_a_direction():
+    theirs = re.compile(
+        r"(labels of )?(Bayes oracle|Snorkel|crowd-kit|hyperlm|cleanlab)|"
+        r"(daam|attention-map-diffusers(, all steps)?): |texts changed by stock|float32, stock, "
+    )
+    for file in figures.SAVED.glob("*.json"):
+        for figure in figures.load(file)[1]:
+            assert (figure.better == "neither") == bool(theirs.match(figure.what)), figure.what
 
 
 def test_a_file_becomes_tables_and_says_what_it_was_measured_with(committed):

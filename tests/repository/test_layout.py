@@ -98,6 +98,18 @@ def test_relative_links_lead_somewhere(root):
     assert not [link for link in links if not (root / link[0]).parent.joinpath(link[1]).exists()]
 
 
+def test_documents_install_the_packages_from_a_checkout(root, package):
+    documents = [*root.glob("*.md"), *root.glob("*/*.md"), *root.glob("docs/**/*.md")]
+    commands = [
+        (document.name, command)
+        for document in documents
+        for command in re.findall(r"pip install [^`\n]+", document.read_text())
+    ]
+    assert [one for one in commands if f"./{package.name}" in one[1]]
+    from_an_index = re.compile(rf"(?<![\w./-]){package.name.replace('_', '[-_]')}\b")
+    assert not [one for one in commands if from_an_index.search(one[1])]
+
+
 def test_every_target_that_a_document_names_is_in_the_makefile(root):
     makefile = (root / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z][\w-]*):", makefile, re.MULTILINE))

@@ -148,7 +148,30 @@ def test_the_metadata_says_what_the_repository_does(package, wheel):
     required = [Requirement(one) for one in said.get_all("Requires-Dist")]
     declared = {Requirement(one) for one in package.project["dependencies"]}
     assert {one for one in required if "extra" not in str(one.marker)} == declared
-    assert said.get_payload().strip() == (package.folder / "README.md").read_text().strip()
+    lines = zip(
+        said.get_payload().strip().splitlines(),
+        (package.folder / "README.md").read_text().strip().splitlines(),
+        strict=True,
+    )
+    assert not [(line, own) for line, own in lines if (line != own) != ("](../" in own)]
+
+
+def test_the_description_shows_and_links_only_what_an_index_has(package, wheel):
+    readme = (package.folder / "README.md").read_text()
+    outside = re.findall(r"\[([^\]]*)\]\(\.\./([^)#]+)", readme)
+    assert outside
+    with ZipFile(wheel) as archive:
+        (metadata,) = (name for name in archive.namelist() if name.endswith("/METADATA"))
+        text = message_from_string(archive.read(metadata).decode()).get_payload()
+    assert "![" not in text
+    assert not [link for link in re.findall(r"\]\(([^)]+)\)", text) if "../" in link]
+    for words, path in outside:
+        assert re.search(rf"{re.escape(words)}\*? \(`{re.escape(path)}`\)", text), words
+
+
+def test_the_packages_make_their_descriptions_alike(package, names, root):
+    hook = (package.folder / "hatch_build.py").read_bytes()
+    assert all((root / name / "hatch_build.py").read_bytes() == hook for name in names)
 
 
 def test_a_distribution_names_no_address_to_download_from(package, sdist):

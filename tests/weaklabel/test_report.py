@@ -561,6 +561,19 @@ def test_the_policy_of_the_page_stops_foreign_scripts_and_requests(
     page.close()
 
 
+@pytest.mark.parametrize("width", [320, 390, 641, 800, 1080, 1215, 1280])
+def test_no_tile_is_left_alone_in_a_row(show: Show, checked: Analysis, width: int) -> None:
+    rows = """list => Object.values(Object.groupBy([...list.children], (tile) => tile.offsetTop))
+        .map((tiles) => [tiles.length, list.clientWidth - tiles[0].offsetWidth])"""
+    page = show(checked, viewport={"width": width, "height": 700})
+    tiles = page.locator(".tiles").first
+    for count in (6, 5, 4):  # with gold, of its scores where a baseline is missing, and without
+        found = tiles.evaluate(rows)
+        assert sum(number for number, _ in found) == count
+        assert not [beside for number, beside in found if number == 1 and beside > 1], found
+        tiles.evaluate("list => list.lastElementChild.remove()")
+
+
 @pytest.mark.parametrize("width", [320, 375, 800])
 def test_forty_functions_with_long_names_are_scrolled_within_the_page(
     show: Show, width: int

@@ -37,7 +37,9 @@ def gateway() -> Gateway:
 @pytest.fixture(scope="module")
 def url(gateway: Gateway) -> Iterator[str]:
     """The API on a port of this machine."""
-    server = uvicorn.Server(uvicorn.Config(api(lambda: gateway), log_level="error"))
+    # Without WebSockets: Uvicorn's first versions allowed import what websockets deprecates.
+    config = uvicorn.Config(api(lambda: gateway), log_level="error", ws="none")
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

@@ -1,17 +1,21 @@
-"""Stop hf_cudagraph_asr at every function while it captures, replays and changes; then ask again.
+"""Stop hf_cudagraph_asr at every place while it captures, replays and changes; then ask again.
 
-    python tests/faults/stopped_calls.py                # some minutes
-    python tests/faults/stopped_calls.py --calls 5
+    python tests/faults/stopped_calls.py              # some calls at each place
+    python tests/faults/stopped_calls.py --every      # hours
+    python tests/faults/stopped_calls.py --calls 5    # some, at random
 
-A tiny model runs on a backend that is as strict as CUDA graphs and needs no GPU. Every function of
-the package that is entered raises in its turn: out of memory, an error of its own, and
-KeyboardInterrupt. Either the caller gets just that, or a right answer; afterwards the model must
-answer right, alone and in a batch, within 20 seconds, be rebuilt, and be left as it was.
+A tiny model runs on backends that are as strict as CUDA graphs and need no GPU, one of which keeps
+other calls away while it captures: with one the first call at each place is stopped, with the other
+the last. As a function of
+the package is called, or torch by it, the call raises: out of memory, an error of its own,
+KeyboardInterrupt; or the weights of the head are exchanged. Either the caller gets just that error,
+or a right answer; afterwards the model must answer right, alone and in a batch, within 20 seconds,
+be rebuilt, and be left as it was.
 """
 
 from __future__ import annotations
 
-import argparse
+import itertools
 import json
 import logging
 import random
@@ -20,33 +24,37 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import record
 import torch
-from padded_rows import queries
+from padded_rows import agree, alone, audio, queries
 from pooled import ROWS, Exclusive, Static, serves, tiny, unchanged
-from tiny_models import plan_for
-from turn import Turn
+from tiny_models import BLANK, plan_for
+from tqdm import tqdm
+from turn import Turn, parser
 
 import hf_cudagraph_asr
 from hf_cudagraph_asr import GraphPool, disable_cuda_graphs, enable_cuda_graphs, pool
+from hf_cudagraph_asr.dispatch import Reason
 
 SECONDS = 20
 ERRORS = (torch.OutOfMemoryError, KeyError, KeyboardInterrupt)
 
-
-Stage = Callable[[Any, GraphPool], object]
-
-# What is stopped, once the model is enabled; enabling itself is a stage of its own.
-STAGES: dict[str, Stage] = {
-    "a call": lambda model, _: model(ROWS[0][None]),
-    "a batch that is split": lambda model, _: model(**queries([*ROWS, *ROWS])),
-    "a call of too long an input": lambda model, _: model(torch.randn(1, 1200)),
+# Rows of a batch, or one alone without a mask, that are asked while they are disturbed.
+CALLS = {
+    "a call": ROWS[:1],
+    "a batch that is split": [*ROWS, *ROWS],
+    "a call of too long an input": [audio(1200, 3)],
+}
+# The other stages, of a model that is enabled; enabling itself is one more.
+CHANGES: dict[str, Callable[[Any, GraphPool], object]] = {
     "swap": lambda model, own: own.swap(plan_for(model, (650, 950), (1, 2))),
     "rebuild": lambda _, own: own.rebuild(),
     "calibrate": lambda _, own: own.calibrate(repeats=1),
 }
+STAGES = ("enable", *CALLS, *CHANGES)
 
 
 def within(seconds: float, work: Callable[[], object]) -> str:
@@ -73,16 +81,45 @@ def is_stock(model: Any) -> None:
         assert torch.equal(model(**batch).logits, own)
 
 
-def stopped(name: str, backend: type[Static], turn: Turn) -> list[str]:
-    """What is wrong after one fault in a stage of a pool of its own.
+def ask(model: Any, rows: list[torch.Tensor]) -> torch.Tensor:
+    """(B, T, V): logits of one call."""
+    output = model(rows[0][None]) if len(rows) == 1 else model(**queries(rows))
+    logits: torch.Tensor = output.logits
+    return logits
+
+
+def right(logits: torch.Tensor, *alone: list[torch.Tensor]) -> None:
+    """Each row is as it is alone, with old or with new weights: a split batch may have both."""
+    for row, *ways in zip(logits, *alone, strict=True):
+        assert any(is_answer(row, own) for own in ways), "it answers wrong"
+
+
+def is_answer(row: torch.Tensor, own: torch.Tensor) -> bool:
+    """A row of a batch is what it is alone, and blank after it."""
+    try:
+        agree(row[: len(own)], own)
+    except AssertionError:
+        return False
+    return bool((row[len(own) :].softmax(-1)[:, BLANK] == 1).all())
+
+
+def stopped(name: str, backend: type[Static], turn: Turn, *, exchange: bool = False) -> list[str]:
+    """What is wrong after one disturbance in a stage of a pool of its own.
 
     Args:
-        name: of the stage, or "enable".
+        name: of the stage.
         backend: of the pool.
         turn: when to raise what.
+        exchange: give the head other weights in this turn.
     """
     model, wrong = tiny(), []
+    weight = model.lm_head.weight
+    if exchange:
+        other = torch.nn.Parameter(weight.detach().flip(0))
+        turn.act = lambda: setattr(model.lm_head, "weight", other)
     with torch.no_grad(), unchanged(model):
+        rows = CALLS.get(name, [])
+        expected = [alone(model, row) for row in rows]
         plan = plan_for(model, batch_sizes=(1, 2))
         own: GraphPool | None = None
         try:
@@ -92,13 +129,17 @@ def stopped(name: str, backend: type[Static], turn: Turn) -> list[str]:
             else:
                 own = enable_cuda_graphs(model, plan, backend=backend())
                 with turn:
-                    STAGES[name](model, own)
+                    logits = ask(model, rows) if rows else CHANGES[name](model, own)
+                if rows:
+                    right(logits, expected, [alone(model, row) for row in rows])
         except BaseException as error:  # noqa: BLE001 - the fault itself
             chain, one = [], error
             while one is not None and one not in chain:
                 chain.append(one)
                 one = one.__cause__ or one.__context__
-            if turn.error not in chain:
+            # To swap and to calibrate nothing is refused once the weights are others.
+            refused = exchange and Reason.CHANGED.value in str(error)
+            if turn.error not in chain and not refused:
                 wrong.append(f"another error is raised: {type(error).__name__}: {error}"[:200])
             if isinstance(turn.error, KeyboardInterrupt) and error is not turn.error:
                 wrong.append("the interrupt is swallowed")
@@ -112,68 +153,61 @@ def stopped(name: str, backend: type[Static], turn: Turn) -> list[str]:
             if own.explain(600).route != "bucket":
                 wrong.append(f"after rebuild nothing is replayed: {own.explain(600)}")
         disable_cuda_graphs(model)
+        model.lm_head.weight = weight
     return wrong
 
 
 def stop_everywhere(
-    name: str, backend: type[Static], calls: int | None, rng: random.Random
-) -> tuple[int, int, list[str]]:
-    """Faults of one stage.
+    name: str, backend: type[Static], choose: Callable[[Turn], Sequence[int]]
+) -> tuple[dict[str, int], list[str]]:
+    """Disturb a stage again and again, each time at another call.
 
     Args:
-        name: of the stage, or "enable".
+        name: of the stage.
         backend: of the pool.
-        calls: how many of the calls to stop at; None for every one.
-        rng: chooses them.
+        choose: the numbers of the calls, from the turn that counted them.
 
     Returns:
-        How many calls the stage makes, how many faults there were, and what was wrong.
+        How many calls, places and disturbances there are, and what was wrong.
     """
-    counter, faults, wrong = Turn(hf_cudagraph_asr), 0, []
+    counter, wrong = Turn(hf_cudagraph_asr), []
     assert not stopped(name, backend, counter)
-    numbers: Sequence[int] = range(1, counter.calls + 1)
-    if calls is not None:
-        numbers = sorted(rng.sample(numbers, min(calls, len(numbers))))
-    for number in numbers:
-        for kind in ERRORS:
-            faults += 1
-            turn = Turn(hf_cudagraph_asr, number, kind("in its turn"))
-            try:
-                found = stopped(name, backend, turn)
-            except AssertionError as error:
-                found = [f"the model is not as it was: {error}"[:200]]
-            where = f"{name}, {backend.__name__}, {kind.__name__} in {turn.at} (call {number})"
-            wrong += [f"{where}: {text}" for text in found]
-    return counter.calls, faults, wrong
+    faults = list(itertools.product(choose(counter), (*ERRORS, None)))
+    for number, kind in tqdm(faults, f"{name}, {backend.__name__}"):
+        turn = Turn(hf_cudagraph_asr, number, kind and kind("in its turn"))
+        try:
+            found = stopped(name, backend, turn, exchange=kind is None)
+        except AssertionError as error:
+            found = [f"the model is not as it was: {error}"[:200]]
+        what = "other weights" if kind is None else kind.__name__
+        for text in found:
+            wrong.append(f"{name}, {backend.__name__}, {what} in {turn.at} (call {number}): {text}")
+            tqdm.write(wrong[-1])
+    counts = {"calls": counter.calls, "places": len(counter.places), "disturbed": len(faults)}
+    return counts, wrong
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, help="calls to stop at; default: every one")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-record", action="store_true", help="leave docs/reliability alone")
-    args = parser.parse_args()
+    args = parser(__doc__).parse_args()
     began, rng = time.perf_counter(), random.Random(args.seed)
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     pool.PATIENCE = 0.1  # of a capture with a call that an interrupt kept inside
     figures: Counter[str] = Counter()
-    wrong: list[str] = []
-    for name in ("enable", *STAGES):
-        for backend in (Static, Exclusive):
-            calls, faults, found = stop_everywhere(name, backend, args.calls, rng)
-            if backend is Static:
-                figures[f"{name}: calls of the package's functions"] = calls
-            figures[f"{name}: stopped"] += faults
-            wrong += found
-            print(name, backend.__name__, calls, faults, *found, sep="\n  ", flush=True)
-    figures["wrong answers, calls that do not end, models not restored"] = len(wrong)
+    last = "wrong answers, calls that do not end, models not restored"
+    for name, (backend, end) in itertools.product(STAGES, {Static: 0, Exclusive: -1}.items()):
+        choose = partial(Turn.chosen, args=args, rng=rng, ends=(end,))
+        counts, found = stop_everywhere(name, backend, choose)
+        wrong = figures.pop(last, 0) + len(found)
+        for what, count in counts.items():
+            figures[f"{name}: {what}"] += count
+        figures[last] = wrong
+        if not args.no_record:
+            record.save(
+                "hf_cudagraph_asr", figures, began=began, seed=args.seed,
+                packages=("hf_cudagraph_asr", "torch", "transformers"),
+            )  # fmt: skip
     print(json.dumps(figures, indent=1))
-    if not args.no_record:
-        record.save(
-            "hf_cudagraph_asr", figures, began=began, seed=args.seed,
-            packages=("hf_cudagraph_asr", "torch", "transformers"),
-        )  # fmt: skip
     sys.exit(bool(wrong))
 
 

@@ -1,25 +1,29 @@
-"""Stop traced generations at every call of the tracer; then look, and generate again.
+"""Stop traced generations at every place of the tracer; then look, and generate again.
 
-    python tests/faults/stopped_generations.py               # some minutes
+    python tests/faults/stopped_generations.py            # the first and last call at each place
+    python tests/faults/stopped_generations.py --every    # hours
     python tests/faults/stopped_generations.py --calls 5 --generations 20
     python tests/faults/stopped_generations.py --calls 0 --generations 500  # memory alone
 
-Every function of daam_diffusers that is entered while a pipeline generates, hooks and all that they
-call, raises in its turn: an exception of its own, and KeyboardInterrupt. After each the pipeline
-must be as it was, and its next generation, plain and traced, bit for bit what it is undisturbed.
-Then one process traces many generations, and its memory is watched.
+As a pipeline generates and calls a function of daam_diffusers, hooks and all that they call, or as
+daam_diffusers calls torch, the call raises: an exception of its own, and KeyboardInterrupt. After
+each the pipeline must be as it was, and its next generation, plain and traced, bit for bit what it
+is undisturbed. Before, one process traces many generations, and its memory is watched.
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import itertools
 import json
 import random
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +34,14 @@ import tiny_pipelines
 import tiny_video
 import torch
 from diffusers import DiffusionPipeline
-from turn import Turn
+from tqdm import tqdm
+from turn import Turn, parser
 
 import daam_diffusers
 from daam_diffusers import HeatMaps, trace
 
 ROOT = Path(__file__).parents[2]
+UNDISTURBED = nullcontext()
 
 
 class Fault(Exception):
@@ -108,7 +114,9 @@ def state(pipe: Any) -> dict[str, Any]:
     return found
 
 
-def traced(case: Case, pipe: Any, turn: Turn) -> tuple[torch.Tensor, HeatMaps]:
+def traced(
+    case: Case, pipe: Any, turn: AbstractContextManager[object] = UNDISTURBED
+) -> tuple[torch.Tensor, HeatMaps]:
     with trace(pipe, refine=case.refine) as tracer, turn:
         latents = case.run(pipe)
     return latents, tracer.heat_maps()
@@ -123,57 +131,63 @@ def equal(left: HeatMaps, right: HeatMaps) -> bool:
 
 
 def stop_everywhere(
-    name: str, case: Case, calls: int | None, rng: random.Random
-) -> tuple[int, int, list[str]]:
-    """Faults of one pipeline.
+    name: str, case: Case, choose: Callable[[Turn], Sequence[int]]
+) -> tuple[dict[str, int], list[str]]:
+    """Stop one pipeline's generation again and again, each time at another call.
 
     Args:
         name: for messages.
         case: the pipeline.
-        calls: how many of the calls to stop at; None for every one.
-        rng: chooses them.
+        choose: the numbers of the calls, from the turn that counted them.
 
     Returns:
-        How many calls a generation makes, how many faults there were, and what was wrong.
+        How many calls, places and stops there are, and what was wrong.
     """
-    pipe, wrong, faults = case.make(), [], 0
+    pipe, stops = case.make(), 0
+    wrong: list[str] = []
     plain = torch.as_tensor(case.run(pipe))
     before = state(pipe)
-    traced(case, pipe, Turn(daam_diffusers))  # the first fills caches, by calls of its own
-    counter = Turn(daam_diffusers)
+    traced(case, pipe)  # the first fills caches, by calls of its own
+    counter = Turn(daam_diffusers, host="/diffusers/pipelines/")
     latents, maps = traced(case, pipe, counter)
     assert torch.equal(torch.as_tensor(latents), plain)
-    numbers: Sequence[int] = range(1, counter.calls + 1)
-    if calls is not None:
-        numbers = sorted(rng.sample(numbers, min(calls, len(numbers))))
-    for number in numbers:
-        for error in (Fault("in its turn"), KeyboardInterrupt()):
-            turn = Turn(daam_diffusers, number, error)
-            where = f"{name}, {type(error).__name__} at call {number}"
-            try:
-                traced(case, pipe, turn)
-                # Python itself drops what is raised as a generator is closed.
-                if "<genexpr>" in turn.at:
-                    continue
-                wrong.append(f"{where}: it is swallowed")
-            except (Fault, KeyboardInterrupt) as caught:
-                if caught is not error:
-                    wrong.append(f"{where}: another is raised")
-            faults += 1
-            after = state(pipe)
-            if after != before:
-                changed = [k for k in after.keys() | before if after.get(k) != before.get(k)]
-                wrong.append(f"{where}, {turn.at}: left behind {sorted(changed)[:3]}")
-                while torch.overrides._get_current_function_mode_stack():
-                    torch.overrides._pop_mode()
-                pipe = case.make()
-                before = state(pipe)
-            if not torch.equal(torch.as_tensor(case.run(pipe)), plain):
-                wrong.append(f"{where}: the next generation is another")
-            again = traced(case, pipe, Turn(daam_diffusers))
-            if not torch.equal(torch.as_tensor(again[0]), plain) or not equal(again[1], maps):
-                wrong.append(f"{where}: the next traced generation is another")
-    return counter.calls, faults, wrong
+    faults = list(itertools.product(choose(counter), (Fault, KeyboardInterrupt)))
+    for number, kind in tqdm(faults, name):
+        found, error = [], kind("in its turn")
+        turn = Turn(daam_diffusers, number, error)
+        try:
+            traced(case, pipe, turn)
+            # Python itself drops what is raised as a generator is closed.
+            if "<genexpr>" in turn.at:
+                continue
+            found.append("it is swallowed")
+        except (Fault, KeyboardInterrupt) as caught:
+            if caught is not error:
+                found.append("another is raised")
+        stops += 1
+        after = state(pipe)
+        if after != before:
+            changed = [k for k in after.keys() | before if after.get(k) != before.get(k)]
+            found.append(f"left behind {sorted(changed)[:3]}")
+            while torch.overrides._get_current_function_mode_stack():
+                torch.overrides._pop_mode()
+            pipe = case.make()
+            case.run(pipe)  # the host's encoders get hooks of their own
+            before = state(pipe)
+        if not torch.equal(torch.as_tensor(case.run(pipe)), plain):
+            found.append("the next generation is another")
+        again = traced(case, pipe)
+        if not torch.equal(torch.as_tensor(again[0]), plain) or not equal(again[1], maps):
+            found.append("the next traced generation is another")
+        for text in found:
+            wrong.append(f"{name}, {kind.__name__} in {turn.at} (call {number}): {text}")
+            tqdm.write(wrong[-1])
+    counts = {
+        "calls of the tracer in a generation": counter.calls,
+        "places of these calls": len(counter.places),
+        "generations stopped": stops,
+    }
+    return counts, wrong
 
 
 def resident() -> int:
@@ -192,7 +206,7 @@ def slope(case: Case, generations: int) -> tuple[float, float]:
     """
     pipe, sizes = case.make(), []
     for _ in range(generations):
-        _, maps = traced(case, pipe, Turn(daam_diffusers))
+        _, maps = traced(case, pipe)
         for word in maps:
             maps[word].values.sum()
         gc.collect()
@@ -203,12 +217,9 @@ def slope(case: Case, generations: int) -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, help="calls to stop at; default: every one")
-    parser.add_argument("--generations", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--no-record", action="store_true", help="leave docs/reliability alone")
-    args = parser.parse_args()
+    options = parser(__doc__)
+    options.add_argument("--generations", type=int, default=500)
+    args = options.parse_args()
     torch.set_num_threads(1)
     wrong: list[str] = []
     if args.generations:
@@ -223,14 +234,14 @@ def main() -> None:
         report("daam_diffusers_memory", figures, began, args)
     if args.calls is None or args.calls:
         began, rng, figures = time.perf_counter(), random.Random(args.seed), {}
+        last = "other things left behind, generations or maps that are others"
         for name, case in CASES.items():
-            calls, faults, found = stop_everywhere(name, case, args.calls, rng)
-            figures[f"{name}: calls of the tracer in a generation"] = calls
-            figures[f"{name}: generations stopped"] = faults
+            counts, found = stop_everywhere(name, case, partial(Turn.chosen, args=args, rng=rng))
             wrong += found
-            print(name, calls, faults, *found, sep="\n  ", flush=True)
-        figures["other things left behind, generations or maps that are others"] = len(wrong)
-        report("daam_diffusers", figures, began, args)
+            figures.pop(last, None)
+            figures |= {f"{name}: {what}": count for what, count in counts.items()}
+            figures[last] = len(wrong)
+            report("daam_diffusers", figures, began, args)
     sys.exit(bool(wrong))
 
 

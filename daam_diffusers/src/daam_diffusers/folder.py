@@ -124,20 +124,7 @@ def evaluate(
         except (OSError, ValueError) as error:
             problems.append(str(error))
             continue
-        truths: dict[str, npt.NDArray[np.bool_]] = {}
-        places = set()
-        for file in beside[path.parent]:
-            word = file.name[: -len(MASK)]
-            try:
-                place = maps.prompt.find(word)
-                if place.columns in places:
-                    raise ValueError(f"{file}: another mask beside it is of the same word")
-                truths[word] = _truth(maps.image_size, file)
-                places.add(place.columns)
-            except (OSError, ValueError) as error:
-                problems.append(str(error))
-            except KeyError as error:
-                problems.append(f"{file}: {error.args[0]}")
+        truths = _truths(maps, beside[path.parent], problems)
         if not truths:
             continue
         own = {word.casefold() for word in truths}
@@ -180,6 +167,27 @@ def _load(path: Path, refined: bool) -> HeatMaps:
         return maps.refined() if refined else maps
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
+
+def _truths(
+    maps: HeatMaps, files: Sequence[Path], problems: list[str]
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Read an image's masks, by word; those that cannot be judged are added to `problems`."""
+    truths: dict[str, npt.NDArray[np.bool_]] = {}
+    places = set()
+    for file in files:
+        word = file.name[: -len(MASK)]
+        try:
+            place = maps.prompt.find(word)
+            if place.columns in places:
+                raise ValueError(f"{file}: another mask beside it is of the same word")
+            truths[word] = _truth(maps.image_size, file)
+            places.add(place.columns)
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+        except KeyError as error:
+            problems.append(f"{file}: {error.args[0]}")
+    return truths
 
 
 def _truth(size: tuple[int, int], file: Path) -> npt.NDArray[np.bool_]:

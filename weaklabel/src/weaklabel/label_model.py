@@ -193,23 +193,10 @@ class LabelModel:
         )
         for reason in found:
             warnings.warn(reason, WeakLabelWarning, stacklevel=2)
-        ends = np.cumsum(coded.sizes)[:-1]
-        codes = np.split(coded.codes, ends)
-        shares = np.split(np.exp(solution.logs), ends, axis=1)  # P(symbol | class), (2, S) each
         return FittedLabelModel(
             patterns.functions,
             solution.prior,
-            tuple(
-                FittedFactor(
-                    factor.functions,
-                    tuple(own.tolist()),
-                    tuple(share[0].tolist()),
-                    tuple(share[1].tolist()),
-                    self.abstain,
-                    isinstance(factor, Inputs),
-                )
-                for factor, own, share in zip(factors, codes, shares, strict=True)
-            ),
+            FittedFactor.each(factors, coded, solution, self.abstain),
             solution.trace,
             rates,
             pairs,
@@ -333,6 +320,26 @@ class FittedFactor:
     right: tuple[float, ...]
     abstain: Abstain = "symbol"
     inputs: bool = False
+
+    @classmethod
+    def each(
+        cls, factors: Partition, coded: em.Coded, solution: em.Solution, abstain: Abstain
+    ) -> tuple[FittedFactor, ...]:
+        """Cut a solution into its factors."""
+        ends = np.cumsum(coded.sizes)[:-1]
+        codes = np.split(coded.codes, ends)
+        shares = np.split(np.exp(solution.logs), ends, axis=1)  # P(symbol | class), (2, S) each
+        return tuple(
+            cls(
+                factor.functions,
+                tuple(own.tolist()),
+                tuple(wrong.tolist()),
+                tuple(right.tolist()),
+                abstain,
+                isinstance(factor, Inputs),
+            )
+            for factor, own, (wrong, right) in zip(factors, codes, shares, strict=True)
+        )
 
     def __post_init__(self) -> None:
         for name in ("wrong", "right"):

@@ -49,11 +49,7 @@ def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | Non
 
 
 def require_parent(target: Path) -> None:
-    """Refuse an output whose folder does not exist; it is not created.
-
-    Raises:
-        FileNotFoundError: there is no such folder.
-    """
+    """Refuse, by a FileNotFoundError, an output whose folder does not exist."""
     if not target.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"no folder {target.parent} to write {target.name} in: create it first"

@@ -297,11 +297,7 @@ def no_weight(fitted: FittedModel) -> WeakLabelError:
 
 
 def check_prior(prior: float) -> None:
-    """Refuse a P(right) that leaves one of the classes impossible.
-
-    Raises:
-        WeakLabelError: it does not lie between 0 and 1.
-    """
+    """Refuse a P(right) that leaves one of the classes impossible."""
     if not 0 < prior < 1:
         raise WeakLabelError(f"prior must lie between 0 and 1, got {prior!r}")
 

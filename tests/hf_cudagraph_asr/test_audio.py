@@ -263,7 +263,9 @@ def test_a_wav_header_that_contradicts_itself_is_refused(
 def test_flac_whose_rate_is_damaged_is_refused(rate: int) -> None:
     content = encoded(tone(rate=rate), rate, "FLAC")
     assert len(read_audio(ID3 + content, rate)) == rate
-    refused(patched(content, 19, "B", content[19] ^ 1), "its checksum or rate is another one")
+    refused(
+        patched(content, 19, "B", content[19] ^ 1), "its checksum, rate or length is another one"
+    )
 
 
 def test_an_mp3_without_a_count_that_ends_in_zeros_may_have_lost_frames() -> None:
@@ -415,12 +417,20 @@ def test_flac_whose_sizes_of_frames_are_damaged_is_read() -> None:
 def test_flac_whose_number_of_samples_is_damaged_is_refused(subtype: str, channels: int) -> None:
     content = encoded(np.stack([tone()] * channels, 1), format="FLAC", subtype=subtype)
     assert len(read_audio(content, RATE)) == RATE
-    for fewer in (0x3E7F, 0x0800, 0x0001):  # of 0x3E80
+    assert len(read_audio(content[:26] + bytes(16) + content[42:], RATE)) == RATE
+    for fewer in (0x3E7F, 0x1000, 0x0800, 0x0001):  # of 0x3E80
         damaged = patched(content, 24, ">H", fewer)
-        refused(damaged, "is damaged, its checksum or rate is another one")
+        refused(damaged, "is damaged, its checksum, rate or length is another one")
         # Encoders that write to a pipe have none.
         unchecked = damaged[:26] + bytes(16) + damaged[42:]
-        assert len(read_audio(unchecked, RATE)) == fewer
+        refused(unchecked, "is damaged, its checksum, rate or length is another one")
+
+
+def test_adpcm_whose_bytes_a_second_are_any_number_is_read() -> None:
+    for subtype in ("IMA_ADPCM", "MS_ADPCM"):
+        content = encoded(tone(), format="WAV", subtype=subtype)
+        found = read_audio(patched(content, 28, "<I", 16_000), RATE)  # as ffmpeg writes
+        np.testing.assert_array_equal(found, read_audio(content, RATE))
 
 
 def test_flac_of_unknown_length_is_refused_at_once() -> None:

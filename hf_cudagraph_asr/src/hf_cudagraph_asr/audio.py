@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,8 @@ MOST_PADDED = 2 * 1152  # samples
 MOST_ZEROS = 512  # bytes behind the last frame; more may have been frames, where none are counted
 TAGS = (b"TAG", b"APETAGEX", b"LYRICSBEGIN", b"ID3")
 
-FLAC_RATES = dict(
-    enumerate(
-        (88_200, 176_400, 192_000, 8000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000, 96_000), 1
-    )
-)
+# By the code in a frame; 0: it says another.
+FLAC_RATES = (0, 88200, 176400, 192000, 8000, 16000, 22050, 24000, 32000, 44100, 48000, 96000)
 
 MIRRORED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
@@ -106,8 +103,9 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            or damaged (which MP3 does not show within a frame), does not say how long it is, or
-            has a rate that cannot be resampled; or ffmpeg is not installed.
+            or damaged (which MP3 does not show within a frame, nor ADPCM in samples or its rate),
+            does not say how long it is, or has a rate that cannot be resampled; or ffmpeg is not
+            installed.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -296,6 +294,7 @@ def _check_wav(content: bytes, name: str) -> None:
             )
             whole = (channels * ((bits + 7) // 8), rate * block)
             companded = layout in (6, 7) and bits != 8
+            # Of ADPCM, ffmpeg writes any number of bytes a second.
             if layout in UNCOMPRESSED and ((block, speed) != whole or companded):
                 raise AudioError(
                     f"{name} is damaged, its header contradicts itself: {channels} channels, "
@@ -335,16 +334,16 @@ def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
     # One channel stays as it is, bit for bit.
     waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1)
     if kind == "int32":
-        if not _is_whole_flac(content, samples):
+        if not _is_whole_flac(content, samples, type(file)):
             raise AudioError(
-                f"{name} is damaged, its checksum or rate is another one: copy or record it again"
+                f"{name} is damaged, its checksum, rate or length is another one: copy it again"
             )
         return waveform.astype(np.float32) * np.float32(2**-31)
     return waveform.astype(np.float32, copy=False)
 
 
-def _is_whole_flac(content: bytes, samples: npt.NDArray[np.int32]) -> bool:
-    """Whether these samples, (T, C), have the checksum in STREAMINFO, where there is one.
+def _is_whole_flac(content: bytes, samples: npt.NDArray[np.int32], decoder: Any) -> bool:
+    """Whether these samples, (T, C), have the checksum in STREAMINFO, or none is behind them.
 
     They tell a number of samples that is damaged, which the decoder believes; so it does the rate,
     which the frames say too.
@@ -355,11 +354,16 @@ def _is_whole_flac(content: bytes, samples: npt.NDArray[np.int32]) -> bool:
     while not last:  # blocks of metadata, before the first frame
         last, at = content[at] & 128, at + 4 + int.from_bytes(content[at + 1 : at + 4], "big")
     # Frames say their rate again, by a code if it is a usual one, and have a checksum.
-    usual = FLAC_RATES.get(content[at + 2] & 15)
-    if usual is not None and usual != int.from_bytes(about[10:13], "big") >> 4:
+    rate, code = int.from_bytes(about[10:13], "big") >> 4, content[at + 2] & 15
+    if 0 < code < len(FLAC_RATES) and rate != FLAC_RATES[code]:
         return False
     width, odd = divmod(1 + ((about[12] & 1) << 4 | about[13] >> 4), 8)  # bytes of a sample
     if odd or not any(about[18:]):
+        # Of samples behind those declared the first is found where one more is declared.
+        more = (int.from_bytes(about[10:18], "big") + 1).to_bytes(8, "big")
+        longer = content[: start + 18] + more + content[start + 26 :]
+        with suppress(RuntimeError):  # soundfile's own, where there is none
+            return not decoder(io.BytesIO(longer)).seek(len(samples))
         return True
     # libsndfile fills the highest bytes.
     if width == 3:

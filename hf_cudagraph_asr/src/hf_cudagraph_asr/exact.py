@@ -33,6 +33,7 @@ from hf_cudagraph_asr.geometry import Frames
 # as many values as leave them idle (tiles of 128 × 128, 132 multiprocessors).
 FUSED_ON = ("cuda",)
 FUSED_VALUES = 2**21
+PROJECTIONS = ("q_proj", "k_proj", "v_proj")
 
 # Where group norm's statistics cost less by the windows of the samples, with more kernels.
 WINDOWS_ON = ("cpu",)
@@ -316,24 +317,23 @@ def _layers(encoder: Any, hidden: torch.Tensor) -> list[Any]:
     copy that is kept would not show that `weight.data` was written to.
     """
     layers = list(encoder.layers)
-    if hidden.device.type not in FUSED_ON or hidden.numel() > FUSED_VALUES:
+    # Before PyTorch 2.12 its compiler cannot trace the copies of modules that are made below.
+    old = torch.compiler.is_dynamo_compiling() and torch.__version__ < "2.12"
+    if old or hidden.device.type not in FUSED_ON or hidden.numel() > FUSED_VALUES:
         return layers
-    attentions = [layer.attention for layer in layers]
-    linears = [linear for a in attentions for linear in (a.q_proj, a.k_proj, a.v_proj)]
-    like = linears[0].weight
+    linears = [getattr(layer.attention, name) for layer in layers for name in PROJECTIONS]
     # These are not called. A layer of PEFT is of its own class, and pruning is a hook.
     if any(type(linear) is not nn.Linear or _watched(linear) for linear in linears):
         return layers
-    if any(linear.bias is None or linear.weight.shape != like.shape for linear in linears):
+    if any(one.bias is None or one.weight.shape != linears[0].weight.shape for one in linears):
         return layers
     weights = torch.cat([linear.weight for linear in linears]).chunk(len(layers))
     biases = torch.cat([linear.bias for linear in linears]).chunk(len(layers))
-    fused = map(_fused, attentions, weights, biases)
-    return [_with(layer, attention=one) for layer, one in zip(layers, fused, strict=True)]
+    return list(map(_fused, layers, weights, biases))
 
 
-def _fused(attention: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
-    """An attention module whose projections are parts of one product of what they are given."""
+def _fused(layer: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
+    """A layer whose attention's projections are parts of one product of what they are given."""
     given: Any = None
     made: tuple[torch.Tensor, ...] = ()
 
@@ -343,8 +343,8 @@ def _fused(attention: Any, weight: torch.Tensor, bias: torch.Tensor) -> Any:
             given, made = x, nn.functional.linear(x, weight, bias).chunk(3, dim=-1)
         return made[part]
 
-    names = ("q_proj", "k_proj", "v_proj")
-    return _with(attention, **{name: partial(project, part) for part, name in enumerate(names)})
+    parts = {name: partial(project, part) for part, name in enumerate(PROJECTIONS)}
+    return _with(layer, attention=_with(layer.attention, **parts))
 
 
 def _with(module: Any, **others: Any) -> Any:

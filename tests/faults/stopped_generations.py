@@ -1,6 +1,6 @@
 """Stop traced generations at every place of the tracer; then look, and generate again.
 
-    python tests/faults/stopped_generations.py            # the first and last call at each place
+    python tests/faults/stopped_generations.py            # two calls at each place
     python tests/faults/stopped_generations.py --every    # hours
     python tests/faults/stopped_generations.py --calls 5 --generations 20
     python tests/faults/stopped_generations.py --calls 0 --generations 500  # memory alone
@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import itertools
 import json
 import random
 import sys
@@ -23,7 +22,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -131,14 +129,14 @@ def equal(left: HeatMaps, right: HeatMaps) -> bool:
 
 
 def stop_everywhere(
-    name: str, case: Case, choose: Callable[[Turn], Sequence[int]]
+    name: str, case: Case, choose: Callable[[Turn], Sequence[tuple[int, Any]]]
 ) -> tuple[dict[str, int], list[str]]:
     """Stop one pipeline's generation again and again, each time at another call.
 
     Args:
         name: for messages.
         case: the pipeline.
-        choose: the numbers of the calls, from the turn that counted them.
+        choose: numbers of calls and kinds of faults, from the turn that counted the calls.
 
     Returns:
         How many calls, places and stops there are, and what was wrong.
@@ -151,14 +149,12 @@ def stop_everywhere(
     counter = Turn(daam_diffusers, host="/diffusers/pipelines/")
     latents, maps = traced(case, pipe, counter)
     assert torch.equal(torch.as_tensor(latents), plain)
-    faults = list(itertools.product(choose(counter), (Fault, KeyboardInterrupt)))
-    for number, kind in tqdm(faults, name):
+    for number, kind in tqdm(choose(counter), name):
         found, error = [], kind("in its turn")
         turn = Turn(daam_diffusers, number, error)
         try:
             traced(case, pipe, turn)
-            # Python itself drops what is raised as a generator is closed.
-            if "<genexpr>" in turn.at:
+            if turn.dropped:
                 continue
             found.append("it is swallowed")
         except (Fault, KeyboardInterrupt) as caught:
@@ -236,7 +232,9 @@ def main() -> None:
         began, rng, figures = time.perf_counter(), random.Random(args.seed), {}
         last = "other things left behind, generations or maps that are others"
         for name, case in CASES.items():
-            counts, found = stop_everywhere(name, case, partial(Turn.chosen, args=args, rng=rng))
+            counts, found = stop_everywhere(
+                name, case, lambda turn: turn.faults(args, rng, (KeyboardInterrupt, Fault))
+            )
             wrong += found
             figures.pop(last, None)
             figures |= {f"{name}: {what}": count for what, count in counts.items()}

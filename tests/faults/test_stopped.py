@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import random
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 import record
-from stopped_calls import STAGES, Exclusive, pool
+from stopped_calls import KINDS, STAGES, Exclusive, pool
 from stopped_calls import stop_everywhere as stop_calls
-from stopped_generations import CASES, equal, state, traced
+from stopped_generations import CASES, Fault, equal, state, traced
 from stopped_generations import stop_everywhere as stop_generations
 from turn import Turn
 
 import daam_diffusers
 
 
-def some(turn: Turn) -> list[int]:
-    """Two of the calls, anywhere."""
-    return random.Random(0).sample(range(1, turn.calls + 1), 2)
+def some(*kinds: Any) -> Callable[[Turn], list[tuple[int, Any]]]:
+    """Two of the calls, anywhere, with each kind of fault."""
+    args = argparse.Namespace(calls=2, every=False)
+    return lambda turn: turn.faults(args, random.Random(0), kinds)
 
 
 @pytest.mark.parametrize("name", ["tinyworld's transformer, joint attention"])
 def test_a_generation_that_is_stopped_leaves_the_pipeline_as_it_was(name):
-    counts, wrong = stop_generations(name, CASES[name], some)
+    counts, wrong = stop_generations(name, CASES[name], some(KeyboardInterrupt, Fault))
     assert counts["generations stopped"] == 4
     assert not wrong
 
@@ -70,8 +74,8 @@ def test_a_call_that_is_stopped_is_followed_by_right_ones(name, monkeypatch, cap
     monkeypatch.setattr(pool, "PATIENCE", 0.1)
     caplog.set_level(logging.ERROR)
     assert name in STAGES
-    counts, wrong = stop_calls(name, Exclusive, some)
-    assert counts["disturbed"] == 8
+    _, faults, wrong = stop_calls(name, Exclusive, some(*KINDS))
+    assert faults == 8
     assert not wrong
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import CodeType, FrameType, ModuleType
 from typing import Any
@@ -29,6 +30,7 @@ class Turn:
     Attributes:
         calls: how many there were.
         at: the function of the call that was disturbed.
+        dropped: whether Python itself dropped the error, as it does when a generator is closed.
         places: the calls at each place, which is the function called, and the lines of the package
             and of the host that lead there.
     """
@@ -46,28 +48,49 @@ class Turn:
         own = str(Path(*package.__path__))
         self.own, self.named, self.only = own, (own, host or own), only
         self.number, self.error, self.act = number, error, act
-        self.calls, self.at = 0, ""
+        self.calls, self.at, self.dropped = 0, "", False
         self.places: dict[tuple[object, ...], list[int]] = defaultdict(list)
 
     def __enter__(self) -> Turn:
+        sys.unraisablehook = self._dropped
         sys.setprofile(self._called)
         return self
 
     def __exit__(self, *error: object) -> None:
         sys.setprofile(None)
+        sys.unraisablehook = sys.__unraisablehook__
 
-    def chosen(
-        self, args: argparse.Namespace, rng: random.Random, ends: tuple[int, ...] = (0, -1)
-    ) -> list[int]:
-        """Choose calls to disturb: by default the first and the last at each place, and more."""
-        numbers = range(1, self.calls + 1)
+    def faults(
+        self,
+        args: argparse.Namespace,
+        rng: random.Random,
+        kinds: Sequence[Any],
+        seen: set[object] | None = None,
+    ) -> list[tuple[int, Any]]:
+        """Choose what to do at which calls, from the calls that were counted.
+
+        Args:
+            args: of the command.
+            rng: chooses calls beside those of places.
+            kinds: of faults. Each comes once at each place, at its first and last call by turns.
+            seen: places to leave out, and these are added.
+        """
+        chosen: set[tuple[int, int]] = set()
+        some = args.more if args.calls is None else args.calls
+        if args.calls is None:
+            seen = set() if seen is None else seen
+            for place, calls in self.places.items() if not args.every else ():
+                if place not in seen:
+                    chosen |= {(calls[-(i % 2)], i) for i in range(len(kinds))}
+            seen |= self.places.keys()
         if args.every:
-            return [*numbers]
-        if args.calls is not None:
-            return sorted(rng.sample(numbers, min(args.calls, self.calls)))
-        found = {calls[end] for calls in self.places.values() for end in ends}
-        others = [number for number in numbers if number not in found]
-        return sorted(found.union(rng.sample(others, min(args.more, len(others)))))
+            some = self.calls
+        numbers = rng.sample(range(1, self.calls + 1), min(some, self.calls))
+        chosen |= set(itertools.product(numbers, range(len(kinds))))
+        return [(number, kinds[i]) for number, i in sorted(chosen)]
+
+    def _dropped(self, what: Any) -> None:
+        self.dropped = what.exc_value is self.error
 
     def _called(self, frame: FrameType, event: str, argument: Any) -> None:
         code = frame.f_code
@@ -108,7 +131,7 @@ def parser(text: str) -> argparse.ArgumentParser:
     parser.add_argument("--every", action="store_true", help="stop at every call; takes hours")
     parser.add_argument("--calls", type=int, help="stop at so many calls, chosen at random")
     parser.add_argument(
-        "--more", type=int, default=20, help="calls beside the first and last of each place"
+        "--more", type=int, default=5, help="calls at random beside those of places"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability alone")

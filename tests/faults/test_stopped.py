@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import random
 import sys
@@ -15,13 +16,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import record
-from stopped_calls import KINDS, STAGES, Exclusive, pool
+from stopped_calls import KINDS, STAGES, Exclusive, pool, stopped
 from stopped_calls import stop_everywhere as stop_calls
 from stopped_generations import CASES, Fault, equal, state, traced
 from stopped_generations import stop_everywhere as stop_generations
 from turn import Turn
 
 import daam_diffusers
+import hf_cudagraph_asr
 
 
 def some(*kinds: Any) -> Callable[[Turn], list[tuple[int, Any]]]:
@@ -77,6 +79,31 @@ def test_a_call_that_is_stopped_is_followed_by_right_ones(name, monkeypatch, cap
     _, faults, wrong = stop_calls(name, Exclusive, some(*KINDS))
     assert faults == 8
     assert not wrong
+
+
+def test_an_interrupt_after_all_was_captured_leaves_the_model_as_it_was():
+    turn = Turn(hf_cudagraph_asr, 1, KeyboardInterrupt(), only="_warn_of_tf32")
+    assert stopped("enable", Exclusive, turn) == []
+    assert turn.at == turn.only
+
+
+def test_each_kind_of_fault_comes_once_at_each_place(tmp_path, monkeypatch):
+    folder = tmp_path / "two_places"
+    folder.mkdir()
+    code = "def one(): pass\ndef main():\n    for _ in range(3): one()\n    one()\n"
+    (folder / "__init__.py").write_text(code, "utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    package = importlib.import_module("two_places")
+    with Turn(package) as turn:
+        package.main()
+    assert (turn.calls, len(turn.places)) == (5, 3)
+    options = argparse.Namespace(calls=None, every=False, more=0)
+    seen: set[Any] = set()
+    found = turn.faults(options, random.Random(0), "ab", seen)
+    assert found == [(1, "a"), (1, "b"), (2, "a"), (4, "b"), (5, "a"), (5, "b")]
+    assert turn.faults(options, random.Random(0), "ab", seen) == []
+    options.every = True
+    assert len(turn.faults(options, random.Random(0), "ab", seen)) == 10
 
 
 def test_the_page_shows_what_the_commands_found():

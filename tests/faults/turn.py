@@ -65,7 +65,7 @@ class Turn:
         args: argparse.Namespace,
         rng: random.Random,
         kinds: Sequence[Any],
-        seen: set[object] | None = None,
+        seen: set[Any] | None = None,
     ) -> list[tuple[int, Any]]:
         """Choose what to do at which calls, from the calls that were counted.
 
@@ -75,16 +75,13 @@ class Turn:
             kinds: of faults. Each comes once at each place, at its first and last call by turns.
             seen: places to leave out, and these are added.
         """
-        chosen: set[tuple[int, int]] = set()
-        some = args.more if args.calls is None else args.calls
-        if args.calls is None:
-            seen = set() if seen is None else seen
-            for place, calls in self.places.items() if not args.every else ():
-                if place not in seen:
-                    chosen |= {(calls[-(i % 2)], i) for i in range(len(kinds))}
-            seen |= self.places.keys()
-        if args.every:
-            some = self.calls
+        seen = set() if seen is None else seen
+        new, some = [place for place in self.places if place not in seen], args.more
+        if args.every or args.calls is not None:
+            new, some = [], self.calls if args.every else args.calls
+        seen.update(self.places)
+        ends = [(self.places[place][0], self.places[place][-1]) for place in new]
+        chosen = {(calls[i % 2], i) for calls in ends for i in range(len(kinds))}
         numbers = rng.sample(range(1, self.calls + 1), min(some, self.calls))
         chosen |= set(itertools.product(numbers, range(len(kinds))))
         return [(number, kinds[i]) for number, i in sorted(chosen)]

@@ -69,9 +69,9 @@ def enable_cuda_graphs(
     if backend == "auto":  # without a plan there is nothing to capture on any device
         backend = "cuda" if plan is not None and model.device.type == "cuda" else "eager"
     made = _backend(backend, model.device)
-    pool = EnabledPool(model, made, plan, batch_sizes=batch_sizes, observers=observers)
-    model.forward = _PooledForward(pool, model)
     _warn_of_tf32(model)
+    pool = EnabledPool(model, made, plan, batch_sizes=batch_sizes, observers=observers)
+    model.forward = _PooledForward(pool, model)  # last: what is interrupted leaves it as it was
     return pool
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from padded_rows import agree, alone, answers, as_input, audio, queries
+from padded_rows import agree, alone, answers, as_input, audio, cut, queries
 from pooled import Static, unchanged
 from tiny_models import CASES, KINDS, each, every_case, plan_for
 
@@ -18,12 +18,15 @@ NOTHING = torch.empty(0, 12)
 def mixed(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """Rows and their logits: a full bucket, the fewest samples, a frame's border, no frame."""
     shortest = ExactForward(model).receptive_field
-    rows = [audio(n, n) for n in (890, shortest, 629, 630, shortest - 1)]
+    full, before, border = (cut(model, length) for length in (890, 629, 630))
+    rows = [audio(n, n) for n in (full, shortest, before, border, shortest - 1)]
     return rows, [*(alone(model, row) for row in rows[:-1]), NOTHING]
 
 
 def check(model: Any, backend: Any, rows: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
-    with enable_cuda_graphs(model, plan_for(model, (890,), (5,)), backend=backend) as pool:
+    with enable_cuda_graphs(
+        model, plan_for(model, (cut(model, 890),), (5,)), backend=backend
+    ) as pool:
         for mode in (torch.no_grad, torch.inference_mode):
             with mode():
                 padded = queries(rows, fill=float("nan"), model=model)

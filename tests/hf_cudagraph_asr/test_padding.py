@@ -11,7 +11,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from padded_rows import TOLERANCE, as_input, audio, deviation, each_arithmetic, padded
+from padded_rows import TOLERANCE, as_input, audio, cut, deviation, each_arithmetic, padded
 from tiny_models import CASES, STABLE, WAVLM, Case, every_case, every_kind, randomized
 
 from hf_cudagraph_asr.exact import ExactForward
@@ -46,7 +46,7 @@ def test_also_with_the_hosts_own_attention(name: str, arithmetic: str) -> None:
     model = CASES[name].build()
     model.set_attn_implementation("eager")
     rows = [audio(length, length) for length in boundaries(model, (9,))]
-    assert deviation(model, rows, 251) <= TOLERANCE
+    assert deviation(model, rows, cut(model, 251)) <= TOLERANCE
 
 
 @every_kind
@@ -57,14 +57,16 @@ def test_also_with_the_hosts_own_attention(name: str, arithmetic: str) -> None:
     seed=st.integers(0, 99),
 )
 def test_any_lengths_in_any_bucket(name: str, lengths: list[int], extra: int, seed: int) -> None:
-    rows = [audio(length, seed + row) for row, length in enumerate(lengths)]
-    assert deviation(CASES[name].build(seed), rows, max(lengths) + extra) <= TOLERANCE
+    model = CASES[name].build(seed)
+    rows = [audio(cut(model, length), seed + row) for row, length in enumerate(lengths)]
+    assert deviation(model, rows, cut(model, max(lengths) + extra)) <= TOLERANCE
 
 
 @every_kind
 def test_a_batch_of_one_at_full_length_is_the_model_itself(name: str) -> None:
     model = CASES[name].build()
-    assert deviation(model, [audio(700, 0)], 700) <= TOLERANCE
+    length = cut(model, 700)
+    assert deviation(model, [audio(length, 0)], length) <= TOLERANCE
 
 
 def test_the_stock_forward_fails_what_is_tested_here() -> None:
@@ -118,7 +120,9 @@ def test_two_layers_of_the_published_widths(own: dict[str, Any], arithmetic: str
 @every_kind
 def test_nothing_beyond_a_rows_length_is_used(name: str, arithmetic: str) -> None:
     exact = ExactForward(CASES[name].build())
-    quiet, lengths = padded([audio(length, 0) for length in (exact.receptive_field, 401, 800)], 900)
+    some, more, total = (cut(exact.model, length) for length in (401, 800, 900))
+    rows = [audio(length, 0) for length in (exact.receptive_field, some, more)]
+    quiet, lengths = padded(rows, total)
     loud = quiet.clone()
     for row, length in zip(loud, lengths, strict=True):
         row[length:] = torch.nan
@@ -134,9 +138,10 @@ def test_nothing_beyond_a_rows_length_is_used(name: str, arithmetic: str) -> Non
 @every_kind
 def test_a_broken_row_breaks_no_other(name: str, arithmetic: str) -> None:
     exact = ExactForward(CASES[name].build())
-    batch, lengths = padded([audio(700, 0), audio(700, 1), audio(450, 2)], 900)
+    early, late, some, more, total = (cut(exact.model, n) for n in (100, 300, 450, 700, 900))
+    batch, lengths = padded([audio(more, 0), audio(more, 1), audio(some, 2)], total)
     broken = batch.clone()
-    broken[1, 100], broken[1, 300] = torch.nan, torch.inf
+    broken[1, early], broken[1, late] = torch.nan, torch.inf
     with torch.no_grad():
         expected, frames = exact(as_input(exact.model, batch), lengths)
         logits, _ = exact(as_input(exact.model, broken), lengths)
@@ -167,18 +172,18 @@ def test_a_row_below_the_receptive_field_counts_as_padded_up_to_it(
     name: str, arithmetic: str
 ) -> None:
     exact = ExactForward(CASES[name].build())
-    field_ = exact.receptive_field
+    field_, total = exact.receptive_field, cut(exact.model, 900)
     least = field_ * 2 // 3
-    batch, _ = padded([audio(least, 0), torch.zeros(0), audio(900, 2)], 900)
+    batch, _ = padded([audio(least, 0), torch.zeros(0), audio(total, 2)], total)
     batch = as_input(exact.model, batch)
     dirty = batch.clone()
     dirty[0, least:], dirty[1] = torch.nan, 1e4
     batch[0, least:], batch[1] = 0, 0
     with torch.no_grad():
         logits, frames = exact(dirty, torch.tensor([least, 0, 10_000]))
-        up_to, _ = exact(batch, torch.tensor([field_, field_, 900]))
+        up_to, _ = exact(batch, torch.tensor([field_, field_, total]))
     assert torch.isfinite(logits).all()
-    assert frames.tolist() == exact.geometry.emitted(torch.tensor([field_, field_, 900])).tolist()
+    assert frames.tolist() == exact.geometry.emitted(torch.tensor([field_, field_, total])).tolist()
     assert torch.equal(logits, up_to)
 
 

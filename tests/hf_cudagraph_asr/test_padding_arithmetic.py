@@ -8,7 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from padded_rows import TOLERANCE, as_input, audio, each_arithmetic, padded
+from padded_rows import TOLERANCE, as_input, audio, cut, each_arithmetic, padded
 from tiny_models import CASES, every_kind
 
 from hf_cudagraph_asr.exact import ExactForward, convolve_and_normalize
@@ -40,8 +40,8 @@ def test_a_convolution_counts_as_torch_does(
 @every_kind
 def test_counts_made_on_the_host_are_those_of_the_forward(name: str) -> None:
     exact = ExactForward(CASES[name].build())
-    field, total = exact.receptive_field, 900
-    rows = [torch.zeros(0), *(audio(n, n) for n in (20, field, field + 1, 401, total))]
+    field, (few, some, total) = exact.receptive_field, (cut(exact.model, n) for n in (20, 401, 900))
+    rows = [torch.zeros(0), *(audio(n, n) for n in (few, field, field + 1, some, total))]
     batch, lengths = padded(rows, total)
     lengths[1] = 2 * total
     counts = [exact.geometry.counts(samples, total) for samples in lengths.tolist()]

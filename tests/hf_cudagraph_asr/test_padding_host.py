@@ -10,7 +10,7 @@ import peft
 import pytest
 import torch
 import transformers
-from padded_rows import TOLERANCE, agree, alone, as_input, audio, deviation, padded
+from padded_rows import TOLERANCE, agree, alone, as_input, audio, cut, deviation, padded
 from pooled import unchanged
 from tiny_models import CASES, WAVLM, every_kind
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -22,10 +22,11 @@ from hf_cudagraph_asr.families import FAMILIES, family_of
 @every_kind
 def test_the_model_is_untouched(name: str, tmp_path: Path) -> None:
     model = CASES[name].build()
-    alone(model, audio(700))  # fills what caches the host itself has
+    some, more, total = (cut(model, length) for length in (500, 700, 800))
+    alone(model, audio(more))  # fills what caches the host itself has
     model.save_pretrained(tmp_path / "before")
     with unchanged(model), torch.no_grad():
-        values, lengths = padded([audio(500, 0), audio(700, 1)], 800)
+        values, lengths = padded([audio(some, 0), audio(more, 1)], total)
         ExactForward(model)(as_input(model, values), lengths)
     model.save_pretrained(tmp_path / "after")
     for file in sorted((tmp_path / "before").iterdir()):
@@ -42,7 +43,7 @@ def test_the_model_is_untouched_after_an_exception(name: str) -> None:
     *_, linear = (m for m in model.base_model.modules() if isinstance(m, torch.nn.Linear))
     linear.register_forward_pre_hook(fail)
     exact = ExactForward(model)
-    values, lengths = padded([audio(500, 0)], 800)
+    values, lengths = padded([audio(cut(model, 500), 0)], cut(model, 800))
     with (
         unchanged(model),
         torch.no_grad(),
@@ -336,7 +337,8 @@ def test_hooks_that_would_be_passed_over_are_refused(case: str, name: str) -> No
 
 @every_kind
 def test_a_hook_on_any_module_is_heard_or_refused(name: str) -> None:
-    model, row = CASES[name].build(), audio(500)
+    model = CASES[name].build()
+    row, total = audio(cut(model, 500)), cut(model, 800)
 
     def scaled(_: Any, __: Any, output: Any) -> Any:
         if isinstance(output, tuple):
@@ -354,7 +356,7 @@ def test_a_hook_on_any_module_is_heard_or_refused(name: str) -> None:
             hook.remove()
         hook = module.register_forward_hook(scaled)
         with torch.no_grad():
-            values, lengths = padded([row], 800)
+            values, lengths = padded([row], total)
             logits, frames = exact(as_input(model, values), lengths)
         agree(logits[0, : frames[0]], alone(model, row))
         hook.remove()

@@ -203,7 +203,8 @@ def test_what_another_tool_does_is_never_worse_but_has_to_be_measured(median):
 def test_figures_of_ours_alone_have_a_direction():
     theirs = re.compile(
         r"(labels of )?(Bayes oracle|Snorkel|crowd-kit|hyperlm|cleanlab)|"
-        r"(daam|attention-map-diffusers(, all steps)?): |texts changed by stock|float32, stock, "
+        r"(daam|attention-map-diffusers(, all steps)?): |"
+        r"texts changed by stock|float32, stock, "
     )
     for file in figures.SAVED.glob("*.json"):
         for figure in figures.load(file)[1]:

@@ -28,7 +28,7 @@ import hf_cudagraph_asr
 
 def some(*kinds: Any) -> Callable[[Turn], list[tuple[int, Any]]]:
     """Two of the calls, anywhere, with each kind of fault."""
-    args = argparse.Namespace(calls=2, every=False)
+    args = argparse.Namespace(calls=2, every=False, kinds=None)
     return lambda turn: turn.faults(args, random.Random(0), kinds)
 
 
@@ -97,7 +97,9 @@ def test_each_kind_of_fault_comes_once_at_each_place(tmp_path, monkeypatch):
     with Turn(package) as turn:
         package.main()
     assert (turn.calls, len(turn.places)) == (5, 3)
-    options = argparse.Namespace(calls=None, every=False, more=0)
+    options = argparse.Namespace(calls=None, every=False, more=0, kinds=1)
+    assert turn.faults(options, random.Random(0), "ab") == [(1, "a"), (4, "b"), (5, "a")]
+    options.kinds = None
     seen: set[Any] = set()
     found = turn.faults(options, random.Random(0), "ab", seen)
     assert found == [(1, "a"), (1, "b"), (2, "a"), (4, "b"), (5, "a"), (5, "b")]

@@ -72,7 +72,8 @@ class Turn:
         Args:
             args: of the command.
             rng: chooses calls beside those of places.
-            kinds: of faults. Each comes once at each place, at its first and last call by turns.
+            kinds: of faults. Each comes once at each place, at its first and last call by turns;
+                with `--kinds`, so many of them.
             seen: places to leave out, and these are added.
         """
         seen = set() if seen is None else seen
@@ -81,7 +82,10 @@ class Turn:
             new, some = [], self.calls if args.every else args.calls
         seen.update(self.places)
         ends = [(self.places[place][0], self.places[place][-1]) for place in new]
-        chosen = {(calls[i % 2], i) for calls in ends for i in range(len(kinds))}
+        chosen: set[tuple[int, int]] = set()
+        for at, calls in enumerate(ends):
+            for i in range(at, at + (args.kinds or len(kinds))):
+                chosen.add((calls[i % 2], i % len(kinds)))
         numbers = rng.sample(range(1, self.calls + 1), min(some, self.calls))
         chosen |= set(itertools.product(numbers, range(len(kinds))))
         return [(number, kinds[i]) for number, i in sorted(chosen)]
@@ -129,6 +133,9 @@ def parser(text: str) -> argparse.ArgumentParser:
     parser.add_argument("--calls", type=int, help="stop at so many calls, chosen at random")
     parser.add_argument(
         "--more", type=int, default=5, help="calls at random beside those of places"
+    )
+    parser.add_argument(
+        "--kinds", type=int, help="kinds of faults at each place, by turns; default: all"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--no-record", action="store_true", help="leave docs/reliability alone")

@@ -33,11 +33,35 @@ from turn import Turn, parser
 
 import hf_cudagraph_asr
 from hf_cudagraph_asr import GraphPool, disable_cuda_graphs, enable_cuda_graphs, pool
+from hf_cudagraph_asr.backends import Program
 from hf_cudagraph_asr.dispatch import Reason
 
 SECONDS = 20
 # What a call raises; without one the weights are exchanged.
 KINDS = (torch.OutOfMemoryError, KeyError, KeyboardInterrupt, None)
+
+
+class Frozen(Static):
+    """Programs that go on with the head's weights that they were captured with, as graphs do."""
+
+    def capture(self, exact: Any, input_values: Any, lengths: Any) -> Program:
+        program, head = super().capture(exact, input_values, lengths), exact.head
+        held = head.weight
+
+        def frozen(values: torch.Tensor, own: torch.Tensor) -> Any:
+            present, head.weight = head.weight, held
+            try:
+                return program(values, own)
+            finally:
+                if head.weight is held:  # not exchanged within
+                    head.weight = present
+
+        return frozen
+
+
+class FrozenExclusive(Frozen, Exclusive):
+    """Keeps calls away while it captures."""
+
 
 # Rows of a batch, or one alone without a mask, that are asked while they are disturbed.
 CALLS = {
@@ -196,7 +220,7 @@ def main() -> None:
     for name in STAGES:
         seen: set[object] = set()
         faults = 0
-        for backend in (Static, Exclusive):
+        for backend in (Frozen, FrozenExclusive):
             calls, some, found = stop_everywhere(
                 name, backend, lambda turn, seen=seen: turn.faults(args, rng, KINDS, seen)
             )

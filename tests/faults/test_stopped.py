@@ -16,7 +16,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import record
-from stopped_calls import KINDS, STAGES, Exclusive, pool, stopped
+from stopped_calls import KINDS, STAGES, FrozenExclusive, pool, stopped
 from stopped_calls import stop_everywhere as stop_calls
 from stopped_generations import CASES, Fault, equal, state, traced
 from stopped_generations import stop_everywhere as stop_generations
@@ -76,14 +76,14 @@ def test_a_call_that_is_stopped_is_followed_by_right_ones(name, monkeypatch, cap
     monkeypatch.setattr(pool, "PATIENCE", 0.1)
     caplog.set_level(logging.ERROR)
     assert name in STAGES
-    _, faults, wrong = stop_calls(name, Exclusive, some(*KINDS))
+    _, faults, wrong = stop_calls(name, FrozenExclusive, some(*KINDS))
     assert faults == 8
     assert not wrong
 
 
 def test_an_interrupt_after_all_was_captured_leaves_the_model_as_it_was():
     turn = Turn(hf_cudagraph_asr, 1, KeyboardInterrupt(), only="_warn_of_tf32")
-    assert stopped("enable", Exclusive, turn) == []
+    assert stopped("enable", FrozenExclusive, turn) == []
     assert turn.at == turn.only
 
 

@@ -470,7 +470,8 @@ def test_a_missing_output_folder_is_found_out_before_the_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["combine", "no such file.csv", "--out", str(tmp_path / "absent/out.csv")]) == 2
-    assert "absent to write out.csv in: create it first" in " ".join(capsys.readouterr().err.split())
+    printed = " ".join(capsys.readouterr().err.split())
+    assert "absent to write out.csv in: create it first" in printed
 
 
 def test_other_frames_are_taken_too() -> None:

@@ -283,7 +283,7 @@ class Load:
             answer, headers = await self.once(query)
         except (httpx.TransportError, ValueError, KeyError) as error:
             if query.kind == LARGE and isinstance(error, httpx.ReadError | httpx.WriteError):
-                # The rest is not read: where it still comes, TCP may drop the answer with it.
+                # Where the rest comes later than is waited for, TCP may drop the answer with it.
                 counts["too large, and closed while the rest was sent"] += 1
             elif began < self.gateway_gone:
                 counts["lost with the Gateway's process"] += 1

@@ -66,9 +66,26 @@ def answered(
     """Post a body as a server passes it on, message by message.
 
     Returns:
-        The status, the body of the answer, and how many messages were received.
+        The status, the body of the answer, and how many messages were received before it.
     """
-    sent: list[Any] = []
+    sent = posted(gateway, headers, messages, path)
+    body = b"".join(message.get("body", b"") for message, _ in sent)
+    return sent[0][0]["status"], body, sent[0][1]
+
+
+def posted(
+    gateway: Any,
+    headers: dict[str, str],
+    messages: Sequence[Any],
+    path: str = "/transcribe",
+    *,
+    leaves: bool = True,
+) -> list[tuple[Any, int]]:
+    """The answer's messages, each with how many of the body's were received before it.
+
+    A client that `leaves` does so once all is sent and answered; another one stays silent.
+    """
+    sent: list[tuple[Any, int]] = []
     received = 0
     named = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
     scope = {
@@ -79,15 +96,17 @@ def answered(
     async def receive() -> Any:
         nonlocal received
         if received == len(messages):
-            await asyncio.sleep(60)  # a client that sends nothing more
+            if sent and leaves:
+                return {"type": "http.disconnect"}
+            await asyncio.sleep(60)
         received += 1
         return messages[received - 1]
 
     async def send(message: Any) -> None:
-        sent.append(message)
+        sent.append((message, received))
 
     asyncio.run(api(lambda: gateway)(scope, receive, send))
-    return sent[0]["status"], b"".join(part.get("body", b"") for part in sent), received
+    return sent
 
 
 def part(body: bytes, more: bool = True) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -262,6 +262,21 @@ def test_what_is_no_query_is_refused_in_json(
 ) -> None:
     response = service.client.request(method, service.url + path, content=body)
     assert (response.status_code, response.json()["error"]) == (status, error)
+
+
+def test_a_client_that_still_sends_what_is_too_large_reads_why(service: Service) -> None:
+    async def slowly() -> AsyncIterator[bytes]:
+        for _ in range(24):
+            yield bytes(2**20)
+            await asyncio.sleep(0.01)
+
+    async def sent() -> list[httpx.Response]:
+        # Unlike the client of the service, this one reads no more once it cannot write.
+        async with httpx.AsyncClient(timeout=60) as client:
+            url = f"{service.url}/transcribe"
+            return [await client.post(url, content=slowly()) for _ in range(3)]
+
+    assert [one.status_code for one in asyncio.run(sent())] == [413] * 3
 
 
 def test_a_body_in_chunks_is_cut_off_at_the_limit(service: Service) -> None:

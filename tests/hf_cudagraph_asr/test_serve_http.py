@@ -8,6 +8,7 @@ import json
 import logging
 import struct
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import answered, encoded, local_gateway, part, request, transcribe, written
+from served import answered, encoded, local_gateway, part, posted, request, transcribe, written
 from tiny_recogniser import RATE, save_recogniser, waveform
 
 from hf_cudagraph_asr import Transcriber
@@ -241,6 +242,33 @@ def test_a_content_length_that_lies_does_not_let_more_through(gateway: Gateway) 
         messages = [part(bytes(60_000))] * 10
         status, _, received = answered(gateway, {"Content-Length": length}, messages)
         assert (status, received) == (413, 2)
+
+
+@pytest.mark.parametrize("parts", [10, 1000])
+@pytest.mark.parametrize("length", [{}, {"Content-Length": "100001"}], ids=["chunks", "length"])
+def test_a_client_that_still_sends_has_its_answer_before_the_connection_closes(
+    gateway: Gateway, length: dict[str, str], parts: int
+) -> None:
+    messages = [part(bytes(30_000), more=at < parts) for at in range(1, parts + 1)]
+    (start, before), *bodies, (last, dropped) = posted(gateway, length, messages)
+    assert start["status"] == 413
+    assert (b"connection", b"close") in start["headers"]
+    ((body, received),) = bodies
+    assert dict(start["headers"])[b"content-length"] == str(len(body["body"])).encode()
+    assert received == before < 5
+    assert body["more_body"]  # or the connection closes
+    assert last == {"type": "http.response.body"}
+    assert dropped == min(parts, 4 * LIMITS["max_bytes"] // 30_000 + 1)
+
+
+def test_a_client_that_sends_no_more_after_a_refusal_is_not_waited_for(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_cudagraph_asr.serve.application.LINGER", 0.1)
+    start = time.monotonic()
+    *_, (last, received) = posted(gateway, {"Content-Length": "100001"}, [], leaves=False)
+    assert (last, received) == ({"type": "http.response.body"}, 0)
+    assert 0.1 <= time.monotonic() - start < 10
 
 
 @pytest.mark.parametrize("headers", [{}, FORM], ids=["raw", "form"])

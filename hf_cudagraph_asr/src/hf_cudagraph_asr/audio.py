@@ -294,7 +294,6 @@ def _check_wav(content: bytes, name: str) -> None:
             )
             whole = (channels * ((bits + 7) // 8), rate * block)
             companded = layout in (6, 7) and bits != 8
-            # Of ADPCM, ffmpeg writes any number of bytes a second.
             if layout in UNCOMPRESSED and ((block, speed) != whole or companded):
                 raise AudioError(
                     f"{name} is damaged, its header contradicts itself: {channels} channels, "

@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from hmac import compare_digest
 from importlib.metadata import version
 from time import perf_counter
@@ -35,6 +36,7 @@ from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, m
 __all__ = ["Gateway", "Limits", "api", "ingress"]
 
 DECODERS = 4  # threads; libsndfile and torch leave the interpreter to others meanwhile
+LINGER = 5.0  # seconds that the rest of a refused body is taken for its client to read why
 ATTEMPTS = 2  # a query whose Recognizer died is sent once more; not again: it may be what kills
 
 # The body's schema for /openapi.json: FastAPI has no word for "the body itself, or a form".
@@ -142,8 +144,16 @@ class Guard:
             return message
 
         async def noted_send(message: Message) -> None:
-            nonlocal status
+            nonlocal size, status
             status = message.get("status", status)
+            if status in (401, 413) and not complete and message["type"] == "http.response.body":
+                # A connection that closes while a client sends takes what it has not read with it.
+                await send({**message, "more_body": True})
+                message, most = {"type": "http.response.body"}, 4 * limits.max_bytes
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(LINGER):
+                        while size <= most and (rest := await receive()).get("more_body"):
+                            size += len(rest["body"])
             await send(message)
 
         state = scope.setdefault("state", {})
@@ -166,7 +176,7 @@ def _check_size(size: float, limits: Limits) -> None:
     if size > limits.max_bytes:
         what = f"the body has {size:,.0f} bytes or more, at most {limits.max_bytes:,} are taken"
         detail = f"{what}: send FLAC, fewer channels, or a shorter recording"
-        # What is left of the body is not read, so nothing can follow on this connection.
+        # What is left of the body is not kept, so nothing can follow on this connection.
         raise refusal(413, "too_large", detail, Connection="close")
 
 
@@ -283,18 +293,12 @@ class Gateway:
 
 def api(gateway: Callable[[], Gateway]) -> FastAPI:
     """Make the HTTP API of the Gateway that is returned, at each request."""
-    app = FastAPI(
-        title="hf-cudagraph-asr",
-        version=version("hf-cudagraph-asr"),
-        redoc_url=None,
-        redirect_slashes=False,
-    )
+    name = "hf-cudagraph-asr"
+    app = FastAPI(title=name, version=version(name), redoc_url=None, redirect_slashes=False)
     app.add_middleware(Guard, gateway=gateway)
     app.add_exception_handler(StarletteHTTPException, _answer_error)
     app.add_exception_handler(RequestValidationError, _answer_error)
-    errors: dict[int | str, Any] = {
-        status: {"model": Error} for status in (400, 401, 408, 413, 415, 500, 503)
-    }
+    errors: Any = {status: {"model": Error} for status in (400, 401, 408, 413, 415, 500, 503)}
 
     async def authorized(
         given: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)],
@@ -303,7 +307,7 @@ def api(gateway: Callable[[], Gateway]) -> FastAPI:
         if key is not None and not compare_digest(key.encode(), sent.encode()):
             detail = f"{'another' if sent else 'no'} key came, expected that of this server"
             detail = f"{detail}: send the header Authorization: Bearer KEY"
-            headers = {"WWW_Authenticate": "Bearer", "Connection": "close"}  # the body is not read
+            headers = {"WWW_Authenticate": "Bearer", "Connection": "close"}  # the body is not kept
             raise refusal(401, "invalid_api_key", detail, **headers)
 
     with_key: Any = {"dependencies": [Depends(authorized)]}
@@ -361,10 +365,8 @@ async def _answer_error(request: Request, error: Exception) -> Response:
         there = f"there are POST {' and '.join(TRANSCRIBING)}, GET /v1/models, /healthz and /docs"
         body = {"error": word, "detail": f"no {asked}: {there}"}
     elif not isinstance(body, dict):
-        body = {
-            "error": "bad_request",
-            "detail": f"{body}: send one file, as curl -F file=@query.wav does",
-        }
+        detail = f"{body}: send one file, as curl -F file=@query.wav does"
+        body = {"error": "bad_request", "detail": detail}
     request.state.error = body["error"]
     return _refused(request.url.path, HTTPException(error.status_code, body, error.headers))
 

@@ -49,11 +49,12 @@ class Turn:
         self.own, self.named, self.only = own, (own, host or own), only
         self.number, self.error, self.act = number, error, act
         self.calls, self.at, self.dropped = 0, "", False
+        self._hook = self._called  # held here too: the interpreter once called it when freed
         self.places: dict[tuple[object, ...], list[int]] = defaultdict(list)
 
     def __enter__(self) -> Turn:
         sys.unraisablehook = self._dropped
-        sys.setprofile(self._called)
+        sys.setprofile(self._hook)
         return self
 
     def __exit__(self, *error: object) -> None:

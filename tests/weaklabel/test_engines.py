@@ -29,6 +29,9 @@ from weaklabel.runs import apply, apply_files, read_metadata
 from weaklabel.text import find_normalizer
 from weaklabel.votes import SESSION_COLUMNS, accept_if, next_in_session, vote
 
+# PySpark 4.0 leaves it to Python to close the sockets by which it collects rows.
+LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
+
 FUNCTIONS = [
     built_in.session_position,
     built_in.asr_confidence,
@@ -377,6 +380,7 @@ def spark(require: Any) -> Iterator[Any]:
 
 
 @pytest.mark.slow
+@LEFT_OPEN
 def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None:
     log = hostile_log(2000, seed=2)
     path = written(log, "parquet", tmp_path)
@@ -413,6 +417,7 @@ def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+@LEFT_OPEN
 def test_spark_names_the_queries_with_a_vote_that_is_none(spark: Any, tmp_path: Path) -> None:
     path = written(hostile_log(50), "parquet", tmp_path)
 

@@ -532,6 +532,8 @@ def test_a_file_brings_the_same_model_back(fitted: FittedLabelModel, tmp_path: P
 
 
 @pytest.mark.slow
+# PySpark 4.0 leaves it to Python to close the sockets by which it collects rows.
+@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 def test_labels_in_spark_are_those_in_polars(fitted: FittedLabelModel) -> None:
     from pyspark.sql import SparkSession
 

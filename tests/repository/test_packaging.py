@@ -7,6 +7,7 @@ install them for beside this one, PYTHONS.
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -112,6 +113,27 @@ def install(python: Path, requirement: str, root: Path) -> None:
     # source distribution is unchanged, uv would build it again: PySpark takes half a minute.
     if subprocess.run([*command, "--offline"], cwd=folder, capture_output=True).returncode:
         run(*command, cwd=folder)
+    lend_bytecode(python)
+
+
+def lend_bytecode(python: Path) -> None:
+    """Copy what this environment has compiled of the modules that the other one has too.
+
+    uv links the same files into both, and Python takes bytecode only of a source of the very time
+    and size. To compile torch and transformers anew takes longer than all else here.
+    """
+    place = "import sysconfig; print(sysconfig.get_path('purelib'), end='')"
+    ours, theirs = (
+        run(one, "-I", "-c", place, cwd=python.parent) for one in (sys.executable, python)
+    )
+    ending = f".{sys.implementation.cache_tag}.pyc"
+    for folder, _, files in os.walk(theirs):
+        cache = Path(folder, "__pycache__")
+        for compiled in Path(ours, os.path.relpath(cache, theirs)).glob(f"*{ending}"):
+            copy = cache / compiled.name
+            if compiled.name.replace(ending, ".py") in files and not copy.exists():
+                cache.mkdir(exist_ok=True)
+                shutil.copyfile(compiled, copy)
 
 
 def test_a_wheel_holds_the_sources_the_license_and_nothing_else(package, wheel):

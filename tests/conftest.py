@@ -8,6 +8,8 @@ from hypothesis import settings
 # Deadlines fail on a busy machine and say nothing about the code.
 settings.register_profile("dev", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# For tests that have run already, and run again to see that they run somewhere else as well.
+settings.register_profile("few", deadline=None, max_examples=5)
 settings.load_profile(
     os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("REQUIRE_ALL") == "1" else "dev")
 )

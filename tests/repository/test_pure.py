@@ -45,14 +45,14 @@ sys.exit(pytest.main(sys.argv[1:]))
 
 def run_without_hosts(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     # Without a PATH no browser is found, so a report's tests of its text run and the others are
-    # skipped: they take long, and have run already.
+    # skipped: they take long, and have run already, as has all that Hypothesis draws.
     clean = {name: value for name, value in os.environ.items() if name != "REQUIRE_ALL"}
     return subprocess.run(
         [sys.executable, "-c", WITHOUT_HOSTS, "-q", "-p", "no:cacheprovider", *arguments],
         cwd=cwd,
         capture_output=True,
         text=True,
-        env={**clean, "PATH": ""},
+        env={**clean, "PATH": "", "HYPOTHESIS_PROFILE": "few"},
     )
 
 

@@ -9,7 +9,9 @@ import logging
 import struct
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +24,7 @@ from served import answered, encoded, local_gateway, part, posted, request, tran
 from tiny_recogniser import RATE, save_recogniser, waveform
 
 from hf_cudagraph_asr import Transcriber
-from hf_cudagraph_asr.serve import Gateway
+from hf_cudagraph_asr.serve import Gateway, api
 
 LIMITS = {"max_bytes": 100_000, "max_seconds": 2.0, "timeout_s": 20.0}
 
@@ -344,6 +346,32 @@ def test_in_a_process_of_the_users_nothing_is_kept_from_garbage_collections(
     kept = gc.get_freeze_count()  # of what other tests need, of which some may end
     assert transcribe(local_gateway(folder, **LIMITS), encoded(300)).status_code == 200
     assert gc.get_freeze_count() <= kept
+
+
+def test_requests_leave_nothing_in_memory(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    application = api(lambda: gateway)  # one for all requests, as a server has
+    monkeypatch.setattr("served.api", lambda _: application)
+    bodies = [encoded(1200), flac(waveform(2000)), b"RIFF and no more", bytes(100_001)]
+
+    def held_after(rounds: int) -> int:
+        for _ in range(rounds):
+            for body in bodies:
+                transcribe(gateway, body)
+                headers = {"content-length": str(len(body))}
+                answered(gateway, headers, [part(body[:1000]), {"type": "http.disconnect"}])
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    rounds = 8
+    tracemalloc.start()
+    try:
+        held = [held_after(rounds) for _ in range(5)]
+    finally:
+        tracemalloc.stop()
+    # Caches fill at times; what requests leave behind grows every time.
+    assert min(after - before for before, after in pairwise(held)) < 1000 * rounds
 
 
 def test_with_a_key_only_those_who_send_it_are_answered(folder: Path) -> None:

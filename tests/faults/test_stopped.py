@@ -28,7 +28,7 @@ import hf_cudagraph_asr
 
 def some(*kinds: Any) -> Callable[[Turn], list[tuple[int, Any]]]:
     """Two of the calls, anywhere, with each kind of fault."""
-    args = argparse.Namespace(calls=2, every=False, kinds=None)
+    args = argparse.Namespace(calls=2, every=False, more=0, kinds=None)
     return lambda turn: turn.faults(args, random.Random(0), kinds)
 
 

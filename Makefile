@@ -148,6 +148,7 @@ faults: $(STAMP)
 	$(BIN)/python tests/faults/stopped_generations.py
 	$(BIN)/python tests/faults/stopped_calls.py
 	$(BIN)/python tests/faults/soak_server.py
+	$(BIN)/python tests/faults/server_memory.py
 	$(BIN)/python tests/faults/fuzz.py --minutes 10
 	$(BIN)/python tests/faults/atheris_targets.py --minutes 10
 

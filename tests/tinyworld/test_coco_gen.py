@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -44,7 +45,9 @@ def test_two_processes_make_100_samples_though_they_are_killed_on_the_way(
     asked = ["generate", "--model", str(evaluate.HERE / "model"), "--prompts", str(prompts)]
     asked += ["--out", str(out), "--device", "cpu", *ASKED]
     launcher = [SCRIPTS / "accelerate", "launch", "--multi_gpu", "--num_processes", "2"]
-    launcher += ["--main_process_port", "0", "--no_python", SCRIPTS / "daam-diffusers"]
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accelerate 1.0 finds none
+        port = server.getsockname()[1]
+    launcher += ["--main_process_port", str(port), "--no_python", SCRIPTS / "daam-diffusers"]
     with log.open("wb") as file:
         running = subprocess.Popen([*launcher, *asked], stdout=file, stderr=subprocess.STDOUT)
     while {int(name) % 2 for name in done(out)} != {0, 1}:  # both have made some

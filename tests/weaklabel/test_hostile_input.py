@@ -22,6 +22,7 @@ from typing import Any
 
 import polars as pl
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -162,6 +163,85 @@ def test_a_corrupt_page_of_a_column_that_is_only_copied_names_the_log(
     out = path.with_name("accepted.parquet")
     assert main(["check", str(path), "--out", str(out)]) == 2
     assert f"{path} cannot be read" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def _damaged(path: Path, column: str) -> Path:
+    """Write a log whose first page of a column has a broken head; the other columns are whole."""
+    rows = pl.int_range(40)
+    pl.select(
+        query_id=pl.format("q{}", rows),
+        session_id=pl.format("s{}", rows // 4),
+        timestamp=pl.lit(NOON) + pl.duration(seconds=rows * 5),
+        transcript=pl.lit("play jazz"),
+        second_transcript=pl.lit("play jazz"),
+        confidence=pl.lit(0.9),
+        action=pl.when(rows % 2 == 0).then(pl.lit("none")).otherwise(pl.lit("stopped")),
+    ).write_parquet(path, row_group_size=20)
+    chunks = pq.ParquetFile(path).metadata.row_group(1)
+    chunk = next(
+        chunk
+        for chunk in map(chunks.column, range(chunks.num_columns))
+        if chunk.path_in_schema == column
+    )
+    at = chunk.dictionary_page_offset or chunk.data_page_offset
+    whole = path.read_bytes()
+    broken = bytes(byte ^ 0xFF for byte in whole[at : at + 16])
+    path.write_bytes(whole[:at] + broken + whole[at + 16 :])
+    return path
+
+
+@pytest.mark.parametrize("column", ["session_id", "timestamp", "action", "second_transcript"])
+def test_a_check_reads_every_column_that_tables_are_known_for(column: str, tmp_path: Path) -> None:
+    path = _damaged(tmp_path / "log.parquet", column)
+    with pytest.raises(WeakLabelError, match=r"log\.parquet cannot be read"):
+        queries.check(path)
+
+
+def test_a_log_that_breaks_when_hypotheses_are_joined_to_it_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _damaged(tmp_path / "log.parquet", "action")
+    others = pl.DataFrame({"query_id": ["q1"], "source": ["b"], "text": ["play jazz"]})
+    others.write_parquet(tmp_path / "others.parquet")
+    arguments = ["check", str(path), "--rename", "second_transcript=third_transcript"]
+    assert main([*arguments, "--hypotheses", str(tmp_path / "others.parquet")]) == 2
+    assert f"{path} cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [(), ("--on-error", "fail"), ("--partitions", "2")])
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("column", ["session_id", "timestamp", "action", "second_transcript"])
+def test_no_function_is_blamed_for_a_broken_page_of_the_log(
+    column: str,
+    engine: str,
+    more: tuple[str, ...],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    path = _damaged(tmp_path / "log.parquet", column)
+    out = tmp_path / ("votes" if "--partitions" in more else "votes.parquet")
+    arguments = ["apply", str(path), "--out", str(out), "--no-check", "--engine", engine, *more]
+    assert main([*arguments, "--no-progress"]) == 2
+    told = capsys.readouterr().err
+    assert f"{engine} failed on {path}, which cannot be read" in told
+    assert "labeling function" not in told
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("column", ["query_id", "transcript"])
+def test_a_broken_page_of_the_reference_names_the_reference(
+    column: str, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.parquet"
+    pl.DataFrame({"query_id": ["a"], "transcript": ["stop"]}).write_parquet(path)
+    reference = _damaged(tmp_path / "reference.parquet", column)
+    out = tmp_path / "votes.parquet"
+    arguments = ["apply", str(path), "--out", str(out), "--reference", str(reference)]
+    assert main([*arguments, "--engine", engine, "--lf", "rarity", "--no-progress"]) == 2
+    told = capsys.readouterr().err
+    assert f"failed on {reference}, which cannot be read" in told
     assert not out.exists()
 
 

@@ -374,6 +374,8 @@ def _compared(
         **{f"rule {index}": rule.broken.sum() for index, rule in enumerate(rules)},
         **{f"read {r.column}": values[r.column].count() for r in rules if r.reading},
         **{f"nan {name}": values[name].is_nan().any() for name in floats},
+        # Of a column without rules, too, every page is read here, and not first by a function.
+        **{f"held {name}": pl.col(name).count() for name in schema if kind_of(name) is not None},
     )
     count = counts.collect(engine="streaming").row(0, named=True)
     if count["rows"] == 0:

@@ -287,6 +287,7 @@ def _checked(
 ) -> Checked:
     """The rows of the log that keep its contract; a warning says how many were refused."""
     from weaklabel import queries as logs
+    from weaklabel.tables import naming
 
     log: Any = queries
     names = cli.pairs("--rename", "OLD=NEW", rename)
@@ -295,7 +296,8 @@ def _checked(
         names = {}
     elif source is not None:
         raise WeakLabelError("--source belongs to --hypotheses")
-    return logs.check(log, requires=requires, rename=names, timezone=timezone, reject=reject)
+    with naming(queries):
+        return logs.check(log, requires=requires, rename=names, timezone=timezone, reject=reject)
 
 
 def _print_summary(summary: Summary) -> None:

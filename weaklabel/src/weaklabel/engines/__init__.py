@@ -196,6 +196,7 @@ class QueryLog:
         memory_limit: str | None = None,
     ) -> None:
         self.given, self.scratch = log.given, scratch
+        self._reference_given = "" if reference is None else reference.given
         self._start(log, master, memory_limit)
         with self.faults():
             self.log = self._frame(log, "queries.parquet")
@@ -253,7 +254,7 @@ class QueryLog:
 
     def faults(self) -> AbstractContextManager[None]:
         """Context in which exceptions of the engine become errors of this package."""
-        return translated(self.name, self.given, *self.errors)
+        return translated(self.name, self.given, *self.errors, NarwhalsError)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -264,7 +265,12 @@ class QueryLog:
         """Number of queries that functions of scope "log" look at; None without such functions."""
         if plan.of_log() is None:
             return None
-        return int(_rows(_log_wide(self.log, plan, self.reference)[0]))
+        kinds: tuple[type[Exception], ...] = (*self.errors, NarwhalsError)
+        try:
+            return int(_rows(_log_wide(self.log, plan, self.reference)[0]))
+        except kinds:
+            self._require_readable(plan)
+            raise
 
     def wrong(self, plan: Plan, names: Sequence[str]) -> list[RowErrors]:
         """The queries with votes that are none; see `Plan.wrong`."""
@@ -305,6 +311,7 @@ class QueryLog:
         try:
             self._write(log, plan, target, metadata, rows)
         except self.errors as error:
+            self._require_readable(plan)
             failing = self._failing(log, plan)
             if not failing or len(failing) == len(plan.functions) or plan.on_error == "fail":
                 for name, message in failing.items():
@@ -315,6 +322,21 @@ class QueryLog:
             total = _rows(log)
             lost = (RowErrors(name, total, [(None, why)]) for name, why in failing.items())
             merge(rows.raised, lost)
+
+    def _require_readable(self, plan: Plan) -> None:
+        """Read what a plan reads of the log and the reference; an error names the one that fails.
+
+        An engine that meets a broken page does not say where, and the functions that read it fail.
+        """
+        copied = self.scratch / "read.parquet"
+        for frame, given in ((self.log, self.given), (self.reference, self._reference_given)):
+            if frame is not None:
+                held = nw.from_native(frame).collect_schema().names()
+                keep = tuple(name for name in plan.required if name in held and name != QUERY)
+                alone = Plan(plan.functions[:1], keep).without_votes([plan.functions[0].name])
+                with translated(self.name, f"{given}, which cannot be read", *self.errors):
+                    self._write(frame, alone, copied, {}, RowLog())
+                copied.unlink()
 
     def _failing(self, log: Any, plan: Plan) -> dict[str, str]:
         """The expressions that cannot be computed even alone, and why."""

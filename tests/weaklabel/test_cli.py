@@ -809,6 +809,39 @@ def test_what_is_read_is_never_replaced(folder, capsys, arguments):
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="has no pipes among files")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", "queries.parquet", "--out", "pipe.parquet"),
+        ("check", "queries.parquet", "--reject", "pipe.parquet"),
+        ("apply", "queries.parquet", "--out", "pipe.parquet"),
+        ("apply", "queries.parquet", "--out", "pipe"),
+        ("fit", "votes.parquet", "--out", "pipe"),
+        ("patterns", "votes.parquet", "--out", "pipe.parquet"),
+        ("report", "votes.parquet", "--model", "model.json", "--html", "pipe"),
+    ],
+    ids=" ".join,
+)
+def test_a_pipe_is_refused_as_an_output_before_anything_is_read(
+    arguments, tmp_path, monkeypatch, capsys
+):
+    os.mkfifo(tmp_path / "pipe.parquet")
+    os.mkfifo(tmp_path / "pipe")
+    # Of the inputs none is there: the output is looked at first.
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    assert "is a pipe, expected a file" in capsys.readouterr().err
+    assert all(path.is_fifo() for path in tmp_path.iterdir())
+
+
+def test_a_folder_given_for_a_model_is_told_what_is_expected(tmp_path, capsys):
+    assert main(["label", "v.parquet", "--model", str(tmp_path), "--out", "labels.parquet"]) == 2
+    assert f"{tmp_path} is a folder: give the JSON file that `weaklabel fit` wrote" in (
+        capsys.readouterr().err
+    )
+
+
 def test_parameters_of_a_function_that_is_not_applied_are_named(folder, capsys):
     apply("--set", "second_asr_agreement.other=nowhere", "--set", "dwell.long=5")
     captured = capsys.readouterr()

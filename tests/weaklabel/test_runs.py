@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
@@ -22,7 +23,7 @@ import pytest
 
 from weaklabel import WeakLabelError, apply, labeling_function
 from weaklabel import functions as built_in
-from weaklabel.files import written_beside
+from weaklabel.files import keep_apart, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.labels import count_files
 from weaklabel.runs import apply_files, read_metadata
@@ -588,6 +589,56 @@ def test_an_output_is_held_by_one_process_and_given_up_with_it(tmp_path: Path) -
         "out.txt": "again",
         "other.txt": "other",
     }
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such files")
+@pytest.mark.parametrize("folder", [False, True])
+@pytest.mark.parametrize("kind", ["pipe", "socket", "device"])
+def test_what_is_no_file_is_no_output_and_stays(kind: str, folder: bool, tmp_path: Path) -> None:
+    target = tmp_path / "out.txt"
+    kinds = {"pipe": stat.S_IFIFO, "socket": stat.S_IFSOCK, "device": stat.S_IFCHR}
+    try:
+        os.mknod(target, kinds[kind] | 0o600, os.makedev(1, 3))
+    except PermissionError:
+        pytest.skip("only root makes these")
+    (tmp_path / "link.txt").symlink_to(target)
+    before = target.lstat()
+    for path in (target, tmp_path / "link.txt"):
+        with pytest.raises(WeakLabelError, match=rf"{path.name} is a {kind}, expected a file"):
+            keep_apart([path], [])
+        with (
+            pytest.raises(WeakLabelError, match=f"is a {kind}, expected a file"),
+            written_beside(path, folder=folder),
+        ):
+            pass
+    assert target.lstat() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link.txt", "out.txt"]
+
+
+def test_a_link_is_written_through_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "kept").mkdir()
+    for name in ("old.txt", "new.txt"):  # the second one is there only as a link
+        link = tmp_path / f"link-{name}"
+        link.symlink_to(Path("kept", name))
+    (tmp_path / "kept" / "old.txt").write_text("before")
+    for name in ("old.txt", "new.txt"):
+        link = tmp_path / f"link-{name}"
+        with written_beside(link) as beside:
+            assert beside.parent.parent == tmp_path / "kept"
+            beside.write_text("after")
+        assert link.is_symlink()
+        assert (tmp_path / "kept" / name).read_text() == "after"
+    assert len(list(tmp_path.rglob("*"))) == 5
+
+
+@pytest.mark.parametrize("path", ["afile/x", "afile/deeper/x"])
+def test_a_file_in_the_place_of_a_folder_is_named(path: str, tmp_path: Path) -> None:
+    (tmp_path / "afile").write_text("x")
+    with (
+        pytest.raises(NotADirectoryError, match="afile is a file, expected a folder"),
+        written_beside(tmp_path / path),
+    ):
+        pass
 
 
 FULL = """

@@ -24,16 +24,20 @@ _held: Final[set[Path]] = set()  # by this process
 
 
 def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | None]) -> None:
-    """Refuse to replace what is read: a log is not made a second time.
+    """Refuse to replace what is read, or what is no file: a log is not made a second time.
 
     Args:
         outputs: files or folders to be written; None is left out.
         inputs: files, folders, globs or URLs to be read.
 
     Raises:
-        WeakLabelError: an output is an input or lies in one, or two outputs are one.
+        WeakLabelError: an output is an input or lies in one, two outputs are one, or one is a
+            device, a pipe or a socket.
     """
-    targets = [path.resolve() for path in outputs if path is not None]
+    given = [path for path in outputs if path is not None]
+    for output in given:
+        _require_regular(output)
+    targets = [path.resolve() for path in given]
     for target in targets:
         for path in inputs:
             if path is None:
@@ -48,9 +52,23 @@ def keep_apart(outputs: Iterable[Path | None], inputs: Iterable[str | Path | Non
             raise WeakLabelError(f"{target} is to be written twice: give two names")
 
 
+def _require_regular(target: Path) -> None:
+    if target.exists() and not (target.is_file() or target.is_dir()):
+        kind = "pipe" if target.is_fifo() else "socket" if target.is_socket() else "device"
+        raise WeakLabelError(f"{target} is a {kind}, expected a file: give another name")
+
+
 def require_parent(target: Path) -> None:
-    """Refuse, by a FileNotFoundError, an output whose folder does not exist."""
+    """Refuse an output whose folder does not exist.
+
+    Raises:
+        FileNotFoundError: it can be created.
+        NotADirectoryError: a file is in its place, or in that of a folder above it.
+    """
     if not target.absolute().parent.is_dir():
+        above = next(folder for folder in target.absolute().parents if folder.exists())
+        if not above.is_dir():
+            raise NotADirectoryError(f"{above} is a file, expected a folder to write in")
         raise FileNotFoundError(
             f"no folder {target.parent} to write {target.name} in: create it first"
         )
@@ -61,17 +79,21 @@ def written_beside(path: str | os.PathLike[str], *, folder: bool = False) -> Ite
     """A path in the same folder to write to; it takes the name `path` once all went well.
 
     Args:
-        path: of the finished output.
+        path: of the finished output; a link is followed, and stays.
         folder: make a folder to write files in, instead of leaving a file to be written. Neither
             a file nor a folder that is not empty is replaced by it.
 
     Raises:
-        FileNotFoundError: the parent folder does not exist; it is not created.
+        FileNotFoundError, NotADirectoryError: there is no parent folder; it is not created.
         IsADirectoryError: a file is wanted and `path` is a folder.
         FileExistsError: a folder is wanted and `path` is a file or a folder with something in it.
-        WeakLabelError: another process is writing this output.
+        WeakLabelError: another process is writing this output, or it is a device, a pipe or a
+            socket.
     """
     target = Path(path)
+    _require_regular(target)
+    if target.is_symlink():
+        target = Path(os.path.realpath(target))
     require_parent(target)
     if folder and target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise FileExistsError(f"{target} exists already: give another name, or remove it first")

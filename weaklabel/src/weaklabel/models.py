@@ -225,9 +225,11 @@ def load_model(
 
     Raises:
         FileNotFoundError: there is no such file.
-        WeakLabelError: it holds no model, a broken one, or one of another format or of a kind that
-            is not known.
+        WeakLabelError: it is a folder, holds no model, a broken one, or one of another format or of
+            a kind that is not known.
     """
+    if Path(path).is_dir():
+        raise WeakLabelError(f"{path} is a folder: give the JSON file that `weaklabel fit` wrote")
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

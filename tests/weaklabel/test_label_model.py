@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from weaklabel import (
     MISSING,
     Gold,
     LabelModel,
+    MajorityVote,
     Patterns,
     WeakLabelError,
     WeakLabelWarning,
@@ -369,12 +371,31 @@ def test_functions_that_are_all_worse_than_chance_are_put_right_by_gold_alone() 
         ({"missing": "symbol"}, "missing must be one of"),
         ({"families": "none"}, "families must be one of"),
         ({"prior": 1.0}, "prior must lie between"),
+        ({"prior": "0.8"}, "prior must be a number, got '0.8'"),
+        ({"prior": Decimal("0.8")}, "prior must be a number"),
+        ({"prior": np.float32(0.8)}, "prior must be a number"),
         ({"smoothing": 0.0}, "smoothing must be above 0"),
+        ({"smoothing": math.inf}, "smoothing must be above 0 and finite, got inf"),
+        ({"gold_weight": math.inf}, "gold_weight must be above 0 and finite, got inf"),
+        ({"tolerance": math.inf}, "tolerance must be above 0 and finite, got inf"),
     ],
 )
 def test_impossible_options_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(WeakLabelError, match=message):
         LabelModel(**arguments)
+    if "prior" in arguments:
+        with pytest.raises(WeakLabelError, match=message):
+            MajorityVote(**arguments)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize(
+    "arguments", [{"prior": 1e-300}, {"smoothing": 1.7e308}, {"belief": 1.7e308}]
+)
+def test_options_beyond_what_can_be_computed_are_refused(arguments: dict[str, Any]) -> None:
+    patterns = Patterns.of("abc", np.random.default_rng(0).integers(-1, 2, (500, 3)))
+    with pytest.raises(WeakLabelError, match=f"{next(iter(arguments))}.*does not come to numbers"):
+        LabelModel(**arguments).fit(patterns)
 
 
 # Families

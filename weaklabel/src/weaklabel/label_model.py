@@ -114,17 +114,17 @@ class LabelModel:
                 raise WeakLabelError(
                     f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
-        for name in ("prior", "belief", "smoothing", "gold_weight", "tolerance"):
+        for name in ("belief", "smoothing", "gold_weight", "tolerance"):
             value = getattr(self, name)
-            if not isinstance(value, int | float) and not (name == "prior" and value is None):
+            if not isinstance(value, int | float):
                 raise WeakLabelError(f"{name} must be a number, got {value!r}")
         if self.prior is not None:
             check_prior(self.prior)
         if not 0 <= self.belief < math.inf:
             raise WeakLabelError(f"belief must be 0 or more, got {self.belief!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):
-            if not getattr(self, name) > 0:
-                raise WeakLabelError(f"{name} must be above 0, got {getattr(self, name)!r}")
+            if not 0 < (value := getattr(self, name)) < math.inf:
+                raise WeakLabelError(f"{name} must be above 0 and finite, got {value!r}")
 
     def fit(
         self,
@@ -144,8 +144,8 @@ class LabelModel:
             gold: votes of queries known to be right or wrong; their class is not guessed.
 
         Raises:
-            WeakLabelError: there are no rows, gold does not fit the votes, or nothing says which
-                families the functions of a frame are of.
+            WeakLabelError: there are no rows, gold does not fit the votes, nothing says which
+                families the functions of a frame are of, or the prior is too near to 0 or 1.
 
         Warns:
             WeakLabelWarning: there is a reason not to trust the model, see `FittedLabelModel`.
@@ -175,6 +175,8 @@ class LabelModel:
         rough = replace(rules, tolerance=ROUGH)
         reference = best_cut(patterns, units, known, rough, self.gold_weight)
         pairs = dependences(patterns, reference)
+        if not all(math.isfinite(pair.information) for pair in pairs):
+            raise self._boundless()
         home = {name: factor for factor in voting for name in factor.functions}
         apart = [pair for pair in pairs if pair.matters and home[pair.first] != home[pair.second]]
         right = (patterns.counts - known.sum(axis=0)) * solution.posterior + known[1]
@@ -257,7 +259,17 @@ class LabelModel:
         share = min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)
         belief = (share, self.belief * balance * rows)
         rules = em.Rules(self.smoothing, self.prior, belief, self.tolerance)
-        return coded, rules, em.fit(coded, rules)
+        solution = em.fit(coded, rules)
+        if not math.isfinite(solution.trace[-1]):
+            raise self._boundless()
+        return coded, rules, solution
+
+    def _boundless(self) -> WeakLabelError:
+        return WeakLabelError(
+            f"the fit with prior {self.prior!r}, belief {self.belief!r} and smoothing"
+            f" {self.smoothing!r} does not come to numbers: take a prior farther from 0 and 1, and"
+            " the others smaller"
+        )
 
     def _held_out(self, patterns: Patterns, factors: Partition, known: Integers) -> GoldComparison:
         """Compare models that have not seen the checked queries, and one without gold."""

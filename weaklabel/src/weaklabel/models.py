@@ -299,7 +299,9 @@ def no_weight(fitted: FittedModel) -> WeakLabelError:
 
 
 def check_prior(prior: float) -> None:
-    """Refuse a P(right) that leaves one of the classes impossible."""
+    """Refuse a P(right) that leaves one of the classes impossible, or is no plain number."""
+    if not isinstance(prior, int | float):
+        raise WeakLabelError(f"prior must be a number, got {prior!r}")
     if not 0 < prior < 1:
         raise WeakLabelError(f"prior must lie between 0 and 1, got {prior!r}")
 

@@ -166,8 +166,8 @@ def test_a_corrupt_page_of_a_column_that_is_only_copied_names_the_log(
     assert not out.exists()
 
 
-def _damaged(path: Path, column: str) -> Path:
-    """Write a log whose first page of a column has a broken head; the other columns are whole."""
+def _whole(path: Path) -> Path:
+    """Write a log in two row groups."""
     rows = pl.int_range(40)
     pl.select(
         query_id=pl.format("q{}", rows),
@@ -178,6 +178,12 @@ def _damaged(path: Path, column: str) -> Path:
         confidence=pl.lit(0.9),
         action=pl.when(rows % 2 == 0).then(pl.lit("none")).otherwise(pl.lit("stopped")),
     ).write_parquet(path, row_group_size=20)
+    return path
+
+
+def _damaged(path: Path, column: str) -> Path:
+    """Write a log in which one page of a column has a broken head; the other columns are whole."""
+    _whole(path)
     chunks = pq.ParquetFile(path).metadata.row_group(1)
     chunk = next(
         chunk
@@ -243,6 +249,25 @@ def test_a_broken_page_of_the_reference_names_the_reference(
     told = capsys.readouterr().err
     assert f"failed on {reference}, which cannot be read" in told
     assert not out.exists()
+
+
+@pytest.mark.parametrize("engine", ["polars", "duckdb"])
+@pytest.mark.parametrize("folder", [True, False])
+def test_the_broken_part_of_several_is_named(
+    folder: bool, engine: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    broken = _damaged(logs / "b.parquet", "session_id")
+    _whole(logs / "a.parquet")
+    _whole(logs / "c.parquet")
+    given = str(logs if folder else logs / "*.parquet")
+    with pytest.raises(WeakLabelError, match=rf"^{broken} cannot be read: parquet"):
+        queries.check(given)
+    out = tmp_path / "votes.parquet"
+    arguments = ["apply", given, "--out", str(out), "--no-check", "--engine", engine]
+    assert main([*arguments, "--no-progress"]) == 2
+    assert f"{engine} failed on {broken}, which cannot be read" in capsys.readouterr().err
 
 
 def test_parquet_files_of_other_columns_or_types_are_named(saved: Saved) -> None:

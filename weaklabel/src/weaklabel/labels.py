@@ -96,8 +96,7 @@ def gold_of_files(
     table = pl.concat([tables.scan(path) for path in votes], how="diagonal_relaxed")
     log = None if queries is None else tables.scan(queries)
     correct = tables.read(gold)
-    read = [str(path) for path in (*votes, queries) if path is not None]
-    with tables.naming(read[0] if len(read) == 1 else f"one of {', '.join(read)}"):
+    with tables.naming(*votes, queries):
         return join_gold(table, correct, log, functions=functions, normalizer=normalizer)
 
 

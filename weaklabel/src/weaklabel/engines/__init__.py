@@ -334,8 +334,12 @@ class QueryLog:
                 held = nw.from_native(frame).collect_schema().names()
                 keep = tuple(name for name in plan.required if name in held and name != QUERY)
                 alone = Plan(plan.functions[:1], keep).without_votes([plan.functions[0].name])
-                with translated(self.name, f"{given}, which cannot be read", *self.errors):
+                try:
                     self._write(frame, alone, copied, {}, RowLog())
+                except self.errors:
+                    broken = f"{tables.unreadable(given)}, which cannot be read"
+                    with translated(self.name, broken, *self.errors):
+                        raise
                 copied.unlink()
 
     def _failing(self, log: Any, plan: Plan) -> dict[str, str]:

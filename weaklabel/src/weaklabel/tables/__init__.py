@@ -275,13 +275,13 @@ def write(
 
 
 @contextmanager
-def naming(path: Any) -> Iterator[None]:
+def naming(*paths: Any) -> Iterator[None]:
     """Context in which what Polars raises becomes an error that names the file it reads.
 
     A lazy frame meets a broken page only when it is collected, far from who knows the path.
 
     Args:
-        path: of the file; of anything else, errors stay as they are.
+        paths: of the files; where none is a path, errors stay as they are.
 
     Raises:
         WeakLabelError: Polars failed in the block.
@@ -289,9 +289,22 @@ def naming(path: Any) -> Iterator[None]:
     try:
         yield
     except (pl.exceptions.PolarsError, NarwhalsError) as error:
-        if not isinstance(path, str | os.PathLike):
+        given = [os.fspath(path) for path in paths if isinstance(path, str | os.PathLike)]
+        if not given:
             raise
-        raise WeakLabelError(f"{os.fspath(path)} cannot be read: {first_line(error)}") from error
+        raise WeakLabelError(f"{unreadable(*given)} cannot be read: {first_line(error)}") from error
+
+
+def unreadable(*paths: str) -> str:
+    """The first Parquet file at some paths that cannot be read; the paths where none is found."""
+    for file in (file for files in map(find, paths) if files.local for file in files.paths):
+        if file.lower().endswith(".parquet"):
+            try:
+                pages = pl.scan_parquet(Path(file), glob=False).select(pl.all().count())
+                pages.collect(engine="streaming")
+            except pl.exceptions.PolarsError:
+                return file
+    return paths[0] if len(paths) == 1 else f"one of {', '.join(paths)}"
 
 
 def _holds(kind: Format, dtype: pl.DataType) -> bool:

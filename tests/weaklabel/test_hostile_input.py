@@ -270,6 +270,26 @@ def test_the_broken_part_of_several_is_named(
     assert f"{engine} failed on {broken}, which cannot be read" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("more", [(), ("--no-check",), ("--no-check", "--on-error", "fail")])
+def test_where_polars_panics_the_file_is_named(
+    more: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "log.parquet"
+    rows = pl.int_range(40)
+    pl.select(query_id=rows, transcript=pl.lit("x"), confidence=rows * 0.01).write_parquet(path)
+    whole = path.read_bytes()
+    page = pq.ParquetFile(path).metadata.row_group(0).column(2).data_page_offset
+    at = whole.index(b"\x15\x00\x15\x06\x15\x06", page) + 1  # of an encoding, which is plain
+    path.write_bytes(whole[:at] + b"\x28" + whole[at + 1 :])  # there is none of this number
+    with pytest.raises(WeakLabelError, match=rf"^{path} cannot be read"):
+        tables.read(path)
+    out = tmp_path / "votes.parquet"
+    arguments = ["apply", str(path), "--out", str(out), "--engine", "polars", "--no-progress"]
+    assert main([*arguments, *more]) == 2
+    assert f"{path}{', which' * bool(more)} cannot be read" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_parquet_files_of_other_columns_or_types_are_named(saved: Saved) -> None:
     def parquet(frame: pl.DataFrame) -> bytes:
         buffer = io.BytesIO()

@@ -46,7 +46,7 @@ def plain_message(error: BaseException) -> str:
 
 
 @contextmanager
-def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[None]:
+def translated(engine: str, given: str, *kinds: type[BaseException]) -> Iterator[None]:
     """Failures of an engine become a WeakLabelError, those of a disk an OSError.
 
     Args:
@@ -62,7 +62,7 @@ def translated(engine: str, given: str, *kinds: type[Exception]) -> Iterator[Non
         yield
     except WeakLabelError:
         raise
-    except Exception as error:
+    except BaseException as error:  # as a panic of Polars is
         if not isinstance(error, (*kinds, OSError)):
             raise
         message = plain_message(error)

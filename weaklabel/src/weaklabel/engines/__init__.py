@@ -180,7 +180,7 @@ class QueryLog:
 
     name: str
     version: str
-    errors: tuple[type[Exception], ...]
+    errors: tuple[type[BaseException], ...]
     given: str
     log: Any
     reference: Any
@@ -265,7 +265,7 @@ class QueryLog:
         """Number of queries that functions of scope "log" look at; None without such functions."""
         if plan.of_log() is None:
             return None
-        kinds: tuple[type[Exception], ...] = (*self.errors, NarwhalsError)
+        kinds: tuple[type[BaseException], ...] = (*self.errors, NarwhalsError)
         try:
             return int(_rows(_log_wide(self.log, plan, self.reference)[0]))
         except kinds:
@@ -345,7 +345,7 @@ class QueryLog:
     def _failing(self, log: Any, plan: Plan) -> dict[str, str]:
         """The expressions that cannot be computed even alone, and why."""
         failing = {}
-        expected: tuple[type[Exception], ...] = (*self.errors, NarwhalsError, WeakLabelError)
+        expected: tuple[type[BaseException], ...] = (*self.errors, NarwhalsError, WeakLabelError)
         for function in plan.functions:
             if not function.rowwise:
                 try:

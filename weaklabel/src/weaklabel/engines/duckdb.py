@@ -25,7 +25,7 @@ class Log(QueryLog):
         except ImportError as error:
             raise ImportError('this needs DuckDB: pip install "weaklabel[duckdb]"') from error
         self.version = str(duckdb.__version__)
-        self.errors = (duckdb.Error, pl.exceptions.PolarsError)
+        self.errors = (duckdb.Error, *PolarsLog.errors)
         with self.faults():
             self._connection = duckdb.connect()
             settings = {

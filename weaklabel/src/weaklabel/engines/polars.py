@@ -17,7 +17,7 @@ class Log(QueryLog):
 
     name = "polars"
     version = pl.__version__
-    errors = (pl.exceptions.PolarsError,)
+    errors = (pl.exceptions.PolarsError, pl.exceptions.PanicException)
 
     def _frame(self, files: LogFiles, made: str) -> pl.LazyFrame:
         return files.frame

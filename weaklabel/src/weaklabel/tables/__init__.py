@@ -288,7 +288,7 @@ def naming(*paths: Any) -> Iterator[None]:
     """
     try:
         yield
-    except (pl.exceptions.PolarsError, NarwhalsError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, NarwhalsError) as error:
         given = [os.fspath(path) for path in paths if isinstance(path, str | os.PathLike)]
         if not given:
             raise
@@ -297,12 +297,13 @@ def naming(*paths: Any) -> Iterator[None]:
 
 def unreadable(*paths: str) -> str:
     """The first Parquet file at some paths that cannot be read; the paths where none is found."""
-    for file in (file for files in map(find, paths) if files.local for file in files.paths):
+    files = [file for found in map(find, paths) if found.local for file in found.paths]
+    for file in files if len(files) > 1 else ():
         if file.lower().endswith(".parquet"):
             try:
                 pages = pl.scan_parquet(Path(file), glob=False).select(pl.all().count())
                 pages.collect(engine="streaming")
-            except pl.exceptions.PolarsError:
+            except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
                 return file
     return paths[0] if len(paths) == 1 else f"one of {', '.join(paths)}"
 

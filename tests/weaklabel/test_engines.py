@@ -418,6 +418,20 @@ def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None
 
 @pytest.mark.slow
 @LEFT_OPEN
+@pytest.mark.usefixtures("spark")
+def test_a_broken_page_of_the_reference_ends_spark_s_run_with_an_error(tmp_path: Path) -> None:
+    whole, broken = tmp_path / "log.parquet", tmp_path / "reference.parquet"
+    pl.DataFrame({"query_id": ["a", "b"], "transcript": ["x", "y"]}).write_parquet(whole)
+    content = whole.read_bytes()
+    broken.write_bytes(content[:4] + b"\xff" * 16 + content[20:])
+    out = tmp_path / "v.parquet"
+    with pytest.raises(WeakLabelError, match="spark failed on"):
+        apply_files([built_in.rarity], whole, out, engine="spark", reference=broken, progress=False)
+    assert not out.exists()
+
+
+@pytest.mark.slow
+@LEFT_OPEN
 def test_spark_names_the_queries_with_a_vote_that_is_none(spark: Any, tmp_path: Path) -> None:
     path = written(hostile_log(50), "parquet", tmp_path)
 

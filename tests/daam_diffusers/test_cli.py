@@ -239,6 +239,10 @@ def test_report_makes_a_page_from_saved_maps(generated, tmp_path, capsys):
     assert page.read_text(encoding="utf-8") == (generated / "report.html").read_text("utf-8")
     for file in files:
         before = Path(file).read_bytes()
+        (tmp_path / "link.html").unlink(missing_ok=True)
+        (tmp_path / "link.html").symlink_to(file)
+        assert main(["report", *files, "--out", str(tmp_path / "link.html")]) == 2
+        assert "is read by this command" in capsys.readouterr().err
         assert main(["report", *files, "--out", file]) == 2
         assert "is read by this command" in capsys.readouterr().err
         assert Path(file).read_bytes() == before
@@ -353,6 +357,10 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
     (tmp / "rows.jsonl").write_text('{"prompt": "a dog"}\n{"prompt": ""}\n')
     (tmp / "empty").mkdir()
     (tmp / "text.png").write_text("no picture")
+    (tmp / "lora").mkdir()
+    lora = str(tmp / "lora" / "heat_maps.safetensors")
+    Path(lora).write_text("weights")
+    os.mkfifo(tmp / "pipe")
     return {
         "unknown flag": ([*generate, "--model", str(model), "--sed", "1"], "--sed"),
         "no prompt": (["generate", "--model", str(model), "--out", str(tmp / "out")], "--prompt"),
@@ -402,6 +410,20 @@ def bad(model: Path, tmp: Path) -> dict[str, tuple[list[str], str]]:
         "report to a folder": (["report", "x", "y", "--out", str(tmp / "empty")], "is a folder"),
         "scores to a folder": (["evaluate", str(tmp), "--out", str(tmp / "empty")], "is a folder"),
         "scores to nowhere": (["evaluate", str(tmp), "--out", str(tmp / "n" / "s")], "no folder"),
+        "scores below a file": (
+            ["evaluate", str(tmp), "--out", str(tmp / "text.png" / "s")],
+            "text.png is a file",
+        ),
+        "report to a pipe": (["report", "x", "y", "--out", str(tmp / "pipe")], "no regular file"),
+        "scores to a pipe": (["evaluate", str(tmp), "--out", str(tmp / "pipe")], "no regular file"),
+        "set into its rows": (
+            [*of_set[:-3], str(tmp), "--prompts", str(tmp / "generation.json")],
+            "generation.json is read by this command",
+        ),
+        "image into its LoRA": (
+            [*generate[:-1], str(tmp / "lora"), "--model", "x", "--lora", lora],
+            "heat_maps.safetensors is read by this command",
+        ),
         "no maps": (["report", str(tmp / "no.safetensors"), str(tmp / "text.png")], "no.safet"),
         "no evaluation": (["evaluate", str(tmp / "nowhere")], "nowhere"),
         "nothing to evaluate": (["evaluate", str(tmp / "empty")], "heat_maps.safetensors"),
@@ -416,7 +438,8 @@ MISTAKES = [
     "no variant", "no lora", "close word", "report to a folder", "scores to a folder",
     "scores to nowhere", "no out", "a huge seed", "no guidance", "swapped", "report of a folder",
     "another format", "two kinds of prompts", "words of a set", "a bad row", "no rows",
-    "bad threshold", "no CLIPSeg", "study to a file",
+    "bad threshold", "no CLIPSeg", "study to a file", "scores below a file", "report to a pipe",
+    "scores to a pipe", "set into its rows", "image into its LoRA",
 ]  # fmt: skip
 
 

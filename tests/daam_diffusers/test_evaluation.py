@@ -242,6 +242,28 @@ def test_the_command_writes_every_mean_as_json_and_csv(
     assert f"{score.miou:.3f} ± {score.margin:.3f}" in shown
 
 
+@pytest.mark.parametrize("name", ["dog.gt.png", "DOG.GT.PNG", "image.png", "heat_maps.safetensors"])
+def test_scores_replace_nothing_that_is_judged(
+    folder: Path, clipseg: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    read = folder / "000001" / name
+    if not read.exists():
+        (folder / "000001" / "dog.gt.png").rename(read)
+    (folder / "link.csv").symlink_to(read)
+    before = read.read_bytes()
+    for out in (read, folder / "000002" / ".." / "000001" / name, folder / "link.csv"):
+        assert main(["evaluate", str(folder), "--out", str(out)]) == 2
+        assert f"--out {out} is read by this command" in capsys.readouterr().err
+    assert read.read_bytes() == before
+    config = clipseg / "config.json"
+    arguments = ["evaluate", str(folder), "--clipseg", str(clipseg), "--out", str(config)]
+    assert main(arguments) == 2
+    assert "config.json is read by this command" in capsys.readouterr().err
+    beside = folder / "000001" / "scores.csv"
+    for _ in range(2):  # a file of ours is written again
+        assert main(["evaluate", str(folder), "--out", str(beside)]) == 0
+
+
 @pytest.mark.parametrize("threshold", ["1.5", "-0.1", "nan", "half"])
 def test_a_threshold_is_a_share_or_otsu(
     folder: Path, threshold: str, capsys: pytest.CaptureFixture[str]

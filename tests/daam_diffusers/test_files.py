@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import socket
 import stat
 from collections.abc import Callable
 from dataclasses import replace
@@ -260,6 +261,45 @@ def test_a_suffix_of_another_format_is_refused_and_the_file_stays(tmp_path):
         with pytest.raises(ValueError, match=r"the file to write is \.\w+, got"):
             write(name)
     assert HeatMaps.load(path).prompt == maps.prompt
+
+
+def test_a_file_is_written_through_a_link(tmp_path):
+    (tmp_path / "store").mkdir()
+    for name, there in (("old.data", True), ("new.data", False)):
+        target, link = tmp_path / "store" / name, tmp_path / f"{name}.npz"
+        if there:
+            target.write_text("old")
+        link.symlink_to(Path("store", name))
+        assert made().to_npz(link) == link
+        assert link.is_symlink()
+        with np.load(target) as file:
+            assert str(file["prompt"]) == made().prompt.text
+    assert sorted(os.listdir(tmp_path / "store")) == ["new.data", "old.data"]
+    picture, link = tmp_path / "store" / "drawn", tmp_path / "drawn.png"  # the link says the format
+    link.symlink_to(picture)
+    made()["dog"].save(link, Image.new("RGB", (48, 32)))
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_what_is_neither_file_nor_folder_is_not_replaced(tmp_path, linked):
+    pipe, loop, path = tmp_path / "pipe", tmp_path / "loop", tmp_path / "maps.npz"
+    os.mkfifo(pipe)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "socket"))
+        for there in (pipe, tmp_path / "socket"):
+            path.unlink(missing_ok=True)
+            if linked:
+                path.symlink_to(there)
+            with pytest.raises(OSError, match="is no regular file: give the path of another"):
+                made().to_npz(path if linked else there)
+    assert pipe.is_fifo()
+    assert (tmp_path / "socket").is_socket()
+    loop.symlink_to(loop)
+    with pytest.raises(OSError, match="loop is no regular file"):
+        made().to_npz(loop)
+    assert loop.is_symlink()
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
 
 
 def test_maps_without_words_make_empty_files(tmp_path):

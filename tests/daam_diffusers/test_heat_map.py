@@ -200,6 +200,9 @@ def test_a_write_that_fails_leaves_the_old_file(maps, tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["maps.safetensors"]
     with pytest.raises(FileNotFoundError, match=r"no folder .*nowhere to write maps"):
         maps.save(tmp_path / "nowhere" / "maps.safetensors")
+    for inside in ("maps.safetensors", "maps.safetensors/deeper"):
+        with pytest.raises(OSError, match=r"no folder .* in: .*maps\.safetensors is a file$"):
+            maps.save(path / inside)
 
 
 def test_npz_holds_every_word_without_pickles(maps, tmp_path):

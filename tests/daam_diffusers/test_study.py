@@ -237,6 +237,15 @@ def test_bad_input_is_one_line(
         table.write_text(text)
         message = error(folder, "--spacy", MODEL, "--categories", table)
         assert 'table.json must be JSON of nouns and categories, {"zebra": "animal"}' in message
+    out = tmp_path / "out"
+    out.mkdir()
+    table.rename(out / "study.json")
+    asked = ("--categories", out / "study.json", "--out", out)
+    assert "study.json is read by this command" in error(folder, "--spacy", MODEL, *asked)
+    os.mkfifo(out / "study.csv")
+    assert "study.csv is no regular file" in error(folder, "--spacy", MODEL, "--out", out)
+    pipe = out / "study.csv"
+    assert "study.csv is a file" in error(folder, "--spacy", MODEL, "--out", pipe)
     monkeypatch.setitem(sys.modules, "spacy", None)
     study.load_model.cache_clear()
     assert 'pip install "daam-diffusers[study]"' in error(folder, "--spacy", MODEL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 import re
 import warnings
 from collections import Counter
@@ -23,7 +24,7 @@ from PIL import Image, ImageSequence
 from rich.console import Console
 from rich.table import Table
 
-from daam_diffusers.atomic import check_target, write_rows
+from daam_diffusers.atomic import check_target, file_above, write_rows
 from daam_diffusers.errors import TraceError, TraceWarning
 
 if TYPE_CHECKING:
@@ -143,9 +144,13 @@ def generate(
         raise ValueError(f"--guidance-scale must be a finite number, got {guidance_scale}")
     if (height is None) != (width is None):  # pipelines would ignore the one that is given
         raise ValueError("--height and --width go together")
-    from accelerate import PartialState
-
     from daam_diffusers import samples
+
+    folder = Path(out)
+    alone = (samples.IMAGE, samples.VIDEO, samples.MAPS, "report.html")
+    written = alone if prompts is None else (samples.MANIFEST,)
+    _check_folder(folder, written, [prompts, *map(Path, lora or [])])
+    from accelerate import PartialState
 
     settings: dict[str, Any] = {
         "model": str(Path(model).resolve()) if Path(model).is_dir() else model,
@@ -171,7 +176,6 @@ def generate(
     known = inspect.signature(pipe.__call__).parameters
     if unknown := {name for name in _ARGUMENTS if settings[name] is not None} - known.keys():
         raise ValueError(f"{type(pipe).__name__} has no {', '.join(sorted(unknown))}")
-    folder = Path(out)
     if prompt is None:
         pipe.set_progress_bar_config(disable=True)
         draw = partial(_draw, pipe, settings)
@@ -259,9 +263,7 @@ def report(
     """Write the page that shows each word's map over the image."""
     if maps.suffix != ".safetensors" == image.suffix:
         raise ValueError(f"the file of maps comes first, then the image, got {maps} {image}")
-    if out.resolve() in (maps.resolve(), image.resolve()):
-        raise ValueError(f"--out {out} is read by this command: give the path of another file")
-    check_target(out, ".html")
+    _check_outputs([out], [maps, image], ".html")
     from daam_diffusers.maps import HeatMaps
 
     found = HeatMaps.load(maps)
@@ -274,6 +276,23 @@ def report(
     except (ValueError, OSError, SyntaxError) as error:  # e.g. a picture that is cut short
         raise ValueError(f"{image}: {error}") from error
     console.print(str(out), soft_wrap=True)
+
+
+def _check_outputs(out: Iterable[Path], read: Iterable[Path], own: str | None = None) -> None:
+    """Refuse outputs that would replace what the command reads, and those of `check_target`."""
+    kept = {os.path.realpath(path) for path in read}
+    for path in out:
+        if os.path.realpath(path) in kept:
+            raise ValueError(f"--out {path} is read by this command: give the path of another file")
+        check_target(path, own)
+
+
+def _check_folder(out: Path, names: Iterable[str], read: Iterable[Path | None]) -> None:
+    """Refuse a folder that is a file, or where files of these names cannot be written."""
+    if file := file_above(out / "any"):
+        raise NotADirectoryError(f"--out {out}: {file} is a file: give the path of a folder")
+    if out.is_dir():
+        _check_outputs((out / name for name in names), [path for path in read if path])
 
 
 def _threshold(text: str) -> float | str:
@@ -315,8 +334,9 @@ def evaluate(
     """
     from daam_diffusers import folder as folders
 
-    for path in out or []:
-        check_target(path, "JSON or CSV")
+    read = [file for pattern in folders.READ for file in folder.rglob(pattern)]
+    model_files = [] if clipseg is None else Path(clipseg).glob("*")
+    _check_outputs(out or [], [*read, *model_files], "JSON or CSV")
     limits = threshold or [0.3, 0.4, 0.5, "otsu"]
     predictors: dict[str, Predictor] = {}
     if clipseg is not None:
@@ -439,8 +459,8 @@ def study(
 
     An image that cannot be measured is named and left out, and the exit code is 1 then.
     """
-    if out and (file := next((x for x in (out, *out.parents) if x.is_file()), None)):
-        raise NotADirectoryError(f"--out {out}: {file} is a file: give the path of a folder")
+    if out:
+        _check_folder(out, ("study.json", "study.csv", "study.html"), [categories])
     from daam_diffusers import study as studies
 
     named = None if categories is None else studies.read_categories(categories)

@@ -37,6 +37,8 @@ from daam_diffusers.maps import HeatMaps
 from daam_diffusers.samples import IMAGE, MAPS, find, read_picture
 
 MASK = ".gt.png"
+MASKS = "*.[gG][tT].[pP][nN][gG]"
+READ = (MAPS, IMAGE, MASKS)  # the files of a sample that are read
 BASELINES = ("whole_image", "random_half")
 
 
@@ -111,7 +113,7 @@ def evaluate(
     judged: list[dict[str, Any]] = []
     pairs: defaultdict[str, list[Pair]] = defaultdict(list)  # by method
     beside: defaultdict[Path, list[Path]] = defaultdict(list)
-    for file in find(folder, "*.[gG][tT].[pP][nN][gG]"):
+    for file in find(folder, MASKS):
         beside[file.parent].append(file)
     alone = beside.keys() - {file.parent for file in files}
     problems = [f"{parent} has masks and no {MAPS}" for parent in sorted(alone)]

@@ -161,6 +161,7 @@ def test_a_model_and_a_plan_are_measured(
         (["--queries", "0"], "--queries"),
         (["--dtype", "int4"], "no dtype 'int4'"),
         (["--out", "nowhere/b.json"], "no folder nowhere"),
+        (["--out", "plan.json/b.json"], "plan.json is a file"),
         (["--model"], "--model"),
     ],
 )

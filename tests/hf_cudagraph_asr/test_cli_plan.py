@@ -233,7 +233,12 @@ def test_a_plot_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
         (["log.csv", "--plot", "plan.docx"], "docx"),
         (["log.csv", "--plot", "nowhere/plan.png"], "no folder nowhere to write plan.png in"),
         (["log.csv", "--out", "nowhere/plan.json"], "no folder nowhere to write plan.json in"),
+        (["log.csv", "--out", "text.csv/plan.json"], "plan.json in: text.csv is a file"),
+        (["log.csv", "--out", "text.csv/deeper/plan.json"], "plan.json in: text.csv is a file"),
+        (["log.csv", "--out", "pipe"], "pipe is no regular file: give the path of another"),
+        (["log.csv", "--plot", "pipe.png"], "pipe.png is no regular file"),
         (["log.csv", "--out", "log.csv"], "log.csv is read, and would be replaced"),
+        (["log.csv", "--out", "link.json"], "link.json is read, and would be replaced"),
         (["long.csv"], "seconds, from one frame up to a day, and 1 are not, such as 100000.0"),
     ],
 )
@@ -248,6 +253,9 @@ def test_a_mistake_is_a_message_and_exit_code_2(
     Path("words.jsonl").write_text('{"duration": "long"}\n')
     Path("torn.jsonl").write_text('{"duration": 3')
     Path("log.txt").write_text("1.0\n")
+    os.mkfifo("pipe")
+    Path("pipe.png").symlink_to("pipe")
+    Path("link.json").symlink_to("log.csv")
     before = Path("log.csv").read_bytes()
     if "--out" in arguments:  # the last one given counts
         assert main(["plan", "--out", "plan.json", *arguments]) == 2
@@ -255,6 +263,7 @@ def test_a_mistake_is_a_message_and_exit_code_2(
     else:
         assert message in refused(capsys, *arguments)
     assert Path("log.csv").read_bytes() == before
+    assert Path("pipe").is_fifo()
     assert not [name for name in os.listdir() if name.startswith(".")]
 
 

@@ -466,11 +466,14 @@ def test_the_error_of_a_line_is_what_a_line_may_hold(here: Path) -> None:
         (["click.wav", "--out", "click.wav"], "click.wav is read, and would be replaced"),
         (["audio", "--out", "nowhere/out.jsonl"], "no folder nowhere to write out.jsonl in"),
         (["audio", "--out", "audio"], "audio is a folder: give the path of a file"),
+        (["audio", "--out", "click.wav/out.jsonl"], "click.wav is a file"),
+        (["audio", "--out", "pipe"], "pipe is no regular file: give the path of another"),
     ],
 )
 def test_a_mistake_is_a_line_and_exit_code_2(
     here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    os.mkfifo("pipe")
     before = sorted(os.listdir())
     defaults = ["--model", "model", "--out", "out.jsonl", "--device", "cpu"]
     assert main(["transcribe", *defaults, *arguments]) == 2

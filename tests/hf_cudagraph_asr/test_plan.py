@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import combinations
@@ -612,6 +613,17 @@ def test_a_plan_that_cannot_be_written_leaves_what_was_there(
         plan.save(tmp_path)
     with pytest.raises(FileNotFoundError):
         BucketPlan.load(tmp_path / "other.json")
+
+
+def test_a_plan_is_written_through_a_link(plan: BucketPlan, tmp_path: Path) -> None:
+    (tmp_path / "store").mkdir()
+    link = tmp_path / "plan.json"
+    link.symlink_to(Path("store", "kept"))
+    for _ in range(2):  # what the link names is not there the first time
+        plan.save(link)
+        assert link.is_symlink()
+        assert BucketPlan.load(tmp_path / "store" / "kept") == plan
+    assert sorted(os.listdir(tmp_path / "store")) == ["kept"]
 
 
 GONE = object()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from pathlib import Path
 def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a path in the same folder to write to, which takes the name `path` if all goes well.
 
-    A file that is there already is replaced. The ending is that of `path`, for writers that choose
-    a format by it.
+    A file that is there, or that a symlink there leads to, is replaced. The ending is that of
+    `path`, for writers that choose a format by it.
     """
     target = checked(path)
     # Not tempfile: what it makes is readable by its owner alone, and the rename would keep that.
-    beside = target.with_name(f".{secrets.token_hex(4)}.{target.name}")
+    beside = target.with_name(f".{secrets.token_hex(4)}.{Path(path).name}")
     try:
         yield beside
         beside.replace(target)
@@ -26,11 +26,23 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def checked(path: str | os.PathLike[str]) -> Path:
-    """Give the path; an OSError says why no file can be written there, as far as can be told."""
-    target = Path(path)
+def checked(path: str | os.PathLike[str], read: Iterable[Path | None] = ()) -> Path:
+    """Give the path, or the one that a symlink there leads to, if a file can be written there.
+
+    An OSError says why not, as far as can be told; a ValueError, that it is one of those in `read`.
+    """
+    target = path = Path(path)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder: give the path of a file")
+    if path.is_symlink():
+        target = Path(os.path.realpath(path))
+    # A new file takes the name, and so the place of whatever has it.
+    if (path.exists() or target.is_symlink()) and not path.is_file():
+        raise OSError(f"{path} is no regular file: give the path of another")
     if not (folder := target.parent).is_dir():
-        raise FileNotFoundError(f"no folder {folder} to write {target.name} in: create it first")
-    if target.is_dir():
-        raise IsADirectoryError(f"{target} is a folder: give the path of a file")
+        file = next((x for x in target.parents if x.exists() and not x.is_dir()), None)
+        why = f"{file} is a file" if file else "create it first"
+        raise FileNotFoundError(f"no folder {folder} to write {target.name} in: {why}")
+    if os.path.realpath(path) in map(os.path.realpath, filter(None, read)):
+        raise ValueError(f"{path} is read, and would be replaced: write to another file")
     return target

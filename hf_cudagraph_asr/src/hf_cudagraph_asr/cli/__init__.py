@@ -15,7 +15,7 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, TypeAlias
@@ -160,13 +160,6 @@ def sizes(text: str | None) -> tuple[int, ...] | None:
     if not all(re.fullmatch(r"[1-9]\d{0,8}", word) for word in words):
         raise ValueError(f"--batch-sizes {text}: expected whole numbers from 1 up, such as 1,4")
     return tuple(int(word) for word in words)
-
-
-def keep_apart(out: Path, inputs: Iterable[Path | None]) -> None:
-    """Refuse to replace an input."""
-    for path in inputs:
-        if path is not None and path.resolve() == out.resolve():
-            raise ValueError(f"{out} is read, and would be replaced: write to another file")
 
 
 def quiet_host() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from hf_cudagraph_asr.cli import Device, Dtype, Model, keep_apart, quiet_host, say
+from hf_cudagraph_asr.cli import Device, Dtype, Model, quiet_host, say
 from hf_cudagraph_asr.files import checked, written_beside
 from hf_cudagraph_asr.observe import PoolStatistics
 from hf_cudagraph_asr.plan import BucketPlan
@@ -174,7 +174,7 @@ def bench(
     Queries are drawn from the traffic that the plan was made for. The stock model is called with an
     attention mask, as the host's pipeline calls it, and without.
     """
-    keep_apart(checked(out), [plan])
+    checked(out, [plan])
     quiet_host()
 
     import torch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hf_cudagraph_asr.cli import counted, keep_apart, say, sizes, warn
+from hf_cudagraph_asr.cli import counted, say, sizes, warn
 from hf_cudagraph_asr.extras import imported
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def plan(
     from hf_cudagraph_asr.plan import plan_buckets
 
     for file in [out] if plot is None else [out, plot]:
-        keep_apart(checked(file), [source])
+        checked(file, [source])
     if plot is not None and plot.resolve() == out.resolve():
         raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)

@@ -20,18 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_cudagraph_asr.cli import (
-    Backend,
-    Device,
-    Dtype,
-    Model,
-    Plan,
-    counted,
-    keep_apart,
-    quiet_host,
-    say,
-    warn,
-)
+from hf_cudagraph_asr.cli import Backend, Device, Dtype, Model, Plan, counted, quiet_host, say, warn
 from hf_cudagraph_asr.files import checked
 
 if TYPE_CHECKING:
@@ -107,7 +96,7 @@ def transcribe(
     from hf_cudagraph_asr.plan import BucketPlan
 
     if out is not None:
-        keep_apart(checked(out), [*sources, plan, lexicon, lm])
+        checked(out, [*sources, plan, lexicon, lm])
     recordings = recordings_in(sources)
     lengths = None if plan is None else BucketPlan.load(plan)
     if lengths is None and backend not in ("auto", "eager"):

@@ -9,8 +9,8 @@ and need no other tool run again, with the same options, and their figures are h
 committed ones. A line is printed, and the exit status is 1, for each median that is worse than its
 limit: worse than the committed median by more than the figure's margin, and than all committed
 runs. Only figures of ours have one: other tools' rows stand beside them. Figures that are missing,
-files that are damaged or hold none, and commands that fail count as worse. A better median is no
-failure; commit it.
+files that are damaged, hold none or hold one twice, and commands that fail count as worse. A better
+median is no failure; commit it.
 
 The limits are ratios of things that were measured together, so other hardware is no reason to miss
 one, but other work of the machine beside the benchmark may be.
@@ -49,10 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             continue
         try:
             found, figures = load(file)
-            command, seconds = list(found["command"]), float(found["seconds"])
-            if not command or not figures:
+            command, seconds = found["command"], float(found["seconds"])
+            is_list = isinstance(command, list) and all(isinstance(x, str) for x in command)
+            if not (command and is_list and figures):
                 raise ValueError("it names no command" if figures else "it holds no figures")
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OSError) as error:
             worse.append(f"{name}: the committed file is damaged: {error!r}")
             print(worse[-1], flush=True)
             continue
@@ -74,7 +75,7 @@ def check(
     """Run a command again; a line for each figure that is worse than the committed one."""
     with tempfile.TemporaryDirectory() as folder:
         line = [sys.executable, str(scripts / command[0]), *command[1:], "--save", folder]
-        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        done = subprocess.run(line, capture_output=True, text=True, errors="replace", check=False)
         if done.returncode:
             last = (done.stderr.strip() or done.stdout.strip()).splitlines()[-1:]
             yield f"{name}: {' '.join(command)} ended with status {done.returncode}: {last}"

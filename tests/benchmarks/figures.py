@@ -22,6 +22,7 @@ import shlex
 import statistics
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -172,9 +173,23 @@ def machine() -> str:
 
 
 def load(file: Path) -> tuple[dict[str, Any], list[Figure]]:
-    """What a file holds, and its figures."""
-    found = json.loads(file.read_text("utf-8"))
-    return found, [Figure(**figure) for figure in found["figures"]]
+    """What a file holds, and its figures.
+
+    Raises:
+        ValueError: it is damaged, or a figure stands in it more than once.
+    """
+    try:
+        found = json.loads(file.read_text("utf-8"))
+        figures = [Figure(**figure) for figure in found["figures"]]
+        counts = Counter(figure.name for figure in figures)
+    except (KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{file.name} is no file of figures: {error!r}") from error
+    for name, count in counts.items():
+        if count > 1:  # only one would be compared
+            raise ValueError(
+                f"{' '.join(map(str, filter(None, name)))}: more than once in {file.name}"
+            )
+    return found, figures
 
 
 # --- the page

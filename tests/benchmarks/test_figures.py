@@ -135,15 +135,27 @@ def test_a_figure_that_cannot_be_compared_fails(committed, scripts, capsys, doct
 
 
 @pytest.mark.parametrize(
-    "others", [{"figures": []}, {"command": []}, {"seconds": None}, {"command": None}]
+    "others",
+    [
+        {"figures": []},
+        {"figures": "made"},
+        {"figures": [1]},
+        {"command": []},
+        {"command": None},
+        {"command": [1]},
+        {"command": "bench_made.py"},
+        {"command": {"bench_made.py": 1}},
+        {"seconds": None},
+    ],
 )
 def test_a_file_that_compares_nothing_fails(committed, scripts, capsys, others):
     commit(committed, **others)
     assert checked(committed, scripts) == 1
-    assert "made: the committed file is damaged" in capsys.readouterr().out
+    [line] = capsys.readouterr().out.splitlines()[:-1]
+    assert line.startswith("made: the committed file is damaged")
 
 
-@pytest.mark.parametrize("text", ["", '{"command": [', "[]", "{}"])
+@pytest.mark.parametrize("text", ["", '{"command": [', "[]", "{}", "[" * 100_000])
 def test_a_damaged_file_fails_and_the_others_are_compared(committed, scripts, capsys, text):
     commit(committed)
     (committed / "damaged.json").write_text(text)
@@ -151,6 +163,45 @@ def test_a_damaged_file_fails_and_the_others_are_compared(committed, scripts, ca
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("damaged: the committed file is damaged")
     assert second == "made: 2 figures within their limits"
+
+
+@pytest.mark.parametrize("written", ["[]", '{"figures": [{"what": "a / b", "median": 1}]}', "torn"])
+def test_a_benchmark_that_writes_no_figures_fails_and_the_others_are_compared(
+    committed, scripts, capsys, written
+):
+    commit(committed)
+    (committed / "made.json").rename(committed / "other.json")  # after the damaged one
+    doctored = json.loads((committed / "other.json").read_text())
+    (committed / "damaged.json").write_text(json.dumps(doctored | {"command": ["bench_bad.py"]}))
+    (scripts / "bench_bad.py").write_text(
+        "import sys, pathlib\n"
+        "sys.stdout.buffer.write(b'\\xff')\n"
+        f"pathlib.Path(sys.argv[-1], 'damaged.json').write_text({written!r})\n"
+    )
+    text = (scripts / "bench_made.py").read_text()
+    (scripts / "bench_made.py").write_text(text.replace('save("made"', 'save("other"'))
+    assert checked(committed, scripts) == 1
+    first, *lines, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("damaged: ")
+    assert [line.endswith("not measured") for line in lines] == [True, True]
+    assert last == "other: 2 figures within their limits"
+
+
+@pytest.mark.parametrize("where", ["committed", "measured"])
+def test_a_figure_that_stands_twice_hides_no_worse_one(committed, scripts, capsys, where):
+    commit(committed)
+    if where == "committed":
+        file = committed / "made.json"
+        content = json.loads(file.read_text())
+        content["figures"].append(content["figures"][0] | {"median": 1.05})
+        file.write_text(json.dumps(content))
+    else:
+        doctor(committed, 0, median=0.6, low=0.5, high=0.7)  # worse now, but for the second one
+        text = (scripts / "bench_made.py").read_text()
+        twice = 'found.append(figures.Figure.of("time with / without", 0.6))\nfigures.save('
+        (scripts / "bench_made.py").write_text(text.replace("figures.save(", twice))
+    assert checked(committed, scripts) == 1
+    assert "time with / without: more than once" in capsys.readouterr().out
 
 
 def test_the_command_is_run_with_its_committed_options(committed, scripts, capsys):

@@ -695,6 +695,26 @@ def test_on_a_telephone_a_long_prompt_neither_overflows_nor_hides_the_image(show
     assert not overlay(page).any()
 
 
+@pytest.mark.parametrize("width", [1400, 390])
+def test_numbers_below_titles_of_one_and_of_two_lines_stand_side_by_side(
+    show: Show, width: int
+) -> None:
+    long = "supercalifragilisticexpialidocious"
+    html = render(picture(), f"{long} dog", words_of(f"{long} dog", TOP_LEFT))
+    page = show(html, viewport={"width": width, "height": 900})
+    texts = page.locator("figcaption bdi")
+    one, two = (texts.nth(at).bounding_box() for at in (1, 0))
+    assert one
+    assert two
+    assert one["y"] == two["y"]
+    assert two["height"] > 1.5 * one["height"]
+    numbers = page.locator("figcaption > span")
+    first, second = (numbers.nth(at).bounding_box() for at in (0, 1))
+    assert first
+    assert second
+    assert first["y"] == second["y"]
+
+
 def test_one_scale_for_all_words_leaves_a_faint_word_faint(page_of_unlike: Page) -> None:
     page = page_of_unlike
     page.locator(".word").nth(1).hover()  # a tenth as hot as the first

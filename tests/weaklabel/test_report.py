@@ -574,6 +574,18 @@ def test_no_tile_is_left_alone_in_a_row(show: Show, checked: Analysis, width: in
         tiles.evaluate("list => list.lastElementChild.remove()")
 
 
+@pytest.mark.parametrize("width", [390, 800, 1280, 1400])
+def test_figures_of_the_tiles_of_a_row_stand_side_by_side(
+    show: Show, checked: Analysis, width: int
+) -> None:
+    page = show(checked, viewport={"width": width, "height": 700})
+    rows = """list => Object.values(Object.groupBy([...list.children], (tile) => tile.offsetTop))
+        .map((tiles) => tiles.map((tile) => tile.querySelector("dd").getBoundingClientRect().y))"""
+    found = page.locator(".tiles").first.evaluate(rows)
+    assert sum(map(len, found)) == 6
+    assert [len(set(row)) for row in found] == [1] * len(found)
+
+
 @pytest.mark.parametrize("width", [320, 375, 800])
 def test_forty_functions_with_long_names_are_scrolled_within_the_page(
     show: Show, width: int

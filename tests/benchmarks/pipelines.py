@@ -303,7 +303,7 @@ def _vae(levels: int, channels: int = 4, **settings: Any) -> AutoencoderKL:
 
 
 def _unet(config: Mapping[str, Any], device: str, dtype: torch.dtype) -> UNet2DConditionModel:
-    # Made without storage and filled once: torch's own initialisation would take a minute for
+    # Made without storage and filled once: torch's own initialization would take a minute for
     # 860 million weights that are never looked at.
     with torch.device("meta"):
         unet = UNet2DConditionModel(**config)

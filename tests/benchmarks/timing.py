@@ -88,6 +88,6 @@ def compare(
 
 
 def _order(pairs: int) -> Iterator[int]:
-    # ABBA: a machine that slows down steadily favours neither side.
+    # ABBA: a machine that slows down steadily favors neither side.
     for pair in range(pairs):
         yield from ((0, 1), (1, 0))[pair % 2]

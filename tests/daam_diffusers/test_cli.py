@@ -316,9 +316,9 @@ def test_evaluate_names_masks_that_cannot_be_judged_and_goes_on(tmp_path, capsys
 
 
 def test_masks_are_read_from_alpha_or_else_from_light(tmp_path):
-    grey = Image.fromarray(np.array([[0, 255], [127, 128]], dtype=np.uint8))
-    grey.save(tmp_path / "grey.png")
-    assert read_mask(tmp_path / "grey.png").tolist() == [[False, True], [False, True]]
+    gray = Image.fromarray(np.array([[0, 255], [127, 128]], dtype=np.uint8))
+    gray.save(tmp_path / "gray.png")
+    assert read_mask(tmp_path / "gray.png").tolist() == [[False, True], [False, True]]
     clear = Image.new("RGBA", (2, 2), (255, 255, 255, 0))
     clear.save(tmp_path / "clear.png")
     assert not read_mask(tmp_path / "clear.png").any()
@@ -329,22 +329,22 @@ def test_masks_are_read_from_alpha_or_else_from_light(tmp_path):
 
 @pytest.mark.parametrize("mode", ["P", "L", "RGB", "I;16"])
 def test_masks_are_read_from_one_color_that_is_transparent(tmp_path, mode):
-    grey = np.array([[0, 7], [255, 0]], dtype=np.uint16 if mode == "I;16" else np.uint8)
-    picture = Image.fromarray(grey) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    gray = np.array([[0, 7], [255, 0]], dtype=np.uint16 if mode == "I;16" else np.uint8)
+    picture = Image.fromarray(gray) if mode == "I;16" else Image.fromarray(gray).convert(mode)
     picture.save(tmp_path / "mask.png", transparency=(0, 0, 0) if mode == "RGB" else 0)
     assert read_mask(tmp_path / "mask.png").tolist() == [[False, True], [True, False]]
 
 
 def test_masks_of_16_bits_are_read_from_their_light(tmp_path):
-    grey = np.array([[0, 300], [2**15 - 1, 2**15]], dtype=np.uint16)
-    Image.fromarray(grey).save(tmp_path / "mask.png")
+    gray = np.array([[0, 300], [2**15 - 1, 2**15]], dtype=np.uint16)
+    Image.fromarray(gray).save(tmp_path / "mask.png")
     assert read_mask(tmp_path / "mask.png").tolist() == [[False, False], [False, True]]
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "LA"])
 def test_a_mask_that_is_transparent_nowhere_is_refused(tmp_path, mode):
-    grey = Image.fromarray(np.array([[0, 255], [0, 255]], dtype=np.uint8))
-    grey.convert(mode).save(tmp_path / "mask.png")
+    gray = Image.fromarray(np.array([[0, 255], [0, 255]], dtype=np.uint8))
+    gray.convert(mode).save(tmp_path / "mask.png")
     with pytest.raises(ValueError, match=r"mask\.png has an alpha channel that marks every pixel"):
         read_mask(tmp_path / "mask.png")
 

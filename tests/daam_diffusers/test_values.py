@@ -362,7 +362,7 @@ def test_parity_with_the_reference_implementation(four_levels, build):
         assert error <= 1e-3
 
 
-def test_an_attention_mask_is_honoured(sd):
+def test_an_attention_mask_is_honored(sd):
     """Cells never attend to keys that the pipeline masks out."""
     latents = torch.randn(1, 4, 8, 8)
     with trace(sd) as tracer:
@@ -377,7 +377,7 @@ def test_an_attention_mask_is_honoured(sd):
 
 @pytest.mark.parametrize("token", ["dog", "car"])
 def test_a_planted_rectangle_is_found(sd, token):
-    """A token made to attend to a rectangle: its map has that centre, extent and orientation.
+    """A token made to attend to a rectangle: its map has that center, extent and orientation.
 
     Non-square latents, two images, guidance on. The latents differ inside and outside a
     rectangle; `to_q` of one layer is set to tell the two apart, `to_k` to raise the chosen token.
@@ -424,12 +424,12 @@ def test_a_planted_rectangle_is_found(sd, token):
         rows, columns = torch.meshgrid(torch.arange(16.0), torch.arange(32.0), indexing="ij")
         weight = (heat * (heat > 0.5)).double()
         weight /= weight.sum()
-        centre = (weight * rows).sum(), (weight * columns).sum()
+        center = (weight * rows).sum(), (weight * columns).sum()
         spread = (
-            (weight * (rows - centre[0]) ** 2).sum(),
-            (weight * (columns - centre[1]) ** 2).sum(),
+            (weight * (rows - center[0]) ** 2).sum(),
+            (weight * (columns - center[1]) ** 2).sum(),
         )
-        assert abs(centre[0] - 3.5) < 1.0
-        assert abs(centre[1] - 19.5) < 1.0
+        assert abs(center[0] - 3.5) < 1.0
+        assert abs(center[1] - 19.5) < 1.0
         assert spread[1] > 3 * spread[0]  # wide, not tall: rows and columns are not exchanged
         assert tracer.heat_maps(image)[token].iou(inside, threshold=0.5) > 0.6

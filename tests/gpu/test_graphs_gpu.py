@@ -31,7 +31,7 @@ import torch
 import transformers
 
 HERE = Path(__file__).parent
-# This folder is no package, and neither are its neighbours.
+# This folder is no package, and neither are its neighbors.
 sys.path[:0] = [str(HERE), str(HERE.parent / "hf_cudagraph_asr")]
 
 from guards import no_synchronization  # noqa: E402

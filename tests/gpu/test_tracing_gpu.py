@@ -205,7 +205,7 @@ class HostReads(TorchDispatchMode):
 
 
 @contextmanager
-def no_synchronisation() -> Iterator[None]:
+def no_synchronization() -> Iterator[None]:
     if DEVICE != "cuda":
         with HostReads():
             yield
@@ -219,7 +219,7 @@ def no_synchronisation() -> Iterator[None]:
 
 
 @contextmanager
-def later_calls_must_not_synchronise(denoiser: torch.nn.Module) -> Iterator[list[int]]:
+def later_calls_must_not_synchronize(denoiser: torch.nn.Module) -> Iterator[list[int]]:
     """Guards the denoiser from its second call on, the tracer's own hooks included."""
     guards: list[Any] = []
     calls = [0]
@@ -227,7 +227,7 @@ def later_calls_must_not_synchronise(denoiser: torch.nn.Module) -> Iterator[list
     def enter(*_: Any) -> None:
         calls[0] += 1
         if calls[0] > 1:
-            guards.append(no_synchronisation())
+            guards.append(no_synchronization())
             guards[-1].__enter__()
 
     def leave(*_: Any) -> None:
@@ -251,7 +251,7 @@ def test_tracing_never_makes_the_host_wait_after_the_first_step(geometry: str) -
     pipe = pipelines.build(geometry, device=DEVICE)
     denoiser = getattr(pipe, "unet", None) or pipe.transformer
     run(pipe, geometry)  # what kernels set up once may wait
-    with later_calls_must_not_synchronise(denoiser) as calls:
+    with later_calls_must_not_synchronize(denoiser) as calls:
         run(pipe, geometry)  # the host itself does not wait: else the test would prove nothing
         calls[0] = 0
         with trace(pipe):
@@ -270,7 +270,7 @@ def test_the_guard_notices_a_tracer_that_waits(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(watch, "text_probabilities", waiting)
     pipe = pipelines.build("tiny-sd", device=DEVICE)
     with (
-        later_calls_must_not_synchronise(pipe.unet),
+        later_calls_must_not_synchronize(pipe.unet),
         trace(pipe),
         pytest.raises(RuntimeError, match="synchronizing"),
     ):
@@ -283,7 +283,7 @@ def test_choosing_columns_never_makes_the_host_wait(columns: Any) -> None:
     torch.manual_seed(0)
     query, key = (torch.randn(2, 4, n, 8, device=DEVICE) for n in (64, 9))
     call = AttentionCall(query, key, None, 8**-0.5)
-    with no_synchronisation():
+    with no_synchronization():
         found = text_probabilities(call, rows=slice(1, 2), columns=columns)
     probabilities = (query[1:] @ key[1:].mT * call.scale).softmax(dim=-1).mean(dim=1)  # (1, N, K)
     expected = torch.stack([probabilities[..., c] for c in columns], dim=1)

@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 import soundfile
-from tiny_recogniser import RATE, waveform
+from tiny_recognizer import RATE, waveform
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of Ray Serve's own settings, which pydantic finds old

@@ -158,7 +158,7 @@ def test_answers_that_are_not_as_many_as_queries_reach_nobody() -> None:
 
 
 @pytest.mark.parametrize("own", [False, True], ids=["the computation", "its lane"])
-def test_what_is_cancelled_leaves_nobody_waiting(own: bool) -> None:
+def test_what_is_canceled_leaves_nobody_waiting(own: bool) -> None:
     async def compute(given: list[int], waits: list[float]) -> list[int]:
         if own:
             [lane] = batcher._working

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from tiny_models import CASES, plan_for
-from tiny_recogniser import RATE, save_recogniser
+from tiny_recognizer import RATE, save_recognizer
 
 from hf_cudagraph_asr import BucketPlan
 from hf_cudagraph_asr.cli import main
@@ -23,7 +23,7 @@ LENGTHS = [310, 700, 299, 650, 840, 100, 512, 300]  # samples; the last bucket h
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_recogniser(tmp_path_factory.mktemp("recogniser"))
+    return save_recognizer(tmp_path_factory.mktemp("recognizer"))
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import torch
 from tiny_models import plan_for
-from tiny_recogniser import RATE, read_lines, record, save_recogniser, stock_pipeline, waveform
+from tiny_recognizer import RATE, read_lines, record, save_recognizer, stock_pipeline, waveform
 from transformers import AutoModelForCTC
 
 from hf_cudagraph_asr import BucketPlan, Transcriber, read_audio
@@ -34,7 +34,7 @@ MADE = {"model": "model", "dtype": "float32"}
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, a plan for it, and recordings; some cannot be decoded, one holds no frame."""
     folder = tmp_path_factory.mktemp("asr")
-    save_recogniser(folder / "model")
+    save_recognizer(folder / "model")
     for i, samples in enumerate(LENGTHS):
         record(folder / f"audio/{i:02}.wav", samples, i)
     model = AutoModelForCTC.from_pretrained(folder / "model")
@@ -262,7 +262,7 @@ def test_what_was_made_with_something_else_is_refused_and_kept(
 ) -> None:
     shutil.copy(finished, here)
     before = (here / "out.jsonl").read_bytes()
-    save_recogniser(here / "other", seed=1)
+    save_recognizer(here / "other", seed=1)
     capsys.readouterr()
     for arguments, options, message in [
         (ALL, {"model": "other"}, '"model": "other"'),

@@ -11,7 +11,7 @@ import pytest
 import torch
 import transformers
 from served import local_gateway, transcribe
-from tiny_recogniser import read_lines, save_recogniser, waveform
+from tiny_recognizer import read_lines, save_recognizer, waveform
 
 from hf_cudagraph_asr import Transcriber, Transcript, WordDecoder, read_audio
 from hf_cudagraph_asr.cli import main
@@ -199,7 +199,7 @@ def test_any_function_may_decode_and_chunks_are_refused(tmp_path: Path) -> None:
         assert row.exp().sum(dim=-1) == pytest.approx(1.0, abs=1e-4)
         return [("yes", 0, 2, None), ("no", 2, len(row), 0.5)]
 
-    folder = save_recogniser(tmp_path)
+    folder = save_recognizer(tmp_path)
     with Transcriber.from_pretrained(folder, device="cpu", chunk_length_s=0.9) as transcriber:
         plain = transcriber.transcribe([waveform(300), waveform(512)])
         transcriber.decoder = decode

@@ -181,12 +181,12 @@ def loaded(model: Any) -> None:
 
 
 def trained(model: Any) -> None:
-    """A step of an optimiser, as between two evaluations."""
+    """A step of an optimizer, as between two evaluations."""
     model.train()
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     labels = torch.tensor([[4, 5, 6]])
     model(ROWS[0][None], labels=labels).loss.backward()
-    optimiser.step()
+    optimizer.step()
     model.eval()
 
 

@@ -23,7 +23,7 @@ import psutil
 import pytest
 from served import encoded, written
 from tiny_models import plan_for
-from tiny_recogniser import RATE, save_recogniser
+from tiny_recognizer import RATE, save_recognizer
 from transformers import AutoConfig
 
 from hf_cudagraph_asr import Transcriber, read_audio
@@ -122,7 +122,7 @@ def cmdline(process: psutil.Process) -> list[str]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = save_recogniser(tmp_path_factory.mktemp("model"))
+    found = save_recognizer(tmp_path_factory.mktemp("model"))
     plan_for(AutoConfig.from_pretrained(found), (600,), (4,), RATE).save(found / "plan.json")
     return found
 

@@ -13,7 +13,7 @@ import pytest
 import served  # noqa: F401 - imports Ray Serve without its warnings
 import torch
 from tiny_models import plan_for
-from tiny_recogniser import RATE, save_recogniser, waveform
+from tiny_recognizer import RATE, save_recognizer, waveform
 from transformers import AutoConfig
 
 from hf_cudagraph_asr import GraphPool, Transcriber
@@ -22,7 +22,7 @@ from hf_cudagraph_asr.serve import ModelSettings, Recognizer
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    found = save_recogniser(tmp_path_factory.mktemp("model"))
+    found = save_recognizer(tmp_path_factory.mktemp("model"))
     plan_for(AutoConfig.from_pretrained(found), (400, 900), (4,), RATE).save(found / "plan.json")
     return found
 

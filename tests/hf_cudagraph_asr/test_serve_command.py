@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import served  # noqa: F401 - imports Ray Serve without its warnings
 from tiny_models import plan_for
-from tiny_recogniser import RATE, save_recogniser
+from tiny_recognizer import RATE, save_recognizer
 from transformers import AutoConfig
 
 from hf_cudagraph_asr import plan_buckets
@@ -25,7 +25,7 @@ from hf_cudagraph_asr.serve import ModelSettings, Recognizer
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model, the same without some of its parts, and plans."""
     root = tmp_path_factory.mktemp("models")
-    found = save_recogniser(root / "model")
+    found = save_recognizer(root / "model")
     config = AutoConfig.from_pretrained(found)
     plan_for(config, (400, 900), (1,), RATE).save(root / "plan.json")
     plan_buckets([1.0, 2.0], graphs=1).save(root / "geometry.json")

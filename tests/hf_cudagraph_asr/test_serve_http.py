@@ -21,7 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from served import answered, encoded, local_gateway, part, posted, request, transcribe, written
-from tiny_recogniser import RATE, save_recogniser, waveform
+from tiny_recognizer import RATE, save_recognizer, waveform
 
 from hf_cudagraph_asr import Transcriber
 from hf_cudagraph_asr.serve import Gateway, api
@@ -31,7 +31,7 @@ LIMITS = {"max_bytes": 100_000, "max_seconds": 2.0, "timeout_s": 20.0}
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_recogniser(tmp_path_factory.mktemp("model"))
+    return save_recognizer(tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")

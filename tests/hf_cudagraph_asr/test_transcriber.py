@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 from tiny_models import plan_for
-from tiny_recogniser import RATE, save_recogniser, stock_pipeline, waveform
+from tiny_recognizer import RATE, save_recognizer, stock_pipeline, waveform
 
 from hf_cudagraph_asr import (
     GraphPool,
@@ -32,7 +32,7 @@ CLIPS = [waveform(samples) for samples in LENGTHS]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_recogniser(tmp_path_factory.mktemp("group"))
+    return save_recognizer(tmp_path_factory.mktemp("group"))
 
 
 @pytest.fixture(scope="module", params=["wav2vec2-group", "wav2vec2-layer-stable"])
@@ -41,7 +41,7 @@ def either(
 ) -> Path:
     if request.param == "wav2vec2-group":
         return folder
-    return save_recogniser(tmp_path_factory.mktemp("layer"), request.param)
+    return save_recognizer(tmp_path_factory.mktemp("layer"), request.param)
 
 
 def expected(folder: Path, clips: list[Any], **options: Any) -> list[Any]:
@@ -198,7 +198,7 @@ def test_silence_after_a_loud_query_is_silence(exported: Transcriber) -> None:
 
 
 def test_words_of_a_model_with_an_adapter_end_within_the_query(tmp_path: Path) -> None:
-    folder = save_recogniser(tmp_path, "wav2vec2-adapter", seed=1)  # one that says something
+    folder = save_recognizer(tmp_path, "wav2vec2-adapter", seed=1)  # one that says something
     clips = [waveform(n) for n in (900, 640)]
     wanted = expected(folder, clips)
     with opened(folder) as transcriber:
@@ -232,7 +232,7 @@ def test_what_holds_no_frame_has_no_text(either: Path) -> None:
 
 @pytest.mark.parametrize("blank", [0, 5])
 def test_an_encoder_that_pools_frames_needs_as_many_for_a_text(tmp_path: Path, blank: int) -> None:
-    folder = save_recogniser(tmp_path, "sew-squeeze-2")
+    folder = save_recognizer(tmp_path, "sew-squeeze-2")
     clips = [CLIPS[0], waveform(49), waveform(50)]  # of one frame before pooling, and of two
     [first, last] = expected(folder, [clips[0], clips[2]])
     model = transformers.AutoModelForCTC.from_pretrained(folder).eval()

@@ -13,7 +13,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from tiny_models import CASES
-from tiny_recogniser import RATE, VOCABULARY, read_lines, record, save_recogniser, waveform
+from tiny_recognizer import RATE, VOCABULARY, read_lines, record, save_recognizer, waveform
 
 from hf_cudagraph_asr import Transcriber, read_audio
 from hf_cudagraph_asr.cli import main
@@ -80,7 +80,7 @@ def test_a_word_is_as_sure_as_its_least_sure_letter(tinyvoice: Transcriber) -> N
 
 
 def test_words_of_a_recording_in_chunks_have_none(tmp_path: Path) -> None:
-    folder = save_recogniser(tmp_path)
+    folder = save_recognizer(tmp_path)
     with Transcriber.from_pretrained(folder, device="cpu", chunk_length_s=0.9) as transcriber:
         long, short = transcriber.transcribe([waveform(2000), waveform(300)])
     assert {word.confidence for word in long.words} == {None}
@@ -94,7 +94,7 @@ GERMAN = [*VOCABULARY[:3], *"jklmnopqr"]
 def languages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model of two languages, as those of MMS are saved."""
     case = "wav2vec2-attention-adapter"
-    folder = save_recogniser(tmp_path_factory.mktemp("languages"), case)
+    folder = save_recognizer(tmp_path_factory.mktemp("languages"), case)
     vocabularies = {"eng": VOCABULARY, "deu": GERMAN}
     nested = {name: {token: i for i, token in enumerate(of)} for name, of in vocabularies.items()}
     (folder / "words.json").write_text(json.dumps(nested))
@@ -126,7 +126,7 @@ def test_a_language_has_its_own_weights_and_letters(languages: Path) -> None:
 
 
 def test_a_language_that_is_not_there_is_refused(languages: Path, tmp_path: Path) -> None:
-    plain = save_recogniser(tmp_path / "plain")
+    plain = save_recognizer(tmp_path / "plain")
     for folder, name in ((languages, "fra"), (plain, "eng")):
         with pytest.raises(ValueError, match=f"target_lang is '{name}', of which the tokenizer"):
             Transcriber.from_pretrained(folder, device="cpu", target_lang=name)

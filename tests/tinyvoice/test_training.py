@@ -114,7 +114,7 @@ def test_batches_depend_on_their_number_alone_and_a_pass_takes_each_utterance_on
     np.testing.assert_array_equal(whole, np.arange(24))
 
 
-def test_a_batch_is_padded_normalised_and_spelled_as_the_processor_does_it(
+def test_a_batch_is_padded_normalized_and_spelled_as_the_processor_does_it(
     spoken: Path, tmp_path: Path
 ) -> None:
     held = corpus.Corpus(spoken / "train")
@@ -149,17 +149,17 @@ def test_log_mel_frames_lie_where_the_models_frames_look() -> None:
         click[0, start : start + 40] = torch.randn(40, generator=torch.manual_seed(0))
         frames = int(model._get_feat_extract_output_lengths(16_000))
         loudest = int(distil.log_mel(click, model.config, frames)[0].sum(1).argmax())
-        centre = loudest * 480 + field / 2
-        assert abs(centre - start) <= 300
+        center = loudest * 480 + field / 2
+        assert abs(center - start) <= 300
 
 
-def test_the_first_filters_are_centred_where_ears_space_them() -> None:
+def test_the_first_filters_are_centered_where_ears_space_them() -> None:
     filters = recognizer.mel_filters(64, 256)
     spectrum = torch.fft.rfft(filters, 16_000).abs()  # a bin a hertz
-    centre = spectrum.argmax(1).float()
-    assert centre[0] < 150
-    assert 7_200 < centre[-1] < 7_700
-    mel = 1127 * torch.log1p(centre / 700)
+    center = spectrum.argmax(1).float()
+    assert center[0] < 150
+    assert 7_200 < center[-1] < 7_700
+    mel = 1127 * torch.log1p(center / 700)
     steps = mel[2::2].diff()
     assert (steps - steps.mean()).abs().max() < 0.35 * steps.mean()
     # Each pair is a cosine and a sine: its power does not depend on where a wave begins.

@@ -317,12 +317,12 @@ def test_a_missing_column_is_an_error(column: str) -> None:
 
 def test_a_missing_column_that_a_function_needs_is_an_error_with_the_likely_name() -> None:
     log = SOUND.rename({"session_id": "sessionId", "device": "gadget"})
-    validation = queries.validate(log, requires=["session_id", "colour", "confidence"])
-    assert [problem.column for problem in validation.problems] == ["session_id", "colour"]
-    session, colour = validation.problems
+    validation = queries.validate(log, requires=["session_id", "color", "confidence"])
+    assert [problem.column for problem in validation.problems] == ["session_id", "color"]
+    session, color = validation.problems
     assert "a labeling function reads it" in session.problem
     assert "--rename sessionId=session_id" in session.remedy
-    assert "'gadget'" in colour.remedy
+    assert "'gadget'" in color.remedy
 
 
 def test_an_empty_log_is_an_error() -> None:

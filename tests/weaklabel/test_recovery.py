@@ -25,7 +25,7 @@ QUERIES = 20_000
 RIGHT = 0.853
 
 # P(accept), P(reject) where the transcript is right, and where it is wrong. Their oracle's accuracy
-# and AUC are .9356 and .9549; .9002 and .8822 without the second recogniser.
+# and AUC are .9356 and .9549; .9002 and .8822 without the second recognizer.
 FUNCTIONS = {
     "confidence": ((0.60, 0.05), (0.18, 0.48)),
     "last_in_session": ((0.40, 0.00), (0.22, 0.00)),

@@ -1,4 +1,4 @@
-"""A tiny recogniser in a folder, and recordings for it."""
+"""A tiny recognizer in a folder, and recordings for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def waveform(samples: int, seed: int = 0) -> Waveform:
     return np.clip(loud, -1, 1).astype(np.float32)
 
 
-def save_recogniser(folder: Path, case: str = "wav2vec2-group", seed: int = 0) -> Path:
+def save_recognizer(folder: Path, case: str = "wav2vec2-group", seed: int = 0) -> Path:
     """A model and its processor, as `from_pretrained` finds them."""
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / "words.json"

@@ -128,6 +128,18 @@ def test_headers_of_a_folder_are_read_and_nothing_is_dropped_silently(
     assert "notes.txt" not in shown.err
 
 
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_no_recording_of_a_folder_is_replaced(
+    here: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    record(here / "audio/deep/a.wav", 16_000)
+    (here / "a.png").symlink_to("audio/deep/a.wav")
+    before = (here / "a.png").read_bytes()
+    assert main(["plan", "audio", "--out", "audio/plan.json", option, "a.png"]) == 2
+    assert "a.png is read, and would be replaced" in capsys.readouterr().err
+    assert (here / "a.png").read_bytes() == before
+
+
 def test_a_folder_without_audio_that_can_be_read_is_an_error(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def checked(path: str | os.PathLike[str], read: Iterable[Path | None] = ()) -> Path:
+def checked(path: str | os.PathLike[str], read: Iterable[str | Path | None] = ()) -> Path:
     """Give the path, or the one that a symlink there leads to, if a file can be written there.
 
     An OSError says why not, as far as can be told; a ValueError, that it is one of those in `read`.
@@ -43,6 +43,6 @@ def checked(path: str | os.PathLike[str], read: Iterable[Path | None] = ()) -> P
         file = next((x for x in target.parents if x.exists() and not x.is_dir()), None)
         why = f"{file} is a file" if file else "create it first"
         raise FileNotFoundError(f"no folder {folder} to write {target.name} in: {why}")
-    if os.path.realpath(path) in map(os.path.realpath, filter(None, read)):
+    if os.path.realpath(path) in (os.path.realpath(other) for other in read if other):
         raise ValueError(f"{path} is read, and would be replaced: write to another file")
     return target

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -45,18 +46,18 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="A .png, .svg or .pdf to draw it in.")] = None,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
+    from hf_cudagraph_asr.audio import recordings_in
     from hf_cudagraph_asr.files import checked, written_beside
     from hf_cudagraph_asr.geometry import Geometry
     from hf_cudagraph_asr.plan import plan_buckets
 
+    read = recordings_in([source])
     for file in [out] if plot is None else [out, plot]:
-        checked(file, [source])
+        checked(file, read)
     if plot is not None and plot.resolve() == out.resolve():
         raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)
-    if not source.exists():
-        raise FileNotFoundError(f"no file or folder {source}: correct the path")
-    seconds = of_headers(source) if source.is_dir() else of_table(source, column)
+    seconds = of_headers(source, read) if source.is_dir() else of_table(source, column)
     config = rate = None
     if model is not None:
         from transformers import AutoConfig, AutoFeatureExtractor
@@ -89,16 +90,16 @@ def plan(
     say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
 
 
-def of_headers(folder: Path) -> Floats:
-    """The seconds of the audio in a folder, by its headers; warns of what is not counted."""
+def of_headers(folder: Path, files: Sequence[str]) -> Floats:
+    """The seconds of a folder's files of audio, by their headers; warns of what is not counted."""
     import numpy as np
     from tqdm.auto import tqdm
 
-    from hf_cudagraph_asr.audio import AudioError, opened, recordings_in
+    from hf_cudagraph_asr.audio import AudioError, opened
 
     seconds: list[float] = []
     unread: list[str] = []
-    for file in tqdm(recordings_in([folder]), "headers", unit="file", disable=None):
+    for file in tqdm(files, "headers", unit="file", disable=None):
         try:
             with opened(file, 16_000) as (decoder, _, frames, _):
                 seconds.append(frames / decoder.samplerate)

@@ -95,9 +95,9 @@ def transcribe(
     from hf_cudagraph_asr.audio import recordings_in
     from hf_cudagraph_asr.plan import BucketPlan
 
-    if out is not None:
-        checked(out, [*sources, plan, lexicon, lm])
     recordings = recordings_in(sources)
+    if out is not None:
+        checked(out, [*recordings, plan, lexicon, lm])
     lengths = None if plan is None else BucketPlan.load(plan)
     if lengths is None and backend not in ("auto", "eager"):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_cudagraph_asr import AudioError, read_audio
-from hf_cudagraph_asr.audio import TooLong, decoded, recordings_in
+from hf_cudagraph_asr.audio import TooLong, decoded, opened, recordings_in
 
 RATE = 16_000
 ID3 = b"ID3\x04\0\0\0\0\x02\0" + bytes(256)  # a tag that says nothing
@@ -420,10 +421,31 @@ def test_flac_whose_number_of_samples_is_damaged_is_refused(subtype: str, channe
     assert len(read_audio(content[:26] + bytes(16) + content[42:], RATE)) == RATE
     for fewer in (0x3E7F, 0x1000, 0x0800, 0x0001):  # of 0x3E80
         damaged = patched(content, 24, ">H", fewer)
-        refused(damaged, "is damaged, its checksum, rate or length is another one")
+        message = "is damaged, its checksum, rate or length is another one"
+        if fewer <= 0x3000:  # the last frame is not among these
+            message = f"goes on behind the {fewer:,} samples that its header declares"
+        refused(damaged, message)
         # Encoders that write to a pipe have none.
         unchecked = damaged[:26] + bytes(16) + damaged[42:]
-        refused(unchecked, "is damaged, its checksum, rate or length is another one")
+        refused(unchecked, message)
+
+
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 40.0])  # frames: one, four, 157 (of two bytes)
+@pytest.mark.parametrize("checked", [True, False])
+def test_flac_is_not_read_to_the_end_of_its_first(seconds: float, checked: bool) -> None:
+    content = encoded(tone(seconds), format="FLAC")
+    if not checked:
+        content = content[:26] + bytes(16) + content[42:]
+    junk = bytes(np.random.default_rng(0).integers(1, 256, 5000, np.uint8))
+    for behind in (content, content[-2000:], b"\1", junk):
+        refused(content + behind, "goes on behind the .* as several FLAC in one file do: copy it")
+        with pytest.raises(AudioError, match="goes on"), opened(content + behind, RATE):
+            pass  # nothing is decoded for `plan`
+    ape = b"APETAGEX\xd0\x07\0\0 \0\0\0" + bytes(16)
+    for behind in (b"TAG" + b"a" * 125, ape + ape, ape + ape + b"TAG" + b"a" * 125, bytes(3000)):
+        np.testing.assert_array_equal(read_audio(content + behind, RATE), read_audio(content, RATE))
+    for lost in (1, 20):
+        refused(content[:-lost], "is cut off")
 
 
 def test_adpcm_whose_bytes_a_second_are_any_number_is_read() -> None:
@@ -536,6 +558,39 @@ def test_a_link_that_leads_nowhere_is_not_lost(tmp_path: Path) -> None:
     (tmp_path / "b.wav").symlink_to(tmp_path / "gone.wav")
     (tmp_path / "c.wav").mkdir()
     assert recordings_in([tmp_path]) == [str(tmp_path / "a.wav"), str(tmp_path / "b.wav")]
+
+
+def test_links_to_folders_are_followed_to_each_folder_once(tmp_path: Path) -> None:
+    for name in ("in/zz/a.wav", "in/b.wav", "out/deep/c.wav", "out/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    links = {"in/again": "in/zz", "in/loop": "in", "in/more": "out", "out/back": "in",
+             "out/deep/up": "out", "in/gone": "nowhere", "in/zz/more": "out"}  # fmt: skip
+    for link, target in links.items():
+        (tmp_path / link).symlink_to(tmp_path / target)
+    names = ["in/b.wav", "in/more/d.wav", "in/more/deep/c.wav", "in/zz/a.wav"]
+    assert recordings_in([tmp_path / "in"]) == [str(tmp_path / name) for name in names]
+    assert recordings_in([tmp_path / "in/again"])[0] == str(tmp_path / "in/again/a.wav")
+
+
+def test_a_folder_that_cannot_be_opened_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("a.wav", "locked/b.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    scandir, locked = os.scandir, str(tmp_path / "locked")
+
+    def scan(path: Any) -> Any:  # the tests' user may open all
+        if os.fspath(path) == locked:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), locked)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert recordings_in([tmp_path]) == [str(tmp_path / "a.wav")]
+    assert caplog.messages == [
+        f"left out, as it cannot be opened: {locked} ({os.strerror(errno.EACCES)})"
+    ]
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes of POSIX")

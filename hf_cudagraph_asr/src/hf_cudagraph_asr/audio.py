@@ -11,8 +11,10 @@ import re
 import shutil
 import struct
 import subprocess
+import sys
 import tempfile
 import zlib
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -103,9 +105,9 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            or damaged (which MP3 does not show within a frame, nor ADPCM in samples or its rate),
-            does not say how long it is, or has a rate that cannot be resampled; or ffmpeg is not
-            installed.
+            or damaged, has more than tags behind it or does not say how long it is, or has a rate
+            that cannot be resampled; or ffmpeg is not installed. Damage does not show within a
+            frame of MP3, a packet of M4A or WebM, or the samples of WAV, nor in ADPCM's rate.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -167,6 +169,11 @@ def opened(
                     f"{name} has {file.channels} channels of {rate:,} samples a second, more than "
                     f"are decoded: convert it to one channel of {sampling_rate:,}"
                 )
+            if file.format == "FLAC" and _goes_on(content, frames, type(file)):
+                raise AudioError(
+                    f"{name} goes on behind the {frames:,} samples that its header declares, as "
+                    f"several FLAC in one file do: copy it again, or cut it into its recordings"
+                )
             yield file, content, frames, name
     except soundfile.SoundFileError as error:
         why = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(". ")
@@ -180,7 +187,8 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
     """List the recordings of files and folders, in the order given.
 
     Of folders these are the files with an ending of audio or video, in it and below it, by
-    ascending path, but hidden ones and, with a warning, pipes and devices.
+    ascending path, but hidden ones and, with a warning, pipes, devices and what is in folders that
+    cannot be opened. Links are followed, to each folder once.
 
     Raises:
         FileNotFoundError: one of them does not exist.
@@ -193,11 +201,11 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
         if not path.is_dir():
             found.append(str(path))
             continue
-        listed = [
+        listed = sorted(
             file
-            for file in sorted(path.rglob("*"))
-            if file.suffix.lower()[1:] in ENDINGS and file.name[0] != "." and not file.is_dir()
-        ]
+            for file in _files_below(path)
+            if file.suffix.lower()[1:] in ENDINGS and file.name[0] != "."
+        )
         # A link that leads nowhere is not lost in silence; a pipe might be waited for forever.
         below = [str(file) for file in listed if file.is_file() or not file.exists()]
         if left := sorted({*map(str, listed)}.difference(below)):
@@ -209,6 +217,23 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
             )
         found += below
     return found
+
+
+def _files_below(path: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of those below it; links to folders come last."""
+
+    def warn(error: OSError) -> None:
+        logger.warning("left out, as it cannot be opened: %s (%s)", error.filename, error.strerror)
+
+    waiting, seen = [path], set[str]()
+    for start in waiting:
+        for folder, inner, names in os.walk(start, onerror=warn):
+            if (real := os.path.realpath(folder)) in seen:  # a loop, or linked to twice
+                inner.clear()
+                continue
+            seen.add(real)
+            waiting += sorted(one for name in inner if (one := Path(folder, name)).is_symlink())
+            yield from (Path(folder, name) for name in names)
 
 
 def _converted(
@@ -277,6 +302,35 @@ def _frames(file: Any, content: bytes, name: str) -> int:
     if not frames:
         raise AudioError(f"{name} holds no samples: leave it out, or record it again")
     return frames
+
+
+def _goes_on(content: bytes, frames: int, decoder: Any) -> bool:
+    """Whether more than zeros and tags stands behind FLAC's last frame, by its number of samples.
+
+    libsndfile reads no further, and does not say where the frame ends. So that is decoded alone:
+    what can be decoded without the last byte ends before it. Frames have to be of one size.
+    """
+    start = content.index(b"fLaC")
+    about = content[start + 8 : start + 42]
+    block = int.from_bytes(about[2:4], "big")
+    number, count = divmod(frames - 1, max(block, 1))  # of the last frame, and its samples - 1
+    # Numbers are written as UTF-8 writes letters.
+    written = chr(min(number, sys.maxunicode)).encode("utf-8", "surrogatepass")
+    found = re.compile(rb"\xff\xf8..%b" % re.escape(written), re.S).search(content, start + 42)
+    if found is None or number > sys.maxunicode:
+        return False
+    head = about[:13] + struct.pack(">BI", about[13] & 0xF0, count + 1) + bytes(16)
+    alone = b"fLaC\x80\0\0\x22" + head + content[found.start() :]
+
+    def holds_all(size: int) -> bool:
+        with suppress(RuntimeError), decoder(io.BytesIO(alone[:size])) as file:
+            return len(file.read(count + 1)) > count
+        return False
+
+    if not holds_all(len(alone.rstrip(b"\0")) - 1):
+        return False
+    end = bisect_left(range(len(alone)), True, key=holds_all)
+    return not alone[end:].lstrip(b"\0").startswith(TAGS)
 
 
 def _check_wav(content: bytes, name: str) -> None:

@@ -46,6 +46,8 @@ def plan(
     plot: Annotated[Path | None, typer.Option(help="A .png, .svg or .pdf to draw it in.")] = None,
 ) -> None:
     """Choose the input lengths that suit a log best, and print what they mean for it."""
+    import numpy as np
+
     from hf_cudagraph_asr.audio import recordings_in
     from hf_cudagraph_asr.files import checked, written_beside
     from hf_cudagraph_asr.geometry import Geometry
@@ -57,7 +59,8 @@ def plan(
     if plot is not None and plot.resolve() == out.resolve():
         raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)
-    seconds = of_headers(source, read) if source.is_dir() else of_table(source, column)
+    files = of_headers(source, read) if source.is_dir() else {}
+    seconds = np.array([*files.values()]) if files else of_table(source, column)
     config = rate = None
     if model is not None:
         from transformers import AutoConfig, AutoFeatureExtractor
@@ -69,7 +72,10 @@ def plan(
     geometry = Geometry() if config is None else Geometry.of(config, sampling_rate=rate)
     shortest = geometry.receptive_field / geometry.sampling_rate
     usable = seconds[seconds >= shortest]
-    if short := len(seconds) - len(usable):
+    for name, its in files.items():
+        if its < shortest:
+            warn(f"not counted: {name} has {its:g} s, less than the {shortest:g} s of a frame")
+    if (short := len(seconds) - len(usable)) and not files:
         text = f"{counted(short, 'duration')} below the {shortest:g} s of a frame not counted, down"
         warn(f"{text} to {seconds.min():g} s: if they are minutes, convert them to seconds")
     made = plan_buckets(
@@ -90,27 +96,26 @@ def plan(
     say(f"{counted(len(usable), 'query')} → {out}" + (f", {plot}" if plot is not None else ""))
 
 
-def of_headers(folder: Path, files: Sequence[str]) -> Floats:
-    """The seconds of a folder's files of audio, by their headers; warns of what is not counted."""
-    import numpy as np
+def of_headers(folder: Path, files: Sequence[str]) -> dict[str, float]:
+    """The seconds of a folder's files of audio, by their headers; warns of what cannot be read."""
     from tqdm.auto import tqdm
 
     from hf_cudagraph_asr.audio import AudioError, opened
 
-    seconds: list[float] = []
+    seconds: dict[str, float] = {}
     unread: list[str] = []
     for file in tqdm(files, "headers", unit="file", disable=None):
         try:
             with opened(file, 16_000) as (decoder, _, frames, _):
-                seconds.append(frames / decoder.samplerate)
+                seconds[file] = frames / decoder.samplerate
         except (AudioError, OSError) as error:  # both name the file
             unread.append(str(error))
-    reason = f"{counted(len(unread), 'file')}: {'; '.join(unread[:3])}"
     if not seconds:
+        reason = f"{counted(len(unread), 'file')}: {unread[0]}"
         raise ValueError(f"no file of audio in {folder} can be read: {reason}")
-    if unread:
+    for reason in unread:
         warn(f"not counted: {reason}")
-    return np.array(seconds)
+    return seconds
 
 
 def of_table(path: Path, column: str) -> Floats:

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 import torch
 from tiny_models import plan_for
@@ -254,7 +255,11 @@ def test_only_the_rest_is_transcribed(
     monkeypatch.setattr(Transcriber, "transcribe", counting)
     assert transcribe(*ALL) == 1
     assert sum(rows) == 3  # of the six, three cannot be decoded
-    assert "out.jsonl has 10 of 16 recordings: going on" in capsys.readouterr().out
+    told = "out.jsonl has 10 of 16 recordings: going on\n"  # the three are not among the ten
+    assert told in capsys.readouterr().out
+    assert transcribe(*ALL) == 1
+    told = "16 of 16 recordings: going on; 3 could not be done, --overwrite begins anew\n"
+    assert told in capsys.readouterr().out
 
 
 def test_what_was_made_with_something_else_is_refused_and_kept(
@@ -357,16 +362,23 @@ def test_out_of_memory_keeps_what_is_done(
     assert said() == wanted
 
 
-def test_a_name_that_is_not_utf_8_is_kept(here: Path, wanted: list[dict[str, Any]]) -> None:
-    name = os.fsdecode(b"caf\xe9 \xc3\xa9 :a:.wav")
+def test_a_name_that_is_not_utf_8_is_written_as_utf_8(
+    here: Path, wanted: list[dict[str, Any]]
+) -> None:
+    names = [os.fsdecode(b"caf\xe9 \xc3\xa9 :a:.wav"), os.fsdecode(b"torn\xff.wav")]
     try:
-        shutil.copy(here / "audio/00.wav", here / name)
+        shutil.copy(here / "audio/00.wav", here / names[0])
+        (here / names[1]).write_bytes(b"torn")
     except OSError:
         pytest.skip("the file system takes only UTF-8")
     for _ in range(2):  # the second finds all done
-        assert transcribe(name) == 0
-        [line] = said()
-        assert line == wanted[0] | {"audio_filepath": name}
+        assert transcribe(*names) == 1
+        line, torn = said()
+        assert line == wanted[0] | {"audio_filepath": r"caf\xe9 é :a:.wav"}
+        assert torn["audio_filepath"] == r"torn\xff.wav"
+        assert torn["error"].startswith(r"torn\xff.wav cannot be decoded")
+    read = pl.read_ndjson(here / "out.jsonl")  # it refuses halves of surrogate pairs
+    assert read["audio_filepath"].to_list() == [line["audio_filepath"], torn["audio_filepath"]]
 
 
 # --- the parts of it

@@ -9,6 +9,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import threading
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,8 @@ def transcribe(
 
     The texts come in the order of the recordings. Interrupted, and run again with the same --out,
     it goes on where it stopped. A recording that cannot be decoded or transcribed has a line with
-    `error` in the place of `text`; if there are such lines, the exit code is 1.
+    `error` in the place of `text`, and is tried again only with all others, by --overwrite; if
+    there are such lines, the exit code is 1.
     """
     from hf_cudagraph_asr.audio import recordings_in
     from hf_cudagraph_asr.plan import BucketPlan
@@ -144,7 +146,8 @@ def transcribe(
         done, failed = (0, 0) if file is None else (file.done, file.failed)
         total = counted(len(recordings), "recording")
         if done:
-            say(f"{out} has {done:,} of {total}: going on")
+            fate = f"; {failed:,} could not be done, --overwrite begins anew" if failed else ""
+            say(f"{out} has {done:,} of {total}: going on{fate}")
         start, seconds = perf_counter(), 0.0
         results = transcribe_files(transcriber, recordings[done:], batch_size=rows)
         bar = tqdm(
@@ -263,8 +266,9 @@ class TranscriptFile:
 
     A line holds `audio_filepath`, the options, `model` and `dtype`; then `text`, `words` (text,
     start, end), `duration` in seconds, `bucket` (samples of the captured length, or null) and `ms`,
-    or `error`. A file of the same recordings so far, made in the same way, is continued; a last
-    line that was torn, by a kill say, is cut off first. Anything else is refused and left alone.
+    or `error`. Of a path, bytes that are not UTF-8 are written as \\xff. A file of the same
+    recordings so far, made in the same way, is continued; a last line that was torn, by a kill say,
+    is cut off first. Anything else is refused and left alone.
 
     Args:
         recordings: all recordings, from the first.
@@ -379,5 +383,6 @@ class TranscriptFile:
 
 
 def _encoded(line: dict[str, Any]) -> bytes:
-    # A path need not be UTF-8: other bytes become escapes of JSON.
-    return json.dumps(line, ensure_ascii=False, allow_nan=False).encode("utf-8", "backslashreplace")
+    # What Python makes of other bytes in a path, halves of surrogate pairs, strict readers refuse.
+    text = json.dumps(line, ensure_ascii=False, allow_nan=False)
+    return re.sub("[\ud800-\udfff]", lambda one: rf"\\x{ord(one[0]) & 255:02x}", text).encode()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import gc
 import inspect
+import sys
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,6 +55,50 @@ def test_a_forward_of_the_instances_own_comes_back_as_it_was(model: Any) -> None
     disable_cuda_graphs(model)
     assert vars(model)["forward"] is own
     del model.forward
+
+
+def test_disabling_that_is_interrupted_at_any_line_leaves_no_open_pool_behind(model: Any) -> None:
+    line, ended = 0, False
+    while not ended:
+        line += 1
+        pool = enable_cuda_graphs(model, backend="eager")
+        left = line
+
+        def interrupting(frame: Any, event: str, _: object) -> Any:
+            nonlocal left
+            if frame.f_code is disable_cuda_graphs.__code__ and event == "line":
+                left -= 1
+                if not left:
+                    raise KeyboardInterrupt
+            return interrupting
+
+        sys.settrace(interrupting)
+        try:
+            disable_cuda_graphs(model)
+            ended = True
+        except KeyboardInterrupt:
+            pass
+        finally:
+            sys.settrace(None)
+        assert pool.closed or "forward" in vars(model), line
+        disable_cuda_graphs(model)
+        assert pool.closed
+    assert line > 5
+
+
+def test_a_backend_that_cannot_be_closed_leaves_the_models_own_forward(
+    model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pool = enable_cuda_graphs(model, backend="eager")
+
+    def fail() -> None:
+        raise RuntimeError("from the device")
+
+    monkeypatch.setattr(pool.backend, "close", fail)
+    with pytest.raises(RuntimeError, match="from the device"):
+        disable_cuda_graphs(model)
+    assert pool.closed
+    assert "forward" not in vars(model)
 
 
 def test_enabling_twice_names_the_remedy(model: Any) -> None:

@@ -271,6 +271,18 @@ def test_training_mode_and_too_short_a_batch_are_refused() -> None:
         exact(torch.zeros(1, 100), torch.tensor([100]))
 
 
+def test_lengths_are_a_tensor_of_one_whole_number_a_row() -> None:
+    exact = ExactForward(CASES["wav2vec2-group"].build())
+    values = torch.zeros(2, 800)
+    wrong = [[800, 800], None, torch.tensor([800.0, 800.0]), torch.tensor([800]), torch.tensor(800),
+             torch.tensor([800, 800, 800]), torch.tensor([[800, 800]])]  # fmt: skip
+    with torch.no_grad():
+        for lengths in wrong:
+            with pytest.raises(ValueError, match=r"^lengths are .*, expected 2 numbers, of int64$"):
+                exact(values, lengths)
+        assert exact(values, torch.tensor([0, 900]))[0].isfinite().all()  # the caller checks these
+
+
 def test_a_model_that_does_not_fit_its_configuration_is_refused() -> None:
     model = CASES["wav2vec2-layer"].build()
     model.config.conv_stride = (5, 2, 1)

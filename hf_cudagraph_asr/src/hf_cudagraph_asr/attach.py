@@ -84,13 +84,17 @@ def disable_cuda_graphs(model: Any) -> None:
     _check_model(model)
     if (forward := _pooled(model)) is None:
         return
-    if vars(model)["forward"] is not forward:
-        logger.warning(_LEFT, type(model).__name__, "wrapped")
-    elif forward.was_own:
-        model.forward = forward.host
-    else:
-        del model.forward
-    forward.pool.close()
+    try:
+        forward.pool.close()
+    finally:
+        if not forward.pool.closed:
+            pass  # interrupted: it is still found in the model, to be disabled again
+        elif vars(model)["forward"] is not forward:
+            logger.warning(_LEFT, type(model).__name__, "wrapped")
+        elif forward.was_own:
+            model.forward = forward.host
+        else:
+            del model.forward
 
 
 class EnabledPool(GraphPool):

@@ -115,11 +115,16 @@ class ExactForward(nn.Module):
 
         Raises:
             ValueError: S is below the receptive field, or has more frames than there are
-                positions; or the model is in training mode, or was changed and no longer has the
-                geometry of its configuration.
+                positions; the lengths are no such tensor; or the model is in training mode, or was
+                changed and no longer has the geometry of its configuration.
         """
         geometry, base = self.geometry, _base(self.model)
-        total = input_values.shape[1]
+        rows, total = input_values.shape[:2]
+        if not torch.compiler.is_compiling() and (
+            getattr(lengths, "dtype", None) not in (torch.int64, torch.int32)
+            or lengths.shape not in ((rows,), (4, rows))
+        ):
+            raise ValueError(f"lengths are {lengths!r:.80}, expected {rows} numbers, of int64")
         if total < self.receptive_field:
             raise ValueError(
                 f"a batch of {total} samples a row is shorter than the receptive field: pad it to "

@@ -16,10 +16,10 @@ def test_the_package_is_small_and_imports_in_one_direction() -> None:
     found = house("hf_cudagraph_asr")
     assert not found.cycles
     assert found.files <= FILES
-    assert found.lines <= 8_140  # until the next test passes, at least it does not grow
+    assert found.lines <= 8_135  # until the next test passes, at least it does not grow
 
 
-@pytest.mark.xfail(strict=True, reason="some 860 lines more than it is to have")
+@pytest.mark.xfail(strict=True, reason="some 940 lines more than it is to have")
 def test_the_package_has_no_more_lines_than_it_is_to_have() -> None:
     assert house("hf_cudagraph_asr").lines <= LINES
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from padded_rows import agree, alone, audio
-from pooled import ROWS, Exclusive, serves, tiny
+from pooled import ROWS, Exclusive, Static, serves, tiny
 from tiny_models import plan_for
 
 from hf_cudagraph_asr import enable_cuda_graphs
@@ -83,6 +83,28 @@ def test_a_backend_that_captures_nothing_needs_no_plan(model: Any) -> None:
         with torch.no_grad():
             assert str(pool.explain([600, 300])) == "the exact forward"
     assert (pool.stats().hits, pool.stats().calls) == (2, 2)
+
+
+@pytest.mark.parametrize("axis", [0, 1], ids=["rows", "frames"])
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_program_that_returns_too_few_rows_or_frames_answers_nothing(
+    model: Any, axis: int, rows: int
+) -> None:
+    class Cut(Static):
+        def capture(self, exact: Any, input_values: Any, lengths: Any) -> Any:
+            program = super().capture(exact, input_values, lengths)
+
+            def cut(values: torch.Tensor, own: torch.Tensor) -> Any:
+                logits, frames = program(values, own)
+                return logits.narrow(axis, 0, logits.size(axis) - 1), frames
+
+            return cut
+
+    values = ROWS[0].expand(rows, -1)
+    plan = plan_for(model, (600,), (rows,))
+    enabled = enable_cuda_graphs(model, plan, backend=Cut())
+    with torch.no_grad(), enabled, pytest.raises(RuntimeError, match="length"):
+        model(values)
 
 
 # A backend that needs the model for itself

@@ -39,6 +39,11 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def pytest_sessionfinish() -> None:
+    """Let them go: what holds a library of C until the end is else reported by it as a leak."""
+    gc.unfreeze()
+
+
 def pytest_runtest_setup() -> None:
     """Give torch one thread, if something imported it: a second only waits on tiny tensors."""
     if torch := sys.modules.get("torch"):

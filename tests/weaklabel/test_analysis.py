@@ -3,6 +3,7 @@
 import json
 import warnings
 from dataclasses import asdict
+from functools import cache
 from typing import Any
 
 import duckdb
@@ -67,6 +68,7 @@ def analyze(
     return analysis.analyze(patterns, fitted, gold=checked, **options)
 
 
+@cache  # few rows differ
 def weight(row: tuple[int, ...], model: FittedModel = MODEL) -> float:
     return float(model.weights(np.array([row], dtype=np.int8))[0])
 
@@ -241,6 +243,11 @@ def checked_logs(draw: st.DrawFn) -> tuple[list[tuple[int, ...]], list[str], dic
     return rows, transcribed, {i: draw(st.just(transcribed[i]) | WORDS) for i in ids}
 
 
+@cache
+def rate_of(said: str, written: str) -> float:
+    return float(jiwer.wer(said, written))
+
+
 def of_gold(part: int, whole: int) -> Interval | None:
     return share(part, whole) if whole else None
 
@@ -263,7 +270,7 @@ def test_gold_is_scored_as_query_by_query(
     assert gold is not None
     same = find_normalizer(rule)
     pairs = {i: (same(text), same(transcribed[i])) for i, text in truth.items()}
-    right = {i: jiwer.wer(said, written) <= max_wer for i, (said, written) in pairs.items()}
+    right = {i: rate_of(said, written) <= max_wer for i, (said, written) in pairs.items()}
     assert (gold.queries, gold.left_out, gold.right) == (len(truth), 0, sum(right.values()))
     assert gold.normalizer == rule
 
@@ -272,7 +279,7 @@ def test_gold_is_scored_as_query_by_query(
         if not ids:
             assert group.corpus_wer is group.mean_utterance_wer is group.exact is None
             return
-        rates = [jiwer.wer(*pairs[i]) for i in ids]
+        rates = [rate_of(*pairs[i]) for i in ids]
         words = [len(pairs[i][0].split()) for i in ids]
         errors = sum(rate * max(n, 1) for rate, n in zip(rates, words, strict=True))
         assert group.corpus_wer.point == pytest.approx(errors / max(sum(words), 1))

@@ -320,11 +320,16 @@ class Coded:
 
     def within(self, values: Floats) -> Floats:
         """(…, S) divided by its sum over the symbols of the same factor."""
-        sizes = self.sizes[self.sizes > 0]
-        if not len(sizes):
+        begins, factors = self._places
+        if not len(begins):
             return values
-        sums = np.add.reduceat(values, np.cumsum(sizes) - sizes, axis=-1)
-        return np.asarray(values / np.repeat(sums, sizes, axis=-1))
+        return np.asarray(values / np.add.reduceat(values, begins, axis=-1)[..., factors])
+
+    @cached_property
+    def _places(self) -> tuple[Integers, Integers]:
+        """Where the symbols of each factor that has any begin, and of each symbol its factor."""
+        sizes = self.sizes[self.sizes > 0]
+        return np.cumsum(sizes) - sizes, np.repeat(np.arange(len(sizes)), sizes)
 
     def pooled(self, smoothing: float, steps: int = 50) -> Floats:
         """Log P(symbol) of all rows, whatever their class: float64, (1, S)."""
@@ -414,7 +419,7 @@ def climb(
     if logs is None:
         logs = np.repeat(coded.pooled(rules.smoothing), 2, axis=0)
     while not converged and len(trace) < steps:
-        own = np.stack([coded.open * (1 - posterior), coded.open * posterior]) + coded.known
+        own = coded.open * np.array([1 - posterior, posterior]) + coded.known
         counts = coded.tally(own, logs) + rules.smoothing * classes[:, None]
         logs = np.log(coded.within(counts))
         wrong, right = own.sum(axis=1) + believed

@@ -11,9 +11,12 @@ from doctest import ELLIPSIS
 from pathlib import Path
 from typing import Any
 
-# Before a host is imported: no test loads from a hub.
+# Before a host or numpy is imported: no test loads from a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# Nor do threads of linear algebra spin while they wait for a core that another process has, which
+# makes fits several times as slow.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from sybil import Sybil

@@ -1,4 +1,4 @@
-"""Votes are the same on every engine, and those of a plain loop over the sessions."""
+"""Votes are the same on every engine, and those of a plain loop over the sessions; and labels."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import random
 import re
 import shutil
 import unicodedata
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -15,19 +16,22 @@ from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
+import numpy as np
 import polars as pl
 import pytest
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from weaklabel import functions as built_in
 from weaklabel.engines import LogFiles
 from weaklabel.engines.spark import _readable
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, WeakLabelWarning
+from weaklabel.label_model import LabelModel
 from weaklabel.labeling import labeling_function
+from weaklabel.patterns import Patterns
 from weaklabel.runs import apply, apply_files, read_metadata
 from weaklabel.text import find_normalizer
-from weaklabel.votes import SESSION_COLUMNS, accept_if, next_in_session, vote
+from weaklabel.votes import MISSING, SESSION_COLUMNS, accept_if, next_in_session, vote
 
 # PySpark 4.0 leaves it to Python to close the sockets by which it collects rows.
 LEFT_OPEN = pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
@@ -328,8 +332,9 @@ def logs(draw: st.DrawFn) -> pl.DataFrame:
     )
 
 
-# Few and large logs: an engine takes as long for one row as for many.
-@settings(max_examples=20)
+# Few and large logs: an engine takes as long for one row as for many. Not made smaller, which would
+# take longer than a test may: the first row that differs is named.
+@settings(max_examples=20, phases=set(Phase) - {Phase.shrink})
 @given(logs())
 def test_polars_and_duckdb_vote_as_a_plain_loop_on_any_log(log: pl.DataFrame) -> None:
     wanted = reference(log)
@@ -394,11 +399,9 @@ def test_spark_has_the_votes_of_a_plain_loop(spark: Any, tmp_path: Path) -> None
     finer = log.with_columns(pl.col("timestamp").dt.cast_time_unit("ns"))
     (tmp_path / "finer").mkdir()
     finer_path = written(finer, "parquet", tmp_path / "finer")
-    for given, out, partitions in ((finer_path, "votes.parquet", None), (path, "votes", 5)):
-        apply_files(
-            FUNCTIONS, given, tmp_path / out, engine="spark", partitions=partitions, progress=False
-        )
-    assert_same(by_query(pl.read_parquet(tmp_path / "votes.parquet")), wanted, log)
+    apply_files(FUNCTIONS, finer_path, tmp_path / "v.parquet", engine="spark", progress=False)
+    apply_files(FUNCTIONS, path, tmp_path / "votes", engine="spark", partitions=5, progress=False)
+    assert_same(by_query(pl.read_parquet(tmp_path / "v.parquet")), wanted, log)
     assert_same(by_query(pl.read_parquet(tmp_path / "votes" / "*.parquet")), wanted, log)
 
     gone = tmp_path / "votes/part-00002-of-00005.parquet"
@@ -426,6 +429,32 @@ def test_a_broken_page_of_the_reference_ends_spark_s_run_with_an_error(tmp_path:
     with pytest.raises(WeakLabelError, match="spark failed on"):
         apply_files([built_in.rarity], whole, out, engine="spark", reference=broken, progress=False)
     assert not out.exists()
+
+
+@pytest.mark.slow
+@LEFT_OPEN
+def test_labels_in_spark_are_those_in_polars(spark: Any) -> None:
+    rng = np.random.default_rng(9)
+    truth = np.where(rng.random(3_200) < 0.8, 1, -1)[:, None]
+    votes = np.where(rng.random((3_200, 9)) < 0.8, truth, -truth) * (rng.random((3_200, 9)) < 0.5)
+    votes[rng.random(votes.shape) < 0.1] = MISSING
+    votes = votes.astype(np.int8)
+    names = [f"f{i}" for i in range(9)]
+    families = {**dict.fromkeys(names[:2], "x"), **dict.fromkeys(names[2:6], "y")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", WeakLabelWarning)
+        patterns = Patterns.of(names, votes[200:], families=families)
+        fitted = LabelModel(missing="evidence").fit(patterns)
+    table = pl.DataFrame(votes[:200], schema=[f"lf:{name}" for name in names], orient="row")
+    table = table.with_columns(pl.all().replace(MISSING, None))
+    table.insert_column(0, pl.Series("query_id", range(200)))
+    session = spark.newSession()
+    session.conf.set("spark.sql.shuffle.partitions", "1")
+    in_spark = session.createDataFrame(table.to_arrow())
+
+    assert Patterns.count(in_spark) == Patterns.count(table)
+    weights = fitted.label(in_spark).toArrow().to_pydict()
+    assert weights["weight"] == pytest.approx(fitted.label(table)["weight"].to_list(), abs=1e-14)
 
 
 @pytest.mark.slow

@@ -550,20 +550,3 @@ def test_votes_of_other_functions_are_refused_by_name(fitted: FittedLabelModel) 
 
 def test_a_file_brings_the_same_model_back(fitted: FittedLabelModel, tmp_path: Path) -> None:
     assert load_model(fitted.save(tmp_path / "model.json")) == fitted
-
-
-@pytest.mark.slow
-# PySpark 4.0 leaves it to Python to close the sockets by which it collects rows.
-@pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
-def test_labels_in_spark_are_those_in_polars(fitted: FittedLabelModel) -> None:
-    from pyspark.sql import SparkSession
-
-    votes = lost(useful_votes(10, rows=200, wide=9)[0], 0.1)
-    table = frame(votes)
-    spark = SparkSession.builder.master("local[1]").config("spark.ui.enabled", "false")
-    session = spark.config("spark.sql.shuffle.partitions", "1").getOrCreate()
-    in_spark = session.createDataFrame(table.to_arrow())
-
-    assert Patterns.count(in_spark) == Patterns.count(table)
-    weights = fitted.label(in_spark).toArrow().to_pydict()
-    assert weights["weight"] == pytest.approx(fitted.label(table)["weight"].to_list(), abs=1e-14)

@@ -469,17 +469,18 @@ SLOW = """
         time.sleep(pause)
         return 1 if row["transcript"] > "play 5" else None
 
-    folder, engine, pause, resume = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3]), sys.argv[4]
+    folder, engine, pause = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
     # The pause is no parameter here: it would be another run.
     begun = folder / "begun"
     time.sleep, pause_for = (lambda _: begun.touch() or pause_for(pause)), time.sleep
-    out = folder / sys.argv[5]
-    with terminated():
-        summary = apply_files(
-            [slow, built_in.rarity], folder / "queries.parquet", out, engine=engine,
-            partitions=None if out.suffix else 8, resume=resume == "resume", progress=False,
-        )
-    print(summary.resumed)
+    for resume, name in zip(sys.argv[4::2], sys.argv[5::2], strict=True):
+        out = folder / name
+        with terminated(grace=0.3):
+            summary = apply_files(
+                [slow, built_in.rarity], folder / "queries.parquet", out, engine=engine,
+                partitions=None if out.suffix else 8, resume=resume == "resume", progress=False,
+            )
+        print(summary.resumed)
 """
 
 
@@ -515,13 +516,10 @@ def test_a_killed_run_leaves_whole_parts_only_and_can_be_resumed(
     assert 0 < len(done) < 8
     for part in done:
         assert pl.read_parquet(part).columns == ["query_id", "lf:slow", "lf:rarity"]
-    outputs = []
-    for resume, out in (("resume", "votes"), ("new", "again")):
-        with child(script, tmp_path, engine, 0, resume, out) as process:
-            output, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors
-        outputs.append(int(output))
-    assert outputs == [len(done), 0]
+    with child(script, tmp_path, engine, 0, "resume", "votes", "new", "again") as process:
+        output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert [int(resumed) for resumed in output.split()] == [len(done), 0]
     resumed, whole = (tmp_path / name for name in ("votes", "again"))
     assert sorted(p.name for p in resumed.iterdir()) == sorted(p.name for p in whole.iterdir())
     for part in whole.glob("part-*"):

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import chdir
 from doctest import ELLIPSIS
 from pathlib import Path
@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 from sybil import Sybil
+from sybil.document import PythonDocStringDocument
 from sybil.parsers.markdown import PythonCodeBlockParser
 from sybil.parsers.rest import DocTestParser
 from sybil.sybil import SybilCollection
@@ -34,6 +35,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the files that have slow tests: at the end, a process would be alone with one."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage while hosts are imported and tests are found: all of that stays."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_finish() -> None:
@@ -111,6 +122,17 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+class Docstrings(PythonDocStringDocument):
+    """The docstrings of a file, which is not parsed where no line of it begins an example."""
+
+    @classmethod
+    def parse(cls, path: str, *parsers: Any, encoding: str = "utf-8") -> Any:
+        text = Path(path).read_text(encoding)
+        if ">>>" not in text:
+            return cls(text, path)
+        return super().parse(path, *parsers, encoding=encoding)
+
+
 FIXTURES = ["scratch", "pipe"]
 
 pytest_collect_file = SybilCollection(
@@ -118,6 +140,12 @@ pytest_collect_file = SybilCollection(
         Sybil(
             [PythonCodeBlockParser(doctest_optionflags=ELLIPSIS)], pattern="*.md", fixtures=FIXTURES
         ),
-        Sybil([DocTestParser(ELLIPSIS)], pattern="*.py", exclude="test_*.py", fixtures=FIXTURES),
+        Sybil(
+            [DocTestParser(ELLIPSIS)],
+            pattern="*.py",
+            exclude="test_*.py",
+            fixtures=FIXTURES,
+            document_types={".py": Docstrings},
+        ),
     ]
 ).pytest()

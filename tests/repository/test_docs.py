@@ -1,17 +1,21 @@
 """The site: built without a warning, whole, and read without a server or a network."""
 
+import gc
 import importlib
 import re
-import subprocess
-import sys
+import warnings
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html.parser import HTMLParser
+from io import StringIO
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page
+from sphinx.application import Sphinx
+from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 pytestmark = pytest.mark.slow
 
@@ -39,13 +43,31 @@ class Markup(HTMLParser):
                 self.fetched.add(value or "")
 
 
+@contextmanager
+def without_garbage() -> Iterator[None]:
+    """Look for no garbage: a tree of nodes for each page is all kept until its end."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
+
+
 @pytest.fixture(scope="module")
 def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet"]
-    command += ["-c", "docs", "-d", str(folder / "doctrees"), ".", str(folder / "html")]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    # In this process, which has imported all that the documents are about.
+    warned = StringIO()
+    with warnings.catch_warnings(), without_garbage(), patch_docutils(), docutils_namespace():
+        warnings.simplefilter("ignore")  # Python's, of Sphinx and what it imports
+        application = Sphinx(
+            *(root, root / "docs", folder / "html", folder / "doctrees", "html"),
+            status=None,
+            warning=warned,
+            warningiserror=True,
+        )
+        application.build()
+    assert (application.statuscode, warned.getvalue()) == (0, "")
     return folder / "html"
 
 
@@ -109,25 +131,27 @@ def test_no_page_fetches_anything_from_elsewhere(site: Path, markups: dict[Path,
 
 @pytest.fixture
 def show(browser: Browser, site: Path) -> Iterator[Callable[..., Page]]:
-    """Opens a page of the site from its file; afterwards: no error, nothing asked for elsewhere."""
-    contexts = []
+    """Opens pages of the site from their files, in one window, as the first call's options want it.
+
+    Afterwards: no error, nothing asked for elsewhere.
+    """
+    opened: list[Page] = []
     troubles: list[str] = []
     asked: set[str] = set()
 
     def show(page: str, query: str = "", **options: object) -> Page:
-        context = browser.new_context(**options)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        opened = context.new_page()
-        opened.on("request", lambda request: asked.add(urlsplit(request.url).scheme))
-        opened.on("pageerror", lambda error: troubles.append(str(error)))
-        opened.on("console", lambda message: troubles.append(message.text))
-        opened.goto((site / page).as_uri() + query)
-        return opened
+        if not opened:
+            opened.append(browser.new_page(**options))
+            opened[0].set_default_timeout(20_000)
+            opened[0].on("request", lambda request: asked.add(urlsplit(request.url).scheme))
+            opened[0].on("pageerror", lambda error: troubles.append(str(error)))
+            opened[0].on("console", lambda message: troubles.append(message.text))
+        opened[0].goto((site / page).as_uri() + query)
+        return opened[0]
 
     yield show
-    for context in contexts:
-        context.close()
+    for page in opened:
+        page.close()
     assert not troubles
     assert asked <= {"file", "data"}
 

@@ -15,6 +15,17 @@ settings.load_profile(
 )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let `few` hold for tests too that say how many examples they draw."""
+    few = settings.get_profile("few").max_examples
+    if settings.default.max_examples != few:
+        return
+    for item in items:
+        test = getattr(item, "obj", None)
+        if own := getattr(test, "_hypothesis_internal_use_settings", None):
+            test._hypothesis_internal_use_settings = settings(own, max_examples=few)
+
+
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("gpu"):

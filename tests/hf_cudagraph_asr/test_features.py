@@ -89,7 +89,7 @@ def test_a_plan_in_seconds_is_for_the_features_of_so_many_seconds(name: str) -> 
     for wave in WAVES:
         positions = int(features(name, wave)["attention_mask"].sum())
         assert -1 < len(wave) / RATE * geometry.sampling_rate - positions < 3
-    plan = plan_buckets([len(wave) / RATE for wave in WAVES], graphs=2, model=model)
+    plan = plan_buckets([len(wave) / RATE for wave in WAVES], graphs=1, model=model)
     assert plan.geometry == geometry
     plan.check_geometry(model)
     with enable_cuda_graphs(model, plan, backend="export") as pool, torch.no_grad():
@@ -156,7 +156,7 @@ def test_a_transcriber_gives_the_texts_of_the_hosts_pipeline(name: str, tmp_path
     )
     # An even number of hops, and none of eights, so that the extractor adds no frame.
     waves = [audio(160 * hops + 240, hops).numpy() for hops in (30, 52, 74, 100, 202)]
-    plan = plan_buckets([1.0, 1.4, 2.1], graphs=2, model=stock.model, batch_sizes=(1, 2))
+    plan = plan_buckets([1.0, 1.4, 2.1], graphs=2, model=stock.model, batch_sizes=(2,))
     with Transcriber.from_pretrained(folder, plan=plan, backend="export") as asr:
         backwards = [wave[::-1].copy()[::-1] for wave in waves]  # strides below 0
         found = asr.transcribe([*backwards, waves[0][:100]])

@@ -14,8 +14,9 @@ from typing import Any
 # Before a host or numpy is imported: no test loads from a hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
-# Nor do threads of linear algebra spin while they wait for a core that another process has, which
-# makes fits several times as slow.
+# Nor do threads spin while they wait for a core that another process has, here or in the commands
+# that tests start: it makes fits several times as slow, and gains nothing on tiny tensors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest

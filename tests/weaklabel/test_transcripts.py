@@ -4,6 +4,7 @@ import importlib.util
 import random
 import tracemalloc
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from sklearn.metrics import roc_auc_score
 from weaklabel import WeakLabelError, WeakLabelWarning, combine
 from weaklabel.cli import main
 from weaklabel.tables import read, write
-from weaklabel.transcripts import Method
+from weaklabel.transcripts import Combined, Method
 
 METHODS: tuple[Method, ...] = ("rover", "medoid")
 TESTS = Path(__file__).resolve().parents[1]
@@ -533,18 +534,30 @@ def crowdspeech(require: Callable[[object, str], None]) -> Any:
     return module
 
 
+@pytest.fixture(scope="module")
+def voted_on(crowdspeech: Any) -> Callable[[str], tuple[Combined, dict[Any, str]]]:
+    """A set's transcripts, which take a second, and what was spoken."""
+
+    @cache
+    def one(name: str) -> tuple[Combined, dict[Any, str]]:
+        hypotheses, references = crowdspeech.load(name)
+        return combine(hypotheses), references
+
+    return one
+
+
 @pytest.mark.parametrize(("name", "bar"), [("dev-clean", 0.051), ("dev-other", 0.104)])
 def test_crowdspeech_is_transcribed_at_the_corpus_word_error_rate_measured(
-    crowdspeech: Any, name: str, bar: float
+    voted_on: Any, name: str, bar: float
 ) -> None:
-    hypotheses, references = crowdspeech.load(name)
-    done = combine(hypotheses).transcripts
+    combined, references = voted_on(name)
+    done = combined.transcripts
     spoken = [references[query] for query in done["query_id"]]
     assert len(spoken) == len(references)
     assert _wer(spoken, done["transcript"].to_list()) <= bar
 
 
 @pytest.mark.filterwarnings("error")
-def test_people_of_crowdspeech_are_no_copies(crowdspeech: Any) -> None:
+def test_people_of_crowdspeech_are_no_copies(crowdspeech: Any, voted_on: Any) -> None:
     for name in crowdspeech.SETS:
-        assert combine(crowdspeech.load(name)[0]).copies == ()
+        assert voted_on(name)[0].copies == ()

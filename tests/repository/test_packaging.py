@@ -127,13 +127,17 @@ def lend_bytecode(python: Path) -> None:
         run(one, "-I", "-c", place, cwd=python.parent) for one in (sys.executable, python)
     )
     ending = f".{sys.implementation.cache_tag}.pyc"
-    for folder, _, files in os.walk(theirs):
-        cache = Path(folder, "__pycache__")
-        for compiled in Path(ours, os.path.relpath(cache, theirs)).glob(f"*{ending}"):
-            copy = cache / compiled.name
-            if compiled.name.replace(ending, ".py") in files and not copy.exists():
-                cache.mkdir(exist_ok=True)
-                shutil.copyfile(compiled, copy)
+    for folder, folders, files in os.walk(theirs):
+        cache = os.path.join(folder, "__pycache__")
+        lender = os.path.join(ours, os.path.relpath(cache, theirs))
+        if "__pycache__" in folders:
+            folders.remove("__pycache__")
+        if not os.path.isdir(lender):
+            continue
+        os.makedirs(cache, exist_ok=True)
+        compiled = {file.removesuffix(".py") + ending for file in files if file.endswith(".py")}
+        for name in compiled.intersection(os.listdir(lender)).difference(os.listdir(cache)):
+            shutil.copyfile(os.path.join(lender, name), os.path.join(cache, name))
 
 
 def test_a_wheel_holds_the_sources_the_license_and_nothing_else(package, wheel):

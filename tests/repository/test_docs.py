@@ -14,8 +14,6 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from playwright.sync_api import Browser, Page
-from sphinx.application import Sphinx
-from sphinx.util.docutils import docutils_namespace, patch_docutils
 
 pytestmark = pytest.mark.slow
 
@@ -55,6 +53,9 @@ def without_garbage() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def site(root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from sphinx.application import Sphinx
+    from sphinx.util.docutils import docutils_namespace, patch_docutils
+
     folder = tmp_path_factory.mktemp("site")
     # In this process, which has imported all that the documents are about.
     warned = StringIO()

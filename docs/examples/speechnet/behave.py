@@ -49,11 +49,19 @@ def resolve(transcripts: Iterable[str]) -> dict[str, str | None]:
     meanings = {phrase.text: phrase.item for phrase in phrases.sentences()}
     sentences = list(meanings)
     found = {text: meanings.get(text) for text in transcripts}
-    for text in (text for text, item in found.items() if text and item is None):
-        nearest = process.extractOne(
-            text, sentences, scorer=Indel.normalized_similarity, score_cutoff=ALIKE
+    unknown = [text for text, item in found.items() if text and item is None]
+    for start in range(0, len(unknown), 64):  # at once, and no more than fits the memory
+        some = unknown[start : start + 64]
+        alike = process.cdist(
+            some,
+            sentences,
+            scorer=Indel.normalized_similarity,
+            score_cutoff=ALIKE,
+            dtype=np.float64,
         )
-        found[text] = meanings[nearest[0]] if nearest else None
+        for text, row in zip(some, alike, strict=True):
+            nearest = int(row.argmax())  # the first of them; below the least it is 0
+            found[text] = meanings[sentences[nearest]] if row[nearest] else None
     return found
 
 

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from playwright.sync_api import Browser, Dialog, Page, expect
+from playwright.sync_api import Browser, Dialog, Page, Request, expect
 
 from daam_diffusers import Prompt, Token, report
 from daam_diffusers.atomic import written_beside
@@ -316,41 +316,66 @@ def test_a_folder_is_no_place_for_a_page(tmp_path: Path) -> None:
 Show = Callable[..., Page]
 
 
+@pytest.fixture(scope="module")
+def window(browser: Browser) -> Callable[..., Page]:
+    """Gives a page of a context with the given options: the same one each time, unless `alone`.
+
+    A context has processes of its own, whose start takes longer than most of these tests.
+    """
+    windows: dict[str, Page] = {}
+
+    def window(alone: bool, **options: Any) -> Page:
+        key = repr(sorted(options.items()))
+        page = None if alone else windows.get(key)
+        if page is None:
+            context = browser.new_context(**options)
+            context.set_default_timeout(20_000)
+            page = context.new_page()
+        if not alone:
+            windows[key] = page
+        page.set_viewport_size(options["viewport"])
+        page.mouse.move(0, 0)
+        return page
+
+    return window
+
+
 @pytest.fixture
-def show(browser: Browser, tmp_path: Path) -> Iterator[Show]:
-    """Opens a page in a context with the given options.
+def show(window: Callable[..., Page], tmp_path: Path) -> Iterator[Show]:
+    """Opens a page in a context with the given options; `alone`, in one that no other test has.
 
     Afterwards: nothing was asked from anywhere, no dialog rose and no error was reported.
     """
-    contexts = []
+    listening: list[tuple[Page, str, Callable[..., None]]] = []
     troubles: list[str] = []
 
-    def show(html: str, **options: Any) -> Page:
-        options = {"viewport": {"width": 1200, "height": 800}, **options}
-        context = browser.new_context(**options)
-        context.set_default_timeout(20_000)
-        contexts.append(context)
-        page = context.new_page()
-        address = write(tmp_path / "page.html", html).as_uri()
+    def show(html: str, *, alone: bool = False, **options: Any) -> Page:
+        page = window(alone, **{"viewport": {"width": 1200, "height": 800}, **options})
+        address = write(tmp_path / f"page{len(listening)}.html", html).as_uri()
 
-        def note_request(url: str) -> None:
-            if url != address and not url.startswith("data:"):
-                troubles.append(f"asked for {url}")
+        def note_request(request: Request) -> None:
+            if request.url != address and not request.url.startswith("data:"):
+                troubles.append(f"asked for {request.url}")
 
         def dismiss(dialog: Dialog) -> None:
             troubles.append(dialog.message)
             dialog.dismiss()
 
-        page.on("request", lambda request: note_request(request.url))
-        page.on("pageerror", lambda error: troubles.append(str(error)))
-        page.on("console", lambda message: troubles.append(message.text))
-        page.on("dialog", dismiss)
+        listeners: dict[str, Callable[..., None]] = {
+            "request": note_request,
+            "pageerror": lambda error: troubles.append(str(error)),
+            "console": lambda message: troubles.append(message.text),
+            "dialog": dismiss,
+        }
+        for event, listener in listeners.items():
+            page.on(event, listener)  # type: ignore[call-overload]
+            listening.append((page, event, listener))
         page.goto(address)
         return page
 
     yield show
-    for context in contexts:
-        context.close()
+    for page, event, listener in listening:
+        page.remove_listener(event, listener)
     assert troubles == []
 
 
@@ -838,7 +863,7 @@ def test_the_frame_slider_shows_each_frame_with_the_map_it_was_decoded_from(show
 
 
 def test_a_video_plays_until_it_is_paused_and_goes_round(show: Show) -> None:
-    page = show(video(fps=10), reduced_motion="reduce")
+    page = show(video(fps=10), alone=True, reduced_motion="reduce")  # the clock is the context's
     value = page.locator("#frame-value")
     page.clock.install(time=0)
     page.clock.pause_at(10)

@@ -19,6 +19,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import SimpleNamespace
@@ -313,10 +314,10 @@ def load_registry(
 
 def _installed() -> list[tuple[Plugin, EntryPoint]]:
     found = []
+    # Read once a distribution. `dist` is None only for entry points made by hand.
+    about = cache(lambda dist: ("unknown", "0") if dist is None else (dist.name, dist.version))
     for entry_point in entry_points(group=PROJECT):
-        # `dist` is None only for entry points made by hand.
-        origin = entry_point.dist
-        name, version = ("unknown", "0") if origin is None else (origin.name, origin.version)
+        name, version = about(entry_point.dist)
         found.append((Plugin(entry_point.name, name, version, entry_point.value), entry_point))
     return sorted(found, key=lambda pair: (pair[0].distribution != PROJECT, str(pair[0])))
 

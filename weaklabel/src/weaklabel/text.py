@@ -49,6 +49,10 @@ def _basic(text: str) -> str:
         text = unicodedata.normalize("NFC", text)
     else:
         text = text.lower().translate(_ASCII)
+    return _words(text)
+
+
+def _words(text: str) -> str:
     # An apostrophe within a word belongs to it: "don't", "o'clock".
     return " ".join(filter(None, (word.strip("'") for word in text.split())))
 
@@ -79,7 +83,7 @@ def _characters(text: str) -> str:
             continue
         before, alone = alone, _unspaced(letter)
         units.append(f" {letter}" if alone or before else letter)
-    return " ".join("".join(units).split())
+    return _words("".join(units))
 
 
 @lru_cache(maxsize=1 << 14)

@@ -235,8 +235,10 @@ def test_a_folder_of_parts_is_resumed(folder, capsys):
     parts = sorted((folder / "votes").glob("*.parquet"))
     assert len(parts) == 3
     before = pl.read_parquet(parts[1])
+    parts[1].write_bytes(parts[1].read_bytes()[:-20])
+    assert main(["apply", "queries.parquet", "--out", "votes", "--resume"]) == 2
+    assert "remove this part, and go on with resume (--resume)" in capsys.readouterr().err
     parts[1].unlink()
-    capsys.readouterr()
     assert main(["fit", "votes", "--out", "model.json"]) == 2
     assert "--resume" in capsys.readouterr().err
     apply("--partitions", 3, "--resume", out="votes")
@@ -246,6 +248,37 @@ def test_a_folder_of_parts_is_resumed(folder, capsys):
     run("fit", "votes", "--out", "model.json", "--model", "majority")
     apply("--resume", "--set", "dwell.long=1", out="votes")
     assert "computed in parts that were there: dwell\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("option", ["rename", "reject", "hypotheses"])
+def test_a_folder_is_resumed_where_the_log_is_read_as_before(folder, capsys, option):
+    log = pl.read_parquet("queries.parquet").with_columns(sure=1 - pl.col("confidence"))
+    if option == "reject":
+        log = log.with_columns(dwell=pl.when(pl.col("query_id") > 2).then("dwell").otherwise(-1.0))
+    log.drop("second_transcript").write_parquet("queries.parquet")
+    texts = log.select("query_id", source=pl.lit("other"), text="transcript")
+    texts.write_parquet("texts.parquet")
+    as_before = {
+        "rename": ["--rename", "confidence=old", "--rename", "sure=confidence"],
+        "reject": ["--reject", "refused.csv"],
+        "hypotheses": ["--hypotheses", "texts.parquet"],
+    }[option]
+    apply("--partitions", 3, *as_before, out="votes")
+    parts = sorted((folder / "votes").glob("*.parquet"))
+    before = pl.read_parquet(parts[1]).sort("query_id")
+    parts[1].unlink()
+    apply("--resume", *as_before, out="votes")
+    assert "2 of 3 parts were there already\n" in capsys.readouterr().out
+    assert pl.read_parquet(parts[1]).sort("query_id").equals(before)
+    if option == "hypotheses":
+        texts.with_columns(text=pl.lit("other")).write_parquet("texts.parquet")
+    else:
+        as_before = ["--no-check"]
+    arguments = ["apply", "queries.parquet", "--out", "votes", "--resume", *as_before]
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert "votes cannot be resumed: how the log is read: checked" in said
+    assert "then, checked, --hypotheses" in said or "then, as it stands now" in said
 
 
 def test_check_writes_what_it_accepts(folder, capsys):
@@ -394,10 +427,6 @@ MISTAKES = {
     "parts in one file": (
         ["apply", "queries.parquet", "--out", "v.parquet", "--resume"],
         "without .parquet",
-    ),
-    "resume and reject": (
-        ["apply", "queries.parquet", "--out", "v", "--resume", "--reject", "r.csv"],
-        "weaklabel check --out",
     ),
     "source alone": (
         ["apply", "queries.parquet", "--out", "v.parquet", "--source", "a"],

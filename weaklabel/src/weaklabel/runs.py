@@ -81,6 +81,7 @@ class Manifest:
         keep: the columns kept beside the votes.
         partitions: how many parts there are.
         engine: name and version: engines do not put the same sessions together.
+        read: see `LogFiles.altered`.
     """
 
     functions: list[dict[str, Any]]
@@ -89,6 +90,7 @@ class Manifest:
     keep: list[str]
     partitions: int
     engine: str
+    read: str = "as it stands"
 
     @classmethod
     def load(cls, folder: Path) -> Manifest | None:
@@ -119,7 +121,12 @@ class Manifest:
         found = {}
         for part in (Part(index, self.partitions) for index in range(self.partitions)):
             file = folder / part.file
-            entries = _metadata(file).get("functions", ()) if file.is_file() else ()
+            try:
+                entries = _metadata(file).get("functions", ()) if file.is_file() else ()
+            except WeakLabelError as error:
+                raise WeakLabelError(
+                    f"{error}: remove this part, and go on with resume (--resume)"
+                ) from error
             there = {entry["name"]: Identity.from_dict(entry) for entry in entries}
             found[part] = frozenset(
                 one.name for one in wanted if one.name not in there or one.changes(there[one.name])
@@ -152,6 +159,7 @@ class Manifest:
             "keep": "the columns kept",
             "partitions": "the number of partitions" if partitioned else "",
             "engine": "the engine",
+            "read": "how the log is read",
         }.items():
             then, now = getattr(before, field), getattr(self, field)
             if field in ("queries", "reference"):  # of thousands the first that differ
@@ -406,6 +414,7 @@ def apply_files(
                 keep=list(plan.keep),
                 partitions=partitions or (1 if single else math.ceil(log.bytes / PART_BYTES) or 1),
                 engine=f"{opened.name} {opened.version}",
+                read=str(log.altered or "as it stands"),
             )
             if not single:
                 manifest = manifest.resumed(target, partitions is not None)

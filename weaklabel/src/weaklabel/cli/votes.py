@@ -213,25 +213,26 @@ def apply(
         raise WeakLabelError("--master is for --engine spark")
     if memory_limit is not None and engine == "polars":
         raise WeakLabelError("--memory-limit is for --engine duckdb or spark: Polars has none")
-    altering = {
+    altering: dict[str, Any] = {
         "--hypotheses": hypotheses,
-        "--reject": reject,
+        "--source": source,
         "--rename": rename,
         "--timezone": timezone,
+        "--reject": reject,
     }
     given = ", ".join(flag for flag, value in altering.items() if value)
     if given and not validate:
         raise WeakLabelError(f"--no-check goes without {given}, which needs the check")
-    if given and resume:
-        raise WeakLabelError(
-            f"--resume goes without {given}: make one table first, with `weaklabel check --out`"
-        )
     loaded = cli.registry(plugin, functions)
     parameters = cli.settings(set_)
     if validate:
         found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
-        altered = hypotheses is not None or not found.unchanged
-        log = LogFiles.open(queries, found.accepted, altered=altered)
+        made = ""
+        if hypotheses is not None:
+            altering["--hypotheses"] = LogFiles.open(hypotheses, found.accepted).state
+        if hypotheses is not None or not found.unchanged:
+            made = ", ".join(["checked", *(f"{flag} {v}" for flag, v in altering.items() if v)])
+        log = LogFiles.open(queries, found.accepted, altered=made)
     else:
         log = LogFiles.open(queries)
     columns = log.frame.collect_schema().names()

@@ -36,23 +36,26 @@ class LogFiles:
         files: the files or URLs, in order.
         frame: its queries.
         direct: the files are Parquet and hold just these queries, so that any engine can read them.
+        altered: what made the frame's rows of the files' in words; false where nothing did.
     """
 
     given: str
     files: tuple[str, ...]
     frame: pl.LazyFrame
     direct: bool
+    altered: bool | str = False
 
     @classmethod
     def open(
-        cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool = False
+        cls, path: Source, frame: pl.LazyFrame | None = None, *, altered: bool | str = False
     ) -> LogFiles:
         """The log at a path.
 
         Args:
             path: a file, a folder, a glob or a URL, see `weaklabel.tables.scan`.
             frame: the frame of `tables.scan(path)`, or made of it, if that was called already.
-            altered: `frame` has other rows or further columns.
+            altered: `frame` has other rows, values or columns. A text says what made them, and a
+                run is resumed with the same text alone.
 
         Raises:
             FileNotFoundError: there is nothing there.
@@ -61,7 +64,7 @@ class LogFiles:
         found = find(path)
         direct = found.format == "Parquet" and found.local and not found.hive and not altered
         opened = tables.scan(path) if frame is None else frame
-        return cls(found.given, found.paths, opened, direct)
+        return cls(found.given, found.paths, opened, direct, altered)
 
     @property
     def state(self) -> list[list[Any]]:

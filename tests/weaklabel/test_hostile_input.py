@@ -16,7 +16,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -319,6 +319,31 @@ def test_a_partitioned_folder_keeps_the_columns_in_its_path(tmp_path: Path) -> N
         folder.mkdir(parents=True)
         (folder / "0.parquet").write_bytes(_parquet())
     assert tables.read(tmp_path / "logs")["day"].to_list() == [1, 1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("column", "folders", "values"),
+    [
+        ("session_id", ["01", "1"], ["01", "1"]),
+        ("session_id", ["10", "11"], [10, 11]),
+        ("session_id", ["10", "x1"], ["10", "x1"]),
+        ("confidence", ["0.3", "__HIVE_DEFAULT_PARTITION__"], [0.3, None]),
+        ("dwell", ["100", "3.5"], [100.0, 3.5]),
+        ("timestamp", ["2026-01-01T01%3A00%3A00Z"], [datetime(2026, 1, 1, 1, tzinfo=UTC)]),
+        ("month", ["01", "12"], ["01", "12"]),
+        ("day", ["2026-01-01", "2026-01-02"], [date(2026, 1, 1), date(2026, 1, 2)]),
+        ("day", ["2026-01-01", "today"], ["2026-01-01", "today"]),
+    ],
+)
+def test_values_in_the_names_of_folders_are_settled_together(
+    column: str, folders: list[str], values: list[Any], tmp_path: Path
+) -> None:
+    for number, folder in enumerate(folders):
+        (tmp_path / f"key={folder}").mkdir()
+        frame = pl.DataFrame({"query_id": [number], "transcript": ["play"]})
+        frame.write_parquet(tmp_path / f"key={folder}/1.parquet")
+    found = tables.scan(tmp_path, rename={"key": column}).collect().sort("query_id")
+    assert found[column].to_list() == values
 
 
 # CSV

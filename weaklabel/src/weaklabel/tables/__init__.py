@@ -31,16 +31,26 @@ from weaklabel.tables.files import (
     same_columns,
     text_lines,
 )
-from weaklabel.tables.text import diagnose_fields, diagnose_lines, scan_csv, scan_lines
+from weaklabel.tables.text import (
+    diagnose_fields,
+    diagnose_lines,
+    scan_csv,
+    scan_lines,
+    typed_folders,
+)
 
 
 def scan_parquet(files: Files) -> pl.LazyFrame:
     """The files as one frame; refuses a broken footer, and files of other columns or types."""
     if not files.local:
-        return pl.scan_parquet(files.given)
+        return renamed(pl.scan_parquet(files.given), files.rename)
     scans, schemas = {}, {}
     for file in files.paths:
-        scans[file] = pl.scan_parquet(Path(file), glob=False, hive_partitioning=files.hive)
+        # By itself Polars settles what folders' names hold file by file, and 01 as 1.
+        folders = Path(file).parent.parts if files.hive else ()
+        texts = {part.partition("=")[0]: pl.String for part in folders if part.count("=") == 1}
+        hive: Any = {"hive_partitioning": files.hive, "hive_schema": texts or None}
+        scans[file] = pl.scan_parquet(Path(file), glob=False, **hive)
         try:
             schemas[file] = scans[file].collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -57,10 +67,11 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
                     " convert one of them"
                 )
     if len({tuple(schema.items()) for schema in schemas.values()}) == 1:
-        paths = [Path(file) for file in files.paths]
-        return pl.scan_parquet(paths, glob=False, hive_partitioning=files.hive)
-    parts = [part.select(list(wanted)) for part in scans.values()]
-    return pl.concat(parts, how="vertical_relaxed")
+        frame = pl.scan_parquet([Path(file) for file in files.paths], glob=False, **hive)
+    else:
+        parts = [part.select(list(wanted)) for part in scans.values()]
+        frame = pl.concat(parts, how="vertical_relaxed")
+    return typed_folders(renamed(frame, files.rename), [files.name(name) for name in texts])
 
 
 def _compatible(one: Any, other: Any) -> bool:
@@ -89,10 +100,11 @@ def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFra
             Face, and NeMo's manifests.
         rename: other names for columns, {"old": "new"}; what a column is, its new name says.
 
-    Parquet keeps its types. CSV and JSON are read through once to settle theirs. In a CSV, of
-    fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are integers only
-    where none would lose something by it (leading zeros, more than 64 bits), else text;
-    transcripts and other texts stay the text that they are; timestamps with an offset
+    Parquet keeps its types. CSV and JSON are read through once to settle theirs, and so are columns
+    in the names of a folder's folders (`day=2026-01-01/1.parquet`), which may be dates, too. In a
+    CSV, of fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are
+    integers only where none would lose something by it (leading zeros, more than 64 bits), else
+    text; transcripts and other texts stay the text that they are; timestamps with an offset
     ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and those without one stay
     text, for the validation to name; a column that nothing is known of is integers, numbers,
     true/false or timestamps where each of its values is one. JSON is one object a line, or an array
@@ -107,7 +119,7 @@ def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFra
     try:
         match files.format:
             case "Parquet":
-                return settled(renamed(scan_parquet(files), rename))
+                return settled(scan_parquet(files))
             case "CSV":
                 return scan_csv(files)
             case "JSON lines":

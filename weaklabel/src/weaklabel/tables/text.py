@@ -148,7 +148,7 @@ def _typed(
     facts += [pl.col(name).count().alias(f"values of {name}") for name in left]
     # What the first rows rule out needs no look at the others. As a rule what they leave is what
     # all rows are, and there is one pass.
-    for rows, wanted in ((raw.head(1000).collect().lazy(), []), (raw, facts)):
+    for rows, wanted in ((raw.select(*left).head(1000).collect().lazy(), []), (raw, facts)):
         again = [name for name in left if left[name]]
         while wanted or again:
             reads = [
@@ -195,6 +195,15 @@ def _readings(name: str) -> tuple[pl.Expr, ...]:
         case None:
             boolean = pl.when(text.is_in(["true", "false"])).then(text == "true")
             return (integer, number, boolean, *times)
+
+
+def typed_folders(frame: pl.LazyFrame, names: Sequence[str]) -> pl.LazyFrame:
+    """Texts in the names of folders as what all of a column's values are."""
+    readings = {name: list(_readings(name)) for name in names}
+    for name in names:
+        if kind_of(name) is None:
+            readings[name].append(pl.col(name).str.to_date("%Y-%m-%d", strict=False))
+    return _typed(frame, readings) if names else frame
 
 
 def scan_lines(files: Files) -> pl.LazyFrame:

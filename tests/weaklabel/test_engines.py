@@ -374,6 +374,22 @@ def test_spark_is_given_microseconds_for_nanoseconds_and_else_the_files(tmp_path
     assert pl.read_parquet(made).schema == log.schema
 
 
+@pytest.mark.parametrize("rows", [20, 40])
+def test_a_column_of_type_null_is_no_input_on_any_engine(rows: int, tmp_path: Path) -> None:
+    log = hostile_log(40)
+    lacking = log[:rows].with_columns(timestamp=pl.lit(None))
+    (tmp_path / "log").mkdir()
+    lacking.write_parquet(tmp_path / "log/0.parquet")
+    log[rows:].write_parquet(tmp_path / "log/1.parquet")
+    whole = pl.concat([lacking.cast({"timestamp": SCHEMA["timestamp"]}), log[rows:]])
+    out = tmp_path / "v.parquet"
+    apply_files(FUNCTIONS, tmp_path / "log", out, engine="duckdb", progress=False)
+    assert_same(by_query(pl.read_parquet(out)), reference(whole), whole)
+    # Spark takes one file's types for all of them.
+    (made,) = LogFiles.open(tmp_path / "log").parquet(tmp_path / "made.parquet")
+    assert pl.read_parquet_schema(made) == log.schema
+
+
 @pytest.fixture(scope="module")
 def spark(require: Any) -> Iterator[Any]:
     """A session of this module, which `apply_files` joins."""

@@ -81,9 +81,14 @@ class LogFiles:
         """Parquet files with the log: its own, or one that is made.
 
         Polars reads other formats for every engine: engines do not read a CSV alike, for instance
-        an empty text in quotes.
+        an empty text in quotes. So it does columns of type Null, which are integers to others.
         """
-        if self.direct:
+        types = self.frame.collect_schema()
+        if self.direct and not any(
+            kind == pl.Null and types[name] != pl.Null
+            for file in self.files
+            for name, kind in pl.read_parquet_schema(Path(file)).items()
+        ):
             return self.files
         with tables.naming(self.given):
             self.frame.sink_parquet(made)

@@ -336,6 +336,28 @@ def test_a_function_that_an_engine_cannot_compute_is_named() -> None:
         WeakLabelError, match=r"'undeclared' cannot be computed on polars.*loudness"
     ):
         apply([*FUNCTIONS, undeclared], plain_log())
+    texts = plain_log().cast({"confidence": pl.String})
+    with pytest.raises(WeakLabelError, match=r"'asr_confidence' failed: cannot compare string"):
+        apply([*FUNCTIONS, built_in.asr_confidence, long_text], texts)
+
+
+@pytest.mark.parametrize("kind", [pl.Int64, pl.Float64, pl.Date, pl.String])
+def test_times_that_are_none_are_refused_on_every_engine(kind: Any, tmp_path: Path) -> None:
+    import duckdb
+
+    times = pl.col("timestamp")
+    log = plain_log().with_columns(times.cast(kind) if kind == pl.Date else times.dt.epoch("s"))
+    log = log.cast({"timestamp": kind})
+    log.write_parquet(tmp_path / "log.parquet")
+    functions, said = [long_text, built_in.rapid_repetition], f"'timestamp' is {kind.__name__}, ex"
+    for frame in (log, log.lazy(), log.to_arrow(), duckdb.sql("FROM log")):
+        with pytest.raises(WeakLabelError, match=said):
+            apply(functions, frame)
+        apply([long_text], frame, keep=["timestamp"])  # which reads no times
+    for engine in ENGINES:
+        out = tmp_path / "v.parquet"
+        with pytest.raises(WeakLabelError, match=said):
+            apply_files(functions, tmp_path / "log.parquet", out, engine=engine, progress=False)
 
 
 def test_row_wise_functions_are_reported_as_the_slow_kind(tmp_path: Path) -> None:

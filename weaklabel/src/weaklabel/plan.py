@@ -25,6 +25,7 @@ import polars as pl
 
 from weaklabel.errors import WeakLabelError, plain_message
 from weaklabel.labeling import LabelingFunction
+from weaklabel.schema import WANTED, kind_of
 from weaklabel.votes import ABSTAIN, ACCEPT, LOG_LENGTH, MISSING, PREFIX, REJECT, conditions
 
 #: What becomes of a row on which a row-wise function raises.
@@ -348,10 +349,18 @@ class Plan:
             frame: a narwhals frame in which `set_aside` has set the kept columns aside.
 
         Raises:
-            WeakLabelError: a function raises, cannot be computed here, or has votes of a type that
-                is no number.
+            WeakLabelError: a function raises, cannot be computed here, reads times that are none,
+                or has votes of a type that is no number.
         """
         frame = self._readable(frame)
+        for name, dtype in frame.collect_schema().items():
+            read = any(name in function.columns for function in self.functions)
+            # Polars would compare numbers with durations, as if all were microseconds.
+            if read and kind_of(name) == "time" and dtype not in (nw.Datetime, nw.Unknown):
+                raise WeakLabelError(
+                    f"column {name!r} is {dtype}, expected {WANTED['time']}: let weaklabel.queries"
+                    ".check(log).accepted read it, or leave out --no-check"
+                )
         others = {_KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))}
         others |= {_ROW.format(i): nw.col(column) for i, column in enumerate(self._row_columns)}
         votes: dict[str, LabelingFunction] = {}

@@ -675,13 +675,15 @@ def apply(
         each function, in the functions' order; null where the function had no input. Eager frames
         keep the order of their rows; engines such as DuckDB and Spark promise none. A lazy frame is
         still lazy: a vote that is none (see Raises) is found when it is computed, and is a 2 there,
-        which `Patterns.count` refuses; row-wise functions raise at that point. On a DuckDB
-        relation, row-wise functions are computed here and now, and the votes held in memory.
+        which `Patterns.count` refuses; row-wise functions raise at that point, and so does the
+        engine where it cannot compute a value. On a DuckDB relation, row-wise functions are
+        computed here and now, and the votes held in memory.
 
     Raises:
-        WeakLabelError: columns are missing; two functions share a name; a function cannot be
-            computed, votes something else than 1, 0, -1 or null, or raises where that is to stop
-            the run. In an eager frame the queries are named.
+        WeakLabelError: columns are missing; `timestamp` is read and holds no times, but numbers,
+            days or texts; two functions share a name; a function cannot be computed, votes
+            something else than 1, 0, -1 or null, or raises where that is to stop the run. In an
+            eager frame the queries are named.
         TypeError: `queries` is no frame, or one of another kind.
     """
     plan = Plan.of(functions, keep, on_error)
@@ -708,7 +710,17 @@ def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     if reference is not None:
         reference = tables.to_polars(reference).lazy()
     rows = RowLog()
-    found = PolarsLog.votes(log, plan, rows, reference).collect()
+    try:
+        found = PolarsLog.votes(log, plan, rows, reference).collect()
+    except PolarsLog.errors:  # it does not say whose expression failed
+        for function in plan.functions:
+            try:
+                PolarsLog.votes(log, Plan((function,)), RowLog(), reference).collect()
+            except PolarsLog.errors as error:
+                raise WeakLabelError(
+                    f"labeling function {function.name!r} failed: {plain_message(error)}"
+                ) from error
+        raise
     wrong = [f.name for f in plan.functions if (found[f.column] == WRONG).any()]
     if wrong:
         merge(rows.wrong, plan.wrong(nw.from_native(PolarsLog.prepared(log, plan)), wrong))

@@ -332,6 +332,30 @@ def test_exact_copies_of_a_family_change_nothing_but_the_sources() -> None:
     assert weights["copy0"] == pytest.approx(one / 2, rel=0.05)
 
 
+def test_a_family_alone_with_a_query_is_as_one_source_and_not_judged_by_its_differences() -> None:
+    frame, _ = _copied(0.05, copies=2, others=1)
+    families = {"copy0": "engine", "copy1": "engine"}
+    members = frame.filter(pl.col("source") != "own0")
+    with pytest.warns(WeakLabelWarning, match="2 sources of 1 family: with fewer than 3 votes"):
+        alone = combine(members, families=families)
+    one = combine(members.filter(source="copy0")).transcripts["weight"]
+    both = members.sort("source").group_by("query_id").agg("text").sort("query_id")["text"]
+    apart = np.array([sum(map(str.__ne__, *map(str.split, texts))) for texts in both])
+    weights = alone.transcripts["weight"].to_numpy()
+    assert weights[apart == 0] == pytest.approx(one.to_numpy()[apart == 0])
+    # A word that the members differ in: half a vote each, and what speaks for a third.
+    half, third = np.exp(0.5), np.exp(1) / 9
+    assert weights[apart == 1] == pytest.approx(0.9**7 * half / (2 * half + third))
+    # Queries that the family has to itself change no rate.
+    ten = frame.filter((pl.col("source") != "own0") | (pl.col("query_id") < 10))
+    with pytest.warns(WeakLabelWarning, match="3 sources of 2 families"):
+        rates = [
+            combine(given, families=families).sources["error_rate"].to_list()
+            for given in (ten, ten.filter(pl.col("query_id") < 10))
+        ]
+    assert rates[0] == pytest.approx(rates[1])
+
+
 def test_two_of_three_sources_are_copies_where_they_never_differ() -> None:
     frame, _ = _copied(copies=2, others=1)
     with pytest.warns(WeakLabelWarning, match="same errors: copy0, copy1. If"):

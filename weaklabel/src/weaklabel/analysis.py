@@ -15,7 +15,7 @@ import numpy as np
 
 from weaklabel import models
 from weaklabel.dependence import Dependence, MissingRate, ModelComparison, dependences
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, counted
 from weaklabel.gold import (
     Floats,
     GoldAnalysis,
@@ -284,7 +284,7 @@ def _verdict(
         )
         text = (
             f"{right:.1%} of the labels are right; accepting everything: {always:.1%}, a majority"
-            f" vote: {majority:.1%} ({gold.queries:,} gold queries)"
+            f" vote: {majority:.1%} ({counted(gold.queries, 'gold query')})"
         )
     else:
         looked_at = patterns.present.any(axis=1)
@@ -311,12 +311,13 @@ def _gold_warnings(gold: GoldAnalysis | None) -> Iterator[str]:
     """Warnings of labels that are no better on gold than those that need no model."""
     if gold is None:
         return
+    queries = counted(gold.queries, "gold query")
     for baseline in gold.baselines:
         if baseline.gain == baseline.error == 0:
-            yield f"the labels are those of {baseline.name} on all {gold.queries:,} gold queries"
+            yield f"the labels are those of {baseline.name} on all {queries}"
         elif baseline.gain <= 0:
             yield (
-                f"the labels are no better than {baseline.name}: on {gold.queries:,} gold queries"
+                f"the labels are no better than {baseline.name}: on {queries}"
                 f" they are right for {gold.label_accuracy.point:.1%}, and {baseline.name} is for"
                 f" {baseline.right:.1%} ({baseline.interval})"
             )

@@ -45,6 +45,16 @@ def plain_message(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
+def counted(number: int, noun: str) -> str:
+    """A number and its noun, which is given in the singular: "2 queries".
+
+    >>> counted(1, "query"), counted(1234, "query")
+    ('1 query', '1,234 queries')
+    """
+    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{number:,} {noun if number == 1 else plural}"
+
+
 @contextmanager
 def translated(engine: str, given: str, *kinds: type[BaseException]) -> Iterator[None]:
     """Failures of an engine become a WeakLabelError, those of a disk an OSError.

@@ -26,6 +26,7 @@ from rich.table import Table
 from rich.text import Text
 
 from weaklabel.analysis import Analysis, FunctionSummary, analyze
+from weaklabel.errors import counted
 from weaklabel.files import written_beside
 from weaklabel.gold import FEW, GoldAnalysis, GroupScore
 from weaklabel.wer import RESAMPLES, Interval, printable, shortened
@@ -161,6 +162,7 @@ def _environment() -> Any:
         decimal=lambda value, digits=3: "–" if value is None else f"{value:.{digits}f}",
         percent=lambda value, digits=1: "–" if value is None else f"{value:.{digits}%}",
         whole="{:,}".format,
+        counted=counted,
         within=lambda pair, families: any({pair.first, pair.second} <= {*f} for f in families),
         # Places in a plot's frame, of shares of its width and height.
         x=lambda share: f"{44 + 308 * share:.1f}",
@@ -199,7 +201,7 @@ def gold_note(gold: GoldAnalysis) -> str:
     """Say which WER, normalizer and queries the rates are of: without these they mean nothing."""
     exact = "without a word error" if gold.max_wer == 0 else f"up to WER {gold.max_wer}"
     note = (
-        f"{gold.queries:,} gold queries, {gold.right:,} of them right ({exact});"
+        f"{counted(gold.queries, 'gold query')}, {gold.right:,} of them right ({exact});"
         f" normalizer “{gold.normalizer}” ({gold.normalizer_description}). Corpus WER is all word"
         " errors over all reference words, with a 95% bootstrap interval"
         f" ({RESAMPLES:,} resamples of utterances; a group without any error has none, which"
@@ -252,7 +254,7 @@ def _wer(group: GroupScore) -> tuple[str, str, str]:
     if rate is None:
         return name, "–", "no gold query"
     interval = f"{rate.low:.1%} to {rate.high:.1%}, " if rate.low < rate.high else ""
-    return name, f"{rate.point:.1%}", f"{interval}{group.queries:,} gold queries"
+    return name, f"{rate.point:.1%}", f"{interval}{counted(group.queries, 'gold query')}"
 
 
 def _functions(analysis: Analysis, width: int) -> Table:

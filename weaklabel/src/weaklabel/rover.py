@@ -425,8 +425,9 @@ def _rates(slots: Slots, voters: Voters, weights: Floats) -> Floats:
         lead = scores[slots.candidate] - OWN * own - rival
         lost = (1 - np.sign(np.round(lead, _DIGITS))) / 2  # 1, or ½ for a tie
         wrong += np.bincount(slots.hypothesis, lost, len(source))
-    # A family alone with a query is not judged by it.
-    judged = (np.diff(slots.offsets) * (_blocs(voters) > 1))[query]
+    # A family alone with a query is not judged by it, nor by what its members differ in.
+    judging = (_blocs(voters) > 1)[query]
+    wrong, judged = wrong * judging, np.diff(slots.offsets)[query] * judging
     # One error in ten words, until the data say more.
     everybody = (voters.share @ wrong + 1) / (voters.share @ judged + 10)
     lost_words = np.bincount(source, wrong, sources) + PRIOR_WORDS * everybody

@@ -19,7 +19,7 @@ import polars as pl
 from tqdm.auto import tqdm
 
 from weaklabel import rover
-from weaklabel.errors import WeakLabelError, WeakLabelWarning
+from weaklabel.errors import WeakLabelError, WeakLabelWarning, counted
 from weaklabel.queries import shown, validate
 from weaklabel.schema import HYPOTHESES
 from weaklabel.tables import read, to_polars
@@ -49,7 +49,8 @@ class Combined:
             another's, so it ranks better than it counts: see "Measured" in the README.
         sources: `source`, `utterances`, `words`, `error_rate` and `weight`, sorted by `source`.
             `error_rate` is the share of slots in which the source lost the vote, drawn toward that
-            of all sources, the more the less is known of this one; `weight` is its vote's (its
+            of all sources, the more the less is known of this one (one in ten where no query has
+            two families); `weight` is its vote's (its
             share of it, in a family), where 1 is the mean over the families of all queries. Of
             three and more families in a query none counts more than 0.8 of the others together.
         copies: groups of sources that make the same errors although no family holds them; the
@@ -132,9 +133,10 @@ def combine(
         (texts[a:b] for a, b in spans), "aligned", len(spans), unit="query", disable=hidden
     )
     family = _family(names, families or {})
-    if rounds and len(np.unique(family)) < min(LEAST_VOTES, len(names)):
+    apart = len(np.unique(family))
+    if rounds and apart < min(LEAST_VOTES, len(names)):
         warnings.warn(
-            f"{len(names)} sources of {len(np.unique(family))} families: with fewer than"
+            f"{counted(len(names), 'source')} of {counted(apart, 'family')}: with fewer than"
             f" {LEAST_VOTES} votes it cannot be said which are better, so that all weigh alike",
             WeakLabelWarning,
             stacklevel=2,
@@ -251,10 +253,7 @@ def _sources(
             "source": names,
             "utterances": utterances,
             "words": np.bincount(voters.source, lengths).astype(np.int64),
-            # None where no other source tells.
-            "error_rate": pl.Series(
-                [rate if rate <= 1 else None for rate in ballot.rates.tolist()]
-            ),
+            "error_rate": ballot.rates,
             "weight": votes * (voters.bloc.max() + 1) / votes[voters.source].sum(),
         }
     )

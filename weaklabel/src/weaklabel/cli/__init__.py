@@ -153,16 +153,6 @@ def pairs(flag: str, form: str, given: Iterable[str] | None) -> dict[str, str]:
     return found
 
 
-def counted(number: int, noun: str) -> str:
-    """A number and its noun, which is given in the singular: "2 queries".
-
-    >>> counted(1, "query"), counted(1234, "query")
-    ('1 query', '1,234 queries')
-    """
-    plural = f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{number:,} {noun if number == 1 else plural}"
-
-
 def say(text: object) -> None:
     """Print a line, wrapped by the terminal alone and as it is."""
     console.print(str(text), highlight=False, markup=False, soft_wrap=True)

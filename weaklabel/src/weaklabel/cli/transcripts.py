@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 from typer import Argument, Option
 
 from weaklabel import cli
-from weaklabel.cli import app, chosen, console, counted, say
-from weaklabel.errors import WeakLabelError
+from weaklabel.cli import app, chosen, console, say
+from weaklabel.errors import WeakLabelError, counted
 from weaklabel.files import keep_apart, require_parent
 
 

@@ -15,8 +15,8 @@ from rich.table import Table
 from typer import Argument, Option
 
 from weaklabel import cli
-from weaklabel.cli import app, console, counted, print_json, say
-from weaklabel.errors import WeakLabelError
+from weaklabel.cli import app, console, print_json, say
+from weaklabel.errors import WeakLabelError, counted
 from weaklabel.files import keep_apart
 
 if TYPE_CHECKING:

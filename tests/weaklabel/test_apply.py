@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+from asyncio import CancelledError
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import narwhals.stable.v2 as nw
+import numpy as np
 import polars as pl
 import pytest
+from polars.exceptions import PanicException
 
 from weaklabel import functions as built_in
 from weaklabel.errors import WeakLabelError
@@ -384,8 +388,11 @@ class Awkward(Exception):
         (SystemExit, "SystemExit()"),
         (Awkward, "Awkward"),
         (ValueError("half \ud800 and \x00"), r"ValueError('half \ud800 and \x00')"),
+        (CancelledError, "CancelledError()"),
+        (PanicException("oops"), "PanicException('oops')"),
+        (ValueError("long" * 250_000), f"ValueError('{'long' * 121}lon…"),
     ],
-    ids=["exits", "has no words", "no valid text"],
+    ids=["exits", "has no words", "no valid text", "cancels", "panics", "too many words"],
 )
 def test_whatever_a_function_of_one_row_raises_costs_no_other_vote(
     tmp_path: Path, error: Any, message: str
@@ -406,6 +413,59 @@ def test_whatever_a_function_of_one_row_raises_costs_no_other_vote(
         )
         (raised,) = summary.errors
         assert raised.first == [(2, message)]
+        assert len(raised.traceback) < 10_000
         votes = pl.read_parquet(out).sort("query_id")
         assert votes["lf:breaks"].to_list() == [1, None, None]
         assert votes["lf:asr_confidence"].to_list() == [1, -1, None]
+
+
+class Equal:
+    """What equals everything."""
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return 0
+
+
+class Mute(Equal):
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("not equal")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no words")
+
+    __hash__ = Equal.__hash__
+
+
+@pytest.mark.parametrize(
+    "vote",
+    [
+        *(np.array([1]), [1, 1], np.True_, 1 + 0j, Decimal("sNaN"), Equal(), Mute()),
+        "1" * 1_000_000,
+    ],
+    ids=lambda vote: type(vote).__name__,
+)
+def test_whatever_a_function_of_one_row_returns_is_a_vote_or_an_error_that_names_it(
+    vote: Any,
+) -> None:
+    with pytest.raises(WeakLabelError, match=r"'strange' cast 3 votes other than.*'q000002'") as no:
+        apply([row_voting(vote)], plain_log(3))
+    assert len(str(no.value)) < 3_000
+
+
+@pytest.mark.parametrize("vote", [1.0, np.int8(1), np.float32(1), Decimal(1), np.array(1)])
+def test_numbers_of_any_kind_are_votes(vote: Any) -> None:
+    assert apply([row_voting(vote)], plain_log(2))["lf:strange"].to_list() == [1, 1]
+
+
+@pytest.mark.parametrize("error", [SystemExit, CancelledError, Awkward()])
+def test_whatever_the_making_of_an_expression_raises_names_the_function(error: Any) -> None:
+    @labeling_function(requires=["confidence"])
+    def breaks() -> nw.Expr:
+        """Raise."""
+        raise error
+
+    with pytest.raises(WeakLabelError, match="labeling function 'breaks' raised "):
+        apply([breaks], plain_log(2))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -41,8 +42,30 @@ def plain_message(error: BaseException) -> str:
         if line.strip().startswith(_INNER):
             break
         lines.append(line)
-    text = " ".join(" ".join(lines).split()) or type(error).__name__
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
+    return clipped(" ".join(" ".join(lines).split()) or type(error).__name__)
+
+
+def clipped(text: str, longest: int = _LONGEST) -> str:
+    """The text as files can hold it, and no longer: halves of letters and NUL are escaped."""
+    text = text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def foreign(value: object) -> str:
+    """The repr of what a plugin made, as `clipped`; its type where it has none."""
+    try:
+        return clipped(repr(value))
+    except Exception:  # noqa: BLE001 - it is a plugin's class
+        return type(value).__name__
+
+
+def ends_run(error: BaseException) -> bool:
+    """Whether an error that comes out of a plugin's code is not its own: an interrupt or SIGTERM.
+
+    Anything else is, `sys.exit()` included, and is reported with the plugin's name.
+    """
+    asked = isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM
+    return asked or isinstance(error, KeyboardInterrupt)
 
 
 def counted(number: int, noun: str) -> str:

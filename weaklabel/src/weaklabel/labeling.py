@@ -26,7 +26,7 @@ import narwhals as nw_main
 import narwhals.stable.v2 as nw
 
 from weaklabel.content import typed
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, ends_run, foreign
 from weaklabel.votes import PREFIX
 
 Parameter: TypeAlias = bool | int | float | str | timedelta | tuple[str, ...]
@@ -207,8 +207,12 @@ class LabelingFunction:
             raise TypeError(f"labeling function {self.name!r} is row-wise: it has no expression")
         try:
             made = self.function(**self.parameters)
-        except Exception as error:
-            raise WeakLabelError(f"labeling function {self.name!r} raised {error!r}") from error
+        except BaseException as error:
+            if ends_run(error):
+                raise
+            raise WeakLabelError(
+                f"labeling function {self.name!r} raised {foreign(error)}"
+            ) from error
         # Expressions of the main namespace work as well where versions agree.
         if not isinstance(made, nw_main.Expr):
             raise WeakLabelError(

@@ -12,7 +12,6 @@ functions raised, and `RowLog.check` refuses values that are no votes.
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -23,7 +22,7 @@ from typing import Any, Final, Literal, TypeAlias
 import narwhals.stable.v2 as nw
 import polars as pl
 
-from weaklabel.errors import WeakLabelError, plain_message
+from weaklabel.errors import WeakLabelError, clipped, ends_run, foreign, plain_message
 from weaklabel.labeling import LabelingFunction
 from weaklabel.schema import WANTED, kind_of
 from weaklabel.votes import ABSTAIN, ACCEPT, LOG_LENGTH, MISSING, PREFIX, REJECT, conditions
@@ -40,6 +39,7 @@ WRONG: Final = 2
 BATCH: Final = 16_384
 
 SHOWN: Final = 5  # rows that an error names
+LONG_LINE: Final = 4_000  # characters of one line of a traceback, such as a message, that are kept
 
 # Columns on the way have plain names: engines take "." or ":" in a name for something else.
 _KEPT: Final = "__weaklabel_kept_{}"
@@ -193,40 +193,28 @@ def _vote(function: LabelingFunction, row: dict[str, Any], log: RowLog) -> int |
     name, query = function.name, row[QUERY]
     try:
         cast = function.function(row, **function.parameters)
-    # sys.exit() in a function is no reason to end a run; SIGTERM is.
-    except (Exception, SystemExit) as error:
-        if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
+    except BaseException as error:
+        if ends_run(error):
             raise
         own = error.__traceback__ and error.__traceback__.tb_next
         # The first one's is kept; to format it takes longer than most functions do.
         lines = () if name in log.raised else traceback.format_exception(error.with_traceback(own))
-        try:
-            message = _valid(repr(error))
-        except Exception:  # noqa: BLE001 - it is a plugin's class
-            message = type(error).__name__
-        merge(log.raised, [RowErrors(name, 1, [(query, message)], _valid("".join(lines)))])
+        shown = "".join(clipped(line, LONG_LINE) for line in lines)
+        merge(log.raised, [RowErrors(name, 1, [(query, foreign(error))], shown)])
         return None
     if cast is None:
         return ABSTAIN
-    if not _is_vote(cast):
-        merge(log.wrong, [RowErrors(name, 1, [(query, repr(cast))])])
-        return None
-    return None if cast == MISSING else int(cast)
-
-
-def _valid(text: str) -> str:
-    """The text as files can hold it: halves of letters (of undecoded paths) and NUL escaped."""
-    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-
-
-def _is_vote(value: Any) -> bool:
-    # True equals 1, but is an answer to another question; an array has no truth.
-    if isinstance(value, bool) or type(value).__name__ == "bool_":
-        return False
     try:
-        return value in (REJECT, ABSTAIN, ACCEPT, MISSING)
-    except (TypeError, ValueError):
-        return False
+        vote = int(cast)
+        # True equals 1, but is an answer to another question; so may be NumPy's.
+        valid = vote in (REJECT, ABSTAIN, ACCEPT, MISSING) and bool(cast == vote)
+        valid = valid and type(cast).__name__ not in ("bool", "bool_")
+    except Exception:  # noqa: BLE001 - whatever it is, it is no number
+        valid = False
+    if not valid:
+        merge(log.wrong, [RowErrors(name, 1, [(query, foreign(cast))])])
+        return None
+    return None if vote == MISSING else vote
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ import hashlib
 import logging
 import os
 import runpy
-import signal
 import sys
 import threading
 import traceback
@@ -27,7 +26,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from pluggy import HookImpl, HookimplMarker, HookspecMarker, PluginManager, PluginValidationError
 
-from weaklabel.errors import WeakLabelError
+from weaklabel.errors import WeakLabelError, ends_run
 from weaklabel.labeling import Identity, LabelingFunction
 
 if TYPE_CHECKING:
@@ -345,10 +344,9 @@ class Loader:
         timer.start()
         try:
             yield
-        # A plugin may raise anything, even SystemExit; it is reported.
-        except (Exception, SystemExit) as error:
-            if isinstance(error, SystemExit) and error.code == 128 + signal.SIGTERM:
-                raise  # not the plugin's: somebody ends this process, see files.terminated
+        except BaseException as error:
+            if ends_run(error):
+                raise
             details = "".join(traceback.format_exception(error))
             self.fault(plugin, stage, f"{type(error).__name__}: {error}", details)
         finally:

@@ -1,6 +1,7 @@
 """The helpers for plugin authors pass what keeps the contract and say what does not."""
 
 import sys
+from dataclasses import replace
 
 import narwhals.stable.v2 as nw
 import polars as pl
@@ -117,6 +118,34 @@ def unusual():
 def test_a_broken_contract_is_named(function, message):
     with pytest.raises((AssertionError, ValueError), match=message):
         check_labeling_function(function)
+
+
+@pytest.mark.parametrize("with_session", [False, True], ids=["rows", "sessions"])
+@pytest.mark.parametrize(
+    "condition",
+    [
+        nw.col("duration") > nw.col("duration").max() * 0.6,
+        nw.col("duration") > nw.col("duration").mean(),
+        nw.col("duration") < nw.col("duration").quantile(0.9, "linear"),
+        nw.col("duration").std() < 1,
+        nw.len() > 100,
+        nw.col("duration").n_unique() > 99,
+        nw.col("duration").null_count() > 3,
+        nw.len().over("action") > 20,
+    ],
+    ids=["max", "mean", "quantile", "std", "len", "n_unique", "null_count", "over"],
+)
+def test_a_vote_that_depends_on_the_rest_of_the_log_needs_its_scope(condition, with_session):
+    columns = ["duration", "action", *(["session_id"] if with_session else [])]
+
+    @labeling_function(requires=columns, nullable=columns)
+    def summed_up():
+        """Accept by what the whole log holds."""
+        return accept_if(condition)
+
+    with pytest.raises(AssertionError, match=r'votes differently with .* \(with scope="log"'):
+        check_labeling_function(summed_up)
+    check_labeling_function(replace(summed_up, scope="log"))
 
 
 def test_what_engines_compute_differently_is_named():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -58,6 +59,9 @@ def test_a_transcript_is_right_up_to_a_word_error_rate_and_by_a_normalizer() -> 
     known = GOLD[:3]
     assert right(LOG, known) == [False, True, True]
     assert right(LOG, known, 0.34) == [True, True, True]
+    for rate in (math.inf, math.nan, -1.0):
+        with pytest.raises(WeakLabelError, match="max_wer must be 0 or more and finite"):
+            right(LOG, known, rate)
     assert right(LOG, known, normalizer="none") == [False, False, True]
     assert right(LOG.lazy(), known.to_arrow()) == right(LOG, known)
 

@@ -9,6 +9,7 @@ left out, and a warning counts them; gold of which nothing is left is an error.
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -127,6 +128,8 @@ class GoldQueries:
 
     def right(self, max_wer: float = 0.0) -> Truth:
         """Transcripts that have at most `max_wer` word errors per word: bool, (N,)."""
+        if not 0 <= max_wer < math.inf:
+            raise WeakLabelError(f"max_wer must be 0 or more and finite, got {max_wer!r}")
         return np.asarray(self.errors <= max_wer * np.maximum(self.words, 1))
 
     def patterns(self, max_wer: float = 0.0) -> Gold:

@@ -55,7 +55,7 @@ def count_files(paths: Sequence[Source]) -> Patterns:
     files = [Path(path).resolve() for path in paths]
     for path, file in zip(paths, files, strict=True):
         if files.count(file) > 1:
-            raise WeakLabelError(f"{path} is given {files.count(file)} times: it is counted once")
+            raise WeakLabelError(f"{path} is given {files.count(file)} times: give it once")
     return Patterns.merge(_count(path) for path in paths)
 
 

@@ -441,6 +441,14 @@ MISTAKES = {
         ["fit", "v1.parquet", "--out", "m.json", "--option", "smoothing=much"],
         "smoothing must be a number",
     ),
+    "an option of another type to a regression": (
+        ["fit", "v1.parquet", "--out", "m.json", "--model", "logistic", "--option", 'c="a"'],
+        "c must be a number, got 'a'",
+    ),
+    "an option in two forms": (
+        ["fit", "v1.parquet", "--out", "m.json", "--prior", "0.5", "--option", "prior=0.7"],
+        "--prior and --option prior=… are the same",
+    ),
     "a condition that is no condition": (
         ["apply", "bare.csv", "--out", "v.parquet", "--functions", "counts.py", "--lf", "counts"],
         "'counts' gives accept a condition that is Int64",

@@ -374,6 +374,8 @@ def test_functions_that_are_all_worse_than_chance_are_put_right_by_gold_alone() 
         ({"prior": "0.8"}, "prior must be a number, got '0.8'"),
         ({"prior": Decimal("0.8")}, "prior must be a number"),
         ({"prior": np.float32(0.8)}, "prior must be a number"),
+        ({"prior": True}, "prior must be a number, got True"),
+        ({"belief": True}, "belief must be a number, got True"),
         ({"smoothing": 0.0}, "smoothing must be above 0"),
         ({"smoothing": math.inf}, "smoothing must be above 0 and finite, got inf"),
         ({"gold_weight": math.inf}, "gold_weight must be above 0 and finite, got inf"),
@@ -388,14 +390,27 @@ def test_impossible_options_are_refused(arguments: dict[str, Any], message: str)
             MajorityVote(**arguments)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize(
-    "arguments", [{"prior": 1e-300}, {"smoothing": 1.7e308}, {"belief": 1.7e308}]
+    "arguments",
+    [{"prior": 1e-300}, {"smoothing": 1.7e308}, {"belief": 1.7e308}, {"smoothing": 1e308}],
+    ids=str,
 )
 def test_options_beyond_what_can_be_computed_are_refused(arguments: dict[str, Any]) -> None:
     patterns = Patterns.of("abc", np.random.default_rng(0).integers(-1, 2, (500, 3)))
     with pytest.raises(WeakLabelError, match=f"{next(iter(arguments))}.*does not come to numbers"):
         LabelModel(**arguments).fit(patterns)
+
+
+@pytest.mark.parametrize("prior", [0.0001, 0.9999])
+def test_a_prior_that_does_not_suit_the_votes_is_named(prior: float) -> None:
+    rng = np.random.default_rng(0)
+    right = np.where(rng.random(1_000) < 0.8, 1, -1)
+    votes = np.stack([np.where(rng.random(1_000) < 0.85, right, -right) for _ in "abc"], axis=1)
+    patterns = Patterns.of("abc", votes)
+    message = f"with a prior of {prior:g} the functions agree no more .*the prior is far off"
+    with pytest.warns(WeakLabelWarning, match=message):
+        assert len(LabelModel(prior=prior).fit(patterns).warnings) == 1
+    assert LabelModel().fit(patterns).warnings == ()
 
 
 # Families

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from dataclasses import FrozenInstanceError, dataclass, replace
@@ -87,6 +88,12 @@ def test_a_logistic_regression_is_at_the_optimum_of_its_penalized_likelihood() -
 
     assert np.abs(slope).max() < 1e-3
     assert model.accept[0] > model.accept[1] > model.accept[2]
+
+
+@pytest.mark.parametrize("c", [True, "a", None, 0, math.nan])
+def test_a_penalty_that_is_none_is_refused(c: Any) -> None:
+    with pytest.raises(WeakLabelError, match="c must be"):
+        LogisticRegression(c=c)
 
 
 def test_a_logistic_regression_without_two_kinds_of_gold_says_what_to_do() -> None:

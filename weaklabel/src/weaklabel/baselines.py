@@ -18,6 +18,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
+    check_number,
     check_prior,
     logistic_expression,
     vote_column,
@@ -101,6 +102,7 @@ class LogisticRegression:
     c: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("c", self.c)
         if not self.c > 0:
             raise WeakLabelError(f"c must be above 0, got {self.c!r}")
 

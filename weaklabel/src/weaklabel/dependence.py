@@ -487,19 +487,22 @@ def reasons(
     dependent: Sequence[Dependence],
     missing: Sequence[MissingRate],
     evidence: bool,
+    prior: float | None = None,
 ) -> Iterable[str]:
     """Why not to trust the model, in sentences.
 
     `dependent` are the pairs of different factors whose dependence matters; `evidence` is whether
-    missing inputs are evidence in this model.
+    missing inputs are evidence in this model; `prior` is P(right) where it was given.
     """
     gold = comparison.gold
     if comparison.classes <= 0 and comparison.factors >= LEAST_FACTORS and gold is None:
         # Nothing else is worth saying of a model that has seen nothing.
+        given = "" if prior is None else f"with a prior of {prior:g} "
+        doubt = "" if prior is None else ", or the prior is far off (fit without it to see)"
         yield (
-            "the functions agree no more often than chance would have it, so there is no sign that"
-            " they know which transcripts are right, or there are too few queries to see it: the"
-            " weights mean nothing"
+            f"{given}the functions agree no more often than chance would have it, so there is no"
+            " sign that they know which transcripts are right, or there are too few queries to see"
+            f" it{doubt}: the weights mean nothing"
         )
         return
     if comparison.factors < LEAST_FACTORS and gold is None:

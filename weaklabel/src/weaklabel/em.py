@@ -413,7 +413,7 @@ def climb(
     share, weight = rules.belief
     # One pseudo-row more than are believed in.
     believed = np.array([1 - share, share]) * weight + classes
-    rows = coded.counts.sum()
+    rows = float(coded.counts.sum())
     trace: list[float] = []
     converged = False
     if logs is None:

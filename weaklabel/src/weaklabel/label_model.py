@@ -54,6 +54,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
+    check_number,
     check_prior,
     logistic_expression,
 )
@@ -115,9 +116,7 @@ class LabelModel:
                     f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
         for name in ("belief", "smoothing", "gold_weight", "tolerance"):
-            value = getattr(self, name)
-            if not isinstance(value, int | float):
-                raise WeakLabelError(f"{name} must be a number, got {value!r}")
+            check_number(name, getattr(self, name))
         if self.prior is not None:
             check_prior(self.prior)
         if not 0 <= self.belief < math.inf:
@@ -190,7 +189,7 @@ class LabelModel:
             gold=self._held_out(patterns, factors, known) if checked else None,
         )
         found = (
-            *reasons(comparison, solution, apart, rates, self.missing == "evidence"),
+            *reasons(comparison, solution, apart, rates, self.missing == "evidence", self.prior),
             *unlike_members(patterns, units, right / patterns.counts),
         )
         for reason in found:
@@ -259,7 +258,8 @@ class LabelModel:
         share = min(max(float(share), LEAST_SHARE), 1 - LEAST_SHARE)
         belief = (share, self.belief * balance * rows)
         rules = em.Rules(self.smoothing, self.prior, belief, self.tolerance)
-        solution = em.fit(coded, rules)
+        with np.errstate(all="ignore"):  # an end that is no number is refused
+            solution = em.fit(coded, rules)
         if not math.isfinite(solution.trace[-1]):
             raise self._boundless()
         return coded, rules, solution

@@ -298,10 +298,15 @@ def no_weight(fitted: FittedModel) -> WeakLabelError:
     )
 
 
+def check_number(name: str, value: float) -> None:
+    """Refuse the value of an option that is no plain number; true is none."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise WeakLabelError(f"{name} must be a number, got {value!r}")
+
+
 def check_prior(prior: float) -> None:
     """Refuse a P(right) that leaves one of the classes impossible, or is no plain number."""
-    if not isinstance(prior, int | float):
-        raise WeakLabelError(f"prior must be a number, got {prior!r}")
+    check_number("prior", prior)
     if not 0 < prior < 1:
         raise WeakLabelError(f"prior must lie between 0 and 1, got {prior!r}")
 

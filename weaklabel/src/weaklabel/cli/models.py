@@ -83,7 +83,10 @@ def fit(
     make = chosen("label model", model, loaded.label_models).model
     given = {"families": families, "abstain": abstain, "missing": missing, "prior": prior}
     options = {name: value for name, value in given.items() if value is not None}
-    options |= _options(option)
+    own = _options(option)
+    if twice := sorted(options.keys() & own.keys()):
+        raise WeakLabelError(f"--{twice[0]} and --option {twice[0]}=… are the same: give one")
+    options |= own
     try:
         configured = make(**options)
     except TypeError as error:

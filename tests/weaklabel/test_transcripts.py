@@ -362,8 +362,25 @@ def test_two_of_three_sources_are_copies_where_they_never_differ() -> None:
         combine(frame)
 
 
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize(("copies", "others"), [(2, 0), (3, 0), (12, 0), (2, 1), (3, 1)])
+def test_copies_are_noticed_where_no_two_others_can_judge_them(
+    noise: float, copies: int, others: int
+) -> None:
+    frame, _ = _copied(noise, copies=copies, others=others)
+    with pytest.warns(WeakLabelWarning, match="say no more than one of them would"):
+        (found,) = combine(frame).copies
+    names = sorted(f"copy{number}" for number in range(copies))
+    assert found == tuple(names[:10])  # as many as are compared
+
+
 @pytest.mark.parametrize(
-    "rates", [[0.4] * 5, [0.02, 0.02, 0.4, 0.4, 0.4], [0.3, 0.3, 0.05, 0.05], [0.6] * 4, [0.1] * 3]
+    "rates",
+    [
+        *([0.4] * 5, [0.02, 0.02, 0.4, 0.4, 0.4], [0.3, 0.3, 0.05, 0.05], [0.6] * 4, [0.1] * 3),
+        *([0.02] * 2, [0.02] * 3, [0.02, 0.02, 0.4], [0.01, 0.01, 0.3, 0.3]),
+    ],
+    ids=str,
 )
 @pytest.mark.filterwarnings("error")
 def test_independent_sources_are_no_copies(rates: list[float]) -> None:

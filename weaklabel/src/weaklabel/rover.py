@@ -154,6 +154,9 @@ MOST_OF_OTHERS: Final = 0.8
 MOST_ALIKE: Final = 0.45
 SOUND: Final = 0.55  # judges that both differ from the judged are alike this often, or are wrong
 UNDECIDED: Final = 0.1  # the judges have this much more alike, and either pair may be the copies
+# Without judges: the recognizers of the shipped log are apart in 8 % of the words; copies of which
+# each changes 1 % in 2 %, and so are independent ones that are wrong in 1 %.
+LEAST_APART: Final = 0.025
 FEWEST_SLOTS: Final = 100  # contested ones, for two sources to be compared
 FEWEST_QUERIES: Final = 30  # with contested slots
 MOST_SLOTS: Final = 200_000  # of more, every second and so on
@@ -289,7 +292,7 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     from the vote that they win. The judges are judged as well: the pair is cleared if these look
     more like copies, or differ from each other, too, where both differ from the pair. Where both
     pairs look alike, both are named. Sources alike in every contested slot are copies without a
-    judge.
+    judge; so are those that are seldom apart where at most one other source could judge them.
     """
     counts = np.bincount(voters.source)
     compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
@@ -305,17 +308,28 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     families[voters.source] = voters.family
     alike: dict[tuple[int, int, int, int], float] = {}  # of the words that one has or both
     agreeing: dict[tuple[int, int, int, int], float] = {}  # of the words that both have
+    there = np.zeros((len(slots.agreed), len(compared) + 1), dtype=bool)
+    there[voters.query, column[voters.source]] = True
     found: set[tuple[int, int]] = set()
+    near: set[tuple[int, int]] = set()
     pairs = []
     for a, b in combinations(range(len(compared)), 2):
-        both = (words[:, [a, b]] >= 0).all(axis=1)
-        if families[compared[a]] == families[compared[b]] or (
-            len(np.unique(query[both])) < FEWEST_QUERIES
-        ):
+        if families[compared[a]] == families[compared[b]]:
             continue
-        pairs.append((a, b))
-        if np.count_nonzero(both) >= FEWEST_SLOTS and (words[both, a] == words[both, b]).all():
-            found.add((a, b))
+        both = (words[:, [a, b]] >= 0).all(axis=1)
+        apart = np.count_nonzero(words[both, a] != words[both, b])
+        shared = there[:, [a, b]].all(axis=1)
+        all_slots = int(np.diff(slots.offsets) @ shared)
+        if (
+            np.count_nonzero(shared) >= FEWEST_QUERIES
+            and all_slots >= FEWEST_SLOTS
+            and apart * step <= LEAST_APART * all_slots
+        ):
+            near.add((a, b))
+        if len(np.unique(query[both])) >= FEWEST_QUERIES:
+            pairs.append((a, b))
+            if np.count_nonzero(both) >= FEWEST_SLOTS and not apart:
+                found.add((a, b))
     for c, d in pairs:
         agreed = words[(words[:, c] == words[:, d]) & (words[:, c] >= 0)]
         differs = (agreed != agreed[:, [c]]) & (agreed >= 0)
@@ -332,12 +346,20 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
         and alike.get((c, d, a, b), 0.0) <= share + UNDECIDED
         and agreeing.get((c, d, a, b), 0.0) >= SOUND
     }
+    for group in _joined(near):
+        if len({families[one] for place, one in enumerate(compared) if place not in group}) < 2:
+            found |= {pair for pair in near if pair[0] in group}
+    return sorted([int(compared[place]) for place in sorted(group)] for group in _joined(found))
+
+
+def _joined(pairs: Iterable[tuple[int, int]]) -> list[set[int]]:
+    """Groups of what pairs hold together."""
     groups: list[set[int]] = []
-    for pair in sorted(found):
+    for pair in pairs:
         joined = [group for group in groups if group & set(pair)]
         groups = [group for group in groups if group not in joined]
         groups.append(set(pair).union(*joined))
-    return sorted([int(compared[place]) for place in sorted(group)] for group in groups)
+    return groups
 
 
 def chosen_words(slots: Slots, winner: Integers) -> list[list[int]]:

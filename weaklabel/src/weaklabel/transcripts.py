@@ -53,8 +53,8 @@ class Combined:
             two families); `weight` is its vote's (its
             share of it, in a family), where 1 is the mean over the families of all queries. Of
             three and more families in a query none counts more than 0.8 of the others together.
-        copies: groups of sources that make the same errors although no family holds them; the
-            warning names them, too.
+        copies: groups of sources that make the same errors although no family holds them, or, with
+            at most one other source, are practically always alike; the warning names them, too.
         left_out: rows without a text.
         without: queries that have no text at all, and so no transcript.
     """
@@ -229,7 +229,8 @@ def _copies(
         warnings.warn(
             f"sources that make the same errors: {listed}. If they are copies or versions of one"
             " recognizer, declare them a family (families=, --family), so that they share one vote:"
-            " counted apart they outvote sources that are right. If they are not, the others may be"
+            " counted apart they outvote sources that are right, and the weights say no more than"
+            " one of them would. If they are not, they may hardly ever be wrong, or the others be"
             " the copies, by which right words look like errors",
             WeakLabelWarning,
             stacklevel=3,

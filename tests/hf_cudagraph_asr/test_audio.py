@@ -283,6 +283,31 @@ def test_a_chain_of_ogg_is_not_read_to_the_end_of_its_first(subtype: str) -> Non
     refused(first + b"?" + other, "several recordings in a chain")
 
 
+WHOLE = {kind: encoded(tone(0.3), format=kind) for kind in ("FLAC", "MP3", "OGG", "WAV")}
+OTHERS = {
+    **WHOLE,
+    "MP4": b"\0\0\0\x1cftypM4A \0\0\2\0",
+    "WebM": b"\x1aE\xdf\xa3\x9fB\x86\x81\x01B\x82\x84webm",
+}
+
+
+@pytest.mark.parametrize("between", [b"", ID3, b"TAG" + bytes(125)], ids=["", "ID3", "TAG"])
+@pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.parametrize("first", WHOLE)
+def test_a_recording_behind_another_is_not_lost(first: str, other: str, between: bytes) -> None:
+    assert len(read_audio(WHOLE[first] + (between if first != "WAV" else b""), RATE)) == 4800
+    refused(
+        WHOLE[first] + between + OTHERS[other], "goes on behind|in a chain|several (MP3|recordings)"
+    )
+
+
+@pytest.mark.parametrize("codec", [b"\x7fFLAC\1\0", b"Speex  ", b"\x80theora"])
+def test_ogg_of_another_codec_is_not_called_damaged(codec: bytes) -> None:
+    content = encoded(tone(), format="OGG", subtype="VORBIS")
+    content = content[:28] + codec + content[28 + len(codec) :]
+    refused(content, "is FLAC, Speex or video in OGG, of which Vorbis and .* convert it: ffmpeg")
+
+
 def test_a_tag_with_a_footer_is_skipped() -> None:
     head = b"\x04\0\x10\0\0\x02\0"
     content = b"ID3" + head + bytes(256) + b"3DI" + head + encoded(tone())

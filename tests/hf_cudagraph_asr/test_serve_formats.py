@@ -96,6 +96,30 @@ def test_what_ffmpeg_decodes_is_transcribed_unless_it_is_cut_off_or_too_long(
 
 
 @pytest.mark.usefixtures("on_path")
+@pytest.mark.parametrize(("kind", "options"), KINDS)
+def test_several_recordings_in_what_ffmpeg_decodes_are_refused(
+    gateway: Gateway, ffmpeg: Path, kind: str, options: list[str]
+) -> None:
+    body, (samples, rate) = made(ffmpeg, kind, *options), soundfile.read(RECORDING)
+    others = [written(samples, rate, format=one) for one in ("FLAC", "MP3", "OGG", "WAV")]
+    for behind in (*others, body, b"\0\0\0\x1cftypM4A ", b"\x1aE\xdf\xa3\x86B\x82\x84webm"):
+        response = transcribe(gateway, body + behind)
+        assert response.status_code == 400
+        assert "holds several recordings in one file" in response.json()["detail"]
+    tracks = made(ffmpeg, kind, "-i", str(RECORDING), "-map", "0", "-map", "1", *options)
+    response = transcribe(gateway, tracks)
+    assert response.status_code == 400
+    assert "holds several streams of sound" in response.json()["detail"]
+
+
+@pytest.mark.usefixtures("on_path")
+def test_the_sound_of_a_video_is_transcribed(gateway: Gateway, ffmpeg: Path) -> None:
+    video = ["-f", "lavfi", "-i", "color=d=1:s=32x32", "-c:v", "mpeg4", "-c:a", "aac"]
+    response = transcribe(gateway, made(ffmpeg, "mp4", *video))
+    assert (response.status_code, response.json()["text"]) == (200, TEXT)
+
+
+@pytest.mark.usefixtures("on_path")
 def test_many_channels_at_a_high_rate_are_mixed_down(gateway: Gateway, ffmpeg: Path) -> None:
     response = transcribe(gateway, made(ffmpeg, "mkv", "-ac", "8", "-ar", "192000", "-c:a", "flac"))
     assert (response.status_code, response.json()["text"]) == (200, TEXT)

@@ -25,8 +25,6 @@ import numpy.typing as npt
 
 from hf_cudagraph_asr.extras import imported
 
-__all__ = ["AudioError", "TooLong", "decoded", "opened", "read_audio", "recordings_in"]
-
 logger = logging.getLogger(__name__)
 
 Source = str | os.PathLike[str] | bytes
@@ -51,6 +49,9 @@ ENDINGS = set(
 # Containers that ffmpeg alone reads, by their first bytes, and its names for them. It is not to
 # guess: it would take a playlist too, and follow it to other files and addresses.
 DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; WebM
+# How recordings begin that may stand behind another: FLAC, OGG, WAV, MP4; WebM, counted MP3.
+HEADS = (rb"fLaC[\0\x80]\0\0\x22", rb"OggS\0\x02", rb"RIFF....WAVE", rb"ftyp(?<=\0\0\0.ftyp)",
+         rb"B\x82[\x84\x88](webm|matroska)", rb"(Xing|Info)\0{3}(?<=\0{9}.{7})")  # fmt: skip
 
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
 # divisor would need gigabytes.
@@ -105,9 +106,10 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
 
     Raises:
         AudioError: it cannot be decoded, holds no samples or some that are not finite, is cut off
-            or damaged, has more than tags behind it or does not say how long it is, or has a rate
-            that cannot be resampled; or ffmpeg is not installed. Damage does not show within a
-            frame of MP3, a packet of M4A or WebM, or the samples of WAV, nor in ADPCM's rate.
+            or damaged, holds several recordings or streams of sound, does not say how long it is,
+            or has a rate that cannot be resampled; or ffmpeg is not installed. Damage does not show
+            within a frame of MP3, a packet of M4A or WebM, or the samples of WAV, nor in ADPCM's
+            rate; nor behind OGG, M4A, WebM or tags MP3 without a count, or another format.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -153,6 +155,13 @@ def opened(
             f"{name} is empty, or cut off within a tag: leave it out, or copy it again"
         )
     demuxer = next((of for head, of in DEMUXERS.items() if re.match(head, content, re.S)), None)
+    behind = 8 if demuxer else len(content)  # of the others, once they are read
+    if content.startswith(b"RIFF"):
+        behind = 8 + int.from_bytes(content[4:8], "little")
+    elif demuxer == "matroska":  # before its first cluster there may be the head of FLAC
+        behind = max(8, content.find(b"\x1fC\xb6u"))
+    if _begins_behind(content, behind):
+        raise AudioError(f"{name} holds several recordings in one file: cut it into these")
     if demuxer is not None:
         content = _converted(content, demuxer, name, sampling_rate, most_seconds + 1, timeout_s)
     try:
@@ -176,6 +185,9 @@ def opened(
                 )
             yield file, content, frames, name
     except soundfile.SoundFileError as error:
+        if re.match(rb"OggS.{24}(\x7fFLAC|Speex|\x80theora)", content, re.DOTALL):
+            what = f"{name} is FLAC, Speex or video in OGG, of which Vorbis and Opus are read"
+            raise AudioError(f"{what}: convert it: ffmpeg -i {name} converted.wav") from error
         why = str(getattr(error, "error_string", error)).removeprefix("Error : ").rstrip(". ")
         raise AudioError(
             f"{name} cannot be decoded, or is cut off or damaged ({why}): copy or record it again, "
@@ -236,6 +248,11 @@ def _files_below(path: Path) -> Iterator[Path]:
             yield from (Path(folder, name) for name in names)
 
 
+def _begins_behind(content: bytes, at: int) -> bool:
+    """Whether a recording begins somewhere behind the place `at`."""
+    return any(re.compile(head, re.DOTALL).search(content, at) for head in HEADS)
+
+
 def _converted(
     content: bytes, demuxer: str, name: str, rate: int, most_seconds: float, timeout_s: float | None
 ) -> bytes:
@@ -250,7 +267,7 @@ def _converted(
         file.flush()
         options = f"-nostdin -v error -xerror -threads 1 -protocol_whitelist file -f {demuxer} -i"
         # Of whole numbers ffmpeg averages channels, of floats it does not.
-        outputs = f"-map 0:a:0 -t {most_seconds:f} -ac 1 -ar {rate} -c:a pcm_s16le -f wav pipe:1"
+        outputs = f"-map 0:a -t {most_seconds:f} -ac 1 -ar {rate} -c:a pcm_s16le -f wav pipe:1"
         command = [ffmpeg, *options.split(), file.name, *outputs.split()]
         try:
             done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
@@ -259,6 +276,8 @@ def _converted(
                 f"{name} took ffmpeg more than {timeout_s:g} s: send WAV or FLAC"
             ) from error
     said = done.stderr.decode("utf-8", "replace").strip()
+    if "one stream" in said:  # WAV cannot hold another
+        raise AudioError(f"{name} holds several streams of sound: take one: ffmpeg -map 0:a:0")
     if done.returncode or said:  # of what is cut off it decodes what is there, and says so
         why = re.sub(r"\[.*?\] ", "", said.partition("\n")[0]).replace(file.name, name)
         raise AudioError(
@@ -330,7 +349,7 @@ def _goes_on(content: bytes, frames: int, decoder: Any) -> bool:
     if not holds_all(len(alone.rstrip(b"\0")) - 1):
         return False
     end = bisect_left(range(len(alone)), True, key=holds_all)
-    return not alone[end:].lstrip(b"\0").startswith(TAGS)
+    return not alone[end:].lstrip(b"\0").startswith(TAGS) or _begins_behind(alone, end)
 
 
 def _check_wav(content: bytes, name: str) -> None:
@@ -443,7 +462,7 @@ def _frames_of_mp3(content: bytes, promised: int, name: str) -> int:
     rest = content[at:].strip(b"\0")
     lost = not counted and len(content) - at - len(rest) > MOST_ZEROS
     damaged = at > len(content) or (rest and not rest.startswith(TAGS)) or content[:2] in rest
-    if damaged or lost or (counted and counted != found - 1):
+    if damaged or lost or (counted and counted != found - 1) or _begins_behind(content, at):
         raise AudioError(
             f"{name} is cut off, damaged, several MP3 in one file, or not of layer III: copy or "
             f"encode it again"
@@ -475,7 +494,7 @@ def _mp3_frame(head: bytes, first: bytes) -> tuple[int, int] | None:
 def _is_whole_ogg(content: bytes) -> bool:
     """Whether each page is there as it was written, and the last of each stream (RFC 3533, 6).
 
-    Not of a chain: libsndfile reads the first of its recordings.
+    Not of a chain, or with another recording behind it: libsndfile reads the first.
     """
     at, following, ended = 0, dict[int, int](), set[int]()
     while content.startswith(b"OggS\0", at) and len(content) >= at + 27:
@@ -489,7 +508,8 @@ def _is_whole_ogg(content: bytes) -> bool:
         if page[5] & 4:
             ended.add(serial)
         at += len(page)
-    return ended == following.keys() and b"OggS" not in content[at:]
+    whole = ended == following.keys() and b"OggS" not in content[at:]
+    return whole and not _begins_behind(content, at)
 
 
 def _is_whole_page(page: bytes) -> bool:

@@ -14,10 +14,7 @@ from torch import nn
 
 from hf_cudagraph_asr.exact import ExactForward
 
-__all__ = ["Backend", "EagerBackend", "ExportBackend", "Program", "compiled"]
-
 Program = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
-
 
 _NOTHING = nullcontext()
 

@@ -12,8 +12,6 @@ from typing import Any
 
 from hf_cudagraph_asr.dispatch import batches
 
-__all__ = ["Batcher"]
-
 LOOK = 32  # waiting queries, the oldest, from which a batch of no more is chosen: .2 ms
 
 

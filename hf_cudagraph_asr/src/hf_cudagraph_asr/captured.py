@@ -19,8 +19,6 @@ from hf_cudagraph_asr.exact import ExactForward, keep_mask
 from hf_cudagraph_asr.host import HostModel
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost, whole
 
-__all__ = ["Captured", "cut"]
-
 Times = dict[tuple[int, int], list[float]]
 
 

@@ -36,8 +36,6 @@ from torch.utils._pytree import tree_leaves
 from hf_cudagraph_asr.backends import Backend, Program, compiled
 from hf_cudagraph_asr.exact import ExactForward
 
-__all__ = ["CaptureCheck", "CompiledGraphBackend", "CudaBackend"]
-
 logger = logging.getLogger(__name__)
 
 _cuda: Any = torch.cuda  # partly without annotations

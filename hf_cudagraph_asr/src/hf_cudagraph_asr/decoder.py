@@ -19,8 +19,6 @@ import torch
 
 from hf_cudagraph_asr.extras import imported
 
-__all__ = ["Decoder", "WordDecoder"]
-
 logger = logging.getLogger(__name__)
 
 Decoder: TypeAlias = Callable[[torch.Tensor], Sequence[tuple[str, int, int, float | None]]]

@@ -13,8 +13,6 @@ import numpy as np
 
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, Cost
 
-__all__ = ["Dispatch", "Prices", "Programs", "Reason", "Replay", "Route", "batches", "decide"]
-
 Route = Literal["bucket", "exact", "host"]
 
 

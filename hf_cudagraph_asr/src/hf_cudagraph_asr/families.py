@@ -10,8 +10,6 @@ import importlib
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["ATTENTION", "FAMILIES", "Family", "UnsupportedModel", "class_name", "family_of"]
-
 # Both take an additive mask. Flash attention counts the valid tokens on the host (`nonzero`,
 # `item`); flex attention takes a block mask.
 ATTENTION = ("sdpa", "eager")

@@ -24,8 +24,6 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Convolution", "Frames", "Geometry"]
-
 Samples = npt.NDArray[np.int64]
 
 # The models that take features, and how many of the feature extractor's hops one position is.

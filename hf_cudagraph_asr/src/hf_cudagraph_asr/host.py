@@ -18,8 +18,6 @@ from hf_cudagraph_asr.families import UnsupportedModel, class_name, family_of
 from hf_cudagraph_asr.geometry import FEATURES, Frames
 from hf_cudagraph_asr.plan import BucketPlan
 
-__all__ = ["Call", "HostModel", "row_by_row"]
-
 # In which the exact forward is tested.
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -23,8 +23,6 @@ from hf_cudagraph_asr.host import Call, HostModel, row_by_row
 from hf_cudagraph_asr.observe import Observer, Observers, PoolStatistics, Served, Tally
 from hf_cudagraph_asr.plan import BucketPlan, Cost, LengthSketch, Proposal, propose, rows_of, whole
 
-__all__ = ["GraphPool", "output_of"]
-
 logger = logging.getLogger(__name__)
 
 EAGER_ROWS = 8  # rows of a batch where nothing is captured

@@ -25,8 +25,6 @@ from hf_cudagraph_asr.geometry import FEATURES, Frames, Geometry
 from hf_cudagraph_asr.plan import Bucket, BucketPlan, chunks_of
 from hf_cudagraph_asr.pool import GraphPool
 
-__all__ = ["Transcriber", "Transcript", "Word", "device_of", "dtype_of", "loaded"]
-
 logger = logging.getLogger(__name__)
 
 Waveform = npt.NDArray[np.float32]

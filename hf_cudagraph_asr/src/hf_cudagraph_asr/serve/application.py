@@ -18,7 +18,7 @@ from fastapi import Depends, FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from pydantic import BaseModel, BeforeValidator, Field
+from pydantic import BaseModel, Field
 from ray import serve
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.context import _get_global_client
@@ -31,9 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from hf_cudagraph_asr import audio
 from hf_cudagraph_asr.serve import openai
-from hf_cudagraph_asr.serve.recognizer import Checked, Transcription, failure, metric, refusal
-
-__all__ = ["Gateway", "Limits", "api", "ingress"]
+from hf_cudagraph_asr.serve.recognizer import LIST, Checked, Transcription, failure, metric, refusal
 
 DECODERS = 4  # threads; libsndfile and torch leave the interpreter to others meanwhile
 LINGER = 5.0  # seconds that the rest of a refused body is taken for its client to read why
@@ -81,10 +79,9 @@ class Limits(Checked):
     timeout_s: float = Field(30.0, gt=0)
     start_timeout_s: float = Field(2.0, gt=0)
     retry_after_s: int = Field(1, ge=0)
-    names: Annotated[
-        tuple[Annotated[str, Field(min_length=1)], ...] | None,
-        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
-    ] = Field(None, min_length=1)
+    names: Annotated[tuple[Annotated[str, Field(min_length=1)], ...] | None, LIST] = Field(
+        None, min_length=1
+    )
     language: str | None = Field(None, min_length=1)
     # An empty variable is a mistake, and not to leave the server open.
     api_key: str | None = Field(

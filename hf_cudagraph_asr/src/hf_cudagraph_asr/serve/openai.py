@@ -12,8 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from hf_cudagraph_asr.serve.recognizer import Transcription, Word, refusal
 
-__all__ = ["Asked", "answer", "error_of", "listed", "segments"]
-
 # A segment ends at a pause, or before it is too long for two lines of a subtitle.
 PAUSE, LONGEST, WIDEST = 0.6, 7.0, 84  # seconds, seconds, characters
 

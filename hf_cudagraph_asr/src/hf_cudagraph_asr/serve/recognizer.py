@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from hf_cudagraph_asr.transcriber import Transcript
 
-__all__ = ["Batching", "Checked", "ModelSettings", "Recognizer", "Transcription"]
-
 logger = logging.getLogger("ray.serve")  # which Serve writes to the replica's log file
 
 MOST_FAILURES = 3  # in a row: a CUDA device may fail for good, as after an illegal access
@@ -42,6 +40,9 @@ OURS = {
 }
 
 Waveform = npt.NDArray[np.float32]
+
+# A setting of several values, whose text has commas between them.
+LIST = BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value)
 
 
 class Checked(BaseModel):
@@ -89,10 +90,7 @@ class ModelSettings(Checked):
     backend: Literal["auto", "cuda", "compile", "export", "eager"] = "auto"
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    batch_sizes: Annotated[
-        tuple[Annotated[int, Field(ge=1)], ...] | None,
-        BeforeValidator(lambda value: value.split(",") if isinstance(value, str) else value),
-    ] = None
+    batch_sizes: Annotated[tuple[Annotated[int, Field(ge=1)], ...] | None, LIST] = None
     calibrate: int = Field(3, ge=0)
     lanes: int | None = Field(None, ge=1)
 

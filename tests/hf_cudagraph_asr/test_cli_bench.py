@@ -158,6 +158,7 @@ def test_a_model_and_a_plan_are_measured(
         (["--model", "nowhere"], "'nowhere'"),
         (["--plan", "missing.json"], "missing.json"),
         (["--plan", "bench.json", "--out", "bench.json"], "would be replaced"),
+        (["--out", "MODEL/config.json"], "would be replaced"),
         (["--queries", "0"], "--queries"),
         (["--dtype", "int4"], "no dtype 'int4'"),
         (["--out", "nowhere/b.json"], "no folder nowhere"),
@@ -173,7 +174,8 @@ def test_a_mistake_is_a_message_and_exit_code_2(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     defaults = ["--model", str(folder), "--plan", "plan.json", "--out", "bench.json"]
-    assert main(["bench", *defaults, "--device", "cpu", *arguments]) == 2
+    given = [argument.replace("MODEL", str(folder)) for argument in arguments]
+    assert main(["bench", *defaults, "--device", "cpu", *given]) == 2
     shown = capsys.readouterr()
     assert message in shown.err
     assert "Traceback" not in shown.err

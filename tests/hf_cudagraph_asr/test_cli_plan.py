@@ -256,6 +256,7 @@ def test_a_plot_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
         (["log.csv", "--plot", "pipe.png"], "pipe.png is no regular file"),
         (["log.csv", "--out", "log.csv"], "log.csv is read, and would be replaced"),
         (["log.csv", "--out", "link.json"], "link.json is read, and would be replaced"),
+        (["log.csv", "--model", "m", "--out", "m/config.json"], "config.json is read, and would"),
         (["long.csv"], "seconds, from one frame up to a day, and 1 are not, such as 100000.0"),
     ],
 )
@@ -273,6 +274,8 @@ def test_a_mistake_is_a_message_and_exit_code_2(
     os.mkfifo("pipe")
     Path("pipe.png").symlink_to("pipe")
     Path("link.json").symlink_to("log.csv")
+    Path("m").mkdir()
+    Path("m/config.json").write_text("{}")
     before = Path("log.csv").read_bytes()
     if "--out" in arguments:  # the last one given counts
         assert main(["plan", "--out", "plan.json", *arguments]) == 2

@@ -477,6 +477,9 @@ def test_the_error_of_a_line_is_what_a_line_may_hold(here: Path) -> None:
         (["audio", "--no-such-flag"], "--no-such-flag"),
         (["click.wav", "--out", "click.wav"], "click.wav is read, and would be replaced"),
         (["audio", "--out", "audio/00.wav", "--overwrite"], "audio/00.wav is read, and would be"),
+        (["audio", "--out", "hard.jsonl", "--overwrite"], "hard.jsonl is read, and would be"),
+        (["audio", "--out", "model/vocab.json", "--overwrite"], "vocab.json is read, and would be"),
+        (["audio", "--out", "model/model.safetensors"], "model.safetensors is read, and would be"),
         (["audio", "--out", "nowhere/out.jsonl"], "no folder nowhere to write out.jsonl in"),
         (["audio", "--out", "audio"], "audio is a folder: give the path of a file"),
         (["audio", "--out", "click.wav/out.jsonl"], "click.wav is a file"),
@@ -487,6 +490,7 @@ def test_a_mistake_is_a_line_and_exit_code_2(
     here: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     os.mkfifo("pipe")
+    os.link("audio/00.wav", "hard.jsonl")
     before = sorted(os.listdir())
     defaults = ["--model", "model", "--out", "out.jsonl", "--device", "cpu"]
     assert main(["transcribe", *defaults, *arguments]) == 2

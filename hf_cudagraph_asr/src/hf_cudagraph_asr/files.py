@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+MODEL_FILES = re.compile(r".*(config|vocab|token.*|index)\.json|.*\.(safetensors|bin|pt)")
 
 
 @contextmanager
@@ -26,10 +29,13 @@ def written_beside(path: str | os.PathLike[str]) -> Iterator[Path]:
         beside.unlink(missing_ok=True)
 
 
-def checked(path: str | os.PathLike[str], read: Iterable[str | Path | None] = ()) -> Path:
+def checked(
+    path: str | os.PathLike[str], read: Iterable[str | Path | None] = (), model: str | None = None
+) -> Path:
     """Give the path, or the one that a symlink there leads to, if a file can be written there.
 
-    An OSError says why not, as far as can be told; a ValueError, that it is one of those in `read`.
+    An OSError says why not, as far as can be told; a ValueError, that it is one of those in `read`,
+    by whatever link, or of the model's in the folder `model`.
     """
     target = path = Path(path)
     if path.is_dir():
@@ -43,6 +49,10 @@ def checked(path: str | os.PathLike[str], read: Iterable[str | Path | None] = ()
         file = next((x for x in target.parents if x.exists() and not x.is_dir()), None)
         why = f"{file} is a file" if file else "create it first"
         raise FileNotFoundError(f"no folder {folder} to write {target.name} in: {why}")
-    if os.path.realpath(path) in (os.path.realpath(other) for other in read if other):
+    others = [Path(other) for other in read if other]
+    if model is not None:
+        others += (file for file in Path(model).glob("*") if MODEL_FILES.fullmatch(file.name))
+    there = path.exists()
+    if path in others or any(there and one.exists() and one.samefile(path) for one in others):
         raise ValueError(f"{path} is read, and would be replaced: write to another file")
     return target

@@ -174,7 +174,7 @@ def bench(
     Queries are drawn from the traffic that the plan was made for. The stock model is called with an
     attention mask, as the host's pipeline calls it, and without.
     """
-    checked(out, [plan])
+    checked(out, [plan], model)
     quiet_host()
 
     import torch

@@ -55,7 +55,7 @@ def plan(
 
     read = recordings_in([source])
     for file in [out] if plot is None else [out, plot]:
-        checked(file, read)
+        checked(file, read, model)
     if plot is not None and plot.resolve() == out.resolve():
         raise ValueError(f"--out and --plot are both {out}: give two files")
     rows = sizes(batch_sizes) or (1,)

@@ -99,7 +99,7 @@ def transcribe(
 
     recordings = recordings_in(sources)
     if out is not None:
-        checked(out, [*recordings, plan, lexicon, lm])
+        checked(out, [*recordings, plan, lexicon, lm], model)
     lengths = None if plan is None else BucketPlan.load(plan)
     if lengths is None and backend not in ("auto", "eager"):
         raise ValueError(

@@ -2,6 +2,7 @@
 
 import importlib
 import re
+import runpy
 import subprocess
 import sys
 from datetime import timedelta
@@ -327,6 +328,27 @@ def test_two_logs_hold_different_people_of_one_world():
 def test_no_households_or_days_are_refused(households, days):
     with pytest.raises(ValueError, match=f"got {households} and {days}"):
         simulate(households, days)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--out", "log", "--households", "0"], "--households: at least 1 is needed, got 0"),
+        (["--out", "log", "--days", "0"], "--days: at least 1"),
+        (["--out", "log", "--seed", "-1"], "--seed: at least 0"),
+        (["--out", "log", "--recorded", "-1"], "--recorded: at least 0"),
+        (["--out", "a_file"], "a_file"),
+        (["--describe", "nowhere"], "nowhere"),
+    ],
+)
+def test_an_argument_that_cannot_be_is_named(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.chdir(tmp_path)
+    Path("a_file").touch()
+    monkeypatch.setattr(sys, "argv", ["simulate.py", *arguments])
+    with pytest.raises(SystemExit, match="2"):
+        runpy.run_path(str(FOLDER / "simulate.py"), run_name="__main__")
+    assert said in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["a_file"]
 
 
 def test_the_command_with_nothing_to_do_says_so():

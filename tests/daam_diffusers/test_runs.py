@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from typing import Any
 
 import diffusers
 import pytest
 import torch
 from diffusers import StableDiffusionImg2ImgPipeline, StableDiffusionPipeline
+from diffusers.models.attention_processor import AttnProcessor, AttnProcessor2_0
 from slow import attentions, is_near
 from tiny_cross import VARIANTS as CROSS
 from tiny_pipelines import VARIANTS, picture, quiet, sd_parts
 
-from daam_diffusers import HeatMaps, TraceError, Tracer, trace
+from daam_diffusers import HeatMaps, TraceError, Tracer, TraceWarning, trace
 
 CPU = torch.device("cpu")
 SD = VARIANTS["sd"]
@@ -235,6 +240,139 @@ def test_a_tracer_decorates_a_function(sd):
     assert [*tracer.heat_maps()] == ["a", "red", "car"]
     assert tracer.runs == 2
     assert type(sd) is StableDiffusionPipeline
+
+
+# Threads
+
+
+class Research(AttnProcessor):
+    """Not known to look at, so its attention is seen by the layer's `get_attention_scores`."""
+
+
+def beside(pipe: Any) -> Any:
+    """Another pipeline of the same models."""
+    scheduler = type(pipe.scheduler).from_config(pipe.scheduler.config)
+    parts = {**pipe.components, "scheduler": scheduler}
+    return quiet(StableDiffusionPipeline(**parts, requires_safety_checker=False))
+
+
+@contextmanager
+def amid(module: torch.nn.Module, *acts: Callable[[], Any]) -> Iterator[list[Future[Any]]]:
+    """Let another thread do all of this inside the first call that this thread makes."""
+    here, done = threading.get_ident(), list[Future[Any]]()
+
+    def hook(*_: Any) -> None:
+        if threading.get_ident() == here and not done:
+            done.extend(pool.submit(act) for act in acts)
+            wait(done)
+
+    handle = module.register_forward_hook(hook)
+    with ThreadPoolExecutor(1) as pool:
+        yield done
+    handle.remove()
+
+
+def inside_attention(pipe: Any) -> torch.nn.Module:
+    """A part of the first layer that reads the prompt, called after its q and k are there."""
+    modules = pipe.unet.named_modules()
+    return next(module for name, module in modules if name.endswith("attn2.to_out.0"))
+
+
+@pytest.mark.parametrize("processor", [AttnProcessor2_0, Research])
+def test_what_another_thread_does_with_the_models_is_not_of_the_run(sd, processor, recwarn):
+    sd.unet.set_attn_processor(processor())
+    other = beside(sd)
+
+    def encode() -> Any:
+        return sd.encode_prompt("the fog", CPU, 1, True, "a house")
+
+    with trace(sd) as alone:
+        image, blue, fog = SD.run(sd, "a red car"), SD.run(other, "a blue dog"), encode()
+    acts = (lambda: SD.run(other, "a blue dog"), encode)
+    with trace(sd) as tracer, amid(inside_attention(sd), *acts) as done:
+        assert SD.run(sd, "a red car").equal(image)
+    assert done[0].result().equal(blue)
+    assert all(one.equal(own) for one, own in zip(done[1].result(), fog, strict=True))
+    maps, before = tracer.heat_maps(), alone.heat_maps()
+    assert (tracer.runs, maps.provenance["calls"]) == (1, "3")
+    assert maps["red"].values.equal(before["red"].values)
+    assert not [one for one in recwarn if issubclass(one.category, UserWarning)]
+
+
+def test_a_traced_pipeline_called_in_two_threads_at_once_is_refused_in_the_second(sd):
+    other, elsewhere = beside(sd), Tracer(sd)
+    with trace(sd, probe=True) as alone:
+        image = SD.run(sd, "a red car")
+    acts = [
+        lambda: SD.run(sd, "a blue dog"),
+        lambda: trace(other).__enter__(),
+        lambda: elsewhere.processors(),
+        lambda: house.probe("blue", ["blue"]),
+    ]
+    with trace(sd, probe=True) as tracer:
+        SD.run(sd, "a house")
+        house = tracer.heat_maps()
+        with amid(inside_attention(sd), *acts) as done:
+            assert SD.run(sd, "a red car").equal(image)
+        for one in done:
+            with pytest.raises(TraceError, match="in another thread, and traced there"):
+                one.result()
+        assert tracer.runs == 2
+        SD.run(sd, "a blue dog")
+    maps, before = tracer.heat_maps(run=1), alone.heat_maps()
+    assert maps["red"].values.equal(before["red"].values)
+    assert [*tracer.heat_maps()] == ["a", "blue", "dog"]
+
+
+@pytest.mark.parametrize("processor", [AttnProcessor2_0, Research])
+def test_a_tracer_that_another_thread_takes_off_lets_the_image_be(sd, processor):
+    sd.unet.set_attn_processor(processor())
+    image = SD.run(sd, "a red car")
+    with trace(sd) as tracer, amid(inside_attention(sd), lambda: tracer.remove()) as done:
+        assert SD.run(sd, "a red car").equal(image)
+    assert done[0].exception() is None
+    assert {type(one) for one in sd.unet.attn_processors.values()} == {processor}
+    with pytest.raises(TraceError, match="taken off while another thread"):
+        tracer.heat_maps()
+
+
+def test_a_tracer_follows_from_thread_to_thread(sd):
+    with trace(sd) as tracer:
+        SD.run(sd, "a red car")
+        for prompt in ("a red car", "a blue dog"):
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(SD.run, sd, prompt).result()
+        embeds, negative = sd.encode_prompt("a red car", CPU, 1, True, "")
+        with ThreadPoolExecutor(1) as pool:
+            given = {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+            pool.submit(SD.run, sd, None, **given).result()
+    first, second, other, last = (tracer.heat_maps(run=run) for run in range(4))
+    assert [*other] == ["a", "blue", "dog"]
+    for maps in (second, last):
+        assert maps["red"].values.equal(first["red"].values)
+
+
+def test_a_loop_of_ones_own_goes_from_thread_to_thread_beside_others(sd):
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(1))
+    other = beside(sd)
+
+    def step(embeds: torch.Tensor, timestep: int) -> torch.Tensor:
+        with torch.no_grad():
+            return sd.unet(latents, timestep, embeds).sample
+
+    with trace(sd) as alone:
+        embeds, _ = sd.encode_prompt("a red car", CPU, 1, False)
+        drawn = [step(embeds, timestep) for timestep in (900, 500)]
+    with trace(sd) as tracer:
+        embeds, _ = sd.encode_prompt("a red car", CPU, 1, False)
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(step, embeds, 900).result().equal(drawn[0])
+        with amid(inside_attention(sd), lambda: SD.run(other, "a blue dog")) as done:
+            assert step(embeds, 500).equal(drawn[1])
+    done[0].result()
+    with pytest.warns(TraceWarning, match=numbers(2, 5) + "; 3 carried text"):
+        maps = tracer.heat_maps()
+    assert maps["red"].values.equal(alone.heat_maps()["red"].values)
 
 
 # Loops of one's own

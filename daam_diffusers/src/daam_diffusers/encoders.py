@@ -7,8 +7,10 @@ the prompt's own ids are looked for in them.
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -37,6 +39,21 @@ class Reading:
     ids: list[list[int]]  # a row a text, (b, L)
     valid: list[list[bool]]  # which of them are no padding; all if that was not said
     states: torch.Tensor | None  # what it returned first, (b, L, D), if that is such a tensor
+
+
+class Readings(threading.local):
+    """What text encoders read, of each thread apart, while `kept` is entered there."""
+
+    all: list[Reading] | None = None
+
+    @contextmanager
+    def kept(self) -> Iterator[list[Reading]]:
+        """A list of what is read inside."""
+        before, self.all = self.all, []
+        try:
+            yield self.all
+        finally:
+            self.all = before
 
 
 def placements(

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from daam_diffusers.encoders import Reading
+from daam_diffusers.encoders import Reading, Readings
 from daam_diffusers.errors import TraceError
 from daam_diffusers.processor import NO_PICKLE
 
@@ -51,8 +51,8 @@ class Weak:
 def observed(pipe: Any, components: Sequence[str], watch: Watch) -> Iterator[None]:
     """Tell a watch, held weakly, of a pipeline's calls, steps and prompts.
 
-    Its `readings` get what the text encoders, the pipeline's `components`, read since
-    `encode_prompt`, or the pipeline, was called.
+    Its `readings` get what the text encoders, the pipeline's `components`, read while
+    `encode_prompt`, or the pipeline, is called.
     """
     weak_watch, readings = weakref.ref(watch), watch.readings
     with ExitStack() as stack:
@@ -71,27 +71,27 @@ def observed(pipe: Any, components: Sequence[str], watch: Watch) -> Iterator[Non
 
 
 def _reader(
-    name: str, encoder: nn.Module, readings: list[Reading]
+    name: str, encoder: nn.Module, readings: Readings
 ) -> Callable[[Any, Any, Any, Any], None]:
     parameters = inspect.signature(type(encoder).forward)
 
     def hook(module: Any, args: Any, kwargs: Any, output: Any) -> None:
         given = parameters.bind_partial(module, *args, **kwargs).arguments
         ids, mask = given.get("input_ids"), given.get("attention_mask")
-        if not isinstance(ids, torch.Tensor) or ids.ndim != 2:
+        if readings.all is None or not isinstance(ids, torch.Tensor) or ids.ndim != 2:
             return
         if not isinstance(mask, torch.Tensor) or mask.shape != ids.shape:
             mask = torch.ones_like(ids)
         values = (output,) if isinstance(output, torch.Tensor) else tuple(output[:2])
         states = (v for v in values if isinstance(v, torch.Tensor) and v.ndim == 3)
-        readings.append(Reading(name, ids.tolist(), mask.bool().tolist(), next(states, None)))
+        readings.all.append(Reading(name, ids.tolist(), mask.bool().tolist(), next(states, None)))
 
     return hook
 
 
 @contextmanager
 def _observed_encode_prompt(
-    pipe: Any, readings: list[Reading], weak_watch: weakref.ref[Watch]
+    pipe: Any, readings: Readings, weak_watch: weakref.ref[Watch]
 ) -> Iterator[None]:
     """The method is replaced on the instance by itself plus the listener, and put back after."""
     original = pipe.encode_prompt
@@ -100,13 +100,12 @@ def _observed_encode_prompt(
 
     @functools.wraps(original)
     def encode_prompt(*args: Any, **kwargs: Any) -> Any:
-        readings.clear()
         arguments = _kept(signature.bind(*args, **kwargs))
-        result = original(*args, **kwargs)
+        with readings.kept() as own:
+            result = original(*args, **kwargs)
         listener = weak_watch()
         if listener is not None:
-            listener.encoded(arguments, result, tuple(readings))
-        readings.clear()
+            listener.encoded(arguments, result, tuple(own))
         return result
 
     pipe.encode_prompt = encode_prompt
@@ -121,7 +120,7 @@ def _observed_encode_prompt(
 
 @contextmanager
 def _observed_calls(
-    pipe: Any, readings: list[Reading], weak_watch: weakref.ref[Watch]
+    pipe: Any, readings: Readings, weak_watch: weakref.ref[Watch]
 ) -> Iterator[None]:
     """The instance's class is replaced by a subclass that listens, and put back after.
 
@@ -143,11 +142,11 @@ def _observed_calls(
                 return super().__call__(*args, **kwargs)
             bound = signature.bind(self, *args, **kwargs)
             bound.apply_defaults()
-            readings.clear()
             listener.began(_kept(bound))
             output = None
             try:
-                output = super().__call__(*args, **kwargs)
+                with readings.kept():
+                    output = super().__call__(*args, **kwargs)
             finally:
                 listener.ended(output)
             return output

@@ -111,6 +111,8 @@ class Run:
 
     arguments: Mapping[str, Any] = field(default_factory=dict)  # none of a loop of one's own
     roles: frozenset[Role] = frozenset({"prompt"})  # the texts to record
+    # Whose calls are of it; those of a loop of one's own may come from any, one at a time.
+    thread: int | None = None
     encoded: list[Encoded] = field(default_factory=list)
     branches: list[Branch] = field(default_factory=list)  # first the prompt that it began with
     layout: Layout | None = None  # of the denoiser's present call; None if that is not recorded

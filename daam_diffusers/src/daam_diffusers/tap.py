@@ -8,10 +8,13 @@ Two ways of looking, chosen by the kind of processor:
 - `DispatchTap`: for any other processor, whatever reaches `scaled_dot_product_attention` or the
   layer's own `get_attention_scores`; it costs some Python time for each torch function called
   inside.
+
+Other threads may call the same layer meanwhile: a tap sees what its own thread does.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -71,6 +74,7 @@ class ProjectionTap:
         self._attn = attn
         self._scaled_by_kernel = scaled_by_kernel
         self._hooks = ExitStack()
+        self._thread = threading.get_ident()
         self._seen: dict[str, torch.Tensor] = {}
 
     def __enter__(self) -> Self:
@@ -89,7 +93,8 @@ class ProjectionTap:
         self._hooks.close()
 
     def _keep(self, name: str, _module: Any, _inputs: Any, output: torch.Tensor) -> None:
-        self._seen[name] = output
+        if threading.get_ident() == self._thread:
+            self._seen[name] = output
 
     def calls(self, mask: torch.Tensor | None) -> list[AttentionCall]:
         """See `tap_for`."""
@@ -130,6 +135,7 @@ class DispatchTap(TorchFunctionMode):
         self._seen: list[AttentionCall] = []
         self._scores: list[Scores] = []
         self._undo = ExitStack()
+        self._thread = threading.get_ident()
         self._entered = False
 
     def __enter__(self) -> Self:
@@ -139,7 +145,8 @@ class DispatchTap(TorchFunctionMode):
         if original is not None:
 
             def get_attention_scores(query: Any, key: Any, attention_mask: Any = None) -> Any:
-                self._scores.append((query, key, attention_mask))
+                if threading.get_ident() == self._thread:
+                    self._scores.append((query, key, attention_mask))
                 return original(query, key, attention_mask)
 
             own = vars(self._attn)
@@ -157,8 +164,8 @@ class DispatchTap(TorchFunctionMode):
         self.close()
 
     def close(self) -> None:
-        """Take the mode and the method off, if they are on."""
-        if self._entered:
+        """Take the method off, and in the tap's own thread the mode, if they are on."""
+        if self._entered and threading.get_ident() == self._thread:
             self._entered = False
             super().__exit__(None, None, None)  # type: ignore[no-untyped-call]
         self._undo.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,7 +16,7 @@ import torch
 from torch import nn
 
 from daam_diffusers import host
-from daam_diffusers.encoders import Reading, placements
+from daam_diffusers.encoders import Reading, Readings, placements
 from daam_diffusers.errors import TraceError
 from daam_diffusers.families import Call, Grid, LayerInfo, denoisers_of, family_of
 from daam_diffusers.layers import Layer, Source, groups_of, layers_of, source_of
@@ -47,7 +48,7 @@ class Watch:
     Attributes:
         denoiser, family: the first of the pipeline's `denoisers`, and its family.
         layers: those that read the prompt, by name, in forward order, then self-attention.
-        readings: what the text encoders read since the pipeline, or `encode_prompt`, was called.
+        readings: what the text encoders read while the pipeline, or `encode_prompt`, is called.
         taps: those that look on at an attention call, and those whose call was interrupted.
     """
 
@@ -110,7 +111,8 @@ class Watch:
         self._run: Run | None = None  # of the pipeline's call, or of a loop of one's own
         self._depth = 0  # calls of the pipeline inside each other
         self._earlier: list[Encoded] = []  # before the pipeline was called, maybe for its call
-        self.readings: list[Reading] = []
+        self.readings = Readings()
+        self._beginning = threading.Lock()
         self.taps: list[ProjectionTap | DispatchTap] = []
         self._installed = ExitStack()
         self._is_installed = self._rewraps = False
@@ -151,6 +153,11 @@ class Watch:
 
     def remove(self) -> None:
         """Leave the pipeline as it was found."""
+        if (run := self._elsewhere()) is not None:
+            run.fault = (
+                "the tracer was taken off while another thread still called the pipeline; leave "
+                "`with trace(pipe)` when that call has returned"
+            )
         self._is_installed = self._rewraps = False
         self._installed.close()
         self._unwrap()  # processors that were set after it was removed
@@ -165,6 +172,7 @@ class Watch:
         if self._is_own(processor):
             return processor  # type: ignore[no-any-return]
         if is_tracing(processor):
+            processor._observer.refuse_threads()
             logger.warning("another tracer was at work on this pipeline; it is taken off.")
             processor._observer.remove()
             processor = layer.module.processor
@@ -180,24 +188,53 @@ class Watch:
             kept.update({k: one.inner for k, one in kept.items() if self._is_own(one)})
 
     def _close_taps(self) -> None:
-        while self.taps:
+        while self.taps and self._elsewhere() is None:  # else they are at work
             self.taps.pop().close()
 
     def _is_own(self, processor: Any) -> bool:
         return is_tracing(processor) and processor._observer is self
 
+    # Threads
+
+    def _own(self) -> Run | None:
+        """The run, if calls of this thread are of it now."""
+        run = self._run
+        return run if run is not None and run.thread in (None, threading.get_ident()) else None
+
+    def _elsewhere(self) -> Run | None:
+        """The run, if another thread is inside a call of the pipeline, or a probe."""
+        run = self._run
+        is_bound = run is not None and (self._depth or run.probes)
+        return run if is_bound and self._own() is None else None
+
+    def _release(self, run: Run) -> None:
+        """Let another thread go on with a loop of one's own."""
+        if not (self._depth or run.probes):
+            run.thread = None
+
+    def refuse_threads(self) -> None:
+        """Refuse what would disturb a run that another thread is at."""
+        if self._elsewhere() is not None:
+            raise TraceError(
+                f"this {type(self._pipe).__name__}, or its denoiser, is at work in another thread, "
+                "and traced there: one call can be traced at a time. Wait until that one has "
+                "returned, e.g. by a lock around `with trace(pipe)` and the call."
+            )
+
     # The pipeline
 
     def began(self, arguments: Mapping[str, Any]) -> None:
         """Begin a run: the pipeline was called."""
-        self._depth += 1
-        if self._depth > 1:  # a pipeline that calls itself
-            return
-        self._close_taps()
-        before = self._run
-        self._earlier = before.encoded if before is not None and not before.calls else []
-        own = {name: value for name, value in arguments.items() if name != "self"}
-        self._run = Run(own, self._roles)
+        with self._beginning:
+            self.refuse_threads()
+            self._depth += 1
+            if self._depth > 1:  # a pipeline that calls itself
+                return
+            self._close_taps()
+            before = self._run
+            self._earlier = before.encoded if before is not None and not before.calls else []
+            own = {name: value for name, value in arguments.items() if name != "self"}
+            self._run = Run(own, self._roles, threading.get_ident())
 
     def ended(self, output: Any) -> None:
         """End the run: the call returned, or it raised and `output` is None."""
@@ -221,13 +258,13 @@ class Watch:
 
     def counts_steps(self) -> None:
         """Take note that the pipeline counts its steps: it made a progress bar."""
-        if self._run is not None and self._depth:
-            self._run.counts_steps = True
+        if (run := self._own()) is not None and self._depth:
+            run.counts_steps = True
 
     def advanced(self) -> None:
         """Count a step that is done."""
-        if self._run is not None and self._depth:
-            self._run.step += 1
+        if (run := self._own()) is not None and self._depth:
+            run.step += 1
 
     # Text
 
@@ -235,6 +272,8 @@ class Watch:
         self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
     ) -> None:
         """Take note of a prompt that was encoded."""
+        if self._elsewhere() is not None:
+            return
         if self._run is None or (self._run.calls and not self._depth):
             self._run = Run(roles=self._roles)
         run = self._run
@@ -322,7 +361,7 @@ class Watch:
         images = int(run.arguments.get("num_images_per_prompt") or 1)
         prompt, negative = run.arguments.get("prompt"), run.arguments.get("negative_prompt") or ""
         texts: dict[Role, Any] = {"prompt": prompt, "negative": negative}
-        for reading in self.readings:
+        for reading in self.readings.all or ():
             if reading.states is None or prompt is None:
                 continue
             known = {one.role for one in run.encoded}
@@ -331,7 +370,7 @@ class Watch:
                     rows = reading.states.repeat_interleave(images, dim=0)
                     self._add(run, role, {"prompt": given}, "", rows, (reading,))
                     break
-        self.readings.clear()
+        self.readings.all = []
 
     def _was_read(self, given: str | list[str], reading: Reading) -> bool:
         """Whether a text encoder read these texts, one a row, or one for all rows."""
@@ -350,9 +389,14 @@ class Watch:
         self, component: str, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> None:
         """Forward pre-hook of a denoiser."""
+        run = self._run
+        if run is not None and self._own() is None:
+            if self._elsewhere() is None:  # amid a call of a loop of one's own
+                run.calls += 1
+                run.unknown += 1
+            return
         if self._rewraps:  # the user, or the host for them, may have exchanged processors
             self._wrap_all()
-        run = self._run
         if run is None:
             return
         if not run.provenance:
@@ -374,7 +418,10 @@ class Watch:
         if missing:
             raise TraceError(f"{type(module).__name__} was called without {missing[0]}: no text")
         first = family.conditional_first or "image_guidance_scale" in run.arguments
+        run.thread = threading.get_ident()
         run.denoise(family, call, conditional_first=first)
+        if run.layout is None:
+            self._release(run)
         kept = run.inputs
         if kept is None or run.layout is None or run.probes or component in kept.calls:
             return
@@ -406,12 +453,15 @@ class Watch:
         """
         if kept.fault is not None:
             raise TraceError(kept.fault)
-        before, installed = self._run, self._is_installed
+        installed = self._is_installed
         processors = [one.module.processor for one in self.layers.values()]
         if any(is_tracing(one) and not self._is_own(one) for one in processors):
             raise TraceError("another tracer is at work on this pipeline: probe when it is done.")
         run = Run(provenance={"probe": "yes"}, inputs=kept, probes=True, counts_steps=True)
-        self._run = run
+        run.thread = threading.get_ident()
+        with self._beginning:
+            self.refuse_threads()
+            before, self._run = self._run, run
         try:
             self.install(wrap=True)
             with torch.no_grad():
@@ -437,10 +487,11 @@ class Watch:
 
     def denoised(self, component: str, module: nn.Module, *_: Any) -> None:
         """Forward hook of a denoiser: the first time, refuse a run whose layers were not seen."""
-        run = self._run
+        run = self._own()
         if run is None or run.layout is None:
             return
         run.layout = None
+        self._release(run)
         if component in run.checked:
             return
         run.checked.add(component)
@@ -483,12 +534,12 @@ class Watch:
 
     def wants(self, name: str) -> bool:
         """Whether this call of this layer is to be looked at."""
-        run = self._run
+        run = self._own()
         return run is not None and run.layout is not None and run.infos.get(name, ...) is not None
 
     def inputs(self, name: str, given: torch.Tensor) -> Iterator[torch.Tensor]:
         """Inputs of a layer's processor: those it was given; in a probe those that were kept."""
-        run = self._run
+        run = self._own()
         assert run is not None  # see `wants`
         assert run.layout is not None
         kept, branch = run.inputs, run.branches[0]
@@ -516,7 +567,7 @@ class Watch:
 
     def observe(self, name: str, calls: list[AttentionCall]) -> None:
         """Take note of what one call of a layer's processor attended to."""
-        run = self._run
+        run = self._own()
         if run is None or run.layout is None:
             return
         layer, layout = self.layers[name], run.layout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -242,11 +243,15 @@ def test_the_command_writes_every_mean_as_json_and_csv(
     assert f"{score.miou:.3f} ± {score.margin:.3f}" in shown
 
 
-@pytest.mark.parametrize("name", ["dog.gt.png", "DOG.GT.PNG", "image.png", "heat_maps.safetensors"])
+NAMES = ["dog.gt.png", "DOG.GT.PNG", "image.png", "heat_maps.safetensors", "../generation.json"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_scores_replace_nothing_that_is_judged(
     folder: Path, clipseg: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     read = folder / "000001" / name
+    (folder / "generation.json").write_text("{}")
     if not read.exists():
         (folder / "000001" / "dog.gt.png").rename(read)
     (folder / "link.csv").symlink_to(read)
@@ -254,6 +259,9 @@ def test_scores_replace_nothing_that_is_judged(
     for out in (read, folder / "000002" / ".." / "000001" / name, folder / "link.csv"):
         assert main(["evaluate", str(folder), "--out", str(out)]) == 2
         assert f"--out {out} is read by this command" in capsys.readouterr().err
+    hard = folder / "hard.csv"
+    hard.hardlink_to(read)
+    assert main(["evaluate", str(folder), "--out", str(hard)]) == 0
     assert read.read_bytes() == before
     config = clipseg / "config.json"
     arguments = ["evaluate", str(folder), "--clipseg", str(clipseg), "--out", str(config)]
@@ -284,6 +292,33 @@ def test_hidden_folders_do_not_count_but_for_one_that_is_asked_for(folder: Path)
     assert (scores.images, scores.problems) == (2, [])
     assert evaluate(hidden, (0.4,)).images == 1
     assert evaluate(hidden / "trash" / "000001", (0.4,)).images == 1
+
+
+def test_links_to_folders_are_followed_once(folder: Path, tmp_path_factory: Any) -> None:
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (folder / "000002").rename(elsewhere / "000002")
+    for name in ("000002", "again"):
+        (folder / name).symlink_to(elsewhere / "000002")
+    (folder / "000001" / "around").symlink_to(folder)
+    (elsewhere / "000002" / ".hidden").symlink_to(folder / "000001")
+    scores = evaluate(folder, (0.4,))
+    assert (scores.images, scores.problems) == (3, [])
+    assert [word["image"] for word in scores.words[4:]] == ["000002", "000002"]
+
+
+def test_a_folder_that_cannot_be_read_is_an_error(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if os.fspath(path).endswith("000001"):
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="000001"):
+        evaluate(folder, (0.4,))
 
 
 @pytest.mark.parametrize("name", ["0.4", "otsu", "whole_image", "word"])

@@ -124,6 +124,11 @@ def test_hidden_folders_are_not_measured(folder: Path, tmp_path: Path) -> None:
     assert study.study(tmp_path / ".trash", MODEL).statistics.counts["images"] == 1
 
 
+def test_a_linked_folder_is_measured(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "red").symlink_to(folder / "red")
+    assert study.study(tmp_path, MODEL).statistics.counts["images"] == 1
+
+
 def test_an_image_that_is_missing_costs_its_row_and_one_of_another_size_is_named(
     folder: Path, tmp_path: Path
 ) -> None:

@@ -283,7 +283,10 @@ def _check_outputs(out: Iterable[Path], read: Iterable[Path], own: str | None = 
     kept = {os.path.realpath(path) for path in read}
     for path in out:
         if os.path.realpath(path) in kept:
-            raise ValueError(f"--out {path} is read by this command: give the path of another file")
+            raise ValueError(
+                f"--out {path} is read by this command, or belongs to what it reads: give the path "
+                "of another file"
+            )
         check_target(path, own)
 
 
@@ -333,8 +336,9 @@ def evaluate(
     none can be judged.
     """
     from daam_diffusers import folder as folders
+    from daam_diffusers import samples
 
-    read = [file for pattern in folders.READ for file in folder.rglob(pattern)]
+    read = [file for pattern in folders.KEPT for file in samples.find(folder, pattern)]
     model_files = [] if clipseg is None else Path(clipseg).glob("*")
     _check_outputs(out or [], [*read, *model_files], "JSON or CSV")
     limits = threshold or [0.3, 0.4, 0.5, "otsu"]

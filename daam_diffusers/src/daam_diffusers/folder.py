@@ -34,11 +34,11 @@ from daam_diffusers.evaluation import (
 from daam_diffusers.heat_map import Threshold
 from daam_diffusers.linguistics import Mean
 from daam_diffusers.maps import HeatMaps
-from daam_diffusers.samples import IMAGE, MAPS, find, read_picture
+from daam_diffusers.samples import IMAGE, MANIFEST, MAPS, VIDEO, find, read_picture
 
 MASK = ".gt.png"
 MASKS = "*.[gG][tT].[pP][nN][gG]"
-READ = (MAPS, IMAGE, MASKS)  # the files of a sample that are read
+KEPT = (MAPS, IMAGE, VIDEO, MASKS, MANIFEST)  # the files of a set
 BASELINES = ("whole_image", "random_half")
 
 
@@ -94,7 +94,8 @@ def evaluate(
     and named in `problems`.
 
     Args:
-        folder: searched in depth for `heat_maps.safetensors`; hidden folders are left out.
+        folder: searched in depth for `heat_maps.safetensors`, links to folders as well; hidden
+            folders are left out.
         thresholds: on min-max maps, in [0, 1] or `"otsu"`.
         refined: judge `HeatMaps.refined()`.
         predictors: by name, judged on the `image.png` beside the maps.

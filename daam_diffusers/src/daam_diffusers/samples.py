@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import os
 import secrets
@@ -25,16 +26,30 @@ MANIFEST = "generation.json"  # beside the samples: what they were made of
 def find(folder: Path, pattern: str = MAPS) -> list[Path]:
     """The files of heat maps below a folder, or others; those of hidden folders do not count.
 
+    Links to folders are followed, and a folder that is reached twice counts once.
+
     Raises:
         ValueError: no such folder, or none in it.
+        OSError: a folder cannot be read.
     """
     if not folder.is_dir():
         raise ValueError(f"no such folder: {folder}")
-    found = {file: file.relative_to(folder).parts[:-1] for file in folder.rglob(pattern)}
-    files = sorted(x for x, parts in found.items() if not any(y.startswith(".") for y in parts))
+    files, unread = list[Path](), list[OSError]()
+    waiting, seen = [folder], set[str]()
+    for start in waiting:  # links come last, after the folder that they may lead to
+        for here, inner, names in os.walk(start, onerror=unread.append):
+            if (real := os.path.realpath(here)) in seen:
+                inner.clear()
+                continue
+            seen.add(real)
+            inner[:] = [name for name in inner if name[0] != "."]
+            waiting += sorted(one for name in inner if (one := Path(here, name)).is_symlink())
+            files += [Path(here, name) for name in fnmatch.filter([*inner, *names], pattern)]
+    if unread:
+        raise unread[0]
     if not files and pattern == MAPS:
         raise ValueError(f"no {MAPS} below {folder}")
-    return files
+    return sorted(files)
 
 
 def read_picture(path: Path) -> Image.Image:
@@ -186,7 +201,11 @@ def _check_manifest(out: Path, rows: Mapping[str, Any], settings: Mapping[str, A
             read = json.loads(path.read_text(encoding="utf-8"))
             kept, before = {**read["settings"]}, {**read["rows"]}
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} is damaged: {error!r}") from error
+            raise ValueError(
+                f"{path} is damaged ({error!r}): it is to tell the settings and rows that the "
+                "samples beside it were made of; put back what generate wrote there, or give "
+                "another folder"
+            ) from error
         begun = any((out / name).exists() for name in before) or any(out.glob(".*.partial"))
         if not begun:  # the run before failed at once
             kept, before = dict(settings), {}

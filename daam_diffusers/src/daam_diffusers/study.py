@@ -121,7 +121,8 @@ def study(
     `problems`.
 
     Args:
-        folder: searched in depth for `heat_maps.safetensors`; hidden folders are left out.
+        folder: searched in depth for `heat_maps.safetensors`, links to folders as well; hidden
+            folders are left out.
         model: a spaCy model's name or folder; it must parse and tag.
         threshold: on min-max maps, in [0, 1].
         categories: name of a noun to its category, for `cohyponyms`.

@@ -306,6 +306,7 @@ def test_a_traced_pipeline_called_in_two_threads_at_once_is_refused_in_the_secon
     acts = [
         lambda: SD.run(sd, "a blue dog"),
         lambda: trace(other).__enter__(),
+        lambda: tracer(SD.run)(sd, "a blue dog"),
         lambda: elsewhere.processors(),
         lambda: house.probe("blue", ["blue"]),
     ]

@@ -125,6 +125,7 @@ class Watch:
         With `wrap` the layers' processors are wrapped as well, now and, where they were exchanged,
         before each call of a denoiser.
         """
+        self.refuse_threads()  # one that is left by an error would take this off for both
         if self._is_installed:
             return
         for layer in self.layers.values():

@@ -390,6 +390,18 @@ def test_a_column_of_type_null_is_no_input_on_any_engine(rows: int, tmp_path: Pa
     assert pl.read_parquet_schema(made) == log.schema
 
 
+@pytest.mark.parametrize("reference", [False, True])
+def test_polars_keeps_the_order_of_a_log_that_a_function_looks_at_as_a_whole(
+    reference: bool, tmp_path: Path
+) -> None:
+    log = pl.select(query_id=pl.int_range(200_000), transcript=pl.lit("play"))
+    path, out = tmp_path / "log.parquet", tmp_path / "votes.parquet"
+    log.write_parquet(path, row_group_size=20_000)
+    other = path if reference else None
+    apply_files([built_in.rarity], path, out, engine="polars", reference=other, progress=False)
+    assert pl.read_parquet(out)["query_id"].is_sorted()
+
+
 @pytest.fixture(scope="module")
 def spark(require: Any) -> Iterator[Any]:
     """A session of this module, which `apply_files` joins."""

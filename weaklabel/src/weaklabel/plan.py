@@ -443,7 +443,7 @@ class Plan:
         schema = frame.collect_schema()
         read = {column for function in self.functions for column in function.columns}
         floats = sorted(name for name in read if name in schema and schema[name].is_float())
-        if self.of_log() is not None:
+        if self.of_log() is not None and LOG_LENGTH not in schema:
             # No window: Spark would gather the whole log on one machine.
             frame = frame.join(frame.select(nw.len().alias(LOG_LENGTH)), how="cross")
         return frame.with_columns(nw.col(floats).fill_nan(None)) if floats else frame

@@ -9,7 +9,7 @@ import polars as pl
 
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.plan import QUERY, Plan, RowLog, RowStep
-from weaklabel.votes import SESSION
+from weaklabel.votes import LOG_LENGTH, SESSION
 
 
 class Log(QueryLog):
@@ -43,6 +43,9 @@ class Log(QueryLog):
                 zoned = dtype.time_zone not in (None, "UTC")
                 moved = column.dt.convert_time_zone("UTC") if zoned else column
                 casts.append(moved.dt.cast_time_unit("us"))
+        if plan.of_log() is not None:  # as `Plan` adds it elsewhere, where no order is kept
+            length = log.select(pl.len().alias(LOG_LENGTH))
+            log = log.join(length, how="cross", maintain_order="left")
         return log.with_columns(casts)
 
     @staticmethod

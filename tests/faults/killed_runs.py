@@ -148,8 +148,11 @@ def visible(out: Path) -> list[Path]:
     """The files of an output under final names: no part of their path is hidden."""
     if out.is_file():
         return [out]
-    found = (path for path in out.rglob("*") if path.is_file()) if out.is_dir() else ()
-    return sorted(p for p in found if not any(x[0] == "." for x in p.relative_to(out).parts))
+    found = list[Path]()
+    for here, folders, names in os.walk(out):  # which may vanish meanwhile
+        folders[:] = [name for name in folders if name[0] != "."]
+        found += [Path(here, name) for name in names if name[0] != "."]
+    return sorted(found)
 
 
 def hidden(folder: Path) -> list[Path]:

@@ -107,7 +107,8 @@ def unknown_length() -> bytes:
         (flac(np.zeros(3600 * RATE, np.int16)), 413, "too_long", "has 3,600.00 seconds"),
         (bytes(100_001), 413, "too_large", "100,001 bytes or more, at most 100,000 are taken"),
     ],
-    ids=lambda value: value if isinstance(value, str) else None,
+    # Not the bytes: a WAV of floats tells when it was written.
+    ids=lambda value: f"{len(value)} bytes" if isinstance(value, bytes) else None,
 )  # fmt: skip
 def test_what_cannot_be_transcribed_is_refused_with_the_actual_fault(
     gateway: Gateway, body: bytes, status: int, error: str, detail: str

@@ -346,6 +346,23 @@ def test_values_in_the_names_of_folders_are_settled_together(
     assert found[column].to_list() == values
 
 
+def test_folders_hold_columns_only_below_what_is_given(tmp_path: Path) -> None:
+    """A sweep's folder must not replace the log's own column, and a glob names folders, too."""
+    log = tmp_path / "confidence=0.9" / "log"
+    for day in ("2026-01-01", "__HIVE_DEFAULT_PARTITION__"):
+        (log / f"day={day}").mkdir(parents=True)
+        pl.DataFrame({"query_id": [1], "confidence": [0.5]}).write_parquet(
+            log / f"day={day}/1.parquet"
+        )
+    for source in (log, log / "**/*.parquet", log / "day=*/1.parquet"):
+        found = tables.read(source)
+        assert found["confidence"].to_list() == [0.5, 0.5]
+        assert found["day"].to_list() == [date(2026, 1, 1), None]
+    above = tables.read(tmp_path / "*/log/*/1.parquet")
+    assert above["confidence"].to_list() == [0.9, 0.9]
+    assert tables.read(log / "day=2026-01-01/*.parquet").columns == ["query_id", "confidence"]
+
+
 # CSV
 
 

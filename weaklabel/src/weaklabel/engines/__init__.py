@@ -62,7 +62,8 @@ class LogFiles:
             WeakLabelError: the suffix is unknown, formats are mixed, or a file cannot be read.
         """
         found = find(path)
-        direct = found.format == "Parquet" and found.local and not found.hive and not altered
+        direct = found.format == "Parquet" and found.local and not altered
+        direct = direct and not any(map(found.folders, found.paths))
         opened = tables.scan(path) if frame is None else frame
         return cls(found.given, found.paths, opened, direct, altered)
 

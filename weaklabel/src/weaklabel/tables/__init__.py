@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote
@@ -39,18 +40,21 @@ from weaklabel.tables.text import (
     typed_folders,
 )
 
+# The column of the path of a row's file, on the way.
+_FILE: Final = "__weaklabel_file"
+
 
 def scan_parquet(files: Files) -> pl.LazyFrame:
     """The files as one frame; refuses a broken footer, and files of other columns or types."""
     if not files.local:
         return renamed(pl.scan_parquet(files.given), files.rename)
+    # Polars itself would read the names of folders above the one that was given as well.
+    scanned: Any = partial(pl.scan_parquet, glob=False, hive_partitioning=False)
+    folders = {file: files.folders(file) for file in files.paths}
     scans, schemas = {}, {}
-    for file in files.paths:
-        # By itself Polars settles what folders' names hold file by file, and 01 as 1.
-        folders = Path(file).parent.parts if files.hive else ()
-        texts = {part.partition("=")[0]: pl.String for part in folders if part.count("=") == 1}
-        hive: Any = {"hive_partitioning": files.hive, "hive_schema": texts or None}
-        scans[file] = pl.scan_parquet(Path(file), glob=False, **hive)
+    for file, texts in folders.items():
+        held = (pl.lit(text, pl.String).alias(name) for name, text in texts.items())
+        scans[file] = scanned(Path(file)).with_columns(held)
         try:
             schemas[file] = scans[file].collect_schema()
         except (pl.exceptions.PolarsError, OSError) as error:
@@ -66,8 +70,16 @@ def scan_parquet(files: Files) -> pl.LazyFrame:
                     f"column {name!r} is {wanted[name]} in {first} and {dtype} in {file}:"
                     " convert one of them"
                 )
-    if len({tuple(schema.items()) for schema in schemas.values()}) == 1:
-        frame = pl.scan_parquet([Path(file) for file in files.paths], glob=False, **hive)
+    if len({(*schema.items(), *folders[file]) for file, schema in schemas.items()}) == 1:
+        paths = [Path(file) for file in folders]
+        by = pl.col(_FILE).replace_strict
+        held = (
+            by([path.as_posix() for path in paths], [each[name] for each in folders.values()])
+            .cast(pl.String)
+            .alias(name)
+            for name in texts
+        )
+        frame = scanned(paths, include_file_paths=_FILE).with_columns(held).drop(_FILE)
     else:
         parts = [part.select(list(wanted)) for part in scans.values()]
         frame = pl.concat(parts, how="vertical_relaxed")
@@ -101,14 +113,14 @@ def scan(path: Source, *, rename: Mapping[str, str] | None = None) -> pl.LazyFra
         rename: other names for columns, {"old": "new"}; what a column is, its new name says.
 
     Parquet keeps its types. CSV and JSON are read through once to settle theirs, and so are columns
-    in the names of a folder's folders (`day=2026-01-01/1.parquet`), which may be dates, too. In a
-    CSV, of fields between commas, semicolons, tabs or bars, `query_id` and `session_id` are
-    integers only where none would lose something by it (leading zeros, more than 64 bits), else
-    text; transcripts and other texts stay the text that they are; timestamps with an offset
-    ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and those without one stay
-    text, for the validation to name; a column that nothing is known of is integers, numbers,
-    true/false or timestamps where each of its values is one. JSON is one object a line, or an array
-    of objects.
+    in the names of folders below the one given or a glob's fixed part (`day=2026-01-01/1.parquet`),
+    which may be dates, too. In a CSV, of fields between commas, semicolons, tabs or bars,
+    `query_id` and `session_id` are integers only where none would lose something by it (leading
+    zeros, more than 64 bits), else text; transcripts and other texts stay the text that they are;
+    timestamps with an offset ("2026-01-01T00:00:00Z", "+02:00") become UTC, to the microsecond, and
+    those without one stay text, for the validation to name; a column that nothing is known of is
+    integers, numbers, true/false or timestamps where each of its values is one. JSON is one object
+    a line, or an array of objects.
 
     Raises:
         FileNotFoundError: there is nothing at that path, or no table in the folder.

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import url2pathname
 
 import polars as pl
@@ -45,6 +45,9 @@ _OPENED: Final = frozenset(
     {"s3", "s3a", "gs", "gcs", "az", "azure", "abfs", "abfss", "adl", "http", "https", "hf"}
 )
 
+# Names of the folder of null: Hive's own, and what Polars takes for it as well.
+_NULLS: Final = ("__HIVE_DEFAULT_PARTITION__", "null")
+
 # Companions of the data that a folder may hold beside it; they are no tables.
 _BESIDE: Final = frozenset({".py", ".toml", ".md", ".txt", ".html"})
 
@@ -60,7 +63,7 @@ class Files:
         paths: each of them.
         format: of all of them.
         local: they are no URLs.
-        hive: the path holds columns: date=2026-01-01/part-0.parquet.
+        root: below it, folders' names may hold columns: date=2026-01-01/part-0.parquet.
         rename: other names for their columns, {"old": "new"}.
     """
 
@@ -68,12 +71,18 @@ class Files:
     paths: tuple[str, ...]
     format: Format
     local: bool = True
-    hive: bool = False
+    root: str = ""
     rename: Mapping[str, str] = field(default_factory=dict)
 
     def name(self, name: str) -> str:
         """The name of a column from here on."""
         return self.rename.get(name, name)
+
+    def folders(self, file: str) -> dict[str, str | None]:
+        """The columns that folders' names hold, below the root, as texts."""
+        parts = Path(os.path.relpath(file, self.root)).parent.parts
+        texts = dict(part.split("=") for part in parts if part.count("=") == 1)
+        return {name: unquote(text) if text not in _NULLS else None for name, text in texts.items()}
 
 
 def is_url(path: str) -> bool:
@@ -100,7 +109,7 @@ def find(path: Source) -> Files:
         return Files(given, (str(folder / "text"),), "Kaldi")
     if (folder / "supervisions.jsonl.gz").is_file():  # Lhotse's, beside recordings of other columns
         return Files(given, (str(folder / "supervisions.jsonl.gz"),), "JSON lines")
-    hive = False
+    root = given
     if folder.is_dir():
         found = [
             str(file)
@@ -109,15 +118,16 @@ def find(path: Source) -> Files:
             and file.is_file()
         ]
         tables = [file for file in found if _suffixes(file)[0] in FORMATS]
-        hive = any("=" in os.path.relpath(os.path.dirname(file), folder) for file in found)
         known = _BESIDE | set(FORMATS)
         if others := [file for file in found if _suffixes(file)[0] not in known]:
             _logger.warning("not read, for they are no tables: %s", listed(others))
         if not tables:
             raise FileNotFoundError(f"no table in the folder {given}: {_KNOWN}")
     elif os.path.exists(given):
-        tables = [given]
+        tables, root = [given], os.path.dirname(given)
     else:
+        while glob.has_magic(root):
+            root = os.path.dirname(root)
         tables = sorted(file for file in glob.glob(given, recursive=True) if os.path.isfile(file))
         if not tables:
             raise FileNotFoundError(f"no file or folder {given}, and no file matches it")
@@ -130,7 +140,7 @@ def find(path: Source) -> Files:
     for file in tables:
         if os.path.getsize(file) == 0:
             raise WeakLabelError(f"{file} is empty (0 bytes): write it again, or remove it")
-    return Files(given, tuple(tables), next(iter(formats)), hive=hive)
+    return Files(given, tuple(tables), next(iter(formats)), root=root)
 
 
 def _format_of(name: str) -> Format:

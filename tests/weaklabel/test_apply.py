@@ -340,9 +340,13 @@ def test_a_function_that_an_engine_cannot_compute_is_named() -> None:
         WeakLabelError, match=r"'undeclared' cannot be computed on polars.*loudness"
     ):
         apply([*FUNCTIONS, undeclared], plain_log())
-    texts = plain_log().cast({"confidence": pl.String})
-    with pytest.raises(WeakLabelError, match=r"'asr_confidence' failed: cannot compare string"):
-        apply([*FUNCTIONS, built_in.asr_confidence, long_text], texts)
+
+    @labeling_function(requires=["loudness"])
+    def of_text() -> nw.Expr:
+        return accept_if(nw.col("loudness") > 1)
+
+    with pytest.raises(WeakLabelError, match=r"'of_text' failed: cannot compare string"):
+        apply([*FUNCTIONS, of_text, long_text], plain_log().with_columns(loudness=pl.lit("high")))
 
 
 @pytest.mark.parametrize("kind", [pl.Int64, pl.Float64, pl.Date, pl.String])
@@ -362,6 +366,42 @@ def test_times_that_are_none_are_refused_on_every_engine(kind: Any, tmp_path: Pa
         out = tmp_path / "v.parquet"
         with pytest.raises(WeakLabelError, match=said):
             apply_files(functions, tmp_path / "log.parquet", out, engine=engine, progress=False)
+
+
+@pytest.mark.parametrize("kind", [pl.Duration("ms"), pl.Duration("ns"), pl.Time(), pl.Boolean()])
+def test_numbers_that_are_none_are_refused_on_every_engine(kind: Any, tmp_path: Path) -> None:
+    import duckdb
+
+    name = "confidence" if kind == pl.Boolean else "dwell"
+    log = plain_log().with_columns(dwell=pl.lit(1.0))
+    log = log.with_columns(pl.lit(3_600_000_000_000).cast(kind).alias(name))
+    log.write_parquet(tmp_path / "log.parquet")
+    functions = [long_text, built_in.asr_confidence, built_in.dwell]
+    for frame in (log, log.lazy(), log.to_pandas(), duckdb.sql("FROM log")):
+        with pytest.raises(WeakLabelError, match=f"'{name}' is .*, expected num|of type TIME_NS"):
+            apply(functions, frame)
+        apply([built_in.rarity], frame, keep=[name])  # which reads no numbers
+    for engine in ENGINES:
+        out = tmp_path / "v.parquet"
+        with pytest.raises(WeakLabelError, match=f"'{name}' is .*, expected numbers"):
+            apply_files(functions, tmp_path / "log.parquet", out, engine=engine, progress=False)
+
+
+@pytest.mark.parametrize("where", ["frame", "lazy", "pandas", "relation"])
+def test_a_column_of_nothing_is_a_missing_input(where: str, tmp_path: Path) -> None:
+    reading = {
+        "second_transcript": built_in.second_asr_agreement,
+        "confidence": built_in.asr_confidence,
+        "dwell": built_in.dwell,
+        "timestamp": built_in.rapid_repetition,
+        "session_id": built_in.session_position,
+        "transcript": built_in.rephrasing,
+    }
+    log = plain_log().with_columns(second_transcript=pl.lit("a"))
+    for column, function in reading.items():
+        none = log.with_columns(pl.lit(None).alias(column))
+        votes = nw.from_native(votes_by(where, [function], none, tmp_path)).lazy()
+        assert votes.collect("polars")[function.column].is_null().all()
 
 
 def test_row_wise_functions_are_reported_as_the_slow_kind(tmp_path: Path) -> None:

@@ -325,6 +325,22 @@ class Plan:
                 " columns, or leave these functions out"
             )
 
+    def check_types(self, schema: Mapping[str, Any]) -> None:
+        """Refuse times and numbers that are none where functions read them; unknown types pass.
+
+        Polars would compare numbers with durations as integers, and with true and false as 1 and 0.
+        """
+        read = {column for function in self.functions for column in function.columns}
+        for name in (name for name in schema if name in read):
+            dtype, kind = schema[name], kind_of(name)
+            right = dtype == nw.Datetime if kind == "time" else dtype.is_numeric()
+            if kind in ("time", "share", "seconds") and not right and dtype != nw.Unknown:
+                raise WeakLabelError(
+                    f"column {name!r} is {dtype}, expected {WANTED[kind]}: convert it, or let"
+                    " weaklabel.queries.check(log).accepted read it (on the command line, leave out"
+                    " --no-check)"
+                )
+
     def set_aside(self, frame: Any) -> Any:
         """The frame with its kept columns once more, under names that nothing else has."""
         aside = [nw.col(column).alias(_KEPT.format(i)) for i, column in enumerate(self.keep)]
@@ -337,18 +353,11 @@ class Plan:
             frame: a narwhals frame in which `set_aside` has set the kept columns aside.
 
         Raises:
-            WeakLabelError: a function raises, cannot be computed here, reads times that are none,
-                or has votes of a type that is no number.
+            WeakLabelError: a function raises, cannot be computed here, reads times or numbers
+                that are none, or has votes of a type that is no number.
         """
         frame = self._readable(frame)
-        for name, dtype in frame.collect_schema().items():
-            read = any(name in function.columns for function in self.functions)
-            # Polars would compare numbers with durations, as if all were microseconds.
-            if read and kind_of(name) == "time" and dtype not in (nw.Datetime, nw.Unknown):
-                raise WeakLabelError(
-                    f"column {name!r} is {dtype}, expected {WANTED['time']}: let weaklabel.queries"
-                    ".check(log).accepted read it, or leave out --no-check"
-                )
+        self.check_types(frame.collect_schema())
         others = {_KEPT.format(i): nw.col(_KEPT.format(i)) for i in range(len(self.keep))}
         others |= {_ROW.format(i): nw.col(column) for i, column in enumerate(self._row_columns)}
         votes: dict[str, LabelingFunction] = {}

@@ -30,6 +30,7 @@ from weaklabel.files import require_parent, workplace, written_beside
 from weaklabel.labeling import Identity, LabelingFunction
 from weaklabel.patterns import METADATA, described
 from weaklabel.plan import QUERY, WRONG, OnError, Plan, RowErrors, RowLog, merge
+from weaklabel.schema import kind_of
 from weaklabel.tables.files import Source as Source
 from weaklabel.tables.files import find
 from weaklabel.votes import ABSTAIN, ACCEPT, PREFIX, REJECT
@@ -394,6 +395,8 @@ def apply_files(
     _logger.info("votes are computed by %s: %s", chosen, reason)
     with written_beside(target) if single else _folder(target, resume) as place:
         scratch = place.parent if single else place
+        # What the file holds: to DuckDB a duration is an integer in an unknown unit.
+        plan.check_types(nw.from_native(log.frame).collect_schema())
         with closing(_engine(chosen).Log(log, other, scratch, master, memory_limit)) as opened:
             with opened.faults():
                 plan.check_columns(opened.columns)
@@ -680,10 +683,10 @@ def apply(
         computed here and now, and the votes held in memory.
 
     Raises:
-        WeakLabelError: columns are missing; `timestamp` is read and holds no times, but numbers,
-            days or texts; two functions share a name; a function cannot be computed, votes
-            something else than 1, 0, -1 or null, or raises where that is to stop the run. In an
-            eager frame the queries are named.
+        WeakLabelError: columns are missing; `timestamp` is read and holds no times, or one of
+            `confidence`, `duration` and `dwell` no numbers; two functions share a name; a function
+            cannot be computed, votes something else than 1, 0, -1 or null, or raises where that is
+            to stop the run. In an eager frame the queries are named.
         TypeError: `queries` is no frame, or one of another kind.
     """
     plan = Plan.of(functions, keep, on_error)
@@ -706,7 +709,16 @@ def _engine(name: str) -> Any:
 
 def _eager(frame: nw.DataFrame[Any], plan: Plan, reference: Any) -> Any:
     plan.check_columns(frame.columns)
-    log = tables.to_polars(frame.select(*plan.required)).lazy()
+    read = tables.to_polars(frame.select(*plan.required))
+    # A column of None has no type in pandas, and comes as text.
+    kinds: dict[Any, Any] = {
+        column.name: pl.Null
+        for column in read
+        if kind_of(column.name) in ("time", "share", "seconds")
+        and column.dtype == pl.String
+        and column.null_count() == len(read)
+    }
+    log = read.cast(kinds).lazy()
     if reference is not None:
         reference = tables.to_polars(reference).lazy()
     rows = RowLog()

@@ -10,6 +10,7 @@ import polars as pl
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.engines.polars import Log as PolarsLog
 from weaklabel.plan import QUERY, Plan, RowLog, RowStep
+from weaklabel.schema import kind_of
 from weaklabel.votes import SESSION
 
 
@@ -61,6 +62,8 @@ class Log(QueryLog):
             elif kind.startswith("TIMESTAMP") and kind.endswith("_NS"):
                 zoned = " WITH TIME ZONE" if "TZ" in kind else ""
                 changed[name] = f"CAST({column} AS TIMESTAMP{zoned})"
+            elif kind == '"NULL"' and kind_of(name) == "time":  # else taken for an integer
+                changed[name] = "CAST(NULL AS TIMESTAMP WITH TIME ZONE)"
         made = ", ".join(f"{text} AS {_quoted(name)}" for name, text in changed.items())
         return log.project(f"* REPLACE ({made})") if changed else log
 

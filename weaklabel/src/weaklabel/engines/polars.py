@@ -9,6 +9,7 @@ import polars as pl
 
 from weaklabel.engines import LogFiles, Part, QueryLog
 from weaklabel.plan import QUERY, Plan, RowLog, RowStep
+from weaklabel.schema import settled
 from weaklabel.votes import LOG_LENGTH, SESSION
 
 
@@ -29,6 +30,7 @@ class Log(QueryLog):
         Otherwise votes would depend on the engine: Polars rounds 0.9 to compare it with a Float32,
         and takes the hour of a timestamp in the column's own time zone.
         """
+        log = settled(log)
         casts: list[pl.Expr] = []
         schema = log.collect_schema()
         for name in plan.required:

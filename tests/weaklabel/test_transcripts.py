@@ -5,6 +5,7 @@ import random
 import tracemalloc
 from collections.abc import Callable, Sequence
 from functools import cache
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -362,8 +363,13 @@ def test_two_of_three_sources_are_copies_where_they_never_differ() -> None:
         combine(frame)
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.01])
-@pytest.mark.parametrize(("copies", "others"), [(2, 0), (3, 0), (12, 0), (2, 1), (3, 1)])
+@pytest.mark.parametrize(
+    ("noise", "copies", "others"),
+    [
+        *((0.0, 2, 0), (0.0, 3, 0), (0.0, 12, 0), (0.0, 2, 1), (0.0, 3, 1)),
+        *((0.01, 2, 0), (0.01, 3, 0), (0.01, 2, 1)),
+    ],
+)
 def test_copies_are_noticed_where_no_two_others_can_judge_them(
     noise: float, copies: int, others: int
 ) -> None:
@@ -386,6 +392,14 @@ def test_copies_are_noticed_where_no_two_others_can_judge_them(
 def test_independent_sources_are_no_copies(rates: list[float]) -> None:
     """All err at the same words, and in one of two ways."""
     frame, _ = _planted(rates, 500, lambda query: range(len(rates)), seed=9)
+    assert combine(frame).copies == ()
+
+
+@pytest.mark.parametrize("crew", [6, 3])
+@pytest.mark.filterwarnings("error")
+def test_good_sources_that_others_can_judge_are_no_copies(crew: int) -> None:
+    crews = list(combinations(range(6), crew))
+    frame, _ = _planted([0.01] * 5 + [0.05], 500, lambda query: crews[query % len(crews)], seed=1)
     assert combine(frame).copies == ()
 
 

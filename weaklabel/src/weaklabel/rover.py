@@ -157,6 +157,7 @@ UNDECIDED: Final = 0.1  # the judges have this much more alike, and either pair 
 # Without judges: the recognizers of the shipped log are apart in 8 % of the words; copies of which
 # each changes 1 % in 2 %, and so are independent ones that are wrong in 1 %.
 LEAST_APART: Final = 0.025
+ALL_ALIKE: Final = 1000  # slots without a difference; four sources wrong in .3 % have twelve
 FEWEST_SLOTS: Final = 100  # contested ones, for two sources to be compared
 FEWEST_QUERIES: Final = 30  # with contested slots
 MOST_SLOTS: Final = 200_000  # of more, every second and so on
@@ -292,7 +293,8 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     from the vote that they win. The judges are judged as well: the pair is cleared if these look
     more like copies, or differ from each other, too, where both differ from the pair. Where both
     pairs look alike, both are named. Sources alike in every contested slot are copies without a
-    judge; so are those that are seldom apart where at most one other source could judge them.
+    judge; so are those that are seldom apart where at most one other has a query with both, and all
+    where none is ever apart. Else few differences say nothing: good sources have few as well.
     """
     counts = np.bincount(voters.source)
     compared = np.sort(np.argsort(-counts, kind="stable")[:MOST_COMPARED])
@@ -311,21 +313,22 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
     there = np.zeros((len(slots.agreed), len(compared) + 1), dtype=bool)
     there[voters.query, column[voters.source]] = True
     found: set[tuple[int, int]] = set()
-    near: set[tuple[int, int]] = set()
     pairs = []
     for a, b in combinations(range(len(compared)), 2):
         if families[compared[a]] == families[compared[b]]:
             continue
         both = (words[:, [a, b]] >= 0).all(axis=1)
         apart = np.count_nonzero(words[both, a] != words[both, b])
-        shared = there[:, [a, b]].all(axis=1)
+        shared = there[:, a] & there[:, b]
         all_slots = int(np.diff(slots.offsets) @ shared)
         if (
             np.count_nonzero(shared) >= FEWEST_QUERIES
             and all_slots >= FEWEST_SLOTS
             and apart * step <= LEAST_APART * all_slots
         ):
-            near.add((a, b))
+            judges = len(np.unique(voters.family[shared[voters.query]])) - 2
+            if judges < 2 or (all_slots >= ALL_ALIKE and not shared[slots.query].any()):
+                found.add((a, b))
         if len(np.unique(query[both])) >= FEWEST_QUERIES:
             pairs.append((a, b))
             if np.count_nonzero(both) >= FEWEST_SLOTS and not apart:
@@ -346,9 +349,6 @@ def copies(slots: Slots, voters: Voters) -> list[list[int]]:
         and alike.get((c, d, a, b), 0.0) <= share + UNDECIDED
         and agreeing.get((c, d, a, b), 0.0) >= SOUND
     }
-    for group in _joined(near):
-        if len({families[one] for place, one in enumerate(compared) if place not in group}) < 2:
-            found |= {pair for pair in near if pair[0] in group}
     return sorted([int(compared[place]) for place in sorted(group)] for group in _joined(found))
 
 

@@ -53,8 +53,9 @@ class Combined:
             two families); `weight` is its vote's (its
             share of it, in a family), where 1 is the mean over the families of all queries. Of
             three and more families in a query none counts more than 0.8 of the others together.
-        copies: groups of sources that make the same errors although no family holds them, or, with
-            at most one other source, are practically always alike; the warning names them, too.
+        copies: groups of sources that make the same errors although no family holds them, or are
+            practically always alike where at most one other has queries with both, or all are
+            alike; the warning names them, too.
         left_out: rows without a text.
         without: queries that have no text at all, and so no transcript.
     """

@@ -469,6 +469,13 @@ class Equal:
         return 0
 
 
+class OneElement(Equal):
+    """What is no number, but can be turned into one, as a tensor of one element."""
+
+    def __int__(self) -> int:
+        return 1
+
+
 class Mute(Equal):
     def __eq__(self, other: object) -> bool:
         raise RuntimeError("not equal")
@@ -483,6 +490,7 @@ class Mute(Equal):
     "vote",
     [
         *(np.array([1]), [1, 1], np.True_, 1 + 0j, Decimal("sNaN"), Equal(), Mute()),
+        *(pytest.param(np.array(True), id="array of a bool"), OneElement()),
         "1" * 1_000_000,
     ],
     ids=lambda vote: type(vote).__name__,

@@ -281,6 +281,34 @@ def test_a_folder_is_resumed_where_the_log_is_read_as_before(folder, capsys, opt
     assert "then, checked, --hypotheses" in said or "then, as it stands now" in said
 
 
+@pytest.mark.parametrize("clocks", ["%FT%T", "%FT%TZ"])
+def test_a_folder_is_resumed_where_options_are_written_otherwise(folder, capsys, clocks):
+    log = pl.read_parquet("queries.parquet").rename({"transcript": "text", "dwell": "stay"})
+    sure = pl.when(pl.col("query_id") > 2).then("confidence").otherwise(-1)
+    log = log.with_columns(pl.col("timestamp").dt.strftime(clocks), confidence=sure)
+    log.drop("second_transcript").write_parquet("queries.parquet")
+    log.select("query_id", "text", source=pl.lit("other")).write_parquet("texts.parquet")
+    options = ["--rename", "text=transcript", "--rename", "stay=dwell", "--timezone", "UTC"]
+    options += ["--reject", "refused.csv", "--hypotheses", "texts.parquet"]
+    apply("--partitions", 3, *options, out="votes")
+    (folder / "votes/part-00001-of-00003.parquet").unlink()
+    command = ["apply", folder / "queries.parquet", "--out", "votes", "--resume"]
+    command += ["--rename", "stay = dwell", "--rename", "text=transcript"]
+    command += ["--reject", "others.csv", "--hypotheses", folder / "texts.parquet"]
+    zone = ["--timezone", "Etc/UTC"] if clocks == "%FT%T" else []
+    refused = [[*zone, "--keep", "dwell"], *([["--timezone", "Asia/Tokyo"]] if zone else [])]
+    for more in refused:
+        assert main([*map(str, command), *more]) == 2
+    said = capsys.readouterr().err
+    assert "the columns kept" in said
+    if zone:
+        assert "--rename text=transcript, --timezone UTC, --hypotheses texts.parquet (" in said
+    assert not (folder / "others.csv").exists()
+    run(*command, *zone)
+    assert "2 of 3 parts were there already\n" in capsys.readouterr().out
+    assert "is not within" in (folder / "others.csv").read_text()
+
+
 def test_check_writes_what_it_accepts(folder, capsys):
     run("check", "queries.parquet", "--requires", "dwell", "--out", "clean.jsonl")
     assert pl.read_ndjson("clean.jsonl").height == 300

@@ -142,6 +142,7 @@ class Checked:
         refusals: how many of them are refused.
         problems: all that was found; those of the table and its columns come first.
         unchanged: `accepted` is the table as it was given, so that its files can be used as well.
+        timezone: the zone that was given, if times without one are read by it.
     """
 
     accepted: pl.LazyFrame
@@ -150,6 +151,7 @@ class Checked:
     refusals: int
     problems: tuple[Problem, ...]
     unchanged: bool
+    timezone: str | None = None
 
     @property
     def ok(self) -> bool:
@@ -200,7 +202,8 @@ def validate(
     """
     if timezone is not None:
         try:
-            ZoneInfo(timezone)
+            if ZoneInfo(timezone).tzname(None) == "UTC":
+                timezone = "UTC"  # "Etc/UTC" is the same
         except (ZoneInfoNotFoundError, ValueError, OSError) as error:
             raise WeakLabelError(
                 f'no time zone {timezone!r}: give a name such as "UTC" or "Europe/Berlin"'
@@ -218,6 +221,7 @@ def check(
     reject: str | os.PathLike[str] | None = None,
     rename: Mapping[str, str] | None = None,
     timezone: str | None = None,
+    later: bool = False,
 ) -> Checked:
     """Compare a query log with its contract, and go on with what keeps it.
 
@@ -225,6 +229,7 @@ def check(
         queries, requires, rename, timezone: see `validate`.
         reject: a file to write refused rows to, with all columns and one more, `reason`; its suffix
             names the format. It is written where no row is refused, too, and then has none.
+        later: leave it to the caller to write that file, with `set_aside`.
 
     Returns:
         The accepted rows, in order, and what was found; without `reject` these are all rows.
@@ -252,13 +257,19 @@ def check(
             f"the log has a column {REASON!r}, where the refused rows' reasons go: rename it, with"
             f' --rename {REASON}=NAME, rename={{"{REASON}": "NAME"}} in Python'
         )
+    if not later:
+        set_aside(checked, queries, reject)
+    return checked
+
+
+def set_aside(checked: Checked, queries: Any, reject: str | os.PathLike[str]) -> None:
+    """Write the rows that `check` refused; an error where these are all."""
     with naming(queries):
         write(checked.refused, reject)
     if checked.refusals:
         _logger.warning("%d of %d rows refused, see %s", checked.refusals, checked.rows, reject)
     if checked.refusals == checked.rows:
         raise WeakLabelError(f"{checked}\nno row is left; {reject} holds them all")
-    return checked
 
 
 def join_hypotheses(
@@ -368,8 +379,15 @@ def _compared(
     ]
     # `False` first: any_horizontal of nothing is an error.
     refused = pl.any_horizontal(pl.lit(False), *(rule.broken for rule in rules))
+    clocks = []  # times that only the zone makes readable
+    for name in values if timezone is not None else ():
+        if known[name].kind == "time":
+            zoned = known[name].values(schema[name])
+            unzoned = pl.lit(True) if zoned is None else zoned.is_null()
+            clocks.append(values[name].is_not_null() & unzoned)
     counts = frame.select(
         rows=pl.len(),
+        clocks=pl.any_horizontal(pl.lit(False), *clocks).any(),
         refused=refused.sum(),
         **{f"rule {index}": rule.broken.sum() for index, rule in enumerate(rules)},
         **{f"read {r.column}": values[r.column].count() for r in rules if r.reading},
@@ -404,6 +422,7 @@ def _compared(
         refusals=count["refused"],
         problems=(*problems, *by_row),
         unchanged=not (changed or by_row),
+        timezone=timezone if count["clocks"] else None,
     )
 
 

@@ -165,6 +165,13 @@ class Manifest:
             then, now = getattr(before, field), getattr(self, field)
             if field in ("queries", "reference"):  # of thousands the first that differ
                 then, now = (
+                    [
+                        [file if size is None else os.path.realpath(file), size, at]
+                        for file, size, at in some
+                    ]
+                    for some in (then, now)
+                )
+                then, now = (
                     next((file for file in some if file not in others), "nothing else")
                     for some, others in ((then, now), (now, then))
                 )
@@ -421,6 +428,9 @@ def apply_files(
             )
             if not single:
                 manifest = manifest.resumed(target, partitions is not None)
+            if log.begin is not None:
+                log.begin()
+            if not single:
                 manifest.save(target)
             about = {
                 "votes": FORMAT,

@@ -7,7 +7,8 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -201,6 +202,7 @@ def apply(
 ) -> None:
     """Let labeling functions vote on every query of a log."""
     from weaklabel.engines import LogFiles
+    from weaklabel.queries import set_aside
     from weaklabel.runs import apply_files
 
     keep_apart([out, reject], [queries, hypotheses, functions, reference])
@@ -213,26 +215,34 @@ def apply(
         raise WeakLabelError("--master is for --engine spark")
     if memory_limit is not None and engine == "polars":
         raise WeakLabelError("--memory-limit is for --engine duckdb or spark: Polars has none")
-    altering: dict[str, Any] = {
+    checking = {
         "--hypotheses": hypotheses,
         "--source": source,
         "--rename": rename,
         "--timezone": timezone,
         "--reject": reject,
     }
-    given = ", ".join(flag for flag, value in altering.items() if value)
+    given = ", ".join(flag for flag, value in checking.items() if value)
     if given and not validate:
         raise WeakLabelError(f"--no-check goes without {given}, which needs the check")
     loaded = cli.registry(plugin, functions)
     parameters = cli.settings(set_)
     if validate:
-        found = _checked(queries, (), hypotheses, source, rename, timezone, reject)
-        made = ""
+        found = _checked(queries, (), hypotheses, source, rename, timezone, reject, later=True)
+        # What decides which rows and values are accepted; the log's files are compared anyway.
+        renames = sorted(cli.pairs("--rename", "OLD=NEW", rename).items())
+        made = [f"--rename {old}={new}" for old, new in renames]
+        made += [f"--timezone {found.timezone}"] * (found.timezone is not None)
         if hypotheses is not None:
-            altering["--hypotheses"] = LogFiles.open(hypotheses, found.accepted).state
-        if hypotheses is not None or not found.unchanged:
-            made = ", ".join(["checked", *(f"{flag} {v}" for flag, v in altering.items() if v)])
-        log = LogFiles.open(queries, found.accepted, altered=made)
+            for file, size, changed in LogFiles.open(hypotheses, found.accepted).state:
+                name = file if size is None else f"{Path(file).name} ({size} bytes, {changed} ns)"
+                made.append(f"--hypotheses {name}")
+            made += [f"--source {source}"] * (source is not None)
+        if made or not found.unchanged:
+            made.insert(0, "checked")
+        log = LogFiles.open(queries, found.accepted, altered=", ".join(made))
+        if reject is not None:
+            log = replace(log, begin=partial(set_aside, found, queries, reject))
     else:
         log = LogFiles.open(queries)
     columns = log.frame.collect_schema().names()
@@ -285,8 +295,9 @@ def _checked(
     rename: list[str] | None,
     timezone: str | None,
     reject: Path | None,
+    later: bool = False,
 ) -> Checked:
-    """The rows of the log that keep its contract; a warning says how many were refused."""
+    """The rows of the log that keep its contract; `later`: with the others still to be listed."""
     from weaklabel import queries as logs
     from weaklabel.tables import naming
 
@@ -298,7 +309,9 @@ def _checked(
     elif source is not None:
         raise WeakLabelError("--source belongs to --hypotheses")
     with naming(queries):
-        return logs.check(log, requires=requires, rename=names, timezone=timezone, reject=reject)
+        return logs.check(
+            log, requires=requires, rename=names, timezone=timezone, reject=reject, later=later
+        )
 
 
 def _print_summary(summary: Summary) -> None:

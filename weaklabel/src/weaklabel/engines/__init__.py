@@ -37,6 +37,7 @@ class LogFiles:
         frame: its queries.
         direct: the files are Parquet and hold just these queries, so that any engine can read them.
         altered: what made the frame's rows of the files' in words; false where nothing did.
+        begin: to be called once a run is sure to take place, before its first vote.
     """
 
     given: str
@@ -44,6 +45,7 @@ class LogFiles:
     frame: pl.LazyFrame
     direct: bool
     altered: bool | str = False
+    begin: Callable[[], object] | None = None
 
     @classmethod
     def open(

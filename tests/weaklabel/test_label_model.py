@@ -21,6 +21,7 @@ from weaklabel import (
     MISSING,
     Gold,
     LabelModel,
+    LogisticRegression,
     MajorityVote,
     Patterns,
     WeakLabelError,
@@ -373,7 +374,7 @@ def test_functions_that_are_all_worse_than_chance_are_put_right_by_gold_alone() 
         ({"prior": 1.0}, "prior must lie between"),
         ({"prior": "0.8"}, "prior must be a number, got '0.8'"),
         ({"prior": Decimal("0.8")}, "prior must be a number"),
-        ({"prior": np.float32(0.8)}, "prior must be a number"),
+        ({"prior": np.True_}, "prior must be a number"),
         ({"prior": True}, "prior must be a number, got True"),
         ({"belief": True}, "belief must be a number, got True"),
         ({"smoothing": 0.0}, "smoothing must be above 0"),
@@ -388,6 +389,17 @@ def test_impossible_options_are_refused(arguments: dict[str, Any], message: str)
     if "prior" in arguments:
         with pytest.raises(WeakLabelError, match=message):
             MajorityVote(**arguments)
+
+
+def test_numbers_of_numpy_are_options_and_kept_as_pythons() -> None:
+    half: Any = np.float32(0.5)
+    one: Any = np.int64(1)
+    for model, plain in (
+        (MajorityVote(prior=half), MajorityVote(prior=0.5)),
+        (LabelModel(prior=half, smoothing=one), LabelModel(prior=0.5, smoothing=1.0)),
+        (LogisticRegression(c=one), LogisticRegression(c=1.0)),
+    ):
+        assert repr(model) == repr(plain)
 
 
 @pytest.mark.parametrize(

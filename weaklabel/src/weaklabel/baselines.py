@@ -18,7 +18,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
-    check_number,
+    check_numbers,
     check_prior,
     logistic_expression,
     vote_column,
@@ -42,7 +42,7 @@ class MajorityVote:
 
     def __post_init__(self) -> None:
         if self.prior is not None:
-            check_prior(self.prior)
+            check_prior(self)
 
     def fit(self, votes: Any, *, gold: Gold | None = None) -> FittedMajority:
         """Fit to a table of votes, or to `Patterns`; of `gold`, only the share right is used."""
@@ -76,7 +76,7 @@ class FittedMajority(Fitted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_prior(self.prior)
+        check_prior(self)
 
     def weight(self) -> nw.Expr:
         """P(right) as an expression over the columns of votes."""
@@ -102,7 +102,7 @@ class LogisticRegression:
     c: float = 1.0
 
     def __post_init__(self) -> None:
-        check_number("c", self.c)
+        check_numbers(self, "c")
         if not self.c > 0:
             raise WeakLabelError(f"c must be above 0, got {self.c!r}")
 

@@ -54,7 +54,7 @@ from weaklabel.models import (
     Fitted,
     as_patterns,
     by_vote,
-    check_number,
+    check_numbers,
     check_prior,
     logistic_expression,
 )
@@ -115,10 +115,9 @@ class LabelModel:
                 raise WeakLabelError(
                     f"{name} must be one of {list(get_args(kinds))}, got {getattr(self, name)!r}"
                 )
-        for name in ("belief", "smoothing", "gold_weight", "tolerance"):
-            check_number(name, getattr(self, name))
+        check_numbers(self, "belief", "smoothing", "gold_weight", "tolerance")
         if self.prior is not None:
-            check_prior(self.prior)
+            check_prior(self)
         if not 0 <= self.belief < math.inf:
             raise WeakLabelError(f"belief must be 0 or more, got {self.belief!r}")
         for name in ("smoothing", "gold_weight", "tolerance"):
@@ -420,7 +419,7 @@ class FittedLabelModel(Fitted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_prior(self.prior)
+        check_prior(self)
         named = [name for factor in self.factors for name in factor.functions]
         voting = [name for one in self.factors if not one.inputs for name in one.functions]
         if sorted(voting) != sorted(self.functions) or not set(named) <= set(self.functions):

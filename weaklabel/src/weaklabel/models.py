@@ -17,6 +17,7 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, fields
+from numbers import Real
 from pathlib import Path
 from typing import (
     TYPE_CHECKING,
@@ -298,17 +299,22 @@ def no_weight(fitted: FittedModel) -> WeakLabelError:
     )
 
 
-def check_number(name: str, value: float) -> None:
-    """Refuse the value of an option that is no plain number; true is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise WeakLabelError(f"{name} must be a number, got {value!r}")
+def check_numbers(model: Any, *names: str) -> None:
+    """Refuse options of a frozen model that are no numbers, as true is; NumPy's become Python's."""
+    for name in names:
+        value = getattr(model, name)
+        is_number = isinstance(value, Real) and not isinstance(value, bool)
+        if not is_number:
+            raise WeakLabelError(f"{name} must be a number, got {value!r}")
+        if not isinstance(value, int):  # of which some are too large for a float
+            object.__setattr__(model, name, float(value))
 
 
-def check_prior(prior: float) -> None:
-    """Refuse a P(right) that leaves one of the classes impossible, or is no plain number."""
-    check_number("prior", prior)
-    if not 0 < prior < 1:
-        raise WeakLabelError(f"prior must lie between 0 and 1, got {prior!r}")
+def check_prior(model: Any) -> None:
+    """Refuse a P(right) that leaves one of the classes impossible, or is no number."""
+    check_numbers(model, "prior")
+    if not 0 < model.prior < 1:
+        raise WeakLabelError(f"prior must lie between 0 and 1, got {model.prior!r}")
 
 
 def check_identities(

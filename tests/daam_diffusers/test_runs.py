@@ -376,6 +376,35 @@ def test_a_loop_of_ones_own_goes_from_thread_to_thread_beside_others(sd):
     assert maps["red"].values.equal(alone.heat_maps()["red"].values)
 
 
+def test_a_loop_of_ones_own_goes_on_in_another_thread_after_a_call_that_raised(sd):
+    """Before the first layer, and after some: as in one thread."""
+    latents = torch.randn(1, 4, 8, 12, generator=torch.Generator().manual_seed(1))
+
+    def step(embeds: torch.Tensor, timestep: int) -> None:
+        with torch.no_grad():
+            sd.unet(latents, timestep, embeds)
+
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    def loop(go_on: Callable[..., Any]) -> HeatMaps:
+        with trace(sd) as tracer:
+            embeds, _ = sd.encode_prompt("a red car", CPU, 1, False)
+            for timestep, part in ((900, sd.unet.conv_in), (500, sd.unet.mid_block)):
+                handle = part.register_forward_pre_hook(fail)
+                with pytest.raises(torch.OutOfMemoryError):
+                    step(embeds, timestep)
+                handle.remove()
+                go_on(step, embeds, timestep)
+        return tracer.heat_maps()
+
+    with ThreadPoolExecutor(1) as pool:
+        maps = loop(lambda *given: pool.submit(*given).result())
+    before = loop(lambda act, *given: act(*given))
+    assert maps.provenance["calls"] == before.provenance["calls"] == "4"
+    assert maps["red"].values.equal(before["red"].values)
+
+
 # Loops of one's own
 
 

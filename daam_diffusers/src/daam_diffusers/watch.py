@@ -138,7 +138,8 @@ class Watch:
                 handle = denoiser.register_forward_pre_hook(before, with_kwargs=True)
                 stack.callback(handle.remove)
                 after = host.Weak(self.denoised, name)
-                stack.callback(denoiser.register_forward_hook(after).remove)
+                handle = denoiser.register_forward_hook(after, always_call=True)
+                stack.callback(handle.remove)
             stack.enter_context(host.observed(self._pipe, self._encoders, self))
             compiled = [d for d in self.denoisers.values() if host.is_compiled(self._pipe, d)]
             if compiled:
@@ -486,14 +487,17 @@ class Watch:
         run.close()
         return run.branches[0]
 
-    def denoised(self, component: str, module: nn.Module, *_: Any) -> None:
-        """Forward hook of a denoiser: the first time, refuse a run whose layers were not seen."""
+    def denoised(self, component: str, module: nn.Module, _: Any, output: Any) -> None:
+        """Forward hook of a denoiser: the first time, refuse a run whose layers were not seen.
+
+        The output is None where the call, or what was hooked before it, raised.
+        """
         run = self._own()
-        if run is None or run.layout is None:
+        if run is None:
             return
-        run.layout = None
+        was_recorded, run.layout = run.layout is not None, None
         self._release(run)
-        if component in run.checked:
+        if output is None or not was_recorded or component in run.checked:
             return
         run.checked.add(component)
         layers = [layer for layer in self.layers.values() if layer.component == component]

@@ -405,6 +405,25 @@ def test_a_loop_of_ones_own_goes_on_in_another_thread_after_a_call_that_raised(s
     assert maps["red"].values.equal(before["red"].values)
 
 
+def test_a_thread_whose_tracer_another_thread_displaced_does_not_get_into_its_maps(sd):
+    """Until it has left its own."""
+    with trace(sd) as before:
+        with ThreadPoolExecutor(1) as pool:
+            tracer = pool.submit(trace(sd).__enter__).result()
+            pool.submit(SD.run, sd, "a blue dog").result()
+        with pytest.raises(TraceError, match="in another thread, and traced there"):
+            SD.run(sd, "a red car")
+        sd.encode_prompt("a red car", CPU, 1, False)
+        assert (tracer.runs, [*tracer.heat_maps()]) == (1, ["a", "blue", "dog"])
+    with pytest.raises(TraceError, match="and took over from this one"):
+        before.heat_maps()
+    SD.run(sd, "a house")
+    assert [*tracer.heat_maps()] == ["a", "house"]
+    with before:
+        SD.run(sd, "a red car")
+    assert [*before.heat_maps()] == ["a", "red", "car"]
+
+
 # Loops of one's own
 
 

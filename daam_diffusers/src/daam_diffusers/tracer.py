@@ -156,9 +156,11 @@ class Tracer(ContextDecorator):
 
     def __enter__(self) -> Self:
         self._watch.install(wrap=True)
+        self._watch.thread = threading.get_ident()
         return self
 
     def __exit__(self, *error: object) -> None:
+        self._watch.thread = None
         self.remove()
 
     # Results
@@ -304,6 +306,12 @@ class Tracer(ContextDecorator):
 
     def _recorded(self, index: int) -> Run:
         runs = self._watch.runs
+        if not runs and self._watch.is_displaced:
+            raise TraceError(
+                f"nothing was traced: another tracer was put on this {type(self._pipe).__name__} "
+                "and took over from this one. Leave `with trace(pipe)` before the next begins; "
+                "among threads, by a lock around it and the call."
+            )
         if not runs:
             raise TraceError(
                 f"nothing was traced: this {type(self._pipe).__name__} was not called while the "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -50,6 +51,8 @@ class Watch:
         layers: those that read the prompt, by name, in forward order, then self-attention.
         readings: what the text encoders read while the pipeline, or `encode_prompt`, is called.
         taps: those that look on at an attention call, and those whose call was interrupted.
+        thread: the thread that is inside `with trace(pipe)`.
+        is_displaced: whether another watch took over from this one since it was installed.
     """
 
     def __init__(
@@ -113,6 +116,9 @@ class Watch:
         self._earlier: list[Encoded] = []  # before the pipeline was called, maybe for its call
         self.readings = Readings()
         self._beginning = threading.Lock()
+        self.thread: int | None = None
+        self.is_displaced = False
+        self._displaced = weakref.WeakSet[Watch]()  # that other threads are still inside of
         self.taps: list[ProjectionTap | DispatchTap] = []
         self._installed = ExitStack()
         self._is_installed = self._rewraps = False
@@ -128,6 +134,7 @@ class Watch:
         self.refuse_threads()  # one that is left by an error would take this off for both
         if self._is_installed:
             return
+        self._displaced.clear()
         for layer in self.layers.values():
             self.wrapped(layer)  # take over from another tracer before anything is changed
         with ExitStack() as stack:
@@ -151,7 +158,7 @@ class Watch:
             if wrap:
                 self._wrap_all()
             self._installed = stack.pop_all()
-        self._is_installed, self._rewraps = True, wrap
+        self._is_installed, self._rewraps, self.is_displaced = True, wrap, False
 
     def remove(self) -> None:
         """Leave the pipeline as it was found."""
@@ -174,9 +181,13 @@ class Watch:
         if self._is_own(processor):
             return processor  # type: ignore[no-any-return]
         if is_tracing(processor):
-            processor._observer.refuse_threads()
+            other: Watch = processor._observer
+            other.refuse_threads()
             logger.warning("another tracer was at work on this pipeline; it is taken off.")
-            processor._observer.remove()
+            other.remove()
+            other.is_displaced = True
+            here, both = threading.get_ident(), (other, *other._displaced)
+            self._displaced.update(one for one in both if one.thread not in (None, here))
             processor = layer.module.processor
         return TracingProcessor(processor, layer.name, self)
 
@@ -209,16 +220,21 @@ class Watch:
         is_bound = run is not None and (self._depth or run.probes)
         return run if is_bound and self._own() is None else None
 
+    def _is_kept_out(self) -> bool:
+        """Whether another thread is at a run, or took over from a tracer of this thread."""
+        displaced = {one.thread for one in self._displaced}
+        return self._elsewhere() is not None or threading.get_ident() in displaced
+
     def _release(self, run: Run) -> None:
         """Let another thread go on with a loop of one's own."""
         if not (self._depth or run.probes):
             run.thread = None
 
     def refuse_threads(self) -> None:
-        """Refuse what would disturb a run that another thread is at."""
-        if self._elsewhere() is not None:
+        """Refuse what would disturb a run that another thread is at, or get into its next."""
+        if self._is_kept_out():
             raise TraceError(
-                f"this {type(self._pipe).__name__}, or its denoiser, is at work in another thread, "
+                f"this {type(self._pipe).__name__}, or its denoiser, is in use in another thread, "
                 "and traced there: one call can be traced at a time. Wait until that one has "
                 "returned, e.g. by a lock around `with trace(pipe)` and the call."
             )
@@ -274,7 +290,7 @@ class Watch:
         self, arguments: Mapping[str, Any], result: Any, readings: Sequence[Reading]
     ) -> None:
         """Take note of a prompt that was encoded."""
-        if self._elsewhere() is not None:
+        if self._is_kept_out():
             return
         if self._run is None or (self._run.calls and not self._depth):
             self._run = Run(roles=self._roles)

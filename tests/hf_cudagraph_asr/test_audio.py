@@ -301,6 +301,20 @@ def test_a_recording_behind_another_is_not_lost(first: str, other: str, between:
     )
 
 
+@pytest.mark.parametrize("endian", ["LITTLE", "BIG"])
+def test_a_recording_behind_wav_from_a_pipe_is_no_noise(endian: str) -> None:
+    content = encoded(tone(0.3), endian=endian)
+    at = content.index(b"data") + 4
+    piped = patched(patched(content, 4, "<I", 0xFFFFFFFF), at, "<I", 0xFFFFFFFF)
+    assert len(read_audio(piped, RATE)) == 4800
+    for other in (piped, *OTHERS.values()):
+        refused(piped + other, "several recordings in one file")
+
+
+def test_webm_that_is_cut_off_in_its_head_is_not_several() -> None:
+    refused(OTHERS["WebM"], "ffmpeg: |which ffmpeg decodes, and it is not installed")
+
+
 @pytest.mark.parametrize("codec", [b"\x7fFLAC\1\0", b"Speex  ", b"\x80theora"])
 def test_ogg_of_another_codec_is_not_called_damaged(codec: bytes) -> None:
     content = encoded(tone(), format="OGG", subtype="VORBIS")

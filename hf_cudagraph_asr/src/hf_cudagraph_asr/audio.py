@@ -50,7 +50,7 @@ ENDINGS = set(
 # guess: it would take a playlist too, and follow it to other files and addresses.
 DEMUXERS = {rb"....ftyp": "mov", rb"\x1aE\xdf\xa3": "matroska"}  # MP4 and M4A; WebM
 # How recordings begin that may stand behind another: FLAC, OGG, WAV, MP4; WebM, counted MP3.
-HEADS = (rb"fLaC[\0\x80]\0\0\x22", rb"OggS\0\x02", rb"RIFF....WAVE", rb"ftyp(?<=\0\0\0.ftyp)",
+HEADS = (rb"fLaC[\0\x80]\0\0\x22", rb"OggS\0\x02", rb"RIF[FX]....WAVE", rb"ftyp(?<=\0\0\0.ftyp)",
          rb"B\x82[\x84\x88](webm|matroska)", rb"(Xing|Info)\0{3}(?<=\0{9}.{7})")  # fmt: skip
 
 # Weights of the resampling filter. 44,100 to 16,000 Hz needs 441 × 160; rates without a common
@@ -109,7 +109,8 @@ def read_audio(source: Source, sampling_rate: int) -> Waveform:
             or damaged, holds several recordings or streams of sound, does not say how long it is,
             or has a rate that cannot be resampled; or ffmpeg is not installed. Damage does not show
             within a frame of MP3, a packet of M4A or WebM, or the samples of WAV, nor in ADPCM's
-            rate; nor behind OGG, M4A, WebM or tags MP3 without a count, or another format.
+            rate; nor MP3 without a count, or another format, behind OGG, M4A, WebM, WAV from a pipe
+            or tags.
         OSError: there is no such file, or it cannot be opened.
         ImportError: soundfile is missing, or torchaudio where the rate is another.
     """
@@ -151,15 +152,14 @@ def opened(
         at += 10 + sum(byte << 7 * (3 - place) for place, byte in enumerate(of))
     content = content[at:]  # once: of a million tags each copy would be all of the rest
     if not content:
-        raise AudioError(
-            f"{name} is empty, or cut off within a tag: leave it out, or copy it again"
-        )
+        raise AudioError(f"{name} is empty, or cut off within a tag: leave it out or copy it again")
     demuxer = next((of for head, of in DEMUXERS.items() if re.match(head, content, re.S)), None)
     behind = 8 if demuxer else len(content)  # of the others, once they are read
-    if content.startswith(b"RIFF"):
-        behind = 8 + int.from_bytes(content[4:8], "little")
+    if content.startswith((b"RIFF", b"RIFX")):
+        size = int.from_bytes(content[4:8], "little")
+        behind = 8 + size * (size < len(content))  # not a placeholder, nor RIFX's, of big ends
     elif demuxer == "matroska":  # before its first cluster there may be the head of FLAC
-        behind = max(8, content.find(b"\x1fC\xb6u"))
+        behind = len(content.partition(b"\x1fC\xb6u")[0])
     if _begins_behind(content, behind):
         raise AudioError(f"{name} holds several recordings in one file: cut it into these")
     if demuxer is not None:
@@ -224,8 +224,7 @@ def recordings_in(sources: Iterable[str | os.PathLike[str]]) -> list[str]:
             logger.warning("left out, as they are no regular files: %s", ", ".join(left))
         if not below:
             raise ValueError(
-                f"no audio in {path} or below it: looked for files that end in .wav, .flac, .ogg, "
-                f".mp3 and the like"
+                f"no audio in {path} or below it: no .wav, .flac, .ogg, .mp3 or the like"
             )
         found += below
     return found

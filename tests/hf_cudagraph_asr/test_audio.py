@@ -418,6 +418,15 @@ def test_several_mp3_in_one_file_are_not_read_to_the_end_of_the_first(
     )
 
 
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_picture_in_a_tag_that_has_bytes_of_a_frame_is_no_other_mp3(counted: bool) -> None:
+    content = encoded(tone(), format="MP3", bitrate_mode="CONSTANT", compression_level=0.0)
+    uncounted = content[mp3_frames(content)[1] :]
+    tagged = (content if counted else uncounted) + b"APETAGEX" + 9 * (content[:4] + bytes(200))
+    assert len(read_audio(tagged, RATE)) >= RATE
+    refused(tagged + uncounted, "is cut off, damaged, several MP3")
+
+
 @pytest.mark.parametrize(
     ("format", "options"),
     [

@@ -450,17 +450,20 @@ def _frames_of_mp3(content: bytes, promised: int, name: str) -> int:
     libmpg123 goes on behind a frame that is missing, and ends with those that the first one counts,
     or that it guesses. What is damaged within a frame does not show, as frames have no checksum.
     """
-    first, at, found, samples = content[:4], 0, 0, 0
-    while (frame := _mp3_frame(content[at : at + 4], first)) is not None:
-        size, samples = frame
-        at += size
-        found += 1
+    at = found = samples = 0
+    while (frame := _mp3_frame(content, at)) is not None:
+        at, found, samples = at + frame[0], found + 1, frame[1]
     header = re.search(rb"(?:Xing|Info)...(.)(....)", content[:256], re.DOTALL)
     counted = int.from_bytes(header[2], "big") if header and header[1][0] & 1 else 0
     there = (found - (counted > 0)) * samples  # the frame with the count does not count
     rest = content[at:].strip(b"\0")
     lost = not counted and len(content) - at - len(rest) > MOST_ZEROS
-    damaged = at > len(content) or (rest and not rest.startswith(TAGS)) or content[:2] in rest
+    damaged = at > len(content) or not (rest or TAGS[0]).startswith(TAGS)
+    # A picture in a tag may hold what one frame, of 24 bytes or more, begins with, but hardly two
+    # in their distance.
+    alike = re.compile(b"%b.{22}" % re.escape(content[:2]), re.DOTALL).finditer(content, at)
+    places = map(re.Match[bytes].start, alike)
+    damaged |= any(_mp3_frame(content, x + (_mp3_frame(content, x) or (0,))[0]) for x in places)
     if damaged or lost or (counted and counted != found - 1) or _begins_behind(content, at):
         raise AudioError(
             f"{name} is cut off, damaged, several MP3 in one file, or not of layer III: copy or "
@@ -474,11 +477,9 @@ def _frames_of_mp3(content: bytes, promised: int, name: str) -> int:
     return min(promised, there)
 
 
-def _mp3_frame(head: bytes, first: bytes) -> tuple[int, int] | None:
-    """Bytes and samples of the frame that begins so, if it is one as the first is."""
-    if len(head) < 4 or len(first) < 4:
-        return None
-    bits, other = int.from_bytes(head, "big"), int.from_bytes(first, "big")
+def _mp3_frame(content: bytes, at: int) -> tuple[int, int] | None:
+    """Bytes and samples of the frame that begins there, if it is one as the first is."""
+    bits, other = (int.from_bytes(content[x : x + 4], "big") for x in (at, 0))
     version, bitrate, rate = bits >> 19 & 3, bits >> 12 & 15, bits >> 10 & 3
     alike = (bits ^ other) & 0xFFFE_0C00 == 0 and (bits & 192 == 192) == (other & 192 == 192)
     layer_iii = bits >> 21 == 0x7FF and bits >> 17 & 3 == 1

@@ -418,6 +418,18 @@ def test_several_mp3_in_one_file_are_not_read_to_the_end_of_the_first(
     )
 
 
+def test_mp3_in_wav_is_read_and_its_frames_are_looked_at() -> None:
+    content = encoded(tone(), format="MP3", bitrate_mode="CONSTANT", compression_level=0.0)
+    content = content[720:]  # as ffmpeg writes it, which counts a frame too many; of 720 bytes
+    count = 576 * (len(content) // 720)
+    about = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 0, 576, 0, 12, 1, 2, 1152, 1, 0x571)
+    fact = chunk(b"fact", struct.pack("<I", count + 576))
+    whole = wav(chunk(b"fmt ", about), fact, chunk(b"data", content), LIST)
+    assert len(read_audio(whole, RATE)) == count
+    refused(whole[: -len(LIST) - 2], "is cut off")
+    refused(whole.replace(content, patched(content, 7200, "B", 0)), "is cut off, damaged")
+
+
 @pytest.mark.parametrize("counted", [True, False])
 def test_a_picture_in_a_tag_that_has_bytes_of_a_frame_is_no_other_mp3(counted: bool) -> None:
     content = encoded(tone(), format="MP3", bitrate_mode="CONSTANT", compression_level=0.0)

@@ -120,6 +120,13 @@ def test_the_sound_of_a_video_is_transcribed(gateway: Gateway, ffmpeg: Path) -> 
 
 
 @pytest.mark.usefixtures("on_path")
+def test_a_video_without_sound_is_named(ffmpeg: Path) -> None:
+    silent = ["-f", "lavfi", "-i", "color=d=1:s=32x32", "-map", "1", "-c:v", "mpeg4"]
+    with pytest.raises(AudioError, match="the upload holds no sound: leave it out"):
+        decoded(made(ffmpeg, "mp4", *silent), 16_000)
+
+
+@pytest.mark.usefixtures("on_path")
 def test_many_channels_at_a_high_rate_are_mixed_down(gateway: Gateway, ffmpeg: Path) -> None:
     response = transcribe(gateway, made(ffmpeg, "mkv", "-ac", "8", "-ar", "192000", "-c:a", "flac"))
     assert (response.status_code, response.json()["text"]) == (200, TEXT)

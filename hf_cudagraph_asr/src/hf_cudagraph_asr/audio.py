@@ -38,7 +38,6 @@ FORMATS = ("WAV", "WAVEX", "FLAC", "OGG", "MP3")  # libsndfile's that are known 
 # PCM, float, A-law, µ-law and what says so in an extension: so many bytes for each sample.
 UNCOMPRESSED = (1, 3, 6, 7, 0xFFFE)
 _CHUNK = re.compile(rb"[A-Za-z0-9_ ]{4}.{4}", re.DOTALL)
-NOTES = (b"LIST", b"id3 ", b"ID3 ")
 
 # Endings of recordings in a folder. Whether one can be decoded shows when it is read.
 ENDINGS = set(
@@ -169,10 +168,8 @@ def opened(
             rate, frames = int(file.samplerate), _frames(file, content, name)
             if frames > most_seconds * rate:
                 least = "" if demuxer is None else "at least "
-                raise TooLong(
-                    f"{name} has {least}{frames / rate:,.2f} seconds, at most {most_seconds:,g} "
-                    f"are taken: cut it into parts"
-                )
+                seconds = f"{least}{frames / rate:,.2f} seconds, at most {most_seconds:,g}"
+                raise TooLong(f"{name} has {seconds} are taken: cut it into parts")
             if frames * file.channels > most_seconds * MOST_A_SECOND:
                 raise TooLong(
                     f"{name} has {file.channels} channels of {rate:,} samples a second, more than "
@@ -271,12 +268,13 @@ def _converted(
         try:
             done = subprocess.run(command, capture_output=True, timeout=timeout_s, check=False)
         except subprocess.TimeoutExpired as error:
-            raise AudioError(
-                f"{name} took ffmpeg more than {timeout_s:g} s: send WAV or FLAC"
-            ) from error
+            why = f"{name} took ffmpeg more than {timeout_s:g} s: send WAV or FLAC"
+            raise AudioError(why) from error
     said = done.stderr.decode("utf-8", "replace").strip()
     if "one stream" in said:  # WAV cannot hold another
         raise AudioError(f"{name} holds several streams of sound: take one: ffmpeg -map 0:a:0")
+    if "matches no streams" in said:
+        raise AudioError(f"{name} holds no sound: leave it out")
     if done.returncode or said:  # of what is cut off it decodes what is there, and says so
         why = re.sub(r"\[.*?\] ", "", said.partition("\n")[0]).replace(file.name, name)
         raise AudioError(
@@ -357,7 +355,7 @@ def _check_wav(content: bytes, name: str) -> None:
     libsndfile believes the rate and the channels, and skips what it does not know.
     """
     order = ">" if content.startswith(b"RIFX") else "<"
-    at, found = 12, False
+    at, found, layout = 12, False, 0
     while _CHUNK.match(content, at):
         kind, size = struct.unpack_from(f"{order}4sI", content, at)
         if kind == b"fmt " and size >= 16:
@@ -372,11 +370,13 @@ def _check_wav(content: bytes, name: str) -> None:
                     f"{bits} bits, {rate:,} samples a second, {block} bytes a sample and "
                     f"{speed:,} a second: copy it again, or correct the header"
                 )
+        if kind == b"data" and layout == 0x55:  # MP3, of as many samples as a chunk says
+            _frames_of_mp3(content[at + 8 :][:size], sys.maxsize, name)
         if kind == b"data" and found:
             raise AudioError(f"{name} has samples in two places: convert it to WAV or FLAC")
         found |= kind == b"data"
         if (end := at + 8 + size) > len(content):
-            if kind in (b"data", *NOTES):  # a placeholder, or notes that are cut off
+            if kind in (b"data", b"LIST", b"id3 ", b"ID3 "):  # a placeholder, or notes cut off
                 return
             break
         at = end + (size & 1 and _CHUNK.match(content, end) is None)  # not all fill up a chunk
@@ -396,7 +396,7 @@ def _samples(file: Any, content: bytes, frames: int, name: str) -> Waveform:
     while left > 0 and len(block := file.read(min(left, BLOCK), kind, always_2d=True)):  # (T, C)
         blocks.append(block)
         left -= len(block)
-    if left > (MOST_PADDED if file.format == "MP3" else 0):
+    if left > (MOST_PADDED if file.subtype == "MPEG_LAYER_III" else 0):  # WAV may hold it too
         raise AudioError(
             f"{name} is cut off, it ends after {frames - left:,} of the {frames:,} samples that "
             f"its header declares: copy or record it again"

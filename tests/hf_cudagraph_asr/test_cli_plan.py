@@ -102,6 +102,11 @@ def test_every_option_reaches_the_planner(here: Path) -> None:
         memory_limit=0.01 * 2**30,
     )
     assert found.geometry == Geometry((10, 3, 2), (5, 2, 2), 8_000)
+    options += ["--column", "seconds", "--model", "model"]
+    for _ in range(2):  # what a command wrote beside a model may be written again
+        written = ["--out", "model/buckets_config.json", "--plot", "model/plan.svg"]
+        assert main(["plan", "log.parquet", *map(str, options), *written]) == 0
+    assert BucketPlan.load("model/buckets_config.json") == found
 
 
 def test_headers_of_a_folder_are_read_and_nothing_is_dropped_silently(
@@ -256,7 +261,9 @@ def test_a_plot_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
         (["log.csv", "--plot", "pipe.png"], "pipe.png is no regular file"),
         (["log.csv", "--out", "log.csv"], "log.csv is read, and would be replaced"),
         (["log.csv", "--out", "link.json"], "link.json is read, and would be replaced"),
-        (["log.csv", "--model", "m", "--out", "m/config.json"], "config.json is read, and would"),
+        (["log.csv", "--model", "m", "--out", "m/config.json"], "config.json belongs to the model"),
+        (["log.csv", "--model", "m", "--plot", "m/chat.jinja"], "chat.jinja belongs to the model"),
+        (["log.csv", "--model", "m", "--out", "same.json"], "same.json belongs to the model"),
         (["long.csv"], "seconds, from one frame up to a day, and 1 are not, such as 100000.0"),
     ],
 )
@@ -276,6 +283,8 @@ def test_a_mistake_is_a_message_and_exit_code_2(
     Path("link.json").symlink_to("log.csv")
     Path("m").mkdir()
     Path("m/config.json").write_text("{}")
+    Path("m/chat.jinja").write_text("{{ messages }}")
+    os.link("m/chat.jinja", "same.json")
     before = Path("log.csv").read_bytes()
     if "--out" in arguments:  # the last one given counts
         assert main(["plan", "--out", "plan.json", *arguments]) == 2

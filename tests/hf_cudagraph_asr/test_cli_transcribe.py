@@ -478,8 +478,11 @@ def test_the_error_of_a_line_is_what_a_line_may_hold(here: Path) -> None:
         (["click.wav", "--out", "click.wav"], "click.wav is read, and would be replaced"),
         (["audio", "--out", "audio/00.wav", "--overwrite"], "audio/00.wav is read, and would be"),
         (["audio", "--out", "hard.jsonl", "--overwrite"], "hard.jsonl is read, and would be"),
-        (["audio", "--out", "model/vocab.json", "--overwrite"], "vocab.json is read, and would be"),
-        (["audio", "--out", "model/model.safetensors"], "model.safetensors is read, and would be"),
+        (
+            ["audio", "--out", "model/vocab.json", "--overwrite"],
+            "vocab.json belongs to the model",
+        ),
+        (["audio", "--out", "model/model.safetensors"], "model.safetensors belongs to the model"),
         (["audio", "--out", "nowhere/out.jsonl"], "no folder nowhere to write out.jsonl in"),
         (["audio", "--out", "audio"], "audio is a folder: give the path of a file"),
         (["audio", "--out", "click.wav/out.jsonl"], "click.wav is a file"),

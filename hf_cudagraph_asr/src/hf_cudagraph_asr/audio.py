@@ -167,9 +167,8 @@ def opened(
         with soundfile.SoundFile(io.BytesIO(content)) as file:
             rate, frames = int(file.samplerate), _frames(file, content, name)
             if frames > most_seconds * rate:
-                least = "" if demuxer is None else "at least "
-                seconds = f"{least}{frames / rate:,.2f} seconds, at most {most_seconds:,g}"
-                raise TooLong(f"{name} has {seconds} are taken: cut it into parts")
+                has = f"{name} has {'at least ' if demuxer else ''}{frames / rate:,.2f} seconds"
+                raise TooLong(f"{has}, at most {most_seconds:,g} are taken: cut it into parts")
             if frames * file.channels > most_seconds * MOST_A_SECOND:
                 raise TooLong(
                     f"{name} has {file.channels} channels of {rate:,} samples a second, more than "
@@ -514,9 +513,8 @@ def _is_whole_ogg(content: bytes) -> bool:
 
 def _is_whole_page(page: bytes) -> bool:
     """Whether its checksum is right: zlib's polynomial, without complements, in mirrored bits."""
-    without = page[:22] + bytes(4) + page[26:]
-    found = zlib.crc32(without.translate(MIRRORED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return found.to_bytes(4, "big").translate(MIRRORED) == page[22:26]
+    found = zlib.crc32((page[:22] + bytes(4) + page[26:]).translate(MIRRORED), 0xFFFFFFFF)
+    return (found ^ 0xFFFFFFFF).to_bytes(4, "big").translate(MIRRORED) == page[22:26]
 
 
 def _resampled(waveform: Waveform, rate: int, wanted: int, name: str) -> Waveform:

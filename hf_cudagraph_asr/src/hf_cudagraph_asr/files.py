@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-MODEL_FILES = re.compile(r".*(config|vocab|token.*|index)\.json|.*\.(safetensors|bin|pt)")
+# How what the commands write begins: nothing yet, plans, texts, measurements, pictures.
+OWN = rb'\Z|\{\s*"(kind": "hf_cudagraph|audio_filepath|model": .*\s*"dtype)|\x89PNG|<\?xml|%PDF'
 
 
 @contextmanager
@@ -35,24 +36,25 @@ def checked(
     """Give the path, or the one that a symlink there leads to, if a file can be written there.
 
     An OSError says why not, as far as can be told; a ValueError, that it is one of those in `read`,
-    by whatever link, or of the model's in the folder `model`.
+    by whatever link, or in the folder `model`, and not written by a command.
     """
-    target = path = Path(path)
+    path = Path(path)
     if path.is_dir():
         raise IsADirectoryError(f"{path} is a folder: give the path of a file")
-    if path.is_symlink():
-        target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(path)) if path.is_symlink() else path
     # A new file takes the name, and so the place of whatever has it.
     if (path.exists() or target.is_symlink()) and not path.is_file():
         raise OSError(f"{path} is no regular file: give the path of another")
     if not (folder := target.parent).is_dir():
-        file = next((x for x in target.parents if x.exists() and not x.is_dir()), None)
-        why = f"{file} is a file" if file else "create it first"
+        above = next((x for x in target.parents if x.exists() and not x.is_dir()), None)
+        why = f"{above} is a file" if above else "create it first"
         raise FileNotFoundError(f"no folder {folder} to write {target.name} in: {why}")
-    others = [Path(other) for other in read if other]
-    if model is not None:
-        others += (file for file in Path(model).glob("*") if MODEL_FILES.fullmatch(file.name))
-    there = path.exists()
-    if path in others or any(there and one.exists() and one.samefile(path) for one in others):
-        raise ValueError(f"{path} is read, and would be replaced: write to another file")
+    others = {Path(other): "is read" for other in read if other}
+    if model and path.exists():
+        with path.open("rb") as file:
+            if not re.match(OWN, file.read(1024)):
+                others |= dict.fromkeys(Path(model).glob("*"), "belongs to the model")
+    for one, why in others.items():
+        if one == path or (path.exists() and one.exists() and one.samefile(path)):
+            raise ValueError(f"{path} {why}, and would be replaced: write to another file")
     return target

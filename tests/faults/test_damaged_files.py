@@ -81,6 +81,8 @@ def altered_at(content: bytes, *places: Any, value: Any) -> bytes:
         ("metadata.json", ("errors",), [{"name": "x", "first": 3}]),
         ("manifest.json", ("functions", 0), [[]]),
         ("manifest.json", ("queries",), {"": 0}),
+        ("manifest.json", ("queries", 0), []),
+        ("manifest.json", ("queries", 0, 0), [[]]),
         ("manifest.json", ("partitions",), 0),
         ("manifest.json", ("partitions",), 10**30),
         ("manifest.json", ("partitions",), "2"),

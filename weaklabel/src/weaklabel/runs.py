@@ -104,6 +104,9 @@ class Manifest:
             described(vars(found))
             if not 1 <= found.partitions <= MOST_PARTS:
                 raise WeakLabelError(f"{found.partitions:,} parts")
+            for entry in (*found.queries, *found.reference):
+                if len(entry) != 3 or not isinstance(entry[0], str):
+                    raise WeakLabelError(f"{entry!r} for a file's path, size and time of change")
             return found
         except (WeakLabelError, json.JSONDecodeError, TypeError, UnicodeDecodeError) as error:
             raise WeakLabelError(
@@ -165,10 +168,7 @@ class Manifest:
             then, now = getattr(before, field), getattr(self, field)
             if field in ("queries", "reference"):  # of thousands the first that differ
                 then, now = (
-                    [
-                        [file if size is None else os.path.realpath(file), size, at]
-                        for file, size, at in some
-                    ]
+                    [[x if size is None else os.path.abspath(x), size, at] for x, size, at in some]
                     for some in (then, now)
                 )
                 then, now = (

@@ -106,9 +106,11 @@ def tinyworld_pipe(require: Require) -> Any:
 @pytest.fixture
 def pipe(request: pytest.FixtureRequest) -> Any:
     """`pipe` in the examples; a document without that word does not wait for the model."""
-    text = request.node.example.document.text
-    if request.node.path.suffix == ".py":  # where the code around the examples may say it too
-        text = "\n".join(re.findall(r"^ *(?:>>>|\.\.\.).*", text, re.MULTILINE))
+    # Of the examples alone: the words or the code around them may say it too.
+    example = (
+        r"^ *(?:>>>|\.\.\.).*" if request.node.path.suffix == ".py" else r"(?s)^```python.*?^```"
+    )
+    text = "\n".join(re.findall(example, request.node.example.document.text, re.MULTILINE))
     if re.search(r"\bpipe\b", text):  # not "pipeline"
         return request.getfixturevalue("tinyworld_pipe")
     return None

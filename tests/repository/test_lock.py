@@ -1,6 +1,8 @@
 """requirements.lock: complete, hashed, free of addresses, and importable together."""
 
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 
 import pytest
@@ -85,13 +87,13 @@ def test_torch_and_torchaudio_are_builds_that_load_together(pins):
 
 
 def test_the_hosts_import_together_in_one_process():
-    # This one: beside all that the other tests have imported.
-    import torch
-    import torchaudio
-    from diffusers import StableDiffusionPipeline
-    from transformers import Wav2Vec2ForCTC
-
-    waves = torchaudio.functional.resample(torch.ones(1, 320), 16_000, 8_000)
-    assert waves.shape == (1, 160)
-    hosts = [StableDiffusionPipeline.__name__, Wav2Vec2ForCTC.__name__]
-    assert hosts == ["StableDiffusionPipeline", "Wav2Vec2ForCTC"]
+    code = (
+        "import torch, torchaudio\n"
+        "from diffusers import StableDiffusionPipeline\n"
+        "from transformers import Wav2Vec2ForCTC\n"
+        "torch.ones(1); torchaudio.functional.resample(torch.ones(1, 320), 16_000, 8_000)\n"
+        "print(StableDiffusionPipeline.__name__, Wav2Vec2ForCTC.__name__)"
+    )
+    run = subprocess.run([sys.executable, "-I", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.split() == ["StableDiffusionPipeline", "Wav2Vec2ForCTC"]
